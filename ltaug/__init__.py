@@ -1,0 +1,47 @@
+"""ltaug: recognition that works when the classes are long-tailed.
+
+>>> import torch
+>>> from ltaug import BayiasLoss, MixUp
+>>> class_counts = torch.tensor([900, 90, 10])
+>>> mixer, criterion = MixUp(num_classes=3), BayiasLoss(class_counts)
+>>> inputs, targets = mixer(torch.rand(8, 3, 32, 32), torch.randint(3, (8,)))
+>>> logits = torch.randn(8, 3)
+>>> criterion(logits, targets).isfinite()
+tensor(True)
+"""
+
+from ltaug.loaders import ResidentLoader
+from ltaug.longtail import exponential_counts, index_hash, pareto_counts, shifted_counts, step_counts, subsample
+from ltaug.losses import BalancedSoftmaxLoss, BayiasLoss, LogitAdjustedLoss, PriorCorrectedLoss
+from ltaug.mixers import MixUp, UniMix
+from ltaug.posthoc import shift_logits
+from ltaug.priors import class_counts, class_prior, effective_number, shot_groups
+from ltaug.run import RunFolder
+from ltaug.samplers import ClassPowerSampler, PairDataset, PairSampler
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BalancedSoftmaxLoss",
+    "BayiasLoss",
+    "ClassPowerSampler",
+    "LogitAdjustedLoss",
+    "MixUp",
+    "PairDataset",
+    "PairSampler",
+    "PriorCorrectedLoss",
+    "ResidentLoader",
+    "RunFolder",
+    "UniMix",
+    "class_counts",
+    "class_prior",
+    "effective_number",
+    "exponential_counts",
+    "index_hash",
+    "pareto_counts",
+    "shift_logits",
+    "shifted_counts",
+    "shot_groups",
+    "step_counts",
+    "subsample",
+]

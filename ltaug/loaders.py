@@ -1,0 +1,191 @@
+"""A whole small data set held in memory or on the device, read in augmented batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler, SequentialSampler
+
+from ltaug.priors import as_labels
+from ltaug.samplers.pair import PairSampler, sampler_indices
+
+__all__ = ["ResidentLoader", "random_crop_flip"]
+
+
+class ResidentLoader:
+    """Batches of a data set that stays in memory (or on the GPU) as uint8, cropped, flipped and normalised a batch at a time.
+
+    A drop-in for a ``DataLoader`` over small images: it takes the same samplers and yields ``(inputs, labels)``, or
+    ``((inputs, labels), (partner_inputs, partner_labels))`` for a :class:`~ltaug.samplers.PairSampler`. There are no workers; one
+    gather a batch replaces the decoding and the Python of an image-by-image pipeline.
+
+    **Same batches on any number of processes.** ``batch_size`` is the *global* batch: every process generates the same stream of
+    global batches and takes its own rows, so that N processes together see what one sees. The crops and flips are a pure
+    function of (seed, epoch, batch) too, drawn for the global batch: they are the same on one process or several, and after
+    resuming.
+
+    Args:
+        images: uint8 [N, H, W, C], moved to ``device``; not copied when it is there already.
+        labels: class indices, int [N].
+        batch_size: samples (or pairs) a *global* batch; a multiple of ``num_processes``.
+        sampler: any sampler of indices or of index pairs; ``set_epoch`` is passed on. By default the order of the set.
+        mean: per channel, of pixels scaled to 0..1.
+        std: per channel, likewise.
+        crop_padding: pixels of black padding for the random crop; 0 is none.
+        flip: mirror every other image, at random.
+        drop_last: leave out the last batch of an epoch when it is not full. Without it the last batch may differ in size between
+            processes, and be empty on some.
+        seed: of the crops and flips.
+        device: where the set lives and batches are made.
+        num_processes: how many processes share the set.
+        process_index: which one this is.
+
+    Raises:
+        ValueError: images are not uint8 [N, H, W, C], labels do not fit, sizes cannot be divided, or no batch can be formed.
+
+    >>> images = torch.zeros(10, 8, 8, 3, dtype=torch.uint8)
+    >>> loader = ResidentLoader(images, torch.arange(10), batch_size=4, mean=[0.5] * 3, std=[0.5] * 3)
+    >>> [tuple(inputs.shape) for inputs, labels in loader]
+    [(4, 3, 8, 8), (4, 3, 8, 8), (2, 3, 8, 8)]
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor | Sequence[int],
+        *,
+        batch_size: int,
+        sampler: Sampler[int] | PairSampler | None = None,
+        mean: Sequence[float],
+        std: Sequence[float],
+        crop_padding: int = 0,
+        flip: bool = False,
+        drop_last: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        num_processes: int = 1,
+        process_index: int = 0,
+    ) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(f"`images` must be uint8 [N, H, W, C], but are {images.dtype} of shape {list(images.shape)}.")
+        self.labels = as_labels(labels).to(device)
+        if len(self.labels) != len(images):
+            raise ValueError(f"`labels` must hold one class an image, but there are {len(self.labels)} and {len(images)} images.")
+        channels = images.shape[3]
+        if len(mean) != channels or len(std) != channels:
+            raise ValueError(f"`mean` and `std` need {channels} values, one a channel, but have {len(mean)} and {len(std)}.")
+        if not all(value > 0 for value in std):
+            raise ValueError(f"`std` must be positive, but is {list(std)}.")
+        if crop_padding < 0:
+            raise ValueError(f"`crop_padding` must not be negative, but is {crop_padding}.")
+        if not 0 <= process_index < num_processes:
+            raise ValueError(f"`process_index` must lie in 0..{num_processes - 1}, but is {process_index}.")
+        if batch_size < 1 or batch_size % num_processes:
+            raise ValueError(
+                f"`batch_size`={batch_size} is the global batch and must be a positive multiple of the {num_processes} processes."
+            )
+        self.images = images.to(device)
+        self.sampler = SequentialSampler(range(len(images))) if sampler is None else sampler
+        self.batch_size = batch_size
+        self.crop_padding = crop_padding
+        self.flip = flip
+        self.drop_last = drop_last
+        self.seed = seed
+        self.num_processes = num_processes
+        self.process_index = process_index
+        self.epoch = 0
+        if len(self) == 0:
+            raise ValueError(
+                f"`batch_size`={batch_size} exceeds the {len(self.sampler)} samples of an epoch, "  # type: ignore[arg-type]
+                "and `drop_last` leaves no batch. Lower `batch_size`."
+            )
+        # (pixel / 255 - mean) / std as one multiplication and one addition, laid out as whole image rows: a vector of C = 3
+        # numbers along the last dimension would be broadcast three elements at a time.
+        width = images.shape[2]
+        scale = 1.0 / (255.0 * torch.tensor(std, dtype=torch.float64))
+        offset = -torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
+        self._scale = scale.float().repeat(width).to(device)
+        self._offset = offset.float().repeat(width).to(device)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order, crops and flips of the next iteration."""
+        self.epoch = int(epoch)
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        samples = len(self.sampler)  # type: ignore[arg-type]
+        return samples // self.batch_size if self.drop_last else -(-samples // self.batch_size)
+
+    def batch_indices(self, batch: int, epoch_indices: Tensor) -> Tensor:
+        """This process's rows of a global batch: contiguous, as even as they can be."""
+        rows = epoch_indices[batch * self.batch_size : (batch + 1) * self.batch_size]
+        low, high = self._share(len(rows))
+        return rows[low:high]
+
+    def __iter__(self) -> Iterator[Any]:
+        indices = sampler_indices(self.sampler)
+        for batch in range(len(self)):
+            rows = self.batch_indices(batch, indices)
+            if rows.ndim == 2:
+                yield self._load(rows[:, 0], batch, 0), self._load(rows[:, 1], batch, 1)
+            else:
+                yield self._load(rows, batch, 0)
+
+    def _load(self, indices: Tensor, batch: int, stream: int) -> tuple[Tensor, Tensor]:
+        indices = indices.to(self.images.device, non_blocking=True)
+        pixels = self.images[indices]
+        if self.crop_padding or self.flip:
+            pixels = random_crop_flip(pixels, *self._crops_and_flips(batch, stream), self.crop_padding)
+        size, height, width, channels = pixels.shape
+        inputs = pixels.view(size, height, width * channels).float()
+        inputs = inputs.mul_(self._scale).add_(self._offset)
+        # [N, H, W, C] in memory seen as [N, C, H, W] is what torch calls channels_last.
+        return inputs.view(size, height, width, channels).permute(0, 3, 1, 2), self.labels[indices]
+
+    def _crops_and_flips(self, batch: int, stream: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Row offset, column offset and mirror flag of this process's samples, drawn for the global batch."""
+        generator = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.epoch, batch, stream)))
+        full = min(self.batch_size, len(self.sampler) - batch * self.batch_size)  # type: ignore[arg-type]
+        offsets = generator.integers(2 * self.crop_padding + 1, size=(2, full))
+        mirrored = generator.random(full) < (0.5 if self.flip else 0.0)
+        low, high = self._share(full)
+        device = self.images.device
+        rows, columns = torch.from_numpy(offsets[:, low:high]).to(device, non_blocking=True)
+        return rows, columns, torch.from_numpy(mirrored[low:high]).to(device, non_blocking=True)
+
+    def _share(self, size: int) -> tuple[int, int]:
+        return size * self.process_index // self.num_processes, size * (self.process_index + 1) // self.num_processes
+
+
+def random_crop_flip(images: Tensor, rows: Tensor, columns: Tensor, mirrored: Tensor, padding: int) -> Tensor:
+    """Crop every image of a batch at its own place out of its zero-padded self, and mirror some, in one gather.
+
+    Args:
+        images: [N, H, W, C].
+        rows: where the crop starts in the padded image, int [N], in 0..2 * padding.
+        columns: likewise.
+        mirrored: which images are flipped left to right, after the crop, bool [N].
+        padding: pixels of zeros on each side.
+
+    Returns:
+        A new tensor like ``images``.
+
+    >>> image = torch.tensor([[1, 2], [3, 4]]).view(1, 2, 2, 1)
+    >>> random_crop_flip(image, torch.tensor([1]), torch.tensor([2]), torch.tensor([False]), padding=1)[0, :, :, 0].tolist()
+    [[2, 0], [4, 0]]
+    """
+    size, height, width, channels = images.shape
+    padded = images.new_zeros(size, height + 2 * padding, width + 2 * padding, channels)
+    padded[:, padding : padding + height, padding : padding + width] = images
+    y = rows.view(-1, 1) + torch.arange(height, device=images.device)
+    x = torch.arange(width, device=images.device)
+    x = columns.view(-1, 1) + torch.where(mirrored.view(-1, 1), x.flip(0), x)
+    sample = torch.arange(size, device=images.device)
+    # One index of whole pixels: three times faster than indexing with three broadcast tensors.
+    flat = (sample.view(-1, 1) * padded.shape[1] + y).unsqueeze(2) * padded.shape[2] + x.unsqueeze(1)
+    return padded.view(-1, channels).index_select(0, flat.view(-1)).view(size, height, width, channels)

@@ -1,0 +1,522 @@
+"""Accuracy by shot group, calibration and proper scores, from probabilities [N, C] and labels [N].
+
+Everything is a fraction in 0..1 (a percentage is the reader's business), accumulates in float64 and runs where the
+probabilities are. Nothing here knows logits: pass ``logits.softmax(1)``, or the metric says so.
+
+Calibration uses bins of equal width that are closed on the right, ((m - 1) / bins, m / bins]; the first also takes 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltaug.priors import Counts, as_counts, as_labels, shot_groups
+
+__all__ = [
+    "ReliabilityBins",
+    "accuracy",
+    "brier_score",
+    "classification_report",
+    "classwise_calibration_error",
+    "confusion_matrix",
+    "expected_calibration_error",
+    "maximum_calibration_error",
+    "negative_log_likelihood",
+    "per_class_accuracy",
+    "reliability_bins",
+    "shot_accuracy",
+]
+
+Probs = Tensor | np.ndarray[Any, Any] | Sequence[Sequence[float]]
+"""Class probabilities, one row a sample, [N, C]."""
+
+_CHUNK = 1 << 20
+"""Entries of ``probs`` that are held in float64 at a time; a full copy of 24k x 8k probabilities would take 1.6 GB."""
+
+
+class ReliabilityBins(NamedTuple):
+    """What a reliability diagram draws, bin after bin.
+
+    Attributes:
+        counts: samples in the bin, int64 [bins].
+        accuracy: fraction of them that is right, float64 [bins]; NaN for an empty bin.
+        confidence: their mean confidence, float64 [bins]; NaN for an empty bin.
+    """
+
+    counts: Tensor
+    accuracy: Tensor
+    confidence: Tensor
+
+    @property
+    def edges(self) -> Tensor:
+        """Borders of the bins, float64 [bins + 1], from 0 to 1."""
+        bins = self.counts.numel()
+        return torch.arange(bins + 1, dtype=torch.float64, device=self.counts.device) / bins
+
+
+@overload
+def accuracy(probs: Probs | Counts, labels: Counts, topk: int = 1) -> float: ...
+@overload
+def accuracy(probs: Probs | Counts, labels: Counts, topk: Sequence[int]) -> tuple[float, ...]: ...
+def accuracy(probs: Probs | Counts, labels: Counts, topk: int | Sequence[int] = 1) -> float | tuple[float, ...]:
+    """Fraction of samples whose label is among the k most probable classes.
+
+    Among equal probabilities the class of the lower index comes first, as in ``argmax``, so a constant output is right
+    for class 0 alone.
+
+    Args:
+        probs: probabilities [N, C], or class predictions int [N], which only know k = 1.
+        labels: class indices, int [N].
+        topk: one k, or several; each in 1..C.
+
+    Returns:
+        A float for one k, as in ``topk=5``. For a sequence a tuple of floats in its order, even if it holds a single k:
+        ``top1, top5 = accuracy(probs, labels, topk=(1, 5))``.
+
+    >>> probs = torch.tensor([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.2, 0.2, 0.6], [0.5, 0.3, 0.2]])
+    >>> accuracy(probs, [0, 1, 2, 2])
+    0.5
+    >>> accuracy(probs, [0, 1, 2, 2], topk=(1, 2))
+    (0.5, 0.75)
+    """
+    wanted = [topk] if isinstance(topk, int) else list(topk)
+    tensor = _as_tensor(probs)
+    if _holds_predictions(tensor):
+        predictions, labels, _ = _read_predictions(tensor, labels)
+        if any(k != 1 for k in wanted):
+            raise ValueError(
+                f"`topk` must be 1 for class predictions, which know no second guess, but is {topk}. "
+                "Pass probabilities [N, C]."
+            )
+        ranks = (predictions != labels).long()
+    else:
+        tensor, labels = _read_probs(tensor, labels)
+        if not all(1 <= k <= tensor.shape[1] for k in wanted):
+            raise ValueError(f"`topk` must lie in 1..{tensor.shape[1]}, the number of classes, but is {topk}.")
+        ranks = _ranks(tensor, labels)
+    values = tuple(_mean(ranks < k) for k in wanted)
+    return values[0] if isinstance(topk, int) else values
+
+
+def per_class_accuracy(probs: Probs | Counts, labels: Counts, num_classes: int | None = None) -> Tensor:
+    """Accuracy among the samples of every class, also called recall.
+
+    Args:
+        probs: probabilities [N, C], or class predictions int [N].
+        labels: class indices, int [N].
+        num_classes: C. Probabilities know it; for predictions the default is the largest index there is plus one.
+
+    Returns:
+        float64 [C]; NaN for a class without samples in ``labels``. Their mean is the balanced accuracy.
+
+    >>> per_class_accuracy([0, 0, 1, 0], [0, 0, 1, 1], num_classes=3)
+    tensor([1.0000, 0.5000,    nan], dtype=torch.float64)
+    """
+    return _recalls(*_read_predictions(probs, labels, num_classes))
+
+
+def shot_accuracy(
+    probs: Probs | Counts, labels: Counts, class_counts: Counts, many: int = 100, few: int = 20
+) -> dict[str, float]:
+    """Accuracy on the classes with many, medium and few training samples (Liu et al., https://arxiv.org/abs/1904.05160).
+
+    A group's value is the mean of its classes' recalls: on an unbalanced test set, too, every class weighs the same.
+
+    Args:
+        probs: probabilities [N, C], or class predictions int [N].
+        labels: class indices of the test samples, int [N].
+        class_counts: **training** samples a class, [C].
+        many: classes with more training samples are "many".
+        few: classes with fewer are "few"; the thresholds themselves are "medium".
+
+    Returns:
+        ``{"many": float, "medium": float, "few": float}``. A class without test samples is left out of its group's
+        mean; a group without classes, or without test samples, is NaN, never 0.
+
+    >>> shot_accuracy([0, 0, 1, 0], [0, 0, 1, 1], class_counts=[500, 5])
+    {'many': 1.0, 'medium': nan, 'few': 0.5}
+    """
+    counts = as_counts(class_counts)
+    return _shot_means(_recalls(*_read_predictions(probs, labels, counts.numel(), "class_counts")), counts, many, few)
+
+
+def confusion_matrix(probs: Probs | Counts, labels: Counts, num_classes: int | None = None) -> Tensor:
+    """Count how often each class was taken for each other.
+
+    Args:
+        probs: probabilities [N, C], or class predictions int [N].
+        labels: class indices, int [N].
+        num_classes: C. Probabilities know it; for predictions the default is the largest index there is plus one.
+
+    Returns:
+        int64 [C, C]; row = true class, column = predicted class. The sum is N.
+
+    >>> confusion_matrix([0, 0, 1, 0], [0, 0, 1, 1])
+    tensor([[2, 0],
+            [1, 1]])
+    """
+    predictions, labels, size = _read_predictions(probs, labels, num_classes)
+    return torch.bincount(labels * size + predictions, minlength=size * size).view(size, size)
+
+
+def reliability_bins(probs: Probs, labels: Counts, bins: int = 15) -> ReliabilityBins:
+    """Count, accuracy and mean confidence of the samples in every bin of confidence, the largest probability.
+
+    Args:
+        probs: probabilities [N, C].
+        labels: class indices, int [N].
+        bins: number of equal, right-closed bins; 15 is usual, LADE draws 20.
+
+    Returns:
+        :class:`ReliabilityBins`, on the device of ``probs``.
+
+    >>> bins = reliability_bins([[0.75, 0.25], [0.25, 0.75], [0.0, 1.0]], [0, 0, 1], bins=4)
+    >>> bins.counts, bins.accuracy[2:]
+    (tensor([0, 0, 2, 1]), tensor([0.5000, 1.0000], dtype=torch.float64))
+    >>> bins.edges
+    tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000], dtype=torch.float64)
+    """
+    counts, hits, confidence = _bin_sums(*_read_probs(probs, labels), bins)
+    return ReliabilityBins(counts, hits / counts, confidence / counts)  # 0 / 0 is the NaN of an empty bin
+
+
+def expected_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> float:
+    """ECE = sum_m |B_m| / N * |acc(B_m) - conf(B_m)| (Guo et al., ICML 2017, https://arxiv.org/abs/1706.04599).
+
+    Args:
+        probs: probabilities [N, C].
+        labels: class indices, int [N].
+        bins: number of equal, right-closed bins of confidence, the largest probability. 15 as in
+            UniMix and MiSLAS; LADE takes 20.
+
+    Returns:
+        A float in 0..1.
+
+    >>> expected_calibration_error([[0.75, 0.25]] * 4, [0, 0, 0, 1])  # right three times in four, as it says
+    0.0
+    """
+    return _expected_error(*_bin_sums(*_read_probs(probs, labels), bins))
+
+
+def maximum_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> float:
+    """MCE = max_m |acc(B_m) - conf(B_m)| (Guo et al., ICML 2017, https://arxiv.org/abs/1706.04599).
+
+    An empty bin counts 0; a bin of one sample counts as much as any other, which makes it noisy on small test sets.
+
+    Args:
+        probs: probabilities [N, C].
+        labels: class indices, int [N].
+        bins: number of equal, right-closed bins of confidence.
+
+    Returns:
+        A float in 0..1.
+
+    >>> maximum_calibration_error([[0.75, 0.25]] * 4 + [[1.0, 0.0]], [0, 0, 0, 1, 1])
+    1.0
+    """
+    return _maximum_error(*_bin_sums(*_read_probs(probs, labels), bins))
+
+
+def classwise_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> float:
+    """Classwise ECE = 1 / C sum_j sum_m |B_mj| / N * |acc(B_mj) - conf(B_mj)|.
+
+    As Kull et al. (NeurIPS 2019, https://arxiv.org/abs/1910.12656): B_mj holds **all** samples whose p(y = j) lies in
+    bin m, conf is their mean p(y = j), acc the fraction of them with label j. LADE's equation 29 is printed without 1 / N,
+    but the numbers it reports only fit this form.
+
+    Args:
+        probs: probabilities [N, C].
+        labels: class indices, int [N].
+        bins: number of equal, right-closed bins.
+
+    Returns:
+        A float in 0..1. It shrinks with C, because most entries of a large C are small and right.
+
+    >>> classwise_calibration_error([[0.75, 0.25]] * 4, [0, 0, 0, 0])
+    0.25
+    """
+    return _classwise_error(*_read_probs(probs, labels), bins)
+
+
+def brier_score(probs: Probs, labels: Counts) -> float:
+    """Mean over the samples of sum_c (p_c - 1[y = c])^2, in 0..2 (Brier, 1950).
+
+    The sum over all classes, as LADE reports it; the usual score of a binary problem is half of it.
+
+    Args:
+        probs: probabilities [N, C].
+        labels: class indices, int [N].
+
+    Returns:
+        A float in 0..2.
+
+    >>> brier_score([[0.75, 0.25]], [1])
+    1.125
+    """
+    return _brier(*_read_probs(probs, labels))
+
+
+def negative_log_likelihood(probs: Probs, labels: Counts) -> float:
+    """Mean of -log p_y, with p_y clipped at 1e-15: a single probability that underflowed to 0 costs 34.5, not infinity.
+
+    Args:
+        probs: probabilities [N, C].
+        labels: class indices, int [N].
+
+    Returns:
+        A float in 0..34.54, in nats.
+
+    >>> round(negative_log_likelihood([[0.5, 0.5], [1.0, 0.0]], [1, 0]), 4)  # log(2) / 2
+    0.3466
+    """
+    return _nll(*_read_probs(probs, labels))
+
+
+def classification_report(
+    probs: Probs, labels: Counts, class_counts: Counts, *, bins: int = 15, many: int = 100, few: int = 20
+) -> dict[str, float]:
+    """Every number of a long-tailed results table, as fractions; reads and checks the probabilities once.
+
+    Args:
+        probs: probabilities [N, C] of the test samples.
+        labels: their class indices, int [N].
+        class_counts: **training** samples a class, [C].
+        bins: bins of the three calibration errors.
+        many: as in :func:`shot_accuracy`.
+        few: as in :func:`shot_accuracy`.
+
+    Returns:
+        Floats under the keys top1, top5, many, medium, few, ece, mce, classwise_ece, brier, nll. top5 is the accuracy
+        of the top min(5, C), so it says something only for C > 5 and is 1 otherwise. An empty shot group is NaN.
+
+    >>> report = classification_report([[0.75, 0.25]] * 4, [0, 0, 0, 1], class_counts=[500, 5])
+    >>> report["top1"], report["many"], report["few"], report["ece"]
+    (0.75, 1.0, 0.0, 0.0)
+    """
+    counts = as_counts(class_counts)
+    tensor, labels = _read_probs(probs, labels)
+    _check_num_classes(tensor, counts.numel(), "class_counts")
+    num_classes = tensor.shape[1]
+    ranks = _ranks(tensor, labels)
+    shots = _shot_means(_recalls(tensor.argmax(1), labels, num_classes), counts, many, few)
+    sums = _bin_sums(tensor, labels, bins)
+    return {
+        "top1": _mean(ranks < 1),
+        "top5": _mean(ranks < min(5, num_classes)),
+        **shots,
+        "ece": _expected_error(*sums),
+        "mce": _maximum_error(*sums),
+        "classwise_ece": _classwise_error(tensor, labels, bins),
+        "brier": _brier(tensor, labels),
+        "nll": _nll(tensor, labels),
+    }
+
+
+# The metrics themselves, on arguments that have been checked.
+
+
+def _ranks(probs: Tensor, labels: Tensor) -> Tensor:
+    """How many classes come before the label, int64 [N]; counting needs no sort and, unlike topk, settles ties."""
+    classes = torch.arange(probs.shape[1], device=probs.device)
+    ranks = []
+    for block, y in _chunks(probs, labels):
+        y = y.unsqueeze(1)
+        own = block.gather(1, y)
+        ranks.append(((block > own) | ((block == own) & (classes < y))).sum(1))
+    return torch.cat(ranks)
+
+
+def _recalls(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    hits = torch.bincount(labels[predictions == labels], minlength=num_classes)
+    return hits.double() / torch.bincount(labels, minlength=num_classes)  # 0 / 0 is the NaN of a class without samples
+
+
+def _shot_means(recalls: Tensor, class_counts: Tensor, many: int, few: int) -> dict[str, float]:
+    groups = shot_groups(class_counts.to(recalls.device), many, few)
+    return {name: float(recalls[group].nanmean()) for name, group in groups.items()}
+
+
+def _bin_index(values: Tensor, bins: int) -> Tensor:
+    """Bin of each float64 value: m for m / bins < value <= (m + 1) / bins, and 0 for 0; int64, of the values' shape."""
+    # The edges are the doubles next to m / bins: 0.6 is the edge 9 / 15. linspace and ceil(value * bins) round otherwise.
+    inner = torch.arange(1, bins, dtype=torch.float64, device=values.device) / bins
+    return torch.bucketize(values, inner)
+
+
+def _bin_sums(probs: Tensor, labels: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Samples (int64), right ones and summed confidence (float64) in every bin, each [bins]."""
+    _check_bins(bins)
+    top, predictions = probs.max(1)
+    top = top.double()
+    index = _bin_index(top, bins)
+    hits = torch.bincount(index[predictions == labels], minlength=bins).double()
+    # index_add_ and not bincount(weights=...), which refuses to run on CUDA under torch.use_deterministic_algorithms.
+    confidence = torch.zeros(bins, dtype=torch.float64, device=probs.device).index_add_(0, index, top)
+    return torch.bincount(index, minlength=bins), hits, confidence
+
+
+def _expected_error(counts: Tensor, hits: Tensor, confidence: Tensor) -> float:
+    return float((hits - confidence).abs().sum() / counts.sum())
+
+
+def _maximum_error(counts: Tensor, hits: Tensor, confidence: Tensor) -> float:
+    return float(((hits - confidence).abs() / counts.clamp(min=1)).max())
+
+
+def _classwise_error(probs: Tensor, labels: Tensor, bins: int) -> float:
+    _check_bins(bins)
+    n, num_classes = probs.shape
+    offsets = torch.arange(num_classes, device=probs.device) * bins
+    # |B| * |acc - conf| = |sum of (1[y = j] - p_j) over B|, so one signed sum a bin and class is all there is to keep.
+    gaps = torch.zeros(num_classes * bins, dtype=torch.float64, device=probs.device)
+    for block, y in _chunks(probs, labels):
+        index = _bin_index(block.double().contiguous(), bins) + offsets
+        gaps.index_add_(0, index.view(-1), _residual(block, y).view(-1))
+    return float(gaps.abs().sum() / (n * num_classes))
+
+
+def _brier(probs: Tensor, labels: Tensor) -> float:
+    total = torch.zeros((), dtype=torch.float64, device=probs.device)
+    for block, y in _chunks(probs, labels):
+        total += _residual(block, y).square_().sum()
+    return float(total / len(probs))
+
+
+def _nll(probs: Tensor, labels: Tensor) -> float:
+    own = probs.gather(1, labels.unsqueeze(1)).double()
+    return 0.0 - float(own.clamp(1e-15, 1.0).log().mean())  # 0 - x: perfect is 0.0, not -0.0
+
+
+def _residual(block: Tensor, labels: Tensor) -> Tensor:
+    """p_c - 1[y = c], float64 [n, C], a contiguous copy."""
+    residual = block.to(torch.float64, copy=True).contiguous()
+    residual[torch.arange(len(labels), device=labels.device), labels] -= 1.0
+    return residual
+
+
+def _mean(flags: Tensor) -> float:
+    return float(flags.double().mean())
+
+
+def _chunks(probs: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Slices of samples, of a bounded number of entries."""
+    rows = max(1, _CHUNK // probs.shape[1])
+    for start in range(0, len(probs), rows):
+        yield probs[start : start + rows], labels[start : start + rows]
+
+
+# Reading of arguments.
+
+
+def _as_tensor(values: Probs | Counts) -> Tensor:
+    # Through numpy, because torch would read the floats of a list in single precision.
+    tensor = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    return tensor.cpu() if tensor.device.type == "mps" else tensor  # MPS has no float64
+
+
+def _holds_predictions(tensor: Tensor) -> bool:
+    return tensor.ndim == 1 and not tensor.is_floating_point()
+
+
+def _read_probs(probs: Probs | Counts, labels: Counts) -> tuple[Tensor, Tensor]:
+    """Check probabilities [N, C] and labels [N], and bring the labels to the device of the probabilities."""
+    tensor = _as_tensor(probs)
+    if tensor.ndim != 2 or tensor.shape[1] == 0:
+        raise ValueError(
+            f"`probs` must hold one row of probabilities a sample, shape [N, C], but has shape {list(tensor.shape)}. "
+            "Flatten dense predictions [N, C, ...] with `probs.movedim(1, -1).flatten(0, -2)`."
+        )
+    if not tensor.is_floating_point():
+        raise ValueError(
+            f"`probs` must be floating point, but are {tensor.dtype}. "
+            "Convert one-hot rows with `.double()`; class predictions have shape [N]."
+        )
+    labels = _read_labels(labels, tensor)
+    _check_range(labels, tensor.shape[1], "labels", "the classes of `probs`")
+    sums = tensor.sum(1)
+    # Half precision rounds every probability, and the sum, to 2 or 3 digits.
+    off = ~((sums - 1.0).abs() <= (1e-2 if tensor.element_size() < 4 else 1e-3))  # true for NaN as well
+    if bool(off.any()):
+        row = int(off.nonzero()[0])
+        if not bool(tensor[row].isfinite().all()):
+            raise ValueError(
+                f"`probs` must be finite, but row {row} has NaN or infinite entries "
+                f"({int(off.sum())} of {len(tensor)} rows are off). Look for an overflow in the model first."
+            )
+        raise ValueError(
+            f"`probs` must be probabilities, rows that sum to 1, but row {row} sums to {float(sums[row]):.6g} "
+            f"({int(off.sum())} of {len(tensor)} rows are off). If these are logits, pass `logits.softmax(1)`."
+        )
+    if float(tensor.amin()) < 0.0:
+        row = int((tensor < 0).any(1).nonzero()[0])
+        raise ValueError(
+            f"`probs` must be probabilities, but row {row} has the negative entry {float(tensor[row].amin()):.6g}. "
+            "If these are logits, pass `logits.softmax(1)`."
+        )
+    return tensor, labels
+
+
+def _read_predictions(
+    probs: Probs | Counts, labels: Counts, num_classes: int | None = None, source: str = "num_classes"
+) -> tuple[Tensor, Tensor, int]:
+    """Predicted classes int64 [N], labels int64 [N] and C, from probabilities or from predictions."""
+    tensor = _as_tensor(probs)
+    if not _holds_predictions(tensor):
+        if tensor.ndim == 1 and tensor.numel():
+            raise ValueError(
+                "`probs` must be probabilities, shape [N, C], or integer class predictions, shape [N], but is "
+                f"{tensor.dtype} of shape {list(tensor.shape)}. Convert with `.long()` if it holds class indices."
+            )
+        tensor, labels = _read_probs(tensor, labels)
+        if num_classes is not None:
+            _check_num_classes(tensor, num_classes, source)
+        return tensor.argmax(1), labels, tensor.shape[1]
+    predictions = as_labels(tensor, "probs")
+    labels = _read_labels(labels, predictions)
+    if num_classes is None:
+        num_classes = max(int(labels.max()), int(predictions.max())) + 1
+        origin = "class indices"
+    else:
+        origin = f"the classes of `{source}`"
+    _check_range(labels, num_classes, "labels", origin)
+    _check_range(predictions, num_classes, "probs", origin)
+    return predictions, labels, num_classes
+
+
+def _read_labels(labels: Counts, tensor: Tensor) -> Tensor:
+    labels = as_labels(labels).to(tensor.device)
+    if len(labels) != len(tensor):
+        raise ValueError(
+            f"`labels` must hold one class index a sample, {len(tensor)} as `probs`, but hold {len(labels)}. "
+            "Gather both from the same pass over the data."
+        )
+    if len(labels) == 0:
+        raise ValueError("`probs` and `labels` are empty, and no metric is defined on no sample. Check the test split.")
+    return labels
+
+
+def _check_range(indices: Tensor, num_classes: int, name: str, origin: str) -> None:
+    low, high = int(indices.min()), int(indices.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"`{name}` must lie in 0..{num_classes - 1}, {origin}, but range from {low} to {high}. "
+            "Drop ignored samples (-1, -100) and map the others to consecutive integers from 0."
+        )
+
+
+def _check_num_classes(probs: Tensor, num_classes: int, source: str) -> None:
+    if probs.shape[1] != num_classes:
+        raise ValueError(
+            f"`{source}` must agree with the {probs.shape[1]} columns of `probs`, but speaks of {num_classes} classes. "
+            "A class without samples still needs its column and its count."
+        )
+
+
+def _check_bins(bins: int) -> None:
+    if bins < 1:
+        raise ValueError(f"`bins` must be at least 1, but is {bins}. 15 is usual.")

@@ -1,0 +1,98 @@
+"""What the mixers share: who the partner is, and how inputs and targets are mixed once the weights are known."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ltaug.mixers.functional import dense_targets, mix
+
+
+class Mixer:
+    """A batch in, a mixed batch out; subclasses say with which weights.
+
+    Partners are given (a second stream over the whole data set, as the papers have it), or else a permutation of the batch.
+    Randomness comes from torch's global generator, which differs between ranks when seeded by ``set_seed(..., device_specific=True)``.
+
+    Args:
+        num_classes: C, the width of the dense targets.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        if num_classes < 1:
+            raise ValueError(f"`num_classes` must be at least 1, but is {num_classes}.")
+        self.num_classes = int(num_classes)
+
+    def weights(self, targets: Tensor, partner_targets: Tensor) -> Tensor:
+        """Draw the weight of the first sample of every pair, [N]."""
+        raise NotImplementedError  # what a subclass is for
+
+    def partners(self, targets: Tensor) -> Tensor:
+        """Choose the partners of a batch that comes without any: indices into the batch, int64 [N]."""
+        return torch.randperm(targets.shape[0], device=targets.device)
+
+    def __call__(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        partner_inputs: Tensor | None = None,
+        partner_targets: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Mix a batch.
+
+        Args:
+            inputs: floating point [N, ...], any rank from 1; left untouched.
+            targets: int [N, ...] or probabilities [N, C, ...].
+            partner_inputs: the second sample of every pair, like ``inputs``; by default drawn from the batch.
+            partner_targets: their targets; given if and only if ``partner_inputs`` is.
+
+        Returns:
+            Mixed inputs like ``inputs``, and probabilities [N, C, ...].
+
+        Raises:
+            ValueError: sizes or types do not fit, or only one of the two partner arguments is given.
+        """
+        if not inputs.is_floating_point():
+            raise ValueError(f"`inputs` must be floating point to be mixed, but are {inputs.dtype}. Convert with `.float()`.")
+        if targets.ndim < 1 or inputs.shape[0] != targets.shape[0]:
+            raise ValueError(
+                f"`inputs` and `targets` must have one row a sample, but have shapes {list(inputs.shape)} and {list(targets.shape)}."
+            )
+        if (partner_inputs is None) != (partner_targets is None):
+            raise ValueError("`partner_inputs` and `partner_targets` belong together: give both or neither.")
+        if partner_inputs is None or partner_targets is None:
+            chosen = self.partners(targets)
+            partner_inputs, partner_targets = inputs[chosen], targets[chosen]
+            lam = self.weights(targets, partner_targets)
+            # The gathered partners are ours alone: mixing into them saves a second tensor of the batch's size.
+            mixed = partner_inputs.lerp_(inputs, lam.to(inputs.dtype).view(-1, *[1] * (inputs.ndim - 1)))
+        else:
+            if partner_inputs.shape != inputs.shape:
+                raise ValueError(
+                    f"`partner_inputs` must have the shape of `inputs`, {list(inputs.shape)}, but have {list(partner_inputs.shape)}."
+                )
+            lam = self.weights(targets, partner_targets)
+            mixed = mix(inputs, partner_inputs, lam)
+        return mixed, self._mix_targets(targets, partner_targets, lam)
+
+    def _mix_targets(self, targets: Tensor, partner_targets: Tensor, lam: Tensor) -> Tensor:
+        if targets.ndim == 1 and partner_targets.ndim == 1 and not targets.is_floating_point():
+            # Two numbers a row: cheaper than mixing two dense matrices, and exact where both labels agree.
+            dense = torch.zeros(targets.shape[0], self.num_classes, device=targets.device, dtype=lam.dtype)
+            dense.scatter_(1, targets.long().unsqueeze(1), lam.unsqueeze(1))
+            return dense.scatter_add_(1, partner_targets.long().unsqueeze(1), (1.0 - lam).unsqueeze(1))
+        return mix(dense_targets(targets, self.num_classes), dense_targets(partner_targets, self.num_classes), lam)
+
+
+def beta_draws(alpha: float, size: int, device: torch.device) -> Tensor:
+    """``size`` draws of Beta(alpha, alpha), float32, from the device's global generator."""
+    # As a ratio of two gammas; torch.distributions would check its arguments on the host, which makes a GPU wait.
+    gamma = torch._standard_gamma(torch.full((2, size), alpha, device=device))
+    return gamma[0] / gamma.sum(0).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def check_alpha(alpha: float) -> float:
+    """A Beta parameter, or a message that says what is wrong with it."""
+    if not 0.0 < alpha < float("inf"):
+        raise ValueError(f"`alpha` is the parameter of Beta(alpha, alpha) and must be positive, but is {alpha}.")
+    return float(alpha)

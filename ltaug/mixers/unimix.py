@@ -1,0 +1,74 @@
+"""UniMix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ltaug.mixers._base import Mixer, beta_draws, check_alpha
+from ltaug.mixers.functional import unimix_factor
+from ltaug.priors import Counts, as_counts
+
+
+class UniMix(Mixer):
+    """UniMix: mixup whose weight leans to the rarer class of the pair (Xu et al., NeurIPS 2021, Eq. 6, 7 and 9,
+    https://arxiv.org/abs/2111.03874).
+
+    xi* = (b + n_j / (n_i + n_j)) mod 1, b ~ Beta(alpha, alpha), one a pair; x = xi* x_i + (1 - xi*) x_j and so the labels.
+    The paper draws the first sample at random and the partner from the whole data set with class probability ~ n^tau:
+    give the mixer those partners, from ``PairSampler(ClassPowerSampler(labels, tau=1), ClassPowerSampler(labels, tau=-1))``.
+
+    Differs in the released code, which draws partners inside the batch, with repetition, and counts tau on samples
+    (tau_code = tau - 1): ``in_batch_tau`` reproduces that, in the paper's tau.
+
+    Args:
+        class_counts: training samples a class, int [C].
+        alpha: parameter of the Beta law. At the released 0.8 the factor hardly differs from mixup's; a smaller one leans more.
+        in_batch_tau: only used for batches that come without partners. ``None``: a permutation of the batch. A number: partners
+            are drawn from the batch, with repetition, each with weight n^(in_batch_tau - 1); released settings are 0.5
+            (CIFAR-10-LT) and 0.9 (CIFAR-100-LT).
+
+    Raises:
+        ValueError: ``alpha`` is not positive; or, when called, labels are not one a sample.
+
+    >>> mixer = UniMix(class_counts=[90, 10], alpha=0.2)
+    >>> _, targets = mixer(torch.zeros(500, 2), torch.ones(500).long(), torch.ones(500, 2), torch.zeros(500).long())
+    >>> 0.6 < (targets[:, 1] > 0.5).float().mean() < 1.0  # the rare class owns most of the mixed samples
+    tensor(True)
+    """
+
+    def __init__(self, class_counts: Counts, alpha: float = 0.8, in_batch_tau: float | None = None) -> None:
+        counts = as_counts(class_counts)
+        super().__init__(counts.numel())
+        self.alpha = check_alpha(alpha)
+        self.in_batch_tau = in_batch_tau
+        self.class_counts = counts
+        self._counts = counts.to(torch.float32)
+
+    def weights(self, targets: Tensor, partner_targets: Tensor) -> Tensor:
+        """xi* of every pair, [N]."""
+        draw = beta_draws(self.alpha, targets.shape[0], targets.device)
+        return unimix_factor(draw, self._count_of(targets), self._count_of(partner_targets))
+
+    def partners(self, targets: Tensor) -> Tensor:
+        """Indices into the batch: a permutation, or the released code's draw (``in_batch_tau``)."""
+        if self.in_batch_tau is None:
+            return super().partners(targets)
+        weight = self._count_of(targets) ** (self.in_batch_tau - 1.0)
+        return torch.multinomial(weight, targets.shape[0], replacement=True)
+
+    def _count_of(self, targets: Tensor) -> Tensor:
+        """Training count of each sample's class, [N]; the expected one for probabilities."""
+        if self._counts.device != targets.device:
+            self._counts = self._counts.to(targets.device)
+        if targets.is_floating_point() and targets.ndim == 2 and targets.shape[1] == self.num_classes:
+            return targets @ self._counts.to(targets.dtype)
+        if targets.is_floating_point() or targets.ndim != 1:
+            raise ValueError(
+                f"`targets` must be one class a sample, [N] or [N, {self.num_classes}], since the factor compares the classes of two "
+                f"samples, but are {targets.dtype} of shape {list(targets.shape)}."
+            )
+        return self._counts[targets.long()]
+
+    def __repr__(self) -> str:
+        return f"UniMix(num_classes={self.num_classes}, alpha={self.alpha}, in_batch_tau={self.in_batch_tau})"

@@ -1,0 +1,78 @@
+"""Move logits from one class prior to another."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ltaug.priors import Counts, as_counts
+
+__all__ = ["log_prior_shift", "shift_logits"]
+
+
+def log_prior_shift(from_prior: Counts, to_prior: Counts, strength: float = 1.0) -> Tensor:
+    """strength * (log to_prior - log from_prior), the vector that :func:`shift_logits` adds.
+
+    Args:
+        from_prior: counts or probabilities, [C], all positive.
+        to_prior: likewise.
+        strength: 1 is Bayes' rule.
+
+    Returns:
+        float64 [C].
+
+    >>> log_prior_shift([3, 1], [1, 1])
+    tensor([-0.4055,  0.6931], dtype=torch.float64)
+    """
+    source = as_counts(from_prior, "from_prior", integers=False, positive=True).double()
+    target = as_counts(to_prior, "to_prior", integers=False, positive=True).double()
+    if source.shape != target.shape:
+        raise ValueError(
+            f"`from_prior` and `to_prior` must have one number a class each, but have {source.numel()} and {target.numel()}."
+        )
+    target = target.to(source.device)
+    return strength * ((target / target.sum()).log() - (source / source.sum()).log())
+
+
+def shift_logits(logits: Tensor, from_prior: Counts, to_prior: Counts, strength: float = 1.0, dim: int = 1) -> Tensor:
+    """Move logits from one class prior to another: z + strength * (log to_prior - log from_prior).
+
+    By Bayes' rule p(y | x) ~ p(x | y) p(y): a model whose softmax is right under one prior becomes right under another by adding
+    the difference of the log priors. One act, many names:
+
+    ============================================== ==================== ================== =========================
+    name                                           from_prior           to_prior           strength
+    ============================================== ==================== ================== =========================
+    PC Softmax (LADE, Hong et al. 2021, Eq. 4)     training             target             1
+    IC (Tian et al. 2020, Eq. 7)                   training             target             lambda, may exceed 1
+    post-hoc logit adjustment (Menon et al. 2021)  training             uniform            tau
+    inference of prior-free models (LADE Eq. 17)   uniform              target             1
+    Bayias, Balanced Softmax, inside the loss      uniform              training           1
+    logit-adjusted loss, inside the loss           uniform              training           tau
+    ============================================== ==================== ================== =========================
+
+    Args:
+        logits: [N, C, ...], classes on ``dim``.
+        from_prior: the prior that the logits are under, [C]: the training prior for a model trained with plain cross-entropy,
+            uniform for a prior-corrected one. Counts or probabilities.
+        to_prior: the prior to move to, [C].
+        strength: 0 leaves the logits, 1 is Bayes' rule.
+        dim: where the classes are.
+
+    Returns:
+        Logits of the same shape and type, not normalised.
+
+    Raises:
+        ValueError: a class has prior 0 (its log is infinite), or the numbers of classes differ.
+
+    >>> shift_logits(torch.zeros(1, 2), from_prior=[3, 1], to_prior=[1, 1]).softmax(1)
+    tensor([[0.2500, 0.7500]])
+    """
+    shift = log_prior_shift(from_prior, to_prior, strength)
+    if logits.shape[dim] != shift.numel():
+        raise ValueError(
+            f"`logits` must have {shift.numel()} classes on dim {dim}, as the priors have, but have shape {list(logits.shape)}."
+        )
+    shape = [1] * logits.ndim
+    shape[dim] = -1
+    return logits + shift.to(logits.device, logits.dtype).view(shape)

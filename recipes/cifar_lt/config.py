@@ -1,0 +1,155 @@
+"""Every knob of the recipe, with its default, and how the command line and the YAML files fill it."""
+
+import difflib
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+# What follows the attributes below is their help text on the command line.
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+DATASETS = ("cifar10", "cifar100", "digits")
+
+
+@dataclass
+class Config:
+    """One training run. A YAML file of `configs/` names a method; settings behind `--config` win over it."""
+
+    method: str = "erm"
+    """Name of the method, for tables and folders; what it does is set below."""
+    out: str | None = None
+    """Run folder; by default runs/DATASET_irRATIO_METHOD_seedSEED."""
+    resume: bool = False
+    """Continue the run in `out` from its last checkpoint; it starts anew if there is none."""
+    seed: int = 0
+    """Seed of everything but the choice of the long-tailed subset."""
+
+    dataset: str = "cifar100"
+    """cifar10 or cifar100 (from the hub, or from `data_dir`), or digits (comes with scikit-learn, needs no files)."""
+    data_dir: str | None = None
+    """Local folder with the columns of the hub data set, read instead of the hub."""
+    image_column: str = "img"
+    """Column of the images."""
+    label_column: str | None = None
+    """Column of the labels; by default fine_label for cifar100, label otherwise."""
+    profile: Literal["exponential", "step", "pareto"] = "exponential"
+    """How the class sizes fall."""
+    imbalance_ratio: float = 100.0
+    """Size of the largest class over the smallest; 1 is balanced."""
+    data_seed: int = 0
+    """Which samples of each class are kept; 0 everywhere in the literature."""
+
+    epochs: int = 200
+    """Passes over as many samples as the training set has."""
+    batch_size: int = 128
+    """Samples a step, over all processes together."""
+    lr: float = 0.1
+    """Learning rate after the warm-up."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 2e-4
+    """L2 penalty."""
+    warmup_epochs: int = 5
+    """Epochs of linear warm-up: lr / warmup_epochs in the first one."""
+    decay_epochs: list[int] = field(default_factory=lambda: [160, 180])
+    """Epochs after which the learning rate is multiplied by `decay_factor`."""
+    decay_factor: float = 0.01
+    """See `decay_epochs`."""
+    crop_padding: int = 4
+    """Pixels of padding for the random crop."""
+    flip: bool = True
+    """Mirror at random."""
+
+    loss: Literal["ce", "bayias"] = "ce"
+    """ce: cross-entropy; bayias: cross-entropy of logits + loss_tau * log prior."""
+    loss_tau: float = 1.0
+    """Strength of the prior in `bayias` (the tau of logit adjustment)."""
+    mixer: Literal["none", "mixup", "unimix"] = "none"
+    """How pairs of samples are mixed."""
+    alpha: float = 1.0
+    """Beta(alpha, alpha) of the mixing weight."""
+    partner: Literal["dataset", "batch"] = "dataset"
+    """Where the second sample of a pair comes from: an own sampler over the whole set, or the batch itself."""
+    first_tau: float = 1.0
+    """Class probability ~ n^tau of the (first) sample: 1 instance-balanced, 0 class-balanced, -1 reversed."""
+    partner_tau: float = 1.0
+    """Likewise of the partner. For `partner: batch` UniMix resamples the batch with it; mixup permutes the batch."""
+    rebalance_epoch: int = 0
+    """Until this epoch both samplers are instance-balanced (deferral)."""
+    mix_stop_epoch: int | None = None
+    """From this epoch nothing is mixed and there are no partners."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast type; auto is bf16 where the processor or GPU computes in it, fp32 elsewhere."""
+    channels_last: bool = True
+    """Memory layout of the convolutions."""
+    compile: bool = False
+    """torch.compile the model: pays on a GPU, not on a CPU."""
+    sync_bn: bool = False
+    """Batch-norm statistics over all GPUs instead of per process."""
+    reuse_memory: bool = True
+    """Keep freed memory for the next step (glibc, CPU): faster by a third, for a higher resident size between steps."""
+    eval_every: int = 10
+    """Epochs between two evaluations; the last epoch is always evaluated."""
+    checkpoint_every: int = 1
+    """Epochs between two checkpoints; the last epoch is always saved."""
+    log_with: str | None = None
+    """Tracker of accelerate, besides the run folder: tensorboard, wandb, ..."""
+
+    def __post_init__(self) -> None:
+        if self.dataset not in DATASETS:
+            raise ValueError(f"`dataset` must be one of {', '.join(DATASETS)}, but is {self.dataset!r}{near_miss(self.dataset, DATASETS)}.")
+        for name in ("epochs", "batch_size", "eval_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
+        for name in ("lr", "imbalance_ratio", "alpha"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be positive, but is {getattr(self, name)}.")
+        if self.imbalance_ratio < 1:
+            raise ValueError(
+                f"`imbalance_ratio` is largest over smallest class and must be at least 1, but is {self.imbalance_ratio}. "
+                f"Did you mean {1 / self.imbalance_ratio:g}?"
+            )
+        if self.out is None:
+            self.out = f"runs/{self.dataset}_ir{self.imbalance_ratio:g}_{self.method}_seed{self.seed}"
+
+    def lr_at(self, epoch: int) -> float:
+        """Learning rate of an epoch (counted from 0), in closed form, so that resuming cannot shift it."""
+        if epoch < self.warmup_epochs:
+            return self.lr * (epoch + 1) / self.warmup_epochs
+        return self.lr * self.decay_factor ** sum(epoch >= decay for decay in self.decay_epochs)
+
+
+def parse_config(arguments: list[str] | None = None) -> Config:
+    """Read the command line (`--config FILE` first, single settings after it) or leave with a message that names the fault."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    names = [item.name for item in fields(Config)]
+    parser = ArgumentParser(description=Config.__doc__, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file of settings; may be given several times, later wins")
+    parser.add_class_arguments(Config)
+    try:
+        for name, value in zip(arguments, arguments[1:] + [""], strict=True):
+            if name == "--config" and not Path(value).is_file():
+                known = [path.as_posix() for path in (Path(__file__).parent / "configs").glob("*.yaml")]
+                close = difflib.get_close_matches(Path(value).stem, [Path(path).stem for path in known], n=1, cutoff=0.4)
+                hint = f" Did you mean the method {close[0]}?" if close else ""
+                raise ValueError(f"`--config` {value!r} is no file.{hint} There are: {', '.join(sorted(Path(path).stem for path in known))}.")
+        values: Any = parser.parse_args(arguments)
+        values.pop("config")
+        return Config(**values.as_dict())
+    except (ArgumentError, ValueError) as error:
+        message = str(error)
+        unknown = [word.strip("'\"`,.:").lstrip("-").split("=")[0] for word in message.split()]
+        hints = [near_miss(word, names) for word in unknown if word not in names and len(word) > 2]
+        hint = next((hint for hint in hints if hint), "") if "accept" in message or "ecogni" in message else ""
+        print(f"{Path(sys.argv[0]).name}: error: {message}{hint}", file=sys.stderr)
+        sys.exit(2)
+
+
+def near_miss(word: str, known: Any) -> str:
+    """', did you mean X?' or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f", did you mean {close[0]!r}?" if close else ""

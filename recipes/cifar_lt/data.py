@@ -1,0 +1,138 @@
+"""The data: CIFAR from the hub or a local folder of the same columns, or scikit-learn's digits; made long-tailed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from config import Config
+from torch import Tensor
+
+import ltaug
+
+HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+# The usual statistics of the pixels, of CIFAR-10 for both, as the released codes have them.
+CIFAR_MEAN, CIFAR_STD = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
+
+
+@dataclass
+class Data:
+    """A long-tailed training set and a balanced test set, whole in memory."""
+
+    train_images: Tensor
+    """uint8 [N, H, W, C]."""
+    train_labels: Tensor
+    """int64 [N]."""
+    test_images: Tensor
+    test_labels: Tensor
+    class_names: list[str]
+    class_counts: Tensor
+    """Training samples a class, int64 [C]."""
+    index_hash: str
+    """SHA-256 of the indices of the training samples in the full set: equal hashes are equal subsets."""
+    mean: list[float]
+    """Per channel, of pixels in 0..1."""
+    std: list[float]
+
+
+def load_data(cfg: Config) -> Data:
+    """Read the data set of a config and take its long-tailed part."""
+    load = load_digits if cfg.dataset == "digits" else load_cifar
+    read_train_images, labels, test_images, test_labels, names = load(cfg)
+    num_classes = len(names)
+    available = ltaug.class_counts(labels, num_classes)
+    profile = {"exponential": ltaug.exponential_counts, "step": ltaug.step_counts, "pareto": ltaug.pareto_counts}[cfg.profile]
+    counts = profile(int(available.max()), num_classes, cfg.imbalance_ratio)
+    if int(counts.min()) == 0:
+        raise ValueError(
+            f"`imbalance_ratio`={cfg.imbalance_ratio:g} leaves class {int(counts.argmin())} without training samples, since the largest "
+            f"class has {int(available.max())}. Lower it."
+        )
+    indices = ltaug.subsample(labels, counts, seed=cfg.data_seed)
+    images = read_train_images(indices)
+    if cfg.dataset == "digits":
+        pixels = images.double() / 255
+        mean, std = pixels.mean((0, 1, 2)).tolist(), pixels.std((0, 1, 2)).tolist()
+    else:
+        mean, std = CIFAR_MEAN, CIFAR_STD
+    return Data(
+        images, labels[indices], test_images, test_labels, names, counts, ltaug.index_hash(indices), mean, std
+    )
+
+
+Split = tuple[Callable[[Tensor], Tensor], Tensor, Tensor, Tensor, list[str]]
+"""A function that reads the training images of some indices, training labels, test images, test labels, class names."""
+
+
+def load_cifar(cfg: Config) -> Split:
+    """Train and test split, from `data_dir` or from the hub; only the training images asked for are decoded."""
+    from datasets import load_dataset
+
+    source = cfg.data_dir or HUB[cfg.dataset]
+    try:
+        splits = load_dataset(source)
+    except Exception as error:  # the hub client and the file readers raise many types
+        if cfg.data_dir:
+            raise ValueError(f"`data_dir` {cfg.data_dir!r} cannot be read as a data set: {error}") from error
+        raise ConnectionError(
+            f"The data set {source!r} could not be loaded from the hub ({type(error).__name__}: {error}). Offline ways: `--data_dir FOLDER` "
+            "with parquet files of the same columns, a cache filled earlier (set HF_HUB_OFFLINE=1), or `--dataset digits`, which "
+            "needs no files."
+        ) from error
+    label_column = cfg.label_column or ("fine_label" if cfg.dataset == "cifar100" else "label")
+    for split in ("train", "test"):
+        if split not in splits:
+            raise ValueError(f"{source!r} must have a split named {split!r}, but has {', '.join(splits)}.")
+        for setting, column in (("image_column", cfg.image_column), ("label_column", label_column)):
+            if column not in splits[split].column_names:
+                raise ValueError(
+                    f"{source!r} has no column {column!r} in its {split} split, but {', '.join(splits[split].column_names)}. "
+                    f"Name the right one with `--{setting}`."
+                )
+    feature = splits["train"].features[label_column]
+    train_labels = torch.tensor(splits["train"][label_column][:])
+    test_labels = torch.tensor(splits["test"][label_column][:])
+    names = getattr(feature, "names", None) or [str(k) for k in range(int(train_labels.max()) + 1)]
+    for split, labels in (("train", train_labels), ("test", test_labels)):
+        if int(labels.min()) < 0 or int(labels.max()) >= len(names):
+            raise ValueError(
+                f"{source!r} has labels from {int(labels.min())} to {int(labels.max())} in its {split} split, but {len(names)} classes."
+            )
+
+    def read_train_images(indices: Tensor) -> Tensor:
+        return decode(splits["train"].select(indices.tolist()), cfg.image_column, source)
+
+    test_images = decode(splits["test"], cfg.image_column, source)
+    return read_train_images, train_labels, test_images, test_labels, list(names)
+
+
+def decode(split, column: str, source: str) -> Tensor:
+    """All images of a split as one uint8 tensor [N, H, W, 3]."""
+    first = np.asarray(split[0][column].convert("RGB"))
+    images = torch.empty((len(split), *first.shape), dtype=torch.uint8)
+    for k, image in enumerate(split[column]):
+        array = np.array(image.convert("RGB"))
+        if array.shape != first.shape:
+            raise ValueError(
+                f"{source!r}: image {k} is {array.shape[1]}x{array.shape[0]}, the first is {first.shape[1]}x{first.shape[0]}. "
+                "This recipe holds the set in one tensor and needs one size."
+            )
+        images[k] = torch.from_numpy(array)
+    return images
+
+
+def load_digits(cfg: Config, test_per_class: int = 60) -> Split:
+    """scikit-learn's 1,797 handwritten digits at 16x16, with a balanced test set split off."""
+    from sklearn.datasets import load_digits as load
+
+    pixels, labels = load(return_X_y=True)
+    images = torch.from_numpy((pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8))
+    images = images.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    labels = torch.from_numpy(labels).long()
+    test = ltaug.subsample(labels, [test_per_class] * 10, seed=cfg.data_seed)
+    train = torch.ones(len(labels), dtype=torch.bool).index_fill(0, test, False)
+    # Every class ends up with as many training samples as the smallest has, so that class 0 can be the largest.
+    rest = train.nonzero()[:, 0]
+    size = int(ltaug.class_counts(labels[rest]).min())
+    rest = rest[ltaug.subsample(labels[rest], [size] * 10, seed=cfg.data_seed)]
+    return images[rest].__getitem__, labels[rest], images[test], labels[test], [str(k) for k in range(10)]
