@@ -17,16 +17,17 @@ __all__ = ["ResidentLoader", "random_crop_flip"]
 
 
 class ResidentLoader:
-    """Batches of a data set that stays in memory (or on the GPU) as uint8, cropped, flipped and normalised a batch at a time.
+    """Batches of a data set that stays in memory (or on the GPU) as uint8, cropped, flipped and normalised a batch at a
+    time.
 
     A drop-in for a ``DataLoader`` over small images: it takes the same samplers and yields ``(inputs, labels)``, or
-    ``((inputs, labels), (partner_inputs, partner_labels))`` for a :class:`~ltaug.samplers.PairSampler`. There are no workers; one
-    gather a batch replaces the decoding and the Python of an image-by-image pipeline.
+    ``((inputs, labels), (partner_inputs, partner_labels))`` for a :class:`~ltaug.samplers.PairSampler`. There are no
+    workers; one gather a batch replaces the decoding and the Python of an image-by-image pipeline.
 
-    **Same batches on any number of processes.** ``batch_size`` is the *global* batch: every process generates the same stream of
-    global batches and takes its own rows, so that N processes together see what one sees. The crops and flips are a pure
-    function of (seed, epoch, batch) too, drawn for the global batch: they are the same on one process or several, and after
-    resuming.
+    **Same batches on any number of processes.** ``batch_size`` is the *global* batch: every process generates the same
+    stream of global batches and takes its own rows, so that N processes together see what one sees. The crops and flips
+    are a pure function of (seed, epoch, batch) too, drawn for the global batch: they are the same on one process or
+    several, and after resuming.
 
     Args:
         images: uint8 [N, H, W, C], moved to ``device``; not copied when it is there already.
@@ -37,15 +38,16 @@ class ResidentLoader:
         std: per channel, likewise.
         crop_padding: pixels of black padding for the random crop; 0 is none.
         flip: mirror every other image, at random.
-        drop_last: leave out the last batch of an epoch when it is not full. Without it the last batch may differ in size between
-            processes, and be empty on some.
+        drop_last: leave out the last batch of an epoch when it is not full. Without it the last batch may differ in
+            size between processes, and be empty on some.
         seed: of the crops and flips.
         device: where the set lives and batches are made.
         num_processes: how many processes share the set.
         process_index: which one this is.
 
     Raises:
-        ValueError: images are not uint8 [N, H, W, C], labels do not fit, sizes cannot be divided, or no batch can be formed.
+        ValueError: images are not uint8 [N, H, W, C], labels do not fit, sizes cannot be divided, or no batch can be
+            formed.
 
     >>> images = torch.zeros(10, 8, 8, 3, dtype=torch.uint8)
     >>> loader = ResidentLoader(images, torch.arange(10), batch_size=4, mean=[0.5] * 3, std=[0.5] * 3)
@@ -71,13 +73,19 @@ class ResidentLoader:
         process_index: int = 0,
     ) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4:
-            raise ValueError(f"`images` must be uint8 [N, H, W, C], but are {images.dtype} of shape {list(images.shape)}.")
+            raise ValueError(
+                f"`images` must be uint8 [N, H, W, C], but are {images.dtype} of shape {list(images.shape)}."
+            )
         self.labels = as_labels(labels).to(device)
         if len(self.labels) != len(images):
-            raise ValueError(f"`labels` must hold one class an image, but there are {len(self.labels)} and {len(images)} images.")
+            raise ValueError(
+                f"`labels` must hold one class an image, but there are {len(self.labels)} and {len(images)} images."
+            )
         channels = images.shape[3]
         if len(mean) != channels or len(std) != channels:
-            raise ValueError(f"`mean` and `std` need {channels} values, one a channel, but have {len(mean)} and {len(std)}.")
+            raise ValueError(
+                f"`mean` and `std` need {channels} values, one a channel, but have {len(mean)} and {len(std)}."
+            )
         if not all(value > 0 for value in std):
             raise ValueError(f"`std` must be positive, but is {list(std)}.")
         if crop_padding < 0:
@@ -86,7 +94,8 @@ class ResidentLoader:
             raise ValueError(f"`process_index` must lie in 0..{num_processes - 1}, but is {process_index}.")
         if batch_size < 1 or batch_size % num_processes:
             raise ValueError(
-                f"`batch_size`={batch_size} is the global batch and must be a positive multiple of the {num_processes} processes."
+                f"`batch_size`={batch_size} is the global batch and must be a positive multiple of the "
+                f"{num_processes} processes."
             )
         self.images = images.to(device)
         self.sampler = SequentialSampler(range(len(images))) if sampler is None else sampler
@@ -100,11 +109,11 @@ class ResidentLoader:
         self.epoch = 0
         if len(self) == 0:
             raise ValueError(
-                f"`batch_size`={batch_size} exceeds the {len(self.sampler)} samples of an epoch, "  # type: ignore[arg-type]
+                f"`batch_size`={batch_size} exceeds the {self._epoch_size()} samples of an epoch, "
                 "and `drop_last` leaves no batch. Lower `batch_size`."
             )
-        # (pixel / 255 - mean) / std as one multiplication and one addition, laid out as whole image rows: a vector of C = 3
-        # numbers along the last dimension would be broadcast three elements at a time.
+        # (pixel / 255 - mean) / std as one multiplication and one addition, laid out as whole image rows: a vector of C
+        # = 3 numbers along the last dimension would be broadcast three elements at a time.
         width = images.shape[2]
         scale = 1.0 / (255.0 * torch.tensor(std, dtype=torch.float64))
         offset = -torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
@@ -118,7 +127,7 @@ class ResidentLoader:
             self.sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
-        samples = len(self.sampler)  # type: ignore[arg-type]
+        samples = self._epoch_size()
         return samples // self.batch_size if self.drop_last else -(-samples // self.batch_size)
 
     def batch_indices(self, batch: int, epoch_indices: Tensor) -> Tensor:
@@ -150,13 +159,16 @@ class ResidentLoader:
     def _crops_and_flips(self, batch: int, stream: int) -> tuple[Tensor, Tensor, Tensor]:
         """Row offset, column offset and mirror flag of this process's samples, drawn for the global batch."""
         generator = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.epoch, batch, stream)))
-        full = min(self.batch_size, len(self.sampler) - batch * self.batch_size)  # type: ignore[arg-type]
+        full = min(self.batch_size, self._epoch_size() - batch * self.batch_size)
         offsets = generator.integers(2 * self.crop_padding + 1, size=(2, full))
         mirrored = generator.random(full) < (0.5 if self.flip else 0.0)
         low, high = self._share(full)
         device = self.images.device
         rows, columns = torch.from_numpy(offsets[:, low:high]).to(device, non_blocking=True)
         return rows, columns, torch.from_numpy(mirrored[low:high]).to(device, non_blocking=True)
+
+    def _epoch_size(self) -> int:
+        return len(self.sampler)  # type: ignore[arg-type]  # a Sampler without a length cannot be resident
 
     def _share(self, size: int) -> tuple[int, int]:
         return size * self.process_index // self.num_processes, size * (self.process_index + 1) // self.num_processes
@@ -176,7 +188,8 @@ def random_crop_flip(images: Tensor, rows: Tensor, columns: Tensor, mirrored: Te
         A new tensor like ``images``.
 
     >>> image = torch.tensor([[1, 2], [3, 4]]).view(1, 2, 2, 1)
-    >>> random_crop_flip(image, torch.tensor([1]), torch.tensor([2]), torch.tensor([False]), padding=1)[0, :, :, 0].tolist()
+    >>> cropped = random_crop_flip(image, torch.tensor([1]), torch.tensor([2]), torch.tensor([False]), padding=1)
+    >>> cropped[0, :, :, 0].tolist()
     [[2, 0], [4, 0]]
     """
     size, height, width, channels = images.shape

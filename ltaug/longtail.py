@@ -1,4 +1,4 @@
-"""Long-tailed variants of balanced data: class profiles, subsampling to a profile, shifted test sets. Labels in, indices out."""
+"""Long-tailed variants of balanced data: profiles, subsampling to them, shifted test sets. Labels in, indices out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def exponential_counts(n_max: int, num_classes: int, imbalance_ratio: float) -> 
     """
     ratio = _check_profile(n_max, num_classes, imbalance_ratio)
     # Plain Python floats, in this order: the rounding of the published lists depends on it.
-    return torch.tensor([int(n_max * (1.0 / ratio) ** (k / max(num_classes - 1.0, 1.0))) for k in range(num_classes)])
+    # 1e-9: a last class of exactly n_max / imbalance_ratio samples must not lose one to it (49 * (1 / 49) < 1).
+    steps = [k / max(num_classes - 1.0, 1.0) for k in range(num_classes)]
+    return torch.tensor([int(n_max * (1.0 / ratio) ** step + 1e-9) for step in steps])
 
 
 def step_counts(n_max: int, num_classes: int, imbalance_ratio: float, head_fraction: float = 0.5) -> Tensor:
@@ -51,16 +53,16 @@ def step_counts(n_max: int, num_classes: int, imbalance_ratio: float, head_fract
     if not 0.0 <= head_fraction <= 1.0:
         raise ValueError(f"`head_fraction` must lie in [0, 1], but is {head_fraction}.")
     head = int(head_fraction * num_classes)
-    return torch.tensor([n_max] * head + [int(n_max * (1.0 / ratio))] * (num_classes - head))
+    return torch.tensor([n_max] * head + [int(n_max / ratio)] * (num_classes - head))
 
 
 def pareto_counts(n_max: int, num_classes: int, imbalance_ratio: float, alpha: float = 6.0) -> Tensor:
     """Pareto profile: the density of a Pareto law of shape alpha, read at C equal steps and scaled to n_max.
 
-    n_k = int(n_max * (1 + (imbalance_ratio^(1 / (alpha + 1)) - 1) * k / (C - 1))^-(alpha + 1)), so that the ends are n_max and
-    n_max / imbalance_ratio whatever alpha is; alpha -> infinity is the exponential profile, a smaller alpha bends more.
-    ImageNet-LT names alpha = 6 (Liu et al., CVPR 2019, https://arxiv.org/abs/1904.05160); its published list was drawn at random
-    and is capped by the classes' true sizes, so use the list itself to reproduce it.
+    n_k = int(n_max * (1 + (imbalance_ratio^(1 / (alpha + 1)) - 1) * k / (C - 1))^-(alpha + 1)), so that the ends are
+    n_max and n_max / imbalance_ratio whatever alpha is; alpha -> infinity is the exponential profile, a smaller alpha
+    bends more. ImageNet-LT names alpha = 6 (Liu et al., CVPR 2019, https://arxiv.org/abs/1904.05160); its published
+    list was drawn at random and is capped by the classes' true sizes, so use the list itself to reproduce it.
 
     Args:
         n_max: samples of class 0, the largest.
@@ -72,7 +74,7 @@ def pareto_counts(n_max: int, num_classes: int, imbalance_ratio: float, alpha: f
         int64 [C], not increasing.
 
     >>> pareto_counts(32, 5, 10).tolist()
-    [32, 17, 9, 5, 3]
+    [32, 16, 9, 5, 3]
     """
     ratio = _check_profile(n_max, num_classes, imbalance_ratio)
     if not alpha > 0.0:
@@ -86,9 +88,9 @@ def pareto_counts(n_max: int, num_classes: int, imbalance_ratio: float, alpha: f
 def subsample(labels: Counts, counts: Counts, seed: int = 0) -> Tensor:
     """Draw a fixed number of samples of every class.
 
-    The order inside a class is ``numpy.random.RandomState(seed)`` shuffling the classes' members one class after the other,
-    which is what the released CIFAR-LT code of LDAM-DRW and of everyone after it does with seed 0: the same labels in the
-    same order give the same subset.
+    The order inside a class is ``numpy.random.RandomState(seed)`` shuffling the classes' members one class after the
+    other, which is what the released CIFAR-LT code of LDAM-DRW and of everyone after it does with seed 0: the same
+    labels in the same order give the same subset.
 
     Args:
         labels: class indices, int [N].
@@ -102,14 +104,15 @@ def subsample(labels: Counts, counts: Counts, seed: int = 0) -> Tensor:
         ValueError: a class has fewer samples than ``counts`` asks for, or labels lie outside 0..C-1.
 
     >>> subsample([0, 0, 0, 1, 1], [2, 1]).tolist()
-    [2, 1, 4]
+    [2, 1, 3]
     """
-    counts = as_counts(counts, "counts")
+    counts = as_counts(counts, "counts").cpu()
     array = as_labels(labels).cpu().numpy()
     num_classes = counts.numel()
     if array.size and (array.min() < 0 or array.max() >= num_classes):
         raise ValueError(
-            f"`labels` must lie in 0..{num_classes - 1}, the classes of `counts`, but range from {array.min()} to {array.max()}."
+            f"`labels` must lie in 0..{num_classes - 1}, the classes of `counts`, but range from {array.min()} to "
+            f"{array.max()}."
         )
     available = np.bincount(array, minlength=num_classes)
     short = np.flatnonzero(available < counts.numpy())
@@ -133,25 +136,28 @@ def index_hash(indices: Counts) -> str:
     """SHA-256 of an index list (as little-endian int64, in its order): equal hashes mean equal subsets.
 
     >>> index_hash([0, 1, 2])[:12]
-    'f50463773f59'
+    'ab25350e3e65'
     """
     array = torch.as_tensor(indices).cpu().numpy().astype("<i8")
     return hashlib.sha256(array.tobytes()).hexdigest()
 
 
 def shifted_counts(n: int, class_counts: Counts, ratio: float, direction: str, mode: str = "paper") -> Tensor:
-    """Samples a class of LADE's shifted test sets (Hong et al., CVPR 2021, section 4.3, https://arxiv.org/abs/2012.00321).
+    """Samples a class of LADE's shifted test sets (Hong et al., CVPR 2021, section 4.3,
+    https://arxiv.org/abs/2012.00321).
 
     With the classes sorted by descending training count (ties by index) and j = 1..C the rank,
-    "forward" is n_j = n * ratio^(-(j - 1) / C), as imbalanced as training; "backward" is n_j = n * ratio^(-(C - j) / C), the
-    reverse. (The printed exponents have lost their sign: as printed the counts would grow.)
+    "forward" is n_j = n * ratio^(-(j - 1) / C), as imbalanced as training;
+    "backward" is n_j = n * ratio^(-(C - j) / C), the reverse.
+    (The printed exponents have lost their sign: as printed the counts would grow.)
 
     Args:
         n: test samples of the largest class; 50 for ImageNet-LT, 100 for CIFAR-100.
         class_counts: training samples a class, [C]: which classes are the head.
         ratio: imbalance ratio of the test set, >= 1 (2, 5, 10, 25 and 50 in the paper).
         direction: "forward" or "backward".
-        mode: "paper" divides by C as above; "official_code" divides by C - 1, so that the ends are n and n / ratio. Both truncate.
+        mode: "paper" divides by C as above; "official_code" divides by C - 1, so that the ends are n and n / ratio.
+            Both truncate.
 
     Returns:
         int64 [C], in the order of the classes.
@@ -163,7 +169,7 @@ def shifted_counts(n: int, class_counts: Counts, ratio: float, direction: str, m
         raise ValueError(f'`direction` must be "forward" or "backward", but is {direction!r}.')
     if mode not in ("paper", "official_code"):
         raise ValueError(f'`mode` must be "paper" or "official_code", but is {mode!r}.')
-    counts = as_counts(class_counts)
+    counts = as_counts(class_counts).cpu()
     num_classes = counts.numel()
     ratio = _check_profile(n, num_classes, ratio, "n", "ratio")
     steps = num_classes if mode == "paper" else max(num_classes - 1, 1)

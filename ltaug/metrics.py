@@ -123,9 +123,11 @@ def per_class_accuracy(probs: Probs | Counts, labels: Counts, num_classes: int |
 def shot_accuracy(
     probs: Probs | Counts, labels: Counts, class_counts: Counts, many: int = 100, few: int = 20
 ) -> dict[str, float]:
-    """Accuracy on the classes with many, medium and few training samples (Liu et al., https://arxiv.org/abs/1904.05160).
+    """Accuracy on the classes with many, medium and few training samples.
 
-    A group's value is the mean of its classes' recalls: on an unbalanced test set, too, every class weighs the same.
+    The split is that of Liu et al. (CVPR 2019, https://arxiv.org/abs/1904.05160), see
+    :func:`ltaug.priors.shot_groups`. A group's value is the mean of its classes' recalls, so that every class weighs
+    the same on an unbalanced test set, too.
 
     Args:
         probs: probabilities [N, C], or class predictions int [N].
@@ -186,7 +188,7 @@ def reliability_bins(probs: Probs, labels: Counts, bins: int = 15) -> Reliabilit
 
 
 def expected_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> float:
-    """ECE = sum_m |B_m| / N * |acc(B_m) - conf(B_m)| (Guo et al., ICML 2017, https://arxiv.org/abs/1706.04599).
+    """``ECE = sum_m |B_m| / N * |acc(B_m) - conf(B_m)|`` (Guo et al., ICML 2017, https://arxiv.org/abs/1706.04599).
 
     Args:
         probs: probabilities [N, C].
@@ -204,7 +206,7 @@ def expected_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> 
 
 
 def maximum_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> float:
-    """MCE = max_m |acc(B_m) - conf(B_m)| (Guo et al., ICML 2017, https://arxiv.org/abs/1706.04599).
+    """``MCE = max_m |acc(B_m) - conf(B_m)|`` (Guo et al., ICML 2017, https://arxiv.org/abs/1706.04599).
 
     An empty bin counts 0; a bin of one sample counts as much as any other, which makes it noisy on small test sets.
 
@@ -223,11 +225,11 @@ def maximum_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> f
 
 
 def classwise_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> float:
-    """Classwise ECE = 1 / C sum_j sum_m |B_mj| / N * |acc(B_mj) - conf(B_mj)|.
+    """``Classwise ECE = 1 / C sum_j sum_m |B_mj| / N * |acc(B_mj) - conf(B_mj)|``.
 
     As Kull et al. (NeurIPS 2019, https://arxiv.org/abs/1910.12656): B_mj holds **all** samples whose p(y = j) lies in
-    bin m, conf is their mean p(y = j), acc the fraction of them with label j. LADE's equation 29 is printed without 1 / N,
-    but the numbers it reports only fit this form.
+    bin m, conf is their mean p(y = j), acc the fraction of them with label j. LADE's equation 29 is printed without
+    1 / N, but the numbers it reports only fit this form.
 
     Args:
         probs: probabilities [N, C].
@@ -343,7 +345,7 @@ def _shot_means(recalls: Tensor, class_counts: Tensor, many: int, few: int) -> d
 
 def _bin_index(values: Tensor, bins: int) -> Tensor:
     """Bin of each float64 value: m for m / bins < value <= (m + 1) / bins, and 0 for 0; int64, of the values' shape."""
-    # The edges are the doubles next to m / bins: 0.6 is the edge 9 / 15. linspace and ceil(value * bins) round otherwise.
+    # The edges are the doubles next to m / bins: 0.6 is the edge 9 / 15. linspace or ceil(value * bins) would differ.
     inner = torch.arange(1, bins, dtype=torch.float64, device=values.device) / bins
     return torch.bucketize(values, inner)
 
@@ -420,7 +422,7 @@ def _as_tensor(values: Probs | Counts) -> Tensor:
 
 
 def _holds_predictions(tensor: Tensor) -> bool:
-    return tensor.ndim == 1 and not tensor.is_floating_point()
+    return tensor.ndim == 1 and not (tensor.is_floating_point() and tensor.numel())
 
 
 def _read_probs(probs: Probs | Counts, labels: Counts) -> tuple[Tensor, Tensor]:
@@ -439,8 +441,8 @@ def _read_probs(probs: Probs | Counts, labels: Counts) -> tuple[Tensor, Tensor]:
     labels = _read_labels(labels, tensor)
     _check_range(labels, tensor.shape[1], "labels", "the classes of `probs`")
     sums = tensor.sum(1)
-    # Half precision rounds every probability, and the sum, to 2 or 3 digits.
-    off = ~((sums - 1.0).abs() <= (1e-2 if tensor.element_size() < 4 else 1e-3))  # true for NaN as well
+    # 1e-2: rows that have been through bfloat16, even if they come in another type, are off by up to 4e-3.
+    off = ~((sums - 1.0).abs() <= 1e-2)  # true for NaN as well
     if bool(off.any()):
         row = int(off.nonzero()[0])
         if not bool(tensor[row].isfinite().all()):
@@ -467,7 +469,7 @@ def _read_predictions(
     """Predicted classes int64 [N], labels int64 [N] and C, from probabilities or from predictions."""
     tensor = _as_tensor(probs)
     if not _holds_predictions(tensor):
-        if tensor.ndim == 1 and tensor.numel():
+        if tensor.ndim == 1:
             raise ValueError(
                 "`probs` must be probabilities, shape [N, C], or integer class predictions, shape [N], but is "
                 f"{tensor.dtype} of shape {list(tensor.shape)}. Convert with `.long()` if it holds class indices."

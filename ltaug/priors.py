@@ -38,7 +38,8 @@ def class_counts(labels: Counts, num_classes: int | None = None) -> Tensor:
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= num_classes:
             raise ValueError(
-                f"`labels` must lie in 0..{num_classes - 1} for `num_classes`={num_classes}, but range from {low} to {high}. "
+                f"`labels` must lie in 0..{num_classes - 1} for `num_classes`={num_classes}, but range from {low} to "
+                f"{high}. "
                 "Map the labels to consecutive integers from 0, or pass the true number of classes."
             )
     return torch.bincount(labels, minlength=num_classes)
@@ -61,7 +62,8 @@ def class_prior(class_counts: Counts) -> Tensor:
 
 
 def effective_number(class_counts: Counts, beta: float = 0.9999) -> Tensor:
-    """Effective number of samples, E_n = (1 - beta^n) / (1 - beta) (Cui et al., CVPR 2019, https://arxiv.org/abs/1901.05555).
+    """Effective number of samples, E_n = (1 - beta^n) / (1 - beta) (Cui et al., CVPR 2019,
+    https://arxiv.org/abs/1901.05555).
 
     ``beta = 0`` gives 1 for every class that has a sample, ``beta -> 1`` gives the counts themselves.
 
@@ -85,7 +87,8 @@ def effective_number(class_counts: Counts, beta: float = 0.9999) -> Tensor:
 
 
 def shot_groups(class_counts: Counts, many: int = 100, few: int = 20) -> dict[str, Tensor]:
-    """Split the classes by their number of training samples, as Liu et al. (CVPR 2019, https://arxiv.org/abs/1904.05160).
+    """Split the classes by their number of training samples, as Liu et al. (CVPR 2019,
+    https://arxiv.org/abs/1904.05160).
 
     Args:
         class_counts: training samples a class, [C].
@@ -112,17 +115,22 @@ def as_labels(labels: Counts, name: str = "labels") -> Tensor:
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         if tensor.numel() == 0:
             return tensor.long()
-        raise ValueError(f"`{name}` must be integers, but are {tensor.dtype}. Convert with `.long()` if they hold indices.")
+        raise ValueError(
+            f"`{name}` must be integers, but are {tensor.dtype}. Convert with `.long()` if they hold indices."
+        )
     return tensor.long()
 
 
-def as_counts(class_counts: Counts, name: str = "class_counts", *, integers: bool = True, positive: bool = False) -> Tensor:
+def as_counts(
+    class_counts: Counts, name: str = "class_counts", *, integers: bool = True, positive: bool = False
+) -> Tensor:
     """Read class counts [C] of any form, or say what is wrong with them.
 
     Args:
         class_counts: one number a class.
         name: what the caller's argument is called, for the message.
-        integers: return int64 and refuse fractions; otherwise float64 probabilities and smoothed counts are taken as well.
+        integers: return int64 and refuse fractions; otherwise float64 probabilities and smoothed counts are taken as
+            well.
         positive: refuse classes without samples.
     """
     counts = torch.as_tensor(class_counts)
@@ -136,7 +144,9 @@ def as_counts(class_counts: Counts, name: str = "class_counts", *, integers: boo
             raise ValueError(f"`{name}` must be finite, but class {bad} has {float(counts[bad])}.")
         if integers:
             if not bool((counts == counts.round()).all()):
-                raise ValueError(f"`{name}` must be whole numbers of samples, but hold fractions. Pass counts, not a prior.")
+                raise ValueError(
+                    f"`{name}` must be whole numbers of samples, but hold fractions. Pass counts, not a prior."
+                )
             counts = counts.long()
         else:
             counts = counts.double()
@@ -150,7 +160,9 @@ def as_counts(class_counts: Counts, name: str = "class_counts", *, integers: boo
     if positive and bool((counts == 0).any()):
         bad = int((counts == 0).nonzero()[0])
         raise ValueError(
-            f"`{name}` must be positive, but class {bad} has 0 (of {counts.numel()} classes, {int((counts == 0).sum())} are empty), "
-            "and the logarithm of its prior is not finite. Drop the class, or pass smoothed counts such as `counts.clamp(min=1)`."
+            f"`{name}` must be positive, but class {bad} has 0 (of {counts.numel()} classes, "
+            f"{int((counts == 0).sum())} are empty), "
+            "and the logarithm of its prior is not finite. Drop the class, or pass smoothed counts such as "
+            "`counts.clamp(min=1)`."
         )
     return counts

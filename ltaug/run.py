@@ -1,4 +1,4 @@
-"""The folder of one training run: what was asked, what happened, what came out. Every file appears whole or not at all."""
+"""The folder of one training run: what was asked, what happened, what came out; each file whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -32,23 +33,23 @@ __all__ = ["RunFolder", "reuse_freed_memory"]
 class RunFolder:
     """The folder of one run, laid out so that it explains itself and so that every number in it can be made again.
 
-    ======================= =============================================================================================
+    ======================= =========================================================================================
     file                    what it holds
-    ======================= =============================================================================================
+    ======================= =========================================================================================
     ``config.yaml``         every setting; ``--config config.yaml`` starts the same run again
     ``command.txt``         the command line
     ``environment.json``    versions of Python and packages, hardware, git commit and whether the tree was clean
     ``metrics.jsonl``       a row an epoch
-    ``summary.json``        final metrics, wall time, images a second, parameters, class counts, hash of the training subset
+    ``summary.json``        final metrics, wall time, images a second, parameters, class counts, hash of the subset
     ``per_class.csv``       class, training count, accuracy
     ``logits.safetensors``  ``logits`` and ``labels`` of the test split
-    ``model.safetensors``   final weights; ``ltaug.json`` beside it has class names, counts, and the prior of the logits
+    ``model.safetensors``   final weights; ``ltaug.json`` beside it has class names, counts, the prior of the logits
     ``checkpoints/``        state to resume from, one folder an epoch, the newest ``keep``
     ``report.html``         figures and tables (:mod:`ltaug.report`)
-    ======================= =============================================================================================
+    ======================= =========================================================================================
 
-    Files are written under another name, flushed to the disk and renamed, so that a crash or a full disk leaves the previous
-    version. Only the main process writes.
+    Files are written under another name, flushed to the disk and renamed, so that a crash or a full disk leaves the
+    previous version. Only the main process writes.
 
     Args:
         path: the folder, created if need be.
@@ -57,6 +58,7 @@ class RunFolder:
         resume: continue the run that is there. The configs must then agree.
         free_keys: settings that may change on resuming (``epochs``, say).
         keep: how many checkpoints stay.
+        write_config: record config, command and environment; ``False`` opens a run to read it or to add to it.
 
     Raises:
         FileExistsError: the folder holds a run and ``resume`` is false.
@@ -78,21 +80,27 @@ class RunFolder:
         resume: bool = False,
         free_keys: tuple[str, ...] = (),
         keep: int = 2,
+        write_config: bool = True,
     ) -> None:
         self.path = Path(path)
         self.main = main
         self.keep = keep
-        values = dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else dict(config)
+        is_object = dataclasses.is_dataclass(config) and not isinstance(config, type)
+        values = dataclasses.asdict(config) if is_object else dict(config)
         saved = self.path / "config.yaml"
         if main and saved.exists():
             if not resume:
                 raise FileExistsError(
-                    f"`{self.path}` already holds a run. Resume it (`--resume true`), choose another folder (`--out`), or delete it."
+                    f"`{self.path}` already holds a run. Resume it (`--resume true`), choose another folder (`--out`), "
+                    "or delete it."
                 )
             self._check_same(read_config(saved), values, free_keys)
         if not main:
             return
         self.path.mkdir(parents=True, exist_ok=True)
+        if not write_config:
+            return
+        # Only here: to open a run just for reading it must not disturb a training that writes in it.
         for leftover in [*self.path.glob(".*.tmp"), *self.path.glob("checkpoints/.*.tmp")]:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         self.write("config.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
@@ -108,11 +116,11 @@ class RunFolder:
         ]
         if differ:
             raise ValueError(
-                f"Cannot resume with another configuration: {'; '.join(differ)}. Start it with the run's own config.yaml, or choose "
-                "another folder for the new settings."
+                f"Cannot resume with another configuration: {'; '.join(differ)}. Start it with the run's own "
+                "config.yaml, or choose another folder for the new settings."
             )
 
-    # -- files -----------------------------------------------------------------------------------------------------------
+    # -- files -------------------------------------------------------------------------------------------------------
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a file whole or not at all."""
@@ -124,7 +132,7 @@ class RunFolder:
         self.write(name, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
 
     def log(self, **row: Any) -> None:
-        """Append a row to ``metrics.jsonl``; a row of the same ``epoch``, and all after it, are replaced (a resumed run)."""
+        """Append a row to ``metrics.jsonl``; rows of the same ``epoch`` and later ones are replaced (a resumed run)."""
         if not self.main:
             return
         rows = self.rows()
@@ -141,7 +149,8 @@ class RunFolder:
     def save_logits(self, logits: Tensor, labels: Tensor) -> None:
         """Keep the test logits [N, C] and labels [N]: every metric and correction can be computed from them later."""
         if self.main:
-            tensors = {"logits": logits.detach().float().cpu().contiguous(), "labels": labels.detach().long().cpu().contiguous()}
+            tensors = {"logits": logits.detach().float(), "labels": labels.detach().long()}
+            tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
             self.write("logits.safetensors", save(tensors))
 
     def load_logits(self) -> tuple[Tensor, Tensor]:
@@ -150,7 +159,7 @@ class RunFolder:
         return tensors["logits"], tensors["labels"]
 
     def save_model(self, state_dict: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
-        """Keep the final weights, and in ``ltaug.json`` what they need: class names, class counts, ``logits_prior``."""
+        """Keep the final weights, and in ``ltaug.json`` what they need: class names and counts, ``logits_prior``."""
         if self.main:
             tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state_dict.items()}
             self.write("model.safetensors", save(tensors))
@@ -165,19 +174,23 @@ class RunFolder:
         table = io.StringIO()
         writer = csv.writer(table)
         writer.writerow(["class", "name", "train_count", "test_accuracy"])
-        for k, (name, count, value) in enumerate(zip(class_names, class_counts.tolist(), accuracy.tolist(), strict=True)):
+        columns = zip(class_names, class_counts.tolist(), accuracy.tolist(), strict=True)
+        for k, (name, count, value) in enumerate(columns):
             writer.writerow([k, name, count, f"{value:.6f}"])
         self.write("per_class.csv", table.getvalue())
 
-    # -- checkpoints -----------------------------------------------------------------------------------------------------
+    # -- checkpoints -------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def checkpoint(self, epoch: int, barrier: Callable[[], None] = lambda: None) -> Iterator[Path]:
-        """Save the state after ``epoch`` epochs: yields a folder to write into, which counts only once everything is in it.
+        """Save the state after ``epoch`` epochs: yields a folder to write into, which counts only once it is complete.
 
         Args:
             epoch: epochs completed.
             barrier: waits for all processes (``accelerator.wait_for_everyone``) when several write into the folder.
+
+        Raises:
+            OSError: the state could not be saved; earlier checkpoints are intact. Errors of other kinds pass through.
         """
         final = self.path / "checkpoints" / f"epoch_{epoch:05d}"
         temporary = final.with_name(f".{final.name}.tmp")
@@ -193,9 +206,14 @@ class RunFolder:
                 shutil.rmtree(final, ignore_errors=True)
                 temporary.rename(final)
                 _flush_folder(final.parent)
-        except BaseException:
+        except BaseException as error:
             if self.main:
-                shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the room, and the last checkpoint stays
+                shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the room; earlier checkpoints stay
+            if type(error) in (RuntimeError, SafetensorError):  # how torch.save and safetensors tell of a full disk
+                raise OSError(
+                    f"The checkpoint after epoch {epoch} could not be saved in `{self.path}` ({error}). Is the disk "
+                    "full? What was saved before is intact: make room, and resume."
+                ) from error
             raise
         if self.main:
             for old in self._checkpoints()[: -self.keep]:
@@ -217,7 +235,9 @@ class RunFolder:
             if self.main:
                 warnings.warn(f"Skipping a damaged checkpoint in `{self.path}`: {damaged[-1]}.", stacklevel=2)
         if damaged:
-            raise RuntimeError(f"No checkpoint in `{self.path}` can be used ({'; '.join(damaged)}). Delete the folder to start anew.")
+            raise RuntimeError(
+                f"No checkpoint in `{self.path}` can be used ({'; '.join(damaged)}). Delete the folder to start anew."
+            )
         return None
 
     def _checkpoints(self) -> list[Path]:
@@ -248,6 +268,9 @@ def _damage(checkpoint: Path) -> str | None:
     return None
 
 
+_RESTORE = "Restore it, or start in another folder."
+
+
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a run's ``config.yaml``.
 
@@ -257,9 +280,9 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"`{path}` is not readable as YAML: {error}. Restore it, or start in another folder.") from error
+        raise ValueError(f"`{path}` is not readable as YAML: {error}. {_RESTORE}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"`{path}` must hold `key: value` lines, but holds {type(values).__name__}. Restore it, or start in another folder.")
+        raise ValueError(f"`{path}` must hold `key: value` lines, but holds {type(values).__name__}. {_RESTORE}")
     return values
 
 
@@ -273,8 +296,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = str(path)  # a full disk is reported without the name of the file
         raise
 
 
@@ -319,7 +344,8 @@ def _git() -> dict[str, Any] | None:
     folder = Path(sys.argv[0]).resolve().parent if sys.argv and sys.argv[0] else Path.cwd()
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=30)
+        command = ["git", "-C", str(folder), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
         return done.stdout.strip()
 
     try:
@@ -341,9 +367,9 @@ def peak_memory_bytes() -> int | None:
 def reuse_freed_memory() -> bool:
     """Let glibc keep freed memory for the next tensor instead of giving it back to the system.
 
-    A training step on a CPU frees and takes the same large blocks again; by default each one goes back to the system and
-    comes as fresh pages, which the kernel must fill with zeros first. Keeping them made a bf16 ResNet-32 step 1.3 to 1.4 times as
-    fast; the process then holds on to its peak memory.
+    A training step on a CPU frees and takes the same large blocks again; by default each one goes back to the system
+    and comes as fresh pages, which the kernel must fill with zeros first. Keeping them made a bf16 ResNet-32 step 1.3 to
+    1.4 times as fast; the process then holds on to its peak memory.
     Call it once, before training. It does nothing on a GPU's memory.
 
     Returns:

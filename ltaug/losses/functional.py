@@ -26,6 +26,13 @@ def prior_corrected_cross_entropy(logits: Tensor, targets: Tensor, shift: Tensor
     """
     if logits.ndim < 2 or logits.shape[1] != shift.numel():
         raise ValueError(f"`logits` must have shape [N, {shift.numel()}, ...], but have {list(logits.shape)}.")
+    expected = logits.shape if targets.is_floating_point() else (logits.shape[0], *logits.shape[2:])
+    if targets.shape != expected:
+        raise ValueError(
+            "`targets` must be class indices [N, ...] or probabilities [N, C, ...] for logits of shape "
+            f"{list(logits.shape)}, "
+            f"but are {targets.dtype} of shape {list(targets.shape)}."
+        )
     with torch.autocast(logits.device.type, enabled=False):
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()

@@ -16,21 +16,23 @@ class PriorCorrectedLoss(nn.Module):
     One loss with several names, each a setting of it:
 
     - **Bayias** (UniMix, Xu et al., NeurIPS 2021, Eq. 14-15, https://arxiv.org/abs/2111.03874): tau = 1, any pi';
-    - **Balanced Softmax** (Ren et al., NeurIPS 2020, https://arxiv.org/abs/2007.10740), LADE's cross-entropy term: tau = 1;
+    - **Balanced Softmax** (Ren et al., NeurIPS 2020, https://arxiv.org/abs/2007.10740), LADE's
+      cross-entropy term: tau = 1;
     - **logit adjustment** (Menon et al., ICLR 2021, https://arxiv.org/abs/2007.07314): any tau.
 
-    With a uniform pi' and tau = 1 they agree up to a constant in the logits, which softmax cancels. Use the raw logits at test
-    time: they are then under pi' (for tau = 1), so ``logits_prior`` of the trained model is uniform by default.
+    With a uniform pi' and tau = 1 they agree up to a constant in the logits, which softmax cancels. Use the raw logits
+    at test time: they are then under pi' (for tau = 1), so ``logits_prior`` of the trained model is uniform by default.
 
     Args:
-        class_counts: training samples a class, [C]; all positive. Where mixing or sampling changes the label distribution that the
-            network is trained on, give that distribution instead: any positive numbers work.
+        class_counts: training samples a class, [C]; all positive. Where mixing or sampling changes the label
+            distribution that the network is trained on, give that distribution instead: any positive numbers work.
         tau: strength; 0 is plain cross-entropy.
         target_prior: pi', [C]; by default uniform.
         reduction: "mean", "sum" or "none".
 
     Shapes:
-        logits [N, C, ...]; targets int [N, ...], or probabilities [N, C, ...], for which the loss is sum_c t_c * loss(c).
+        logits [N, C, ...]; targets int [N, ...], or probabilities [N, C, ...], for which the loss is sum_c t_c *
+        loss(c).
 
     Raises:
         ValueError: a class has no sample (the message names it), or sizes do not fit.

@@ -9,7 +9,8 @@ __all__ = ["dense_targets", "mix", "unimix_factor"]
 
 
 def mix(x: Tensor, y: Tensor, lam: Tensor) -> Tensor:
-    """Mix two batches sample by sample, lam_i * x_i + (1 - lam_i) * y_i (mixup, Zhang et al., ICLR 2018, https://arxiv.org/abs/1710.09412).
+    """Mix two batches sample by sample, lam_i * x_i + (1 - lam_i) * y_i (mixup, Zhang et al., ICLR 2018,
+    https://arxiv.org/abs/1710.09412).
 
     Args:
         x: [N, ...], floating point.
@@ -28,10 +29,11 @@ def mix(x: Tensor, y: Tensor, lam: Tensor) -> Tensor:
 
 
 def unimix_factor(draw: Tensor, n_i: Tensor, n_j: Tensor) -> Tensor:
-    """The UniMix factor, xi* = (draw + n_j / (n_i + n_j)) mod 1 (Xu et al., NeurIPS 2021, Eq. 6, https://arxiv.org/abs/2111.03874).
+    """The UniMix factor, xi* = (draw + n_j / (n_i + n_j)) mod 1 (Xu et al., NeurIPS 2021, Eq. 6,
+    https://arxiv.org/abs/2111.03874).
 
-    It concentrates on the rarer of the two classes: with a small alpha the weight of sample i is near 1 where n_i << n_j.
-    At the released alpha = 0.8 the effect is slight: P(xi* >= 1/2) is 0.545 for a ratio of 9 to 1.
+    It concentrates on the rarer of the two classes: with a small alpha the weight of sample i is near 1 where n_i <<
+    n_j. At the released alpha = 0.8 the effect is slight: P(xi* >= 1/2) is 0.545 for a ratio of 9 to 1.
 
     Args:
         draw: a Beta(alpha, alpha) draw a pair, [N], in [0, 1].
@@ -63,7 +65,8 @@ def dense_targets(targets: Tensor, num_classes: int) -> Tensor:
     if targets.is_floating_point():
         if targets.ndim < 2 or targets.shape[1] != num_classes:
             raise ValueError(
-                f"`targets` must be class indices [N, ...] or probabilities [N, {num_classes}, ...], but are {targets.dtype} of "
+                f"`targets` must be class indices [N, ...] or probabilities [N, {num_classes}, ...], but are "
+                f"{targets.dtype} of "
                 f"shape {list(targets.shape)}."
             )
         return targets

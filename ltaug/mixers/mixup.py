@@ -8,12 +8,12 @@ from ltaug.mixers._base import Mixer, beta_draws, check_alpha
 
 
 class MixUp(Mixer):
-    """mixup: x = lam x_i + (1 - lam) x_j, y = lam y_i + (1 - lam) y_j, lam ~ Beta(alpha, alpha) (Zhang et al., ICLR 2018,
-    https://arxiv.org/abs/1710.09412).
+    """mixup: x = lam x_i + (1 - lam) x_j, y = lam y_i + (1 - lam) y_j, lam ~ Beta(alpha, alpha) (Zhang et al.,
+    ICLR 2018, https://arxiv.org/abs/1710.09412).
 
-    One lam a pair, as the formula has it; many implementations draw one a batch. With partners from two class-balanced samplers
-    (``PairSampler`` of ``ClassPowerSampler(labels, tau=0)`` twice) this is label-occurrence-balanced mixup (Zhang et al.,
-    ICASSP 2022, https://arxiv.org/abs/2110.04964).
+    One lam a pair, as the formula has it; many implementations draw one a batch. With partners from two class-balanced
+    samplers (``PairSampler`` of ``ClassPowerSampler(labels, tau=0)`` twice) this is label-occurrence-balanced mixup
+    (Zhang et al., ICASSP 2022, https://arxiv.org/abs/2110.04964).
 
     Args:
         num_classes: C.

@@ -14,19 +14,21 @@ class UniMix(Mixer):
     """UniMix: mixup whose weight leans to the rarer class of the pair (Xu et al., NeurIPS 2021, Eq. 6, 7 and 9,
     https://arxiv.org/abs/2111.03874).
 
-    xi* = (b + n_j / (n_i + n_j)) mod 1, b ~ Beta(alpha, alpha), one a pair; x = xi* x_i + (1 - xi*) x_j and so the labels.
-    The paper draws the first sample at random and the partner from the whole data set with class probability ~ n^tau:
-    give the mixer those partners, from ``PairSampler(ClassPowerSampler(labels, tau=1), ClassPowerSampler(labels, tau=-1))``.
+    xi* = (b + n_j / (n_i + n_j)) mod 1, b ~ Beta(alpha, alpha), one a pair; x = xi* x_i + (1 - xi*) x_j and so the
+    labels. The paper draws the first sample at random and the partner from the whole data set with class probability ~
+    n^tau: give the mixer those partners, from ``PairSampler(ClassPowerSampler(labels, tau=1), ClassPowerSampler(labels,
+    tau=-1))``.
 
     Differs in the released code, which draws partners inside the batch, with repetition, and counts tau on samples
     (tau_code = tau - 1): ``in_batch_tau`` reproduces that, in the paper's tau.
 
     Args:
-        class_counts: training samples a class, int [C].
-        alpha: parameter of the Beta law. At the released 0.8 the factor hardly differs from mixup's; a smaller one leans more.
-        in_batch_tau: only used for batches that come without partners. ``None``: a permutation of the batch. A number: partners
-            are drawn from the batch, with repetition, each with weight n^(in_batch_tau - 1); released settings are 0.5
-            (CIFAR-10-LT) and 0.9 (CIFAR-100-LT).
+        class_counts: training samples a class, int [C]; a class with 0 counts as one sample.
+        alpha: parameter of the Beta law. At the released 0.8 the factor hardly differs from mixup's; a smaller one
+            leans more.
+        in_batch_tau: only used for batches that come without partners. ``None``: a permutation of the batch. A number:
+            partners are drawn from the batch, with repetition, each with weight n^(in_batch_tau - 1); released settings
+            are 0.5 (CIFAR-10-LT) and 0.9 (CIFAR-100-LT).
 
     Raises:
         ValueError: ``alpha`` is not positive; or, when called, labels are not one a sample.
@@ -43,7 +45,8 @@ class UniMix(Mixer):
         self.alpha = check_alpha(alpha)
         self.in_batch_tau = in_batch_tau
         self.class_counts = counts
-        self._counts = counts.to(torch.float32)
+        # A class that training counts lack may turn up in a batch; as one sample it has a factor, as none it has 0 / 0.
+        self._counts = counts.clamp(min=1).to(torch.float32)
 
     def weights(self, targets: Tensor, partner_targets: Tensor) -> Tensor:
         """xi* of every pair, [N]."""
@@ -65,7 +68,8 @@ class UniMix(Mixer):
             return targets @ self._counts.to(targets.dtype)
         if targets.is_floating_point() or targets.ndim != 1:
             raise ValueError(
-                f"`targets` must be one class a sample, [N] or [N, {self.num_classes}], since the factor compares the classes of two "
+                f"`targets` must be one class a sample, [N] or [N, {self.num_classes}], since the factor compares the "
+                "classes of two "
                 f"samples, but are {targets.dtype} of shape {list(targets.shape)}."
             )
         return self._counts[targets.long()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ltaug.priors import Counts, as_counts
@@ -28,7 +27,8 @@ def log_prior_shift(from_prior: Counts, to_prior: Counts, strength: float = 1.0)
     target = as_counts(to_prior, "to_prior", integers=False, positive=True).double()
     if source.shape != target.shape:
         raise ValueError(
-            f"`from_prior` and `to_prior` must have one number a class each, but have {source.numel()} and {target.numel()}."
+            f"`from_prior` and `to_prior` must have one number a class each, but have {source.numel()} and "
+            f"{target.numel()}."
         )
     target = target.to(source.device)
     return strength * ((target / target.sum()).log() - (source / source.sum()).log())
@@ -37,8 +37,8 @@ def log_prior_shift(from_prior: Counts, to_prior: Counts, strength: float = 1.0)
 def shift_logits(logits: Tensor, from_prior: Counts, to_prior: Counts, strength: float = 1.0, dim: int = 1) -> Tensor:
     """Move logits from one class prior to another: z + strength * (log to_prior - log from_prior).
 
-    By Bayes' rule p(y | x) ~ p(x | y) p(y): a model whose softmax is right under one prior becomes right under another by adding
-    the difference of the log priors. One act, many names:
+    By Bayes' rule p(y | x) ~ p(x | y) p(y): a model whose softmax is right under one prior becomes right under another
+    by adding the difference of the log priors. One act, many names:
 
     ============================================== ==================== ================== =========================
     name                                           from_prior           to_prior           strength
@@ -53,8 +53,8 @@ def shift_logits(logits: Tensor, from_prior: Counts, to_prior: Counts, strength:
 
     Args:
         logits: [N, C, ...], classes on ``dim``.
-        from_prior: the prior that the logits are under, [C]: the training prior for a model trained with plain cross-entropy,
-            uniform for a prior-corrected one. Counts or probabilities.
+        from_prior: the prior that the logits are under, [C]: the training prior for a model trained with plain
+            cross-entropy, uniform for a prior-corrected one. Counts or probabilities.
         to_prior: the prior to move to, [C].
         strength: 0 leaves the logits, 1 is Bayes' rule.
         dim: where the classes are.
@@ -63,15 +63,19 @@ def shift_logits(logits: Tensor, from_prior: Counts, to_prior: Counts, strength:
         Logits of the same shape and type, not normalised.
 
     Raises:
-        ValueError: a class has prior 0 (its log is infinite), or the numbers of classes differ.
+        ValueError: a class has prior 0 (its log is infinite), the numbers of classes differ, or logits are integers.
 
+    >>> import torch
     >>> shift_logits(torch.zeros(1, 2), from_prior=[3, 1], to_prior=[1, 1]).softmax(1)
     tensor([[0.2500, 0.7500]])
     """
+    if not logits.is_floating_point():
+        raise ValueError(f"`logits` must be floating point, but are {logits.dtype}: the shift would be rounded.")
     shift = log_prior_shift(from_prior, to_prior, strength)
     if logits.shape[dim] != shift.numel():
         raise ValueError(
-            f"`logits` must have {shift.numel()} classes on dim {dim}, as the priors have, but have shape {list(logits.shape)}."
+            f"`logits` must have {shift.numel()} classes on dim {dim}, as the priors have, but have shape "
+            f"{list(logits.shape)}."
         )
     shape = [1] * logits.ndim
     shape[dim] = -1

@@ -17,7 +17,8 @@ class EpochSampler(Sampler[int]):
         num_samples: indices an epoch.
         seed: which experiment.
         epoch: set by :meth:`set_epoch`; a loop that never calls it sees the same order in every epoch.
-        stream: which of several samplers of one experiment this is; :class:`PairSampler` gives its second sampler another one.
+        stream: which of several samplers of one experiment this is; :class:`PairSampler` gives its second sampler
+            another one.
     """
 
     def __init__(self, num_samples: int, seed: int) -> None:
@@ -31,7 +32,9 @@ class EpochSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next iteration."""
+        """Choose the order of the next iteration; ``epoch`` counts from 0."""
+        if epoch < 0:
+            raise ValueError(f"`epoch` must not be negative, but is {epoch}.")
         self.epoch = int(epoch)
 
     def indices(self) -> Tensor:

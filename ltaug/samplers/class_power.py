@@ -13,7 +13,8 @@ from ltaug.samplers._base import EpochSampler
 class ClassPowerSampler(EpochSampler):
     r"""Draw a class with probability proportional to n_y^tau, then a member of it uniformly.
 
-    P(Y = y) = n_y^tau / sum_c n_c^tau (UniMix, Xu et al., NeurIPS 2021, Eq. 9, https://arxiv.org/abs/2111.03874). One class for
+    P(Y = y) = n_y^tau / sum_c n_c^tau (UniMix, Xu et al., NeurIPS 2021, Eq. 9, https://arxiv.org/abs/2111.03874).
+    One class for
 
     ===== ==========================================================================================================
     tau   what it is called
@@ -31,8 +32,8 @@ class ClassPowerSampler(EpochSampler):
         labels: class of every sample, int [N].
         tau: the exponent, on class counts.
         num_samples: indices an epoch; by default N.
-        replacement: draw independently (the default). ``False`` is the shuffled epoch, every sample at most once, and exists
-            only for ``tau=1``: any other power needs repetition.
+        replacement: draw independently (the default). ``False`` is the shuffled epoch, every sample at most once, and
+            exists only for ``tau=1``: any other power needs repetition.
         seed: with the epoch, the only source of randomness.
 
     Raises:
@@ -45,20 +46,30 @@ class ClassPowerSampler(EpochSampler):
     """
 
     def __init__(
-        self, labels: Counts, tau: float = 0.0, *, num_samples: int | None = None, replacement: bool = True, seed: int = 0
+        self,
+        labels: Counts,
+        tau: float = 0.0,
+        *,
+        num_samples: int | None = None,
+        replacement: bool = True,
+        seed: int = 0,
     ) -> None:
         array = as_labels(labels).cpu().numpy()
         if array.size == 0:
             raise ValueError("`labels` must hold at least one sample, but is empty.")
         if array.min() < 0:
-            raise ValueError(f"`labels` must not be negative, but hold {array.min()}. Remove samples that carry an ignore index.")
+            raise ValueError(
+                f"`labels` must not be negative, but hold {array.min()}. Remove samples that carry an ignore index."
+            )
         if not np.isfinite(tau):
             raise ValueError(f"`tau` must be finite, but is {tau}.")
         super().__init__(array.size if num_samples is None else num_samples, seed)
         if not replacement and tau != 1.0:
             raise ValueError(f"`replacement=False` is the shuffled epoch and needs `tau=1`, but `tau` is {tau}.")
         if not replacement and self.num_samples > array.size:
-            raise ValueError(f"`num_samples`={self.num_samples} exceeds the {array.size} samples; pass `replacement=True`.")
+            raise ValueError(
+                f"`num_samples`={self.num_samples} exceeds the {array.size} samples; pass `replacement=True`."
+            )
         self.tau = float(tau)
         self.replacement = replacement
         self.size = array.size
@@ -73,7 +84,7 @@ class ClassPowerSampler(EpochSampler):
         self._alias = None if self.tau == 0.0 else AliasTable(self.class_probabilities(self._count, self.tau))
 
     @staticmethod
-    def class_probabilities(class_counts: np.ndarray, tau: float) -> np.ndarray:  # type: ignore[type-arg]
+    def class_probabilities(class_counts: np.ndarray, tau: float) -> np.ndarray:
         """P(Y = y) of Eq. 9 for present classes, in float64; computed through logarithms so that no power overflows."""
         log = tau * np.log(np.asarray(class_counts, dtype=np.float64))
         weight = np.exp(log - log.max())
@@ -97,9 +108,9 @@ class ClassPowerSampler(EpochSampler):
 
 
 class AliasTable:
-    """Walker's alias method (Vose's construction): a draw from any discrete law costs one uniform number and two look-ups."""
+    """Walker's alias method (Vose's construction): a draw from any discrete law for one uniform number."""
 
-    def __init__(self, probabilities: np.ndarray) -> None:  # type: ignore[type-arg]
+    def __init__(self, probabilities: np.ndarray) -> None:
         size = len(probabilities)
         scaled = probabilities * size
         keep, alias = np.ones(size), np.arange(size)
@@ -113,7 +124,7 @@ class AliasTable:
             (small if scaled[high] < 1.0 else large).append(high)
         self._keep, self._alias = keep, alias
 
-    def draw(self, generator: np.random.Generator, size: int) -> np.ndarray:  # type: ignore[type-arg]
+    def draw(self, generator: np.random.Generator, size: int) -> np.ndarray:
         """``size`` independent indices."""
         position = generator.random(size) * len(self._keep)
         slot = position.astype(np.int64)

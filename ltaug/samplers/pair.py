@@ -10,24 +10,27 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from ltaug.samplers._base import EpochSampler
+
 T = TypeVar("T")
 
 
 class PairSampler(Sampler[tuple[int, int]]):
     """Yield index pairs (i, j), i from the first sampler and j from the second.
 
-    The papers describe their partners over the whole data set, not over the batch: UniMix is ``ClassPowerSampler(labels, tau=1)``
-    with ``ClassPowerSampler(labels, tau=-1)``, label-occurrence-balanced mixup is ``tau=0`` twice, BBN is ``tau=1`` with ``tau=-1``.
+    The papers describe their partners over the whole data set, not over the batch: UniMix is
+    ``ClassPowerSampler(labels, tau=1)`` with ``ClassPowerSampler(labels, tau=-1)``, label-occurrence-balanced mixup is
+    ``tau=0`` twice, BBN is ``tau=1`` with ``tau=-1``.
 
-    The two streams are independent even when both samplers have the same seed: the second is copied and moved to another
-    random stream. Samplers that are not from this library are used as they are.
+    The two streams are independent even when both samplers have the same seed: the second is copied and moved to
+    another random stream. Samplers that are not from this library are used as they are.
 
     Args:
         first: sampler of i.
         second: sampler of j, of the same length.
 
     Raises:
-        ValueError: the lengths differ, or one object is given twice.
+        ValueError: the lengths differ, or one sampler that is not from this library is given twice.
 
     >>> from ltaug.samplers import ClassPowerSampler
     >>> labels = [0, 0, 0, 1]
@@ -37,14 +40,16 @@ class PairSampler(Sampler[tuple[int, int]]):
     """
 
     def __init__(self, first: Sampler[int], second: Sampler[int]) -> None:
-        if len(first) != len(second):  # type: ignore[arg-type]
+        lengths = [len(sampler) for sampler in (first, second)]  # type: ignore[arg-type]
+        if lengths[0] != lengths[1]:
             raise ValueError(
-                f"`first` and `second` must yield equally many indices, but have {len(first)} and {len(second)}. "  # type: ignore[arg-type]
+                f"`first` and `second` must yield equally many indices, but have {lengths[0]} and {lengths[1]}. "
                 "Pass the same `num_samples` to both."
             )
-        if hasattr(second, "stream"):
-            second = copy.copy(second)
-            second.stream = getattr(first, "stream", 0) + 1
+        if isinstance(second, EpochSampler):
+            moved = copy.copy(second)
+            moved.stream = getattr(first, "stream", 0) + 1
+            second = moved
         elif first is second:
             raise ValueError("`first` and `second` are the same sampler, so every sample would be its own partner.")
         self.first = first
@@ -85,7 +90,9 @@ class PairDataset(Dataset[tuple[T, T]], Generic[T]):
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[T, T]:
         if not isinstance(index, tuple | list) or len(index) != 2:
-            raise ValueError(f"`index` must be a pair of indices, but is {index!r}. Use `PairSampler` as the loader's `sampler`.")
+            raise ValueError(
+                f"`index` must be a pair of indices, but is {index!r}. Use `PairSampler` as the loader's `sampler`."
+            )
         first, second = index
         return self.dataset[first], self.dataset[second]
 

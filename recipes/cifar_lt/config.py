@@ -1,11 +1,20 @@
-"""Every knob of the recipe, with its default, and how the command line and the YAML files fill it."""
+"""Every knob of the recipe, with its default; how command line and YAML files fill it, and how mistakes are told."""
 
+import contextlib
 import difflib
+import errno
+import os
+import re
 import sys
+import time
+import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 # What follows the attributes below is their help text on the command line.
@@ -100,19 +109,37 @@ class Config:
     """Tracker of accelerate, besides the run folder: tensorboard, wandb, ..."""
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            if getattr(self, item.name) is None and "None" not in str(item.type):
+                raise ValueError(f"`{item.name}` needs a value, but is null.")
         if self.dataset not in DATASETS:
-            raise ValueError(f"`dataset` must be one of {', '.join(DATASETS)}, but is {self.dataset!r}{near_miss(self.dataset, DATASETS)}.")
+            hint = near_miss(self.dataset, DATASETS) or "."
+            raise ValueError(f"`dataset` must be one of {', '.join(DATASETS)}, but is {self.dataset!r}{hint}")
         for name in ("epochs", "batch_size", "eval_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
+        for name in ("seed", "data_seed", "momentum", "weight_decay", "warmup_epochs", "decay_factor", "crop_padding"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"`{name}` must not be negative, but is {getattr(self, name)}.")
         for name in ("lr", "imbalance_ratio", "alpha"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be positive, but is {getattr(self, name)}.")
         if self.imbalance_ratio < 1:
             raise ValueError(
-                f"`imbalance_ratio` is largest over smallest class and must be at least 1, but is {self.imbalance_ratio}. "
-                f"Did you mean {1 / self.imbalance_ratio:g}?"
+                "`imbalance_ratio` is largest over smallest class and must be at least 1, but is "
+                f"{self.imbalance_ratio}. Did you mean {1 / self.imbalance_ratio:g}?"
             )
+        if self.log_with is not None:
+            # accelerate itself passes over a tracker that is not installed, silently.
+            from accelerate.tracking import get_available_trackers
+
+            trackers = ["all", *map(str, get_available_trackers())]
+            if self.log_with not in trackers:
+                raise ValueError(
+                    f"`log_with` is {self.log_with!r}, but the trackers installed here are: "
+                    f"{', '.join(trackers[1:]) or 'none'}. Install its package, or leave the setting out: "
+                    "metrics.jsonl has the same rows."
+                )
         if self.out is None:
             self.out = f"runs/{self.dataset}_ir{self.imbalance_ratio:g}_{self.method}_seed{self.seed}"
 
@@ -124,32 +151,77 @@ class Config:
 
 
 def parse_config(arguments: list[str] | None = None) -> Config:
-    """Read the command line (`--config FILE` first, single settings after it) or leave with a message that names the fault."""
+    """Read the command line (`--config FILE` first, single settings after it), or leave with a line on the fault."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    names = [item.name for item in fields(Config)]
     parser = ArgumentParser(description=Config.__doc__, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML file of settings; may be given several times, later wins")
+    parser.add_argument("--config", action="config", help="YAML file of settings; given several times, later wins")
     parser.add_class_arguments(Config)
     try:
-        for name, value in zip(arguments, arguments[1:] + [""], strict=True):
-            if name == "--config" and not Path(value).is_file():
-                known = [path.as_posix() for path in (Path(__file__).parent / "configs").glob("*.yaml")]
-                close = difflib.get_close_matches(Path(value).stem, [Path(path).stem for path in known], n=1, cutoff=0.4)
-                hint = f" Did you mean the method {close[0]}?" if close else ""
-                raise ValueError(f"`--config` {value!r} is no file.{hint} There are: {', '.join(sorted(Path(path).stem for path in known))}.")
+        for name, following in zip(arguments, [*arguments[1:], ""], strict=True):
+            if name == "--config" or name.startswith("--config="):
+                check_config_file(name.partition("=")[2] or following)
         values: Any = parser.parse_args(arguments)
         values.pop("config")
         return Config(**values.as_dict())
     except (ArgumentError, ValueError) as error:
-        message = str(error)
-        unknown = [word.strip("'\"`,.:").lstrip("-").split("=")[0] for word in message.split()]
-        hints = [near_miss(word, names) for word in unknown if word not in names and len(word) > 2]
-        hint = next((hint for hint in hints if hint), "") if "accept" in message or "ecogni" in message else ""
-        print(f"{Path(sys.argv[0]).name}: error: {message}{hint}", file=sys.stderr)
-        sys.exit(2)
+        hint = ""
+        pattern = r"unrecognized arguments: --(\w+)|ption '([\w.]+)' is not accepted|accept option '([\w.]+)'"
+        if unknown := re.search(pattern, str(error)):
+            name = next(filter(None, unknown.groups()))
+            hint = near_miss(name, [item.name for item in fields(Config)]) or "; --help lists the settings"
+        leave(f"{error}{hint}")
+
+
+def check_config_file(path: str) -> None:
+    """Raise a ValueError that names the file if it is not one of settings."""
+    if not Path(path).is_file():
+        known = sorted(file.stem for file in (Path(__file__).parent / "configs").glob("*.yaml"))
+        close = difflib.get_close_matches(Path(path).stem, known, n=1, cutoff=0.4)
+        hint = f" Did you mean the method {close[0]}?" if close else ""
+        raise ValueError(f"`--config` {path!r} is no file.{hint} There are: {', '.join(known)}.")
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"`--config` {path!r} is not readable as YAML: {error}.") from error
+    if not isinstance(values, dict):
+        kind = "nothing" if values is None else f"a {type(values).__name__}"
+        raise ValueError(f"`--config` {path!r} must hold `setting: value` lines, but holds {kind}.")
 
 
 def near_miss(word: str, known: Any) -> str:
     """', did you mean X?' or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f", did you mean {close[0]!r}?" if close else ""
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """End with one line when settings, data, a folder or the disk are at fault; with PYTHONDEVMODE=1 as a traceback.
+
+    These are the errors of the system, the ValueErrors that this folder raises, and those of ltaug. Anything else is a
+    fault of the program and keeps its traceback.
+    """
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+        ours = Path(str(find_spec("ltaug").origin)).resolve().parent in raised_in.parents
+        ours = ours or (isinstance(error, ValueError) and raised_in.parent == Path(__file__).resolve().parent)
+        if sys.flags.dev_mode or not (ours or isinstance(error, OSError)):
+            raise
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        leave(f"{error}{'. What was saved before is intact: make room, and resume.' if full else ''}")
+
+
+def one_process() -> None:
+    """Leave if there are several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        leave("this script runs on one process; train.py runs on several.")
+
+
+def leave(message: str) -> NoReturn:
+    """End the program with one line. Of several processes the main one says it, the others only if it does not."""
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        time.sleep(30)  # the launcher ends this process as soon as the main one has left
+    print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    sys.exit(2)

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from config import Config
+from PIL.Image import Image
 from torch import Tensor
 
 import ltaug
@@ -41,12 +43,19 @@ def load_data(cfg: Config) -> Data:
     read_train_images, labels, test_images, test_labels, names = load(cfg)
     num_classes = len(names)
     available = ltaug.class_counts(labels, num_classes)
-    profile = {"exponential": ltaug.exponential_counts, "step": ltaug.step_counts, "pareto": ltaug.pareto_counts}[cfg.profile]
-    counts = profile(int(available.max()), num_classes, cfg.imbalance_ratio)
+    profiles = {"exponential": ltaug.exponential_counts, "step": ltaug.step_counts, "pareto": ltaug.pareto_counts}
+    counts = profiles[cfg.profile](int(available.max()), num_classes, cfg.imbalance_ratio)
     if int(counts.min()) == 0:
         raise ValueError(
-            f"`imbalance_ratio`={cfg.imbalance_ratio:g} leaves class {int(counts.argmin())} without training samples, since the largest "
-            f"class has {int(available.max())}. Lower it."
+            f"`imbalance_ratio`={cfg.imbalance_ratio:g} leaves class {int(counts.argmin())} without training samples, "
+            f"since the largest class has {int(available.max())}. Lower it."
+        )
+    if (short := (available < counts).nonzero()[:, 0]).numel():
+        k = int(short[0])
+        raise ValueError(
+            f"`imbalance_ratio`={cfg.imbalance_ratio:g} asks for {int(counts[k])} training samples of class {k} "
+            f"({names[k]}), but there are {int(available[k])} ({len(short)} of {num_classes} classes are too small). "
+            "Raise it, or leave out the subsampling in data.py if the set is long-tailed by nature."
         )
     indices = ltaug.subsample(labels, counts, seed=cfg.data_seed)
     images = read_train_images(indices)
@@ -55,9 +64,7 @@ def load_data(cfg: Config) -> Data:
         mean, std = pixels.mean((0, 1, 2)).tolist(), pixels.std((0, 1, 2)).tolist()
     else:
         mean, std = CIFAR_MEAN, CIFAR_STD
-    return Data(
-        images, labels[indices], test_images, test_labels, names, counts, ltaug.index_hash(indices), mean, std
-    )
+    return Data(images, labels[indices], test_images, test_labels, names, counts, ltaug.index_hash(indices), mean, std)
 
 
 Split = tuple[Callable[[Tensor], Tensor], Tensor, Tensor, Tensor, list[str]]
@@ -69,34 +76,43 @@ def load_cifar(cfg: Config) -> Split:
     from datasets import load_dataset
 
     source = cfg.data_dir or HUB[cfg.dataset]
+    if cfg.data_dir and not Path(cfg.data_dir).is_dir():
+        raise ValueError(
+            f"`data_dir` {cfg.data_dir!r} is no folder. Leave it out to read {HUB[cfg.dataset]} from the hub."
+        )
     try:
         splits = load_dataset(source)
     except Exception as error:  # the hub client and the file readers raise many types
         if cfg.data_dir:
             raise ValueError(f"`data_dir` {cfg.data_dir!r} cannot be read as a data set: {error}") from error
         raise ConnectionError(
-            f"The data set {source!r} could not be loaded from the hub ({type(error).__name__}: {error}). Offline ways: `--data_dir FOLDER` "
-            "with parquet files of the same columns, a cache filled earlier (set HF_HUB_OFFLINE=1), or `--dataset digits`, which "
-            "needs no files."
+            f"The data set {source!r} could not be loaded from the hub ({type(error).__name__}: {error}). Offline "
+            "ways: `--data_dir FOLDER` with parquet files of the same columns, a cache filled earlier (set "
+            "HF_HUB_OFFLINE=1), or `--dataset digits`, which needs no files."
         ) from error
     label_column = cfg.label_column or ("fine_label" if cfg.dataset == "cifar100" else "label")
     for split in ("train", "test"):
         if split not in splits:
-            raise ValueError(f"{source!r} must have a split named {split!r}, but has {', '.join(splits)}.")
+            raise ValueError(
+                f"{source!r} must have a split named {split!r}, but has {', '.join(splits)}. "
+                f"A folder's splits are told by its file names: {split}-0.parquet."
+            )
         for setting, column in (("image_column", cfg.image_column), ("label_column", label_column)):
             if column not in splits[split].column_names:
                 raise ValueError(
-                    f"{source!r} has no column {column!r} in its {split} split, but {', '.join(splits[split].column_names)}. "
+                    f"{source!r} has no column {column!r} in its {split} split, but "
+                    f"{', '.join(splits[split].column_names)}. "
                     f"Name the right one with `--{setting}`."
                 )
-    feature = splits["train"].features[label_column]
-    train_labels = torch.tensor(splits["train"][label_column][:])
-    test_labels = torch.tensor(splits["test"][label_column][:])
-    names = getattr(feature, "names", None) or [str(k) for k in range(int(train_labels.max()) + 1)]
+    train_labels, test_labels = (read_labels(splits[split], label_column, source) for split in ("train", "test"))
+    names = getattr(splits["train"].features[label_column], "names", None)
+    names = names or [str(k) for k in range(int(train_labels.max()) + 1)]
     for split, labels in (("train", train_labels), ("test", test_labels)):
         if int(labels.min()) < 0 or int(labels.max()) >= len(names):
             raise ValueError(
-                f"{source!r} has labels from {int(labels.min())} to {int(labels.max())} in its {split} split, but {len(names)} classes."
+                f"{source!r} must have labels in 0..{len(names) - 1}, its {len(names)} classes, but those of its "
+                f"{split} split range from {int(labels.min())} to {int(labels.max())}. Name another column with "
+                "`--label_column`."
             )
 
     def read_train_images(indices: Tensor) -> Tensor:
@@ -106,16 +122,38 @@ def load_cifar(cfg: Config) -> Split:
     return read_train_images, train_labels, test_images, test_labels, list(names)
 
 
+def read_labels(split, column: str, source: str) -> Tensor:
+    """The class indices of a split, int64 [N]."""
+    labels = split[column][:]
+    if not labels:
+        raise ValueError(f"{source!r} has an empty {split.split} split. Put samples into it.")
+    for k, label in enumerate(labels):
+        if not isinstance(label, int):
+            raise ValueError(
+                f"{source!r} must hold class indices in {column!r}, but sample {k} of its {split.split} split has "
+                f"{label!r}. Name another column with `--label_column`."
+            )
+    return torch.tensor(labels)
+
+
 def decode(split, column: str, source: str) -> Tensor:
     """All images of a split as one uint8 tensor [N, H, W, 3]."""
-    first = np.asarray(split[0][column].convert("RGB"))
-    images = torch.empty((len(split), *first.shape), dtype=torch.uint8)
-    for k, image in enumerate(split[column]):
-        array = np.array(image.convert("RGB"))
-        if array.shape != first.shape:
+    images = torch.empty(0)
+    rows = iter(split[column])
+    for k in range(len(split)):
+        try:
+            image = next(rows)
+            if not isinstance(image, Image):
+                raise TypeError(f"it is a {type(image).__name__}; name another column with `--image_column`")
+            array = np.array(image.convert("RGB"))
+        except (OSError, TypeError) as error:
+            raise ValueError(f"{source!r}: sample {k} of {column!r} cannot be read as an image: {error}.") from error
+        if k == 0:
+            images = torch.empty((len(split), *array.shape), dtype=torch.uint8)
+        if array.shape != images.shape[1:]:
             raise ValueError(
-                f"{source!r}: image {k} is {array.shape[1]}x{array.shape[0]}, the first is {first.shape[1]}x{first.shape[0]}. "
-                "This recipe holds the set in one tensor and needs one size."
+                f"{source!r}: image {k} is {array.shape[1]}x{array.shape[0]}, the first is "
+                f"{images.shape[2]}x{images.shape[1]}. This recipe holds the set in one tensor and needs one size."
             )
         images[k] = torch.from_numpy(array)
     return images

@@ -11,16 +11,19 @@ import time
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
-from config import Config, parse_config
+from config import Config, parse_config, plain_errors
 from data import load_data
 from model import build_model, count_parameters
+from results import save_results
 from torch import nn
 from tqdm.auto import tqdm
 
-from ltaug import BayiasLoss, ClassPowerSampler, MixUp, PairSampler, ResidentLoader, RunFolder, UniMix, class_prior
-from ltaug.metrics import classification_report, per_class_accuracy
-from ltaug.report import write_report
-from ltaug.run import peak_memory_bytes, reuse_freed_memory
+from ltaug import BayiasLoss, ClassPowerSampler, MixUp, PairSampler, ResidentLoader, RunFolder, UniMix
+from ltaug.metrics import classification_report
+from ltaug.run import reuse_freed_memory
+
+SHOWN = ("loss", "lr", "top1", "many", "medium", "few", "ece", "images_per_second")  # of an epoch's row, in the log
+FREE = ("epochs", "out", "data_dir", "resume")  # what may change on resuming
 
 
 def main(cfg: Config) -> None:
@@ -32,12 +35,12 @@ def main(cfg: Config) -> None:
     # 1. Data: what is in the set, and in what order it is seen.
     data = load_data(cfg)
     num_classes = len(data.class_counts)
-    run = RunFolder(cfg.out, cfg, main=accelerator.is_main_process, resume=cfg.resume, free_keys=("resume", "epochs", "out", "data_dir"))
+    processes = accelerator.num_processes
     shared = {
         "mean": data.mean, "std": data.std, "device": accelerator.device,
-        "num_processes": accelerator.num_processes, "process_index": accelerator.process_index,
+        "num_processes": processes, "process_index": accelerator.process_index,
     }  # fmt: skip
-    test_loader = ResidentLoader(data.test_images, data.test_labels, batch_size=250 * accelerator.num_processes, **shared)
+    test_loader = ResidentLoader(data.test_images, data.test_labels, batch_size=250 * processes, **shared)
 
     def train_loader(epoch: int) -> ResidentLoader:
         """An epoch's stream of samples, or of pairs; a pure function of the seed and the epoch."""
@@ -46,14 +49,16 @@ def main(cfg: Config) -> None:
         if mixes(cfg, epoch) and cfg.partner == "dataset":
             sampler = PairSampler(sampler, class_sampler(cfg.partner_tau if rebalanced else 1.0))
         loader = ResidentLoader(
-            data.train_images, data.train_labels, batch_size=cfg.batch_size, sampler=sampler, crop_padding=cfg.crop_padding,
-            flip=cfg.flip, drop_last=True, seed=cfg.seed, **shared,
+            data.train_images, data.train_labels, batch_size=cfg.batch_size, sampler=sampler, drop_last=True,
+            crop_padding=cfg.crop_padding, flip=cfg.flip, seed=cfg.seed, **shared,
         )  # fmt: skip
         loader.set_epoch(epoch)
         return loader
 
     def class_sampler(tau: float) -> ClassPowerSampler:
         return ClassPowerSampler(data.train_labels, tau, replacement=tau != 1.0, seed=cfg.seed)
+
+    steps = len(train_loader(0)) * cfg.batch_size
 
     # 2. Method: how samples are mixed, and what is minimised.
     in_batch_tau = cfg.partner_tau if cfg.partner == "batch" else None
@@ -68,10 +73,12 @@ def main(cfg: Config) -> None:
     # 3. Model and optimiser.
     model = build_model(num_classes, in_channels=data.train_images.shape[3])
     parameters = count_parameters(model)
-    accelerator.print(f"{cfg.method}: {len(data.train_labels)} samples, {num_classes} classes of {data.class_counts.max()} to "
-                      f"{data.class_counts.min()} (subset {data.index_hash[:12]}), {parameters / 1e6:.2f} M parameters, "
-                      f"{accelerator.num_processes} process(es), {accelerator.mixed_precision}")  # fmt: skip
-    if cfg.sync_bn and accelerator.num_processes > 1:
+    accelerator.print(
+        f"{cfg.method}: {len(data.train_labels)} samples, {num_classes} classes of {data.class_counts.max()} to "
+        f"{data.class_counts.min()} (subset {data.index_hash[:12]}), {parameters / 1e6:.2f} M parameters, "
+        f"{processes} process(es), {accelerator.mixed_precision}"
+    )
+    if cfg.sync_bn and processes > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if cfg.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -79,18 +86,18 @@ def main(cfg: Config) -> None:
     model, optimizer = accelerator.prepare(model, optimizer)
     forward = torch.compile(model) if cfg.compile else model
 
-    # 4. Resume from the last complete checkpoint.
-    first_epoch, seconds = 0, 0.0
-    checkpoint = run.latest_checkpoint() if cfg.resume else None
-    if checkpoint:
+    # 4. The run folder, made only now that everything fits together; resume from the last complete checkpoint.
+    run = RunFolder(cfg.out, cfg, main=accelerator.is_main_process, resume=cfg.resume, free_keys=FREE)
+    first_epoch = 0
+    if cfg.resume and (checkpoint := run.latest_checkpoint()):
         folder, first_epoch = checkpoint
+        if first_epoch > cfg.epochs:
+            raise ValueError(f"`epochs` is {cfg.epochs}, but `{cfg.out}` has completed {first_epoch}. Raise it.")
         accelerator.load_state(str(folder))
-        seconds = sum(row["seconds"] for row in run.rows() if row["epoch"] < first_epoch)
         accelerator.print(f"Resumed after epoch {first_epoch} of {cfg.epochs}.")
-    accelerator.init_trackers("ltaug", config=vars(cfg))
+    accelerator.init_trackers("ltaug", config={key: str(value) for key, value in vars(cfg).items()})
 
     # 5. Train.
-    steps = len(train_loader(0)) * cfg.batch_size
     with tqdm(total=cfg.epochs * steps, initial=first_epoch * steps, unit="img", unit_scale=True, smoothing=0.05,
               disable=not accelerator.is_main_process) as progress:  # fmt: skip
         for epoch in range(first_epoch, cfg.epochs):
@@ -99,16 +106,17 @@ def main(cfg: Config) -> None:
                 group["lr"] = cfg.lr_at(epoch)
             mixing = mixer if mixes(cfg, epoch) else None
             loss = train_one_epoch(accelerator, forward, train_loader(epoch), mixing, criterion, optimizer, progress)
-            train_seconds = time.perf_counter() - start
-            metrics = {}
+            row = {"epoch": epoch, "loss": loss, "lr": cfg.lr_at(epoch)}
+            row["images_per_second"] = steps / (time.perf_counter() - start)
             if (epoch + 1) % cfg.eval_every == 0 or epoch + 1 == cfg.epochs:
                 logits, labels = evaluate(model, test_loader)
-                metrics = classification_report(logits.softmax(1), labels, data.class_counts)
-            row = {"epoch": epoch, "loss": loss, "lr": cfg.lr_at(epoch), **metrics, "images_per_second": steps / train_seconds,
-                   "seconds": time.perf_counter() - start}  # fmt: skip
+                row |= classification_report(logits.softmax(1), labels, data.class_counts)
+            row["seconds"] = time.perf_counter() - start
             run.log(**row)
             accelerator.log(row, step=epoch)
-            progress.write(" ".join([f"epoch {epoch + 1}/{cfg.epochs}", *(f"{key} {value:.4g}" for key, value in row.items() if key != "epoch")]))
+            if accelerator.is_main_process:
+                shown = "  ".join(f"{key} {row[key]:.4g}" for key in SHOWN if key in row)
+                progress.write(f"epoch {epoch + 1}/{cfg.epochs}  {shown}")
             if (epoch + 1) % cfg.checkpoint_every == 0 or epoch + 1 == cfg.epochs:
                 with run.checkpoint(epoch + 1, accelerator.wait_for_everyone) as folder:
                     accelerator.save_state(str(folder))
@@ -116,22 +124,8 @@ def main(cfg: Config) -> None:
     # 6. What came out.
     logits, labels = evaluate(model, test_loader)
     if accelerator.is_main_process:
-        rows = run.rows()
-        wall_time = sum(row["seconds"] for row in rows)
-        prior = logits_prior(cfg, data.class_counts, mixer)
-        run.save_logits(logits, labels)
-        run.save_per_class(data.class_names, data.class_counts, per_class_accuracy(logits.softmax(1), labels, num_classes))
-        run.save_model(accelerator.get_state_dict(model), {
-            "class_names": data.class_names, "class_counts": data.class_counts, "logits_prior": prior, "in_channels": data.train_images.shape[3],
-        })  # fmt: skip
-        run.write_json("summary.json", {
-            "name": cfg.method, "dataset": cfg.dataset, "imbalance_ratio": cfg.imbalance_ratio, "seed": cfg.seed, "epochs": cfg.epochs,
-            "final": classification_report(logits.softmax(1), labels, data.class_counts), "wall_time_s": wall_time,
-            "images_per_second": sorted(row["images_per_second"] for row in rows)[len(rows) // 2], "parameters": parameters,
-            "peak_memory_bytes": peak_memory_bytes(), "precision": accelerator.mixed_precision, "num_processes": accelerator.num_processes,
-            "index_hash": data.index_hash, "class_counts": data.class_counts, "class_names": data.class_names,
-        })  # fmt: skip
-        accelerator.print(f"Report: {write_report(run.path)}")
+        state = accelerator.get_state_dict(model)
+        save_results(run, cfg, data, logits, labels, state, mixer, parameters, accelerator)
     accelerator.end_training()
 
 
@@ -180,23 +174,6 @@ def autocast_type(precision: str) -> str:
     return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
 
 
-def logits_prior(cfg: Config, class_counts: torch.Tensor, mixer) -> torch.Tensor:
-    """The class prior that the trained model's logits are under: the label distribution it saw over the one its loss corrects."""
-    prior = class_prior(class_counts)
-    first, partner = (power / power.sum() for power in (prior**cfg.first_tau, prior**cfg.partner_tau))
-    seen = first
-    if mixer is not None:
-        # By simulation: it holds for any mixer, and one part in a thousand is enough here.
-        generator = torch.Generator().manual_seed(0)
-        seen = torch.zeros_like(first)
-        with torch.random.fork_rng(devices=[]):
-            for _ in range(200):
-                pair = [torch.multinomial(p, 10_000, replacement=True, generator=generator) for p in (first, partner)]
-                blank = torch.zeros(10_000, 1)
-                seen += mixer(blank, pair[0], blank, pair[1])[1].double().mean(0)
-    corrected = prior**cfg.loss_tau if cfg.loss == "bayias" else torch.ones_like(prior)
-    return (seen / corrected) / (seen / corrected).sum()
-
-
 if __name__ == "__main__":
-    main(parse_config())
+    with plain_errors():
+        main(parse_config())

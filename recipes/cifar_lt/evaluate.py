@@ -1,0 +1,85 @@
+"""Evaluate a run folder again: metrics, per-class accuracy, logits and the report are made anew from its weights.
+
+    python recipes/cifar_lt/evaluate.py runs/cifar100_ir100_unimix_bayias_seed0
+
+On one process.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from config import one_process, parse_config, plain_errors
+from data import load_data
+from model import build_model
+from results import table
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from train import FREE, autocast_type, evaluate
+
+from ltaug import ResidentLoader, RunFolder
+from ltaug.metrics import classification_report, per_class_accuracy
+from ltaug.report import write_report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("run", help="run folder of train.py")
+    parser.add_argument("--data_dir", help="folder of the data, if it has moved since the training")
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16", "fp16"), help="autocast type; default: the run's"
+    )
+    arguments = parser.parse_args()
+    one_process()
+    path = Path(arguments.run)
+    if not (path / "config.yaml").is_file():
+        raise ValueError(f"{arguments.run!r} is no run folder: it has no config.yaml.")
+    settings = ["--config", str(path / "config.yaml"), "--out", str(path), "--resume", "true"]
+    for name in ("data_dir", "precision"):
+        if getattr(arguments, name):
+            settings += [f"--{name}", getattr(arguments, name)]
+    cfg = parse_config(settings)
+    run = RunFolder(path, cfg, resume=True, free_keys=(*FREE, "precision"), write_config=False)
+
+    weights, epochs = path / "model.safetensors", cfg.epochs
+    if not weights.is_file():
+        checkpoint = run.latest_checkpoint()
+        if checkpoint is None:
+            raise ValueError(f"{arguments.run!r} has neither final weights nor a checkpoint. Train it first.")
+        weights, epochs = checkpoint[0] / "model.safetensors", checkpoint[1]
+        print(f"The run is not finished: its weights after {epochs} of {cfg.epochs} epochs.", file=sys.stderr)
+    try:
+        state = load_file(weights)
+    except SafetensorError as error:
+        raise ValueError(f"`{weights}` is damaged ({error}). `train.py --resume true` writes it anew.") from error
+
+    data = load_data(cfg)
+    accelerator = Accelerator(mixed_precision=autocast_type(cfg.precision))
+    model = build_model(len(data.class_names), in_channels=data.test_images.shape[3])
+    model.load_state_dict(state)
+    if cfg.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    model = accelerator.prepare(model)
+    loader = ResidentLoader(
+        data.test_images, data.test_labels, batch_size=250, mean=data.mean, std=data.std, device=accelerator.device
+    )
+    logits, labels = evaluate(model, loader)
+    probs = logits.softmax(1)
+    final = classification_report(probs, labels, data.class_counts)
+    print(table({cfg.method: final}))
+    if epochs == cfg.epochs:
+        run.save_logits(logits, labels)
+        run.save_per_class(
+            data.class_names, data.class_counts, per_class_accuracy(probs, labels, len(data.class_names))
+        )
+        if (path / "summary.json").is_file():
+            run.write_json("summary.json", {**json.loads((path / "summary.json").read_text()), "final": final})
+        print(f"\nReport: {write_report(path)}")
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        main()

@@ -1,0 +1,33 @@
+"""What the tests share: repeatable randomness, and the devices that are there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+# No deadline: the first call of a torch function, and a busy machine, are slow. In CI the same examples run every time.
+settings.register_profile("local", deadline=None, max_examples=50)
+settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Mixers draw from torch's global generator: every test starts it anew, so that statistical tests never flicker."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every device of this machine, one after the other."""
+    return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The top of the repository."""
+    return Path(__file__).resolve().parents[1]

@@ -1,0 +1,53 @@
+"""Starts scripts by forking a process that has imported torch and its friends already, which takes seconds otherwise.
+
+Reads requests as lines of JSON: a script to start, answered by its process id, or a process to wait for, answered by
+its exit code. Apart from the imports a child is a script like any other: own `__main__`, arguments, folder, output.
+"""
+
+import json
+import os
+import resource
+import runpy
+import sys
+
+import accelerate
+import datasets
+import jsonargparse
+import safetensors.torch
+import sklearn.datasets
+import torch
+import tqdm.auto
+import yaml
+from matplotlib import pyplot
+
+import ltaug
+import ltaug.report
+
+IMPORTED = (accelerate, datasets, jsonargparse, ltaug, pyplot, safetensors, sklearn, torch, tqdm, yaml)
+
+
+def serve() -> dict:
+    """Answer requests; only the children return, each with its own."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
+        elif (answer := os.fork()) == 0:
+            return request
+        print(json.dumps(answer), flush=True)
+    sys.exit()
+
+
+if __name__ == "__main__":
+    wanted = serve()
+    for number, path in enumerate((os.devnull, wanted["out"], wanted["err"])):
+        handle = os.open(path, os.O_RDWR | (os.O_CREAT | os.O_TRUNC if number else 0), 0o600)
+        os.dup2(handle, number)
+        os.close(handle)
+    os.chdir(wanted["cwd"])
+    os.environ.update(wanted["env"])
+    if wanted["largest_file"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (wanted["largest_file"],) * 2)
+    sys.argv = wanted["argv"]
+    sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
+    runpy.run_path(sys.argv[0], run_name="__main__")

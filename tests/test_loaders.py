@@ -1,0 +1,333 @@
+"""The resident loader against torch's DataLoader, against single images cropped by hand, and over several processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler, Sampler, TensorDataset
+
+from ltaug import ClassPowerSampler, PairDataset, PairSampler, ResidentLoader
+from ltaug.loaders import random_crop_flip
+
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+SIZE = 23
+LABELS = torch.arange(SIZE) % 4
+IMAGES = torch.from_numpy(np.random.default_rng(0).integers(1, 256, size=(SIZE, 6, 5, 3), dtype=np.uint8))
+"""No pixel is 0, so that black padding can be told apart; height and width differ."""
+
+
+def loader(**options: Any) -> ResidentLoader:
+    return ResidentLoader(IMAGES, LABELS, **{"batch_size": 6, "mean": MEAN, "std": STD, **options})
+
+
+def normalised(images: Tensor) -> Tensor:
+    """(pixel / 255 - mean) / std in float64, [N, H, W, C] to [N, C, H, W]."""
+    pixels = images.double() / 255
+    return ((pixels - torch.tensor(MEAN).double()) / torch.tensor(STD).double()).permute(0, 3, 1, 2)
+
+
+def flat(batches: Any) -> list[Tensor]:
+    """All tensors of all batches, in order, of plain batches and of pairs."""
+    if isinstance(batches, Tensor):
+        return [batches]
+    return [tensor for batch in batches for tensor in flat(batch)]
+
+
+def naive_crop_flip(image: np.ndarray, row: int, column: int, mirrored: bool, padding: int) -> np.ndarray:
+    padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    crop = padded[row : row + image.shape[0], column : column + image.shape[1]]
+    return crop[:, ::-1] if mirrored else crop
+
+
+def views_of(images: Tensor, padding: int, flip: bool) -> list[dict[bytes, tuple[int, int, bool]]]:
+    """Every possible crop and flip of every image, by its pixels."""
+    offsets = range(2 * padding + 1)
+    return [
+        {
+            naive_crop_flip(image, row, column, mirrored, padding).tobytes(): (row, column, mirrored)
+            for row in offsets
+            for column in offsets
+            for mirrored in ([False, True] if flip else [False])
+        }
+        for image in images.numpy()
+    ]
+
+
+def pixels_of(inputs: Tensor) -> np.ndarray:
+    """Undo the normalisation: uint8 [N, H, W, C]."""
+    scaled = inputs.permute(0, 2, 3, 1).double().cpu() * torch.tensor(STD).double() + torch.tensor(MEAN).double()
+    return np.ascontiguousarray((scaled * 255).round().to(torch.uint8).numpy())
+
+
+class Order(Sampler[int]):
+    """A sampler that yields what it is told."""
+
+    def __init__(self, order: list[int]) -> None:
+        self.order = order
+
+    def __iter__(self) -> Any:
+        return iter(self.order)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+
+class TestAgainstDataLoader:
+    @pytest.mark.parametrize("drop_last", [False, True])
+    @pytest.mark.parametrize(
+        "sampler",
+        [
+            None,
+            ClassPowerSampler(LABELS, 1.0, replacement=False, seed=3),
+            ClassPowerSampler(LABELS, -1.0, num_samples=40, seed=3),
+            Order([5, 5, 0, 22, 7]),
+        ],
+        ids=["sequential", "shuffled", "reversed", "any"],
+    )
+    def test_the_same_batches(self, sampler: Sampler[int] | None, drop_last: bool, device: torch.device) -> None:
+        size = 5
+        dataset = TensorDataset(normalised(IMAGES).float(), LABELS)
+        plain = DataLoader(dataset, batch_size=size, sampler=sampler, drop_last=drop_last)
+        resident = loader(batch_size=size, sampler=sampler, drop_last=drop_last, device=device)
+        assert len(resident) == len(plain)
+        for epoch in range(2):
+            resident.set_epoch(epoch)  # passes the epoch on to the sampler that both share
+            pairs = list(zip(resident, plain, strict=True))
+            assert len(pairs) == len(plain)
+            for (inputs, labels), (expected_inputs, expected_labels) in pairs:
+                assert inputs.device.type == labels.device.type == device.type
+                assert torch.equal(labels.cpu(), expected_labels)
+                torch.testing.assert_close(inputs.cpu(), expected_inputs, rtol=1e-5, atol=2e-6)
+
+    def test_the_same_pairs(self) -> None:
+        sampler = PairSampler(ClassPowerSampler(LABELS, 1.0), ClassPowerSampler(LABELS, -1.0))
+        dataset = PairDataset(TensorDataset(normalised(IMAGES).float(), LABELS))
+        plain, resident = flat(DataLoader(dataset, batch_size=6, sampler=sampler)), flat(loader(sampler=sampler))
+        assert len(plain) == len(resident) == 4 * 4
+        for tensor, expected in zip(resident, plain, strict=True):
+            torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=2e-6)
+
+    def test_a_sampler_of_torch_and_its_epochs(self) -> None:
+        resident = loader(sampler=RandomSampler(range(SIZE), generator=torch.Generator().manual_seed(1)))
+        resident.set_epoch(1)
+        seen = torch.cat([labels for _, labels in resident])
+        assert seen.sort().values.tolist() == LABELS.sort().values.tolist()
+
+    def test_length(self) -> None:
+        for size, drop_last, expected in ((23, True, 1), (22, True, 1), (22, False, 2), (100, False, 1), (1, True, 23)):
+            resident = loader(batch_size=size, drop_last=drop_last)
+            assert len(resident) == len(list(resident)) == expected
+        sizes = [len(labels) for _, labels in loader(batch_size=6)]
+        assert sizes == [6, 6, 6, 5]
+        assert [len(labels) for _, labels in loader(batch_size=6, drop_last=True)] == [6, 6, 6]
+
+
+class TestPixels:
+    def test_normalisation_of_every_value(self) -> None:
+        images = torch.arange(256, dtype=torch.uint8).repeat_interleave(3).view(1, 16, 16, 3)
+        ((inputs, _),) = ResidentLoader(images, [0], batch_size=1, mean=MEAN, std=STD)
+        assert inputs.dtype == torch.float32
+        torch.testing.assert_close(inputs.double(), normalised(images), rtol=1e-6, atol=1e-6)
+
+    def test_normalisation_is_torchvisions(self) -> None:
+        functional = pytest.importorskip("torchvision.transforms.functional")
+        inputs = torch.cat([inputs for inputs, _ in loader()])
+        for image, actual in zip(IMAGES, inputs, strict=True):
+            expected = functional.normalize(functional.to_tensor(image.numpy()), MEAN, STD)
+            torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("channels", [1, 2, 4])
+    def test_any_number_of_channels(self, channels: int) -> None:
+        images = torch.randint(256, (3, 4, 2, channels), dtype=torch.uint8)
+        mean, std = [0.1 * k for k in range(channels)], [0.3 + 0.1 * k for k in range(channels)]
+        ((inputs, _),) = ResidentLoader(images, [0, 0, 0], batch_size=3, mean=mean, std=std, crop_padding=0)
+        assert inputs.shape == (3, channels, 4, 2)
+        for k in range(channels):
+            expected = (images[..., k].double() / 255 - mean[k]) / std[k]
+            torch.testing.assert_close(inputs[:, k].double(), expected, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("options", [{}, {"crop_padding": 2, "flip": True}])
+    def test_batches_are_channels_last_and_new(self, options: dict) -> None:
+        before = IMAGES.clone()
+        for inputs, labels in loader(**options):
+            assert inputs.is_contiguous(memory_format=torch.channels_last)
+            inputs.zero_()
+            labels.zero_()
+        assert torch.equal(IMAGES, before)
+        assert torch.equal(LABELS, torch.arange(SIZE) % 4)
+
+    def test_the_set_is_not_copied(self) -> None:
+        resident = loader()
+        assert resident.images.data_ptr() == IMAGES.data_ptr()
+        assert resident.images.dtype == torch.uint8
+
+    def test_labels_of_other_forms(self) -> None:
+        for labels in (LABELS.tolist(), LABELS.int(), LABELS.to(torch.uint8)):
+            resident = ResidentLoader(IMAGES, labels, batch_size=SIZE, mean=MEAN, std=STD)
+            ((_, seen),) = resident
+            assert seen.dtype == torch.int64
+            assert torch.equal(seen, LABELS)
+
+
+class TestCropsAndFlips:
+    @pytest.mark.parametrize("padding", [0, 1, 4])
+    def test_one_gather_is_image_by_image(self, padding: int, device: torch.device) -> None:
+        generator = torch.Generator().manual_seed(padding)
+        rows, columns = torch.randint(2 * padding + 1, (2, SIZE), generator=generator)
+        mirrored = torch.rand(SIZE, generator=generator) < 0.5
+        before = IMAGES.clone()
+        views = random_crop_flip(*(t.to(device) for t in (IMAGES, rows, columns, mirrored)), padding).cpu().numpy()
+        assert torch.equal(IMAGES, before)
+        for k in range(SIZE):
+            arguments = int(rows[k]), int(columns[k]), bool(mirrored[k]), padding
+            np.testing.assert_array_equal(views[k], naive_crop_flip(IMAGES[k].numpy(), *arguments))
+
+    def test_every_image_is_one_of_its_views_and_every_view_comes(self) -> None:
+        padding = 2
+        views = views_of(IMAGES, padding, flip=True)
+        assert all(len(of_image) == 5 * 5 * 2 for of_image in views)
+        resident = loader(crop_padding=padding, flip=True)
+        table = np.zeros((5, 5, 2))
+        epochs = 300
+        for epoch in range(epochs):
+            resident.set_epoch(epoch)
+            seen = np.concatenate([pixels_of(inputs) for inputs, _ in resident])
+            for image, of_image in zip(seen, views, strict=True):
+                row, column, mirrored = of_image[image.tobytes()]
+                table[row, column, int(mirrored)] += 1
+        assert table.sum() == SIZE * epochs
+        # 50 views, each expected 138 times: chi-square of 49 degrees of freedom is below 100 but once in 25,000
+        expected = table.sum() / 50
+        assert ((table - expected) ** 2 / expected).sum() < 100
+
+    @pytest.mark.parametrize(("padding", "flip"), [(2, False), (0, True)])
+    def test_one_without_the_other(self, padding: int, flip: bool) -> None:
+        views = views_of(IMAGES, padding, flip)
+        resident = loader(crop_padding=padding, flip=flip)
+        seen = set()
+        for epoch in range(40):
+            resident.set_epoch(epoch)
+            images = np.concatenate([pixels_of(inputs) for inputs, _ in resident])
+            seen |= {of_image[image.tobytes()] for image, of_image in zip(images, views, strict=True)}
+        assert len(seen) == (2 * padding + 1) ** 2 * (1 + flip)
+
+    def test_are_a_function_of_seed_epoch_and_batch(self) -> None:
+        def epoch_of(seed: int, epoch: int, **options: Any) -> Tensor:
+            resident = loader(crop_padding=2, flip=True, seed=seed, **options)
+            resident.set_epoch(epoch)
+            return torch.cat([inputs for inputs, _ in resident])
+
+        epochs = {(seed, epoch): epoch_of(seed, epoch) for seed in range(2) for epoch in range(2)}
+        torch.manual_seed(77)
+        for (seed, epoch), inputs in epochs.items():
+            assert torch.equal(inputs, epoch_of(seed, epoch))
+        assert len({inputs.numpy().tobytes() for inputs in epochs.values()}) == 4
+        # one and the same image is augmented in another way in every batch of an epoch, and in every place of a batch
+        repeated = epoch_of(0, 0, sampler=Order([3] * 24))
+        assert len({image.numpy().tobytes() for image in repeated}) > 15
+
+    def test_the_epoch_may_be_set_in_any_order_and_repeated(self) -> None:
+        sampler = ClassPowerSampler(LABELS, 0.0, seed=2)
+        resident = loader(sampler=sampler, crop_padding=2, flip=True)
+        epochs = []
+        for epoch in (1, 0, 1):
+            resident.set_epoch(epoch)
+            assert sampler.epoch == epoch
+            epochs.append(torch.cat(flat(iter(resident))[::2]))
+            assert torch.equal(torch.cat(flat(iter(resident))[::2]), epochs[-1])
+        assert torch.equal(epochs[0], epochs[2])
+        assert not torch.equal(epochs[0], epochs[1])
+
+    def test_leaves_the_global_generator_alone(self) -> None:
+        before = torch.get_rng_state()
+        list(loader(sampler=ClassPowerSampler(LABELS), crop_padding=2, flip=True))
+        assert torch.equal(before, torch.get_rng_state())
+
+    def test_an_image_and_its_partner_are_augmented_apart(self) -> None:
+        same = Order(list(range(SIZE)))
+        resident = loader(sampler=PairSampler(same, Order(same.order)), crop_padding=2, flip=True)
+        first, second = (torch.cat([pair[side][0] for pair in resident]) for side in (0, 1))
+        labels = [torch.cat([pair[side][1] for pair in resident]) for side in (0, 1)]
+        assert torch.equal(labels[0], labels[1])
+        equal = (first == second).flatten(1).all(1).sum()
+        assert int(equal) < 5  # one in fifty by chance
+
+
+class TestSeveralProcesses:
+    @pytest.mark.parametrize("drop_last", [False, True])
+    @pytest.mark.parametrize("processes", [2, 3])
+    @pytest.mark.parametrize("paired", [False, True])
+    def test_together_they_see_what_one_sees(self, paired: bool, processes: int, drop_last: bool) -> None:
+        def make(**options: Any) -> ResidentLoader:
+            sampler: Any = ClassPowerSampler(LABELS, 1.0, replacement=False, seed=5)
+            if paired:
+                sampler = PairSampler(sampler, ClassPowerSampler(LABELS, -1.0, seed=5))
+            common = {"sampler": sampler, "crop_padding": 2, "flip": True, "drop_last": drop_last, "seed": 4}
+            return loader(batch_size=6, **common, **options)
+
+        alone = make()
+        shares = [make(num_processes=processes, process_index=index) for index in range(processes)]
+        epochs = []
+        for epoch in range(3):
+            for resident in (alone, *shares):
+                resident.set_epoch(epoch)
+            assert {len(share) for share in shares} == {len(alone)}
+            batches = [flat(batch) for batch in alone]
+            parts = [[flat(batch) for batch in share] for share in shares]
+            for number, batch in enumerate(batches):
+                for place, tensor in enumerate(batch):
+                    together = torch.cat([part[number][place] for part in parts])
+                    assert torch.equal(together, tensor), (epoch, number, place)
+                sizes = [len(part[number][0]) for part in parts]
+                assert max(sizes) - min(sizes) <= 1
+                if len(batch[0]) == 6:
+                    assert set(sizes) == {6 // processes}
+            epochs.append(torch.cat([batch[0].flatten() for batch in batches]))
+        assert not torch.equal(epochs[0], epochs[1])
+
+    def test_a_last_batch_smaller_than_the_processes_leaves_some_with_nothing(self) -> None:
+        shares = [
+            list(loader(sampler=Order([0, 1, 2, 3]), batch_size=3, num_processes=3, process_index=k)) for k in range(3)
+        ]
+        last = [share[-1] for share in shares]
+        assert sorted(len(labels) for _, labels in last) == [0, 0, 1]
+        assert {inputs.shape[1:] for inputs, _ in last} == {(3, 6, 5)}
+
+    def test_a_process_holds_contiguous_rows(self) -> None:
+        share = loader(batch_size=6, num_processes=2, process_index=1)
+        assert share.batch_indices(1, torch.arange(SIZE)).tolist() == [9, 10, 11]
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"images": IMAGES.float()}, r"`images` must be uint8 \[N, H, W, C\], but are torch\.float32 of shape"),
+            (
+                {"images": IMAGES[0]},
+                r"`images` must be uint8 \[N, H, W, C\], but are torch\.uint8 of shape \[6, 5, 3\]",
+            ),
+            ({"labels": LABELS[:5]}, "`labels` must hold one class an image, but there are 5 and 23 images"),
+            ({"labels": LABELS.float()}, "`labels` must be integers"),
+            ({"mean": [0.5]}, "`mean` and `std` need 3 values, one a channel, but have 1 and 3"),
+            ({"std": [0.5] * 4}, "`mean` and `std` need 3 values, one a channel, but have 3 and 4"),
+            ({"std": [0.5, 0.0, 0.5]}, "`std` must be positive"),
+            ({"crop_padding": -1}, "`crop_padding` must not be negative, but is -1"),
+            ({"process_index": 1}, r"`process_index` must lie in 0\.\.0, but is 1"),
+            ({"num_processes": 2, "process_index": -1}, r"`process_index` must lie in 0\.\.1, but is -1"),
+            ({"batch_size": 0}, "`batch_size`=0 is the global batch and must be a positive multiple"),
+            ({"batch_size": 5, "num_processes": 2}, "`batch_size`=5 .* a positive multiple of the 2 processes"),
+            (
+                {"batch_size": 24, "drop_last": True},
+                r"`batch_size`=24 exceeds the 23 samples of an epoch, and `drop_last` leaves no batch\. Lower",
+            ),
+        ],
+    )
+    def test_construction(self, options: dict, message: str) -> None:
+        arguments = {"images": IMAGES, "labels": LABELS, "batch_size": 4, "mean": MEAN, "std": STD, **options}
+        with pytest.raises(ValueError, match=message):
+            ResidentLoader(**arguments)
