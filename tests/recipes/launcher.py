@@ -15,15 +15,27 @@ import datasets
 import jsonargparse
 import safetensors.torch
 import sklearn.datasets
-import torch
+import torch._dynamo
 import tqdm.auto
 import yaml
-from matplotlib import pyplot
+from matplotlib.backends import backend_agg, backend_svg
 
 import ltaug
 import ltaug.report
 
-IMPORTED = (accelerate, datasets, jsonargparse, ltaug, pyplot, safetensors, sklearn, torch, tqdm, yaml)
+IMPORTED = (
+    accelerate,
+    backend_agg,
+    backend_svg,
+    datasets,
+    jsonargparse,
+    ltaug,
+    safetensors,
+    sklearn,
+    torch,
+    tqdm,
+    yaml,
+)
 
 
 def serve() -> dict:

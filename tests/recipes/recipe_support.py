@@ -105,8 +105,8 @@ class Launcher:
         self.count += 1
         out, err = (self.folder / f"{self.count}.{kind}" for kind in ("out", "err"))
         request = {
-            "argv": list(map(str, argv)), "cwd": str(cwd or self.folder), "env": env or {}, "largest_file": largest_file,
-            "out": str(out), "err": str(err),
+            "argv": list(map(str, argv)), "cwd": str(cwd or self.folder), "env": env or {},
+            "largest_file": largest_file, "out": str(out), "err": str(err),
         }  # fmt: skip
         return Process(self, self.ask(request), out, err)
 
