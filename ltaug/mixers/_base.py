@@ -108,8 +108,8 @@ def take_rows(inputs: Tensor, chosen: Tensor) -> Tensor:
 
 def beta_draws(alpha: float, size: int, device: torch.device) -> Tensor:
     """``size`` draws of Beta(alpha, alpha), float32, from the device's global generator."""
-    # Not as a quotient of two float32 gammas: both underflow to 0 where alpha is small. No validation: it would look at the
-    # values on the host and make a GPU wait.
+    # Not as a quotient of two float32 gammas: both underflow to 0 where alpha is small. No validation: it would look at
+    # the values on the host and make a GPU wait.
     parameter = torch.full((size,), alpha, device=device)
     return torch.distributions.Beta(parameter, parameter, validate_args=False).sample()
 
