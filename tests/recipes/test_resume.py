@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -278,9 +277,9 @@ class TestAnExistingFolder:
 
 
 def test_the_rows_of_lost_epochs_are_replaced(launcher: Launcher, recipe: Path, whole: Path, tmp_path: Path) -> None:
-    # Checkpoints every third epoch, killed in the fourth epoch and then once more: no row twice, none missing.
+    # A checkpoint every second epoch, killed in the fourth: the third runs twice, and has one row.
     mortal, run = copy_recipe(tmp_path / "recipe", tiny_model(extra=KILLED_AT_A_STEP)), tmp_path / "run"
-    changes = PHASES | {"checkpoint_every": 2, "epochs": 4}
+    changes = PHASES | {"checkpoint_every": 2}
     arguments = [mortal / "train.py", *settings(mortal, "unimix_bayias", run, **changes)]
     (mortal / "first_life").write_text("32")
     assert launcher.run(*arguments).code == -9
@@ -288,4 +287,3 @@ def test_the_rows_of_lost_epochs_are_replaced(launcher: Launcher, recipe: Path, 
     assert checkpoints(run) == ["epoch_00002"]
     launcher.run(*arguments, "--resume", "true").good()
     assert rows(run) == rows(whole)
-    assert json.loads((run / "metrics.jsonl").read_text().splitlines()[2])["epoch"] == 2

@@ -1,0 +1,84 @@
+"""What each process sees, written down: the samples of ltaug's loader, and of a torch loader that accelerate shards.
+
+Started by test_processes.py on one process, and by torchrun on two. The labels name the samples: they are 0, 1, 2, ...
+"""
+
+import json
+import sys
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, gather_object, set_seed
+from torch.utils.data import DataLoader, TensorDataset
+
+from ltaug import ClassPowerSampler, PairDataset, PairSampler, ResidentLoader
+
+SIZE, BATCH, EPOCHS = 203, 20, 3
+CLASSES = [0] * 120 + [1] * 60 + [2] * 20 + [3] * 3
+
+
+def pairs() -> PairSampler:
+    """UniMix's: instance-balanced and reversed."""
+    first = ClassPowerSampler(CLASSES, tau=1.0, replacement=False, seed=5)
+    return PairSampler(first, ClassPowerSampler(CLASSES, tau=-1.0, seed=5))
+
+
+def flat(batch) -> list:
+    """The samples of a batch: a list of numbers, or of pairs."""
+    if isinstance(batch[0], torch.Tensor):
+        return batch[1].tolist()
+    return torch.stack([batch[0][1], batch[1][1]], dim=1).tolist()
+
+
+def resident(accelerator: Accelerator, sampler, epoch: int) -> list:
+    """An epoch of ltaug's loader, and the sum of the pixels of each image, which its crop and flip decide."""
+    images = (torch.arange(SIZE * 6 * 6 * 3).view(SIZE, 6, 6, 3) * 37 % 251).to(torch.uint8)
+    loader = ResidentLoader(
+        images, torch.arange(SIZE), batch_size=BATCH, sampler=sampler, mean=[0.0] * 3, std=[1 / 255] * 3,
+        crop_padding=2, flip=True, drop_last=True, seed=5, device=accelerator.device,
+        num_processes=accelerator.num_processes, process_index=accelerator.process_index,
+    )  # fmt: skip
+    loader.set_epoch(epoch)
+    weights = torch.arange(6.0) + 1
+    seen = []
+    for batch in loader:
+        inputs = batch[0] if isinstance(batch[0], torch.Tensor) else batch[0][0]
+        seen.append([flat(batch), (inputs * weights).sum((1, 2, 3)).tolist()])
+    return seen
+
+
+def prepared(accelerator: Accelerator, epoch: int) -> object:
+    """A torch loader of pairs, sharded by accelerate, at the start of an epoch."""
+    dataset = PairDataset(TensorDataset(torch.zeros(SIZE), torch.arange(SIZE)))
+    batch_size = BATCH if accelerator.split_batches else BATCH // accelerator.num_processes
+    loader = accelerator.prepare(DataLoader(dataset, batch_size, sampler=pairs(), drop_last=True))
+    loader.set_epoch(epoch)
+    return loader
+
+
+def main() -> None:
+    accelerator = Accelerator()
+    splitting = Accelerator(dataloader_config=DataLoaderConfiguration(split_batches=True))
+    set_seed(3, device_specific=True)  # the global generators of the processes differ, as in a training
+    seen = {"num_processes": accelerator.num_processes}
+    for name, sampler in {"alone": pairs().first, "pairs": pairs()}.items():
+        for epoch in range(EPOCHS):
+            seen[f"resident, {name}, {epoch}"] = resident(accelerator, sampler, epoch)
+    seen["resident, pairs, resumed at 2"] = resident(accelerator, pairs(), 2)
+    for name, kind in {"torch": accelerator, "split": splitting}.items():
+        loader = prepared(kind, 0)
+        for epoch in range(EPOCHS):
+            loader.set_epoch(epoch)
+            seen[f"{name}, {epoch}"] = [[flat(batch), []] for batch in loader]
+        rest = kind.skip_first_batches(prepared(kind, 2), 4)
+        seen[f"{name}, resumed at 2 after 4 batches"] = [[flat(batch), []] for batch in rest]
+
+    everyone = gather_object([seen])
+    if accelerator.is_main_process:
+        with open(sys.argv[1], "w") as file:
+            json.dump(everyone, file)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()
