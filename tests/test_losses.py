@@ -254,3 +254,20 @@ class TestErrors:
     def test_logits_of_other_classes(self, shape: tuple[int, ...]) -> None:
         with pytest.raises(ValueError, match=r"`logits` must have shape \[N, 4, \.\.\.\], but have"):
             PriorCorrectedLoss(COUNTS)(torch.zeros(shape), torch.zeros(2).long())
+
+    @pytest.mark.parametrize(
+        "targets",
+        [
+            torch.zeros(3).long(),
+            torch.zeros(2, 4).long(),
+            torch.zeros(2, 1).long(),
+            torch.zeros(2),
+            torch.zeros(2, 5),
+            torch.zeros(1, 4),
+        ],
+        ids=lambda targets: f"{targets.dtype}{list(targets.shape)}",
+    )
+    def test_targets_of_other_shapes(self, targets: Tensor) -> None:
+        message = r"`targets` must be class indices .* for logits of shape \[2, 4\], but are torch"
+        with pytest.raises(ValueError, match=message):
+            PriorCorrectedLoss(COUNTS)(torch.zeros(2, 4), targets)

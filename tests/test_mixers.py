@@ -232,6 +232,32 @@ class TestMixing:
         for tensor, copy in zip((inputs, labels, *arguments), copies, strict=True):
             assert torch.equal(tensor, copy)
 
+    @pytest.mark.parametrize(
+        "view",
+        [
+            lambda x: x.transpose(1, 3),
+            lambda x: x[:, :, ::2],
+            lambda x: x[:, :1].expand(-1, 3, -1, -1),
+            lambda x: x.contiguous(memory_format=torch.channels_last),
+        ],
+        ids=["transposed", "strided", "expanded", "channels last"],
+    )
+    def test_any_layout_in_memory_mixes_the_same(self, view: Callable[[Tensor], Tensor]) -> None:
+        inputs, labels = view(torch.randn(5, 3, 6, 4)), torch.arange(5) % 4
+        before = inputs.clone()
+        mixed, _ = self.fixed()(inputs, labels)
+        torch.testing.assert_close(mixed, naive_mix(inputs, inputs[list(self.CHOSEN)], torch.tensor(self.LAM)).float())
+        assert torch.equal(inputs, before)
+
+    def test_targets_of_two_precisions(self) -> None:
+        inputs, labels = torch.randn(5, 2), torch.arange(5) % 4
+        one_hot = F.one_hot(labels, 4)
+        expected = self.fixed()(inputs, labels, inputs, labels.flip(0))[1]
+        for first, second in ((one_hot.double(), labels), (one_hot.float(), one_hot.double())):
+            partner = second.flip(0)
+            _, targets = self.fixed()(inputs, first, inputs, partner)
+            torch.testing.assert_close(targets, expected.double())
+
     def test_weight_1_is_the_identity_and_weight_0_the_partner(self) -> None:
         inputs, labels = torch.randn(5, 3), torch.arange(5) % 4
         chosen = [2, 3, 4, 0, 1]
@@ -394,6 +420,17 @@ class TestUniMix:
         torch.manual_seed(3)
         draw = MixUp(3, 0.3).weights(first, second)
         torch.testing.assert_close(weights, torch.remainder(draw + 10 / (75 + 10), 1.0))
+
+    def test_an_empty_class_that_does_occur_counts_as_one_sample(self) -> None:
+        labels = torch.ones(2000).long()
+        for partners, r in ((labels, 0.5), (torch.zeros(2000).long(), 9 / 10)):
+            torch.manual_seed(3)
+            weights = UniMix([9, 0], alpha=0.3).weights(labels, partners)
+            torch.manual_seed(3)
+            draw = MixUp(2, 0.3).weights(labels, partners)
+            torch.testing.assert_close(weights, torch.remainder(draw + r, 1.0))
+        mixed, _ = UniMix([9, 0], in_batch_tau=-1.0)(torch.randn(2000, 1), labels)
+        assert bool(mixed.isfinite().all())
 
     def test_an_empty_class_that_does_not_occur_is_no_hindrance(self) -> None:
         inputs = torch.randn(20, 2)

@@ -210,6 +210,12 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             ClassPowerSampler(labels, **options)
 
+    def test_epoch(self) -> None:
+        sampler = ClassPowerSampler([0, 1, 2])
+        for each in (sampler, PairSampler(sampler, sampler)):
+            with pytest.raises(ValueError, match="`epoch` must not be negative, but is -1"):
+                each.set_epoch(-1)
+
     def test_pair_sampler(self) -> None:
         sampler = ClassPowerSampler([0, 1, 2])
         with pytest.raises(ValueError, match=r"equally many indices, but have 3 and 5\. Pass the same `num_samples`"):

@@ -118,9 +118,10 @@ def take_rows(inputs: Tensor, chosen: Tensor) -> Tensor:
 
 def beta_draws(alpha: float, size: int, device: torch.device) -> Tensor:
     """``size`` draws of Beta(alpha, alpha), float32, from the device's global generator."""
-    # As a ratio of two gammas; torch.distributions would check its arguments on the host, which makes a GPU wait.
-    gamma = torch._standard_gamma(torch.full((2, size), alpha, device=device))
-    return gamma[0] / gamma.sum(0).clamp_min(torch.finfo(torch.float32).tiny)
+    # Not as a quotient of two float32 gammas: both underflow to 0 where alpha is small. No validation: it would look at
+    # the values on the host and make a GPU wait.
+    parameter = torch.full((size,), alpha, device=device)
+    return torch.distributions.Beta(parameter, parameter, validate_args=False).sample()
 
 
 def check_alpha(alpha: float) -> float:

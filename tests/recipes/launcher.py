@@ -4,26 +4,41 @@ Reads requests as lines of JSON: a script to start, answered by its process id, 
 its exit code. Apart from the imports a child is a script like any other: own `__main__`, arguments, folder, output.
 """
 
+import atexit
+import gc
 import json
 import os
 import resource
 import runpy
 import sys
+import traceback
 
 import accelerate
 import datasets
 import jsonargparse
 import safetensors.torch
 import sklearn.datasets
-import torch
+import torch._dynamo
 import tqdm.auto
 import yaml
-from matplotlib import pyplot
+from matplotlib.backends import backend_agg, backend_svg
 
 import ltaug
 import ltaug.report
 
-IMPORTED = (accelerate, datasets, jsonargparse, ltaug, pyplot, safetensors, sklearn, torch, tqdm, yaml)
+IMPORTED = (
+    accelerate,
+    backend_agg,
+    backend_svg,
+    datasets,
+    jsonargparse,
+    ltaug,
+    safetensors,
+    sklearn,
+    torch,
+    tqdm,
+    yaml,
+)
 
 
 def serve() -> dict:
@@ -39,6 +54,7 @@ def serve() -> dict:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # a collection in a child would touch, and so copy, every page
     wanted = serve()
     for number, path in enumerate((os.devnull, wanted["out"], wanted["err"])):
         handle = os.open(path, os.O_RDWR | (os.O_CREAT | os.O_TRUNC if number else 0), 0o600)
@@ -50,4 +66,15 @@ if __name__ == "__main__":
         resource.setrlimit(resource.RLIMIT_FSIZE, (wanted["largest_file"],) * 2)
     sys.argv = wanted["argv"]
     sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    code = 0
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # to take the modules apart one by one, pages shared with the parent until then, is slow
