@@ -85,7 +85,8 @@ class TestLADE:
         assert torch.allclose(lade_regularizer(logits, soft, prior), doubled)
 
     def test_the_optimum_is_the_log_density_ratio(self) -> None:
-        # Two classes with disjoint inputs: the Donsker-Varadhan bound is reached at log(p(x|c) / p(x)) = log C for the own class.
+        # Two classes with disjoint inputs: the Donsker-Varadhan bound is reached at log(p(x|c) / p(x)), which is log C
+        # for the own class.
         labels = torch.tensor([0] * 6 + [1] * 2)
         logits = torch.zeros(8, 2, dtype=torch.float64, requires_grad=True)
         prior = torch.tensor([0.75, 0.25], dtype=torch.float64)
@@ -104,7 +105,7 @@ class TestLADE:
         assert torch.allclose(lade_loss(maps, label_maps, prior), lade_loss(logits, labels, prior))
 
     def test_a_bad_mode_is_named(self) -> None:
-        with pytest.raises(ValueError, match="`mode`.*'code'"):
+        with pytest.raises(ValueError, match=r"`mode`.*'code'"):
             LADELoss(COUNTS, mode="code")
 
 
@@ -126,7 +127,9 @@ class TestLabelAwareSmoothing:
         loss = LabelAwareSmoothingLoss(COUNTS, 0.2, 0.2, mode="official_code")
         assert torch.allclose(loss(logits, labels), F.cross_entropy(logits, labels, label_smoothing=0.2))
 
-    @pytest.mark.parametrize(("shape", "power"), [("concave", None), ("linear", None), ("convex", None), ("power", 0.5)])
+    @pytest.mark.parametrize(
+        ("shape", "power"), [("concave", None), ("linear", None), ("convex", None), ("power", 0.5)]
+    )
     def test_the_ends_of_every_shape(self, shape: str, power: float | None) -> None:
         eps = smoothing_factors(COUNTS, 0.4, 0.1, shape, power)
         assert eps[0].item() == pytest.approx(0.4)
@@ -158,7 +161,12 @@ class TestLabelAwareSmoothing:
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
-        [((0.1, 0.4), "tail <= head"), ((0.6, 0.1), "0.5"), ((0.4, 0.1, "round"), "'round'"), ((0.4, 0.1, "power"), "`power`")],
+        [
+            ((0.1, 0.4), "tail <= head"),
+            ((0.6, 0.1), "0.5"),
+            ((0.4, 0.1, "round"), "'round'"),
+            ((0.4, 0.1, "power"), "`power`"),
+        ],
     )
     def test_bad_arguments_are_named(self, arguments: tuple, message: str) -> None:
         with pytest.raises(ValueError, match=message):
@@ -211,7 +219,9 @@ class TestCDT:
         logits, labels = batch()
         values = CDTLoss(COUNTS, gamma=0.3, reduction="none")(logits, labels).tolist()
         for value, row, y in zip(values, logits.tolist(), labels.tolist(), strict=True):
-            assert value == pytest.approx(nll([z / (400 / n) ** 0.3 for z, n in zip(row, COUNTS, strict=True)], y), rel=1e-5)
+            assert value == pytest.approx(
+                nll([z / (400 / n) ** 0.3 for z, n in zip(row, COUNTS, strict=True)], y), rel=1e-5
+            )
 
 
 class TestWeights:

@@ -60,8 +60,11 @@ FACTORIES: dict[str, Callable[..., Any]] = {
     )
 }
 NOT_CHECKED = {
-    "ClassWeightedLoss": "a wrapper; see test_wrapped_losses", "DeferredLoss": "likewise",
-    "Mixer": "the base class", "PairDataset": "a data set; see test_pair_dataset"}
+    "ClassWeightedLoss": "a wrapper; see test_wrapped_losses",
+    "DeferredLoss": "likewise",
+    "Mixer": "the base class",
+    "PairDataset": "a data set; see test_pair_dataset",
+}
 
 
 def classes_of(module: Any) -> dict[str, type]:
@@ -120,7 +123,7 @@ def test_wrapped_losses() -> None:
 
 
 @pytest.mark.parametrize("mode", ["paper", "official_code"])
-def test_our_losses_in_other_settings(mode: str) -> None:
+def test_our_class_losses_in_other_settings(mode: str) -> None:
     check_loss(LADELoss(COUNTS, alpha=1.0, remine_lambda=0.5, mode=mode), C, **OPTIONS["LADELoss"])
     check_loss(LabelAwareSmoothingLoss(COUNTS, 0.5, 0.0, "power", 0.5, mode=mode), C)
     for gamma in (0.0, 0.5, 1.0, 2.0):

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 
 class ClassLoss(nn.Module):
-    """A loss with class statistics, kept in non-persistent buffers: they move with ``.to()``, and checkpoints carry none."""
+    """A loss with class statistics, kept in non-persistent buffers: they move with ``.to()``, and checkpoints carry
+    none."""
 
     def __init__(self, reduction: str) -> None:
         super().__init__()

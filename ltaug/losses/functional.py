@@ -1,7 +1,7 @@
 """The losses as pure functions of logits, targets and class statistics.
 
-All take logits [N, C, ...] and targets as ``torch.nn.functional.cross_entropy`` does: class indices [N, ...], or probabilities
-[N, C, ...], which give sum_c t_c * loss(c). All compute in float32 at least, also under autocast.
+All take logits [N, C, ...] and targets as ``torch.nn.functional.cross_entropy`` does: class indices [N, ...], or
+probabilities [N, C, ...], which give sum_c t_c * loss(c). All compute in float32 at least, also under autocast.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def prior_corrected_cross_entropy(logits: Tensor, targets: Tensor, shift: Tensor
 def label_aware_smoothing_loss(
     logits: Tensor, targets: Tensor, smoothing: Tensor, reduction: str = "mean", mode: str = "paper"
 ) -> Tensor:
-    """Label-aware smoothing, l = -sum_k q_k log p_k with q_y = 1 - eps_y and q_k = eps_y / (C - 1) elsewhere (MiSLAS, Zhong et
-    al., CVPR 2021, Eq. 3, https://arxiv.org/abs/2104.00466).
+    """Label-aware smoothing, l = -sum_k q_k log p_k with q_y = 1 - eps_y and q_k = eps_y / (C - 1) elsewhere (MiSLAS,
+    Zhong et al., CVPR 2021, Eq. 3, https://arxiv.org/abs/2104.00466).
 
     Args:
         logits: [N, C, ...].
@@ -121,7 +121,8 @@ def ldam_loss(
 def focal_loss(
     logits: Tensor, targets: Tensor, gamma: float = 1.0, class_weights: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
-    """Focal loss with softmax, w_y (1 - p_y)^gamma * -log p_y (Lin et al., ICCV 2017, https://arxiv.org/abs/1708.02002).
+    """Focal loss with softmax, w_y (1 - p_y)^gamma * -log p_y (Lin et al., ICCV 2017,
+    https://arxiv.org/abs/1708.02002).
 
     Args:
         logits: [N, C, ...].
@@ -208,7 +209,8 @@ def lade_regularizer(
         prior = prior.to(logits)
         if logits.ndim > 2:
             logits = logits.movedim(1, -1).reshape(-1, num_classes)
-            targets = targets.movedim(1, -1).reshape(-1, num_classes) if targets.is_floating_point() else targets.reshape(-1)
+            dense = targets.is_floating_point()
+            targets = targets.movedim(1, -1).reshape(-1, num_classes) if dense else targets.reshape(-1)
         log_ratio = -(prior * num_classes).log()
         if targets.is_floating_point():
             count = targets.sum(0)
@@ -243,8 +245,8 @@ def lade_loss(
         alpha: weight of the regulariser; 0 is Balanced Softmax.
         remine_lambda: see :func:`lade_regularizer`.
         mode: see :func:`lade_regularizer`.
-        reduction: "mean", "sum" or "none" of the cross-entropy; the regulariser is one number a batch, added to each entry of
-            the mean or of "none", and once a sample to the sum.
+        reduction: "mean", "sum" or "none" of the cross-entropy; the regulariser is one number a batch, added to each
+            entry of the mean or of "none", and once a sample to the sum.
 
     >>> lade_loss(torch.zeros(2, 2), torch.tensor([0, 1]), torch.tensor([0.5, 0.5]))
     tensor(0.6931)

@@ -19,8 +19,12 @@ def smoothing_factors(
 ) -> Tensor:
     """eps of every class, from ``tail`` for the smallest to ``head`` for the largest (MiSLAS, Eq. 7).
 
-    With u = (n_y - n_min) / (n_max - n_min): "concave" tail + (head - tail) sin(pi u / 2); "linear" tail + (head - tail) u; "convex"
-    head + (head - tail) sin(3 pi / 2 + pi u / 2); "power" tail + (head - tail) u^power. If all counts are equal, all are ``head``.
+    With u = (n_y - n_min) / (n_max - n_min), and ``head`` everywhere if all counts are equal:
+
+    - "concave": tail + (head - tail) sin(pi u / 2)
+    - "linear": tail + (head - tail) u
+    - "convex": head + (head - tail) sin(3 pi / 2 + pi u / 2)
+    - "power": tail + (head - tail) u^power
 
     Args:
         class_counts: training samples a class, [C].
@@ -59,8 +63,9 @@ class LabelAwareSmoothingLoss(ClassLoss):
     """Label smoothing that is stronger for frequent classes (MiSLAS, Zhong et al., CVPR 2021, Eq. 3 and 7,
     https://arxiv.org/abs/2104.00466).
 
-    l = -sum_k q_k log p_k, q_y = 1 - eps_y, q_k = eps_y / (C - 1) elsewhere, eps by :func:`smoothing_factors`. Differs in the
-    released code, which spreads eps over all C classes: ``mode="official_code"``. ``head = tail`` is plain label smoothing.
+    l = -sum_k q_k log p_k, q_y = 1 - eps_y, q_k = eps_y / (C - 1) elsewhere, eps by :func:`smoothing_factors`. Differs
+    in the released code, which spreads eps over all C classes: ``mode="official_code"``. ``head = tail`` is
+    plain label smoothing.
 
     Args:
         class_counts: training samples a class, [C].
@@ -79,9 +84,15 @@ class LabelAwareSmoothingLoss(ClassLoss):
     smoothing: Tensor
 
     def __init__(
-        self, class_counts: Counts, head: float = 0.4, tail: float = 0.1, shape: str = "concave", power: float | None = None,
-        mode: str = "paper", reduction: str = "mean",
-    ) -> None:  # fmt: skip
+        self,
+        class_counts: Counts,
+        head: float = 0.4,
+        tail: float = 0.1,
+        shape: str = "concave",
+        power: float | None = None,
+        mode: str = "paper",
+        reduction: str = "mean",
+    ) -> None:
         super().__init__(reduction)
         if mode not in ("paper", "official_code"):
             raise ValueError(f'`mode` must be "paper" or "official_code", but is {mode!r}.')

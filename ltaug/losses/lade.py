@@ -10,16 +10,16 @@ from ltaug.priors import Counts, as_counts, class_prior
 
 
 class LADELoss(ClassLoss):
-    """LADE: Balanced Softmax and a regulariser that makes the logits the log density ratio (Hong et al., CVPR 2021, Eq. 15-20,
-    https://arxiv.org/abs/2012.00321).
+    """LADE: Balanced Softmax and a regulariser that makes the logits the log density ratio (Hong et al., CVPR 2021, Eq.
+    15-20, https://arxiv.org/abs/2012.00321).
 
     L = CE(z + log p_s) + alpha * sum_{c in the batch} p_s(c) L_c with
 
         L_c = -(1 / N_c) sum_{i: y_i = c} z_i[c] + log A_c + lambda (log A_c)^2,
         A_c = (1 / N) sum_i p_u(y_i) / p_s(y_i) * exp(z_i[c]).
 
-    The logits are then free of the training prior: at test time add the log of the target prior, nothing for a uniform one.
-    Differs in the released code, whose weights are those of the logit's class, and which sums over absent classes:
+    The logits are then free of the training prior: at test time add the log of the target prior, nothing for a uniform
+    one. Differs in the released code, whose weights are those of the logit's class, and which sums over absent classes:
     ``mode="official_code"``. Its defaults on the command line override its files; the paper's values are
 
     ============== ======== =============
@@ -47,7 +47,12 @@ class LADELoss(ClassLoss):
     prior: Tensor
 
     def __init__(
-        self, class_counts: Counts, alpha: float = 0.1, remine_lambda: float = 0.1, mode: str = "paper", reduction: str = "mean"
+        self,
+        class_counts: Counts,
+        alpha: float = 0.1,
+        remine_lambda: float = 0.1,
+        mode: str = "paper",
+        reduction: str = "mean",
     ) -> None:
         super().__init__(reduction)
         if mode not in ("paper", "official_code"):
@@ -63,4 +68,5 @@ class LADELoss(ClassLoss):
 
     def extra_repr(self) -> str:
         """Shown by ``print(loss)``."""
-        return f"num_classes={self.prior.numel()}, alpha={self.alpha}, remine_lambda={self.remine_lambda}, mode={self.mode!r}"
+        settings = f"alpha={self.alpha}, remine_lambda={self.remine_lambda}, mode={self.mode!r}"
+        return f"num_classes={self.prior.numel()}, {settings}"

@@ -32,12 +32,12 @@ def effective_number_weights(class_counts: Counts, beta: float = 0.9999) -> Tens
 class ClassWeightedLoss(ClassLoss):
     """Weight every sample of a loss by its class: w_y * loss, averaged over samples.
 
-    ``nn.CrossEntropyLoss(weight=...)`` divides by the sum of the weights in the batch instead, which undoes a part of them in
-    every batch. Probabilities as targets give sum_c t_c w_c loss(c).
+    ``nn.CrossEntropyLoss(weight=...)`` divides by the sum of the weights in the batch instead, which undoes a part of
+    them in every batch. Probabilities as targets give sum_c t_c w_c loss(c).
 
     Args:
-        loss: any loss of this library but LADE, or ``nn.CrossEntropyLoss``; it must be linear in probabilities as targets and
-            have a ``reduction``, which is taken over.
+        loss: any loss of this library but LADE, or ``nn.CrossEntropyLoss``; it must be linear in probabilities as
+            targets and have a ``reduction``, which is taken over.
         class_weights: w, [C]; :func:`effective_number_weights` are the class-balanced ones.
 
     >>> import torch

@@ -13,8 +13,9 @@ class CutMix(Mixer):
     """CutMix: a box of the partner is pasted into the sample, and labels are mixed by its area (Yun et al., ICCV 2019,
     https://arxiv.org/abs/1905.04899).
 
-    lam ~ Beta(alpha, alpha); the box has side sqrt(1 - lam) of the image's and a uniform centre, is clipped at the borders, and
-    the first label's weight is 1 - its true share of the area. One box a pair; the released code cuts one a batch.
+    lam ~ Beta(alpha, alpha); the box has side sqrt(1 - lam) of the image's and a uniform centre, is clipped at the
+    borders, and the first label's weight is 1 - its true share of the area. One box a pair; the released code cuts one
+    a batch.
 
     Args:
         num_classes: C.
@@ -43,7 +44,8 @@ class CutMix(Mixer):
         dims = [dim % inputs.ndim if -inputs.ndim <= dim < inputs.ndim else 0 for dim in self.dims]
         if 0 in dims or len(set(dims)) < len(dims):
             raise ValueError(
-                f"`dims` must name different axes of the inputs other than the batch, but are {self.dims} for inputs of shape "
+                f"`dims` must name different axes of the inputs other than the batch, but are {self.dims} for inputs "
+                "of shape "
                 f"{list(inputs.shape)}."
             )
         lam = beta_draws(self.alpha, inputs.shape[0], inputs.device)

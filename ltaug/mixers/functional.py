@@ -49,9 +49,7 @@ def unimix_factor(draw: Tensor, n_i: Tensor, n_j: Tensor) -> Tensor:
     return torch.remainder(draw + n_j / (n_i + n_j), 1.0)
 
 
-def remix_label_weight(
-    lam: Tensor, n_i: Tensor, n_j: Tensor, kappa: float = 3.0, tau: float = 0.5
-) -> Tensor:
+def remix_label_weight(lam: Tensor, n_i: Tensor, n_j: Tensor, kappa: float = 3.0, tau: float = 0.5) -> Tensor:
     """ReMix's weight of the first label (Chou et al., ECCV workshops 2020, https://arxiv.org/abs/2007.03943).
 
     The rarer class takes the whole label where it is rare enough and not a mere trace:
@@ -84,8 +82,8 @@ def cut_boxes(lam: Tensor, centre: Tensor, sizes: list[int]) -> tuple[Tensor, Te
         sizes: length of each of the D axes.
 
     Returns:
-        First and last + 1 index along each axis, int64 [N, D] both, and the share that does stay after clipping and rounding,
-        [N]: the weight of the first label.
+        First and last + 1 index along each axis, int64 [N, D] both, and the share that does stay after clipping and
+        rounding, [N]: the weight of the first label.
 
     >>> cut_boxes(torch.tensor([0.75]), torch.tensor([[0.5, 0.0]]), [8, 8])
     (tensor([[2, 0]]), tensor([[6, 2]]), tensor([0.8750]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ltaug.mixers._base import beta_draws, check_alpha
@@ -24,6 +23,7 @@ class ReMix(CountMixer):
         kappa: ratio of counts from which a class is the rarer one, > 1.
         tau: share of the input below which the more frequent class gives way, in [0, 1].
 
+    >>> import torch
     >>> mixer = ReMix(class_counts=[90, 10], tau=1.0)
     >>> _, targets = mixer(torch.zeros(2, 1), torch.tensor([0, 1]), torch.ones(2, 1), torch.tensor([1, 0]))
     >>> targets
@@ -35,7 +35,9 @@ class ReMix(CountMixer):
         super().__init__(class_counts)
         self.alpha = check_alpha(alpha)
         if not kappa > 1.0:
-            raise ValueError(f"`kappa` is the ratio of counts that makes a class the rarer one and must exceed 1, but is {kappa}.")
+            raise ValueError(
+                f"`kappa` is the ratio of counts that makes a class the rarer one and must exceed 1, but is {kappa}."
+            )
         if not 0.0 <= tau <= 1.0:
             raise ValueError(f"`tau` is a share of the input and must lie in [0, 1], but is {tau}.")
         self.kappa = float(kappa)

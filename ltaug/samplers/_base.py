@@ -59,8 +59,8 @@ class EpochSampler(Sampler[int]):
 class ClassDrawSampler(EpochSampler):
     """A sampler that draws a class first and then a member of it, through a table of the members of each class.
 
-    Both steps cost O(1) a draw for any number of samples and classes, where ``torch.multinomial`` over sample weights costs
-    O(N) and stops at 2^24 samples. Classes without a sample are never drawn.
+    Both steps cost O(1) a draw for any number of samples and classes, where ``torch.multinomial`` over sample weights
+    costs O(N) and stops at 2^24 samples. Classes without a sample are never drawn.
 
     Args:
         labels: class of every sample, int [N].

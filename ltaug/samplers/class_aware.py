@@ -11,12 +11,12 @@ from ltaug.samplers._base import ClassDrawSampler
 
 
 class ClassAwareSampler(ClassDrawSampler):
-    """Class-balanced without chance: classes in shuffled cycles, k samples of a class in a row, from shuffled cycles of its
-    members (Shen et al., ECCV 2016, https://arxiv.org/abs/1512.05830; as cRT, LWS and MiSLAS use it).
+    """Class-balanced without chance: classes in shuffled cycles, k samples of a class in a row, from shuffled cycles of
+    its members (Shen et al., ECCV 2016, https://arxiv.org/abs/1512.05830; as cRT, LWS and MiSLAS use it).
 
     Every class is visited once before any is visited again, and every member of a class is used once before any is used
-    again. A batch of B holds B / k classes. The released codes call an epoch max_k n_k * C samples and stop earlier by hand; here it
-    is N samples unless ``num_samples`` says otherwise.
+    again. A batch of B holds B / k classes. The released codes call an epoch max_k n_k * C samples and stop earlier by
+    hand; here it is N samples unless ``num_samples`` says otherwise.
 
     Args:
         labels: class of every sample, int [N].
