@@ -12,24 +12,55 @@ tensor(True)
 
 from ltaug.loaders import ResidentLoader
 from ltaug.longtail import exponential_counts, index_hash, pareto_counts, shifted_counts, step_counts, subsample
-from ltaug.losses import BalancedSoftmaxLoss, BayiasLoss, LogitAdjustedLoss, PriorCorrectedLoss
-from ltaug.mixers import MixUp, UniMix
+from ltaug.losses import (
+    BalancedSoftmaxLoss,
+    BayiasLoss,
+    CDTLoss,
+    ClassWeightedLoss,
+    DeferredLoss,
+    FocalLoss,
+    LabelAwareSmoothingLoss,
+    LADELoss,
+    LDAMLoss,
+    LogitAdjustedLoss,
+    PriorCorrectedLoss,
+)
+from ltaug.mixers import CutMix, MixUp, ReMix, UniMix
 from ltaug.posthoc import shift_logits
 from ltaug.priors import class_counts, class_prior, effective_number, shot_groups
 from ltaug.run import RunFolder
-from ltaug.samplers import ClassPowerSampler, PairDataset, PairSampler
+from ltaug.samplers import (
+    ClassAwareSampler,
+    ClassPowerSampler,
+    EffectiveNumberSampler,
+    PairDataset,
+    PairSampler,
+    ProgressivelyBalancedSampler,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BalancedSoftmaxLoss",
     "BayiasLoss",
+    "CDTLoss",
+    "ClassAwareSampler",
     "ClassPowerSampler",
+    "ClassWeightedLoss",
+    "CutMix",
+    "DeferredLoss",
+    "EffectiveNumberSampler",
+    "FocalLoss",
+    "LADELoss",
+    "LDAMLoss",
+    "LabelAwareSmoothingLoss",
     "LogitAdjustedLoss",
     "MixUp",
     "PairDataset",
     "PairSampler",
     "PriorCorrectedLoss",
+    "ProgressivelyBalancedSampler",
+    "ReMix",
     "ResidentLoader",
     "RunFolder",
     "UniMix",

@@ -22,7 +22,18 @@ import ltaug.losses
 import ltaug.mixers
 import ltaug.samplers
 from ltaug import testing
-from ltaug.losses import PriorCorrectedLoss
+from ltaug.losses import (
+    BayiasLoss,
+    CDTLoss,
+    ClassWeightedLoss,
+    DeferredLoss,
+    FocalLoss,
+    LabelAwareSmoothingLoss,
+    LADELoss,
+    LDAMLoss,
+    PriorCorrectedLoss,
+    effective_number_weights,
+)
 from ltaug.mixers import Mixer, MixUp, UniMix
 from ltaug.samplers import ClassPowerSampler, PairDataset, PairSampler
 from ltaug.testing import ContractError, check_loss, check_mixer, check_sampler
@@ -35,14 +46,25 @@ COUNTS = [400, 120, 40, 9, 2]
 # What a class needs that has arguments without default; names as in the contract.
 ARGUMENTS: dict[str, Any] = {"num_classes": C, "class_counts": COUNTS, "total_epochs": 10, "sample_rate": 16000}
 # Where a method departs from a rule on purpose: {"name of the class": {"argument of the check": value}}.
-OPTIONS: dict[str, dict[str, Any]] = {}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "CutMix": {"mixing": "between", "shapes": ((3, 4, 5), (2, 3, 4, 5), (4, 5))},
+    "ReMix": {"shared_weight": False},
+    "FocalLoss": {"fixed_classes": False},
+    # A statistic of the batch: not a mean over samples, and not linear in the labels.
+    "LADELoss": {"linear_targets": False, "plain_mean": False},
+}
 # What cannot be made from labels and a seed alone.
 FACTORIES: dict[str, Callable[..., Any]] = {
     "PairSampler": lambda labels, seed: PairSampler(
         ClassPowerSampler(labels, tau=1.0, seed=seed), ClassPowerSampler(labels, tau=-1.0, seed=seed)
     )
 }
-NOT_CHECKED = {"Mixer": "the base class", "PairDataset": "a data set; see test_pair_dataset"}
+NOT_CHECKED = {
+    "ClassWeightedLoss": "a wrapper; see test_wrapped_losses",
+    "DeferredLoss": "likewise",
+    "Mixer": "the base class",
+    "PairDataset": "a data set; see test_pair_dataset",
+}
 
 
 def classes_of(module: Any) -> dict[str, type]:
@@ -91,6 +113,22 @@ def test_our_samplers_have_the_length_that_is_asked_for(name: str) -> None:
 @pytest.mark.parametrize("name", LOSSES)
 def test_our_losses(name: str) -> None:
     check_loss(LOSSES[name](**required(LOSSES[name])), C, **OPTIONS.get(name, {}))
+
+
+def test_wrapped_losses() -> None:
+    weights = effective_number_weights(COUNTS, 0.99)
+    for inner in (nn.CrossEntropyLoss(), FocalLoss(2.0), LDAMLoss(COUNTS, scale=2.0), LabelAwareSmoothingLoss(COUNTS)):
+        check_loss(ClassWeightedLoss(inner, weights), C)
+    check_loss(DeferredLoss(BayiasLoss(COUNTS), CDTLoss(COUNTS), epoch=3), C)
+
+
+@pytest.mark.parametrize("mode", ["paper", "official_code"])
+def test_our_class_losses_in_other_settings(mode: str) -> None:
+    check_loss(LADELoss(COUNTS, alpha=1.0, remine_lambda=0.5, mode=mode), C, **OPTIONS["LADELoss"])
+    check_loss(LabelAwareSmoothingLoss(COUNTS, 0.5, 0.0, "power", 0.5, mode=mode), C)
+    for gamma in (0.0, 0.5, 1.0, 2.0):
+        check_loss(FocalLoss(gamma, class_weights=torch.rand(C)), C)
+    check_loss(LDAMLoss(COUNTS, class_weights=torch.rand(C)), C)
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 10])

@@ -1,6 +1,27 @@
 """Losses: ``Loss(class_counts, ...)``, ``loss(logits, targets)``, targets as in ``torch.nn.CrossEntropyLoss``."""
 
 from ltaug.losses import functional
+from ltaug.losses.cdt import CDTLoss
+from ltaug.losses.focal import FocalLoss
+from ltaug.losses.label_aware_smoothing import LabelAwareSmoothingLoss, smoothing_factors
+from ltaug.losses.lade import LADELoss
+from ltaug.losses.ldam import LDAMLoss
 from ltaug.losses.prior_corrected import BalancedSoftmaxLoss, BayiasLoss, LogitAdjustedLoss, PriorCorrectedLoss
+from ltaug.losses.weights import ClassWeightedLoss, DeferredLoss, effective_number_weights
 
-__all__ = ["BalancedSoftmaxLoss", "BayiasLoss", "LogitAdjustedLoss", "PriorCorrectedLoss", "functional"]
+__all__ = [
+    "BalancedSoftmaxLoss",
+    "BayiasLoss",
+    "CDTLoss",
+    "ClassWeightedLoss",
+    "DeferredLoss",
+    "FocalLoss",
+    "LADELoss",
+    "LDAMLoss",
+    "LabelAwareSmoothingLoss",
+    "LogitAdjustedLoss",
+    "PriorCorrectedLoss",
+    "effective_number_weights",
+    "functional",
+    "smoothing_factors",
+]

@@ -1,12 +1,26 @@
-"""The losses as pure functions of logits, targets and class statistics."""
+"""The losses as pure functions of logits, targets and class statistics.
+
+All take logits [N, C, ...] and targets as ``torch.nn.functional.cross_entropy`` does: class indices [N, ...], or
+probabilities [N, C, ...], which give sum_c t_c * loss(c). All compute in float32 at least, also under autocast.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["prior_corrected_cross_entropy"]
+__all__ = [
+    "cdt_loss",
+    "focal_loss",
+    "label_aware_smoothing_loss",
+    "lade_loss",
+    "lade_regularizer",
+    "ldam_loss",
+    "prior_corrected_cross_entropy",
+]
 
 
 def prior_corrected_cross_entropy(logits: Tensor, targets: Tensor, shift: Tensor, reduction: str = "mean") -> Tensor:
@@ -24,19 +38,251 @@ def prior_corrected_cross_entropy(logits: Tensor, targets: Tensor, shift: Tensor
     >>> prior_corrected_cross_entropy(torch.zeros(1, 2), torch.tensor([1]), torch.tensor([0.75, 0.25]).log())
     tensor(1.3863)
     """
-    if logits.ndim < 2 or logits.shape[1] != shift.numel():
-        raise ValueError(f"`logits` must have shape [N, {shift.numel()}, ...], but have {list(logits.shape)}.")
+    logits, targets = prepare(logits, targets, shift.numel())
+    with torch.autocast(logits.device.type, enabled=False):
+        return F.cross_entropy(logits + per_class(shift, logits), targets, reduction=reduction)
+
+
+def label_aware_smoothing_loss(
+    logits: Tensor, targets: Tensor, smoothing: Tensor, reduction: str = "mean", mode: str = "paper"
+) -> Tensor:
+    """Label-aware smoothing, l = -sum_k q_k log p_k with q_y = 1 - eps_y and q_k = eps_y / (C - 1) elsewhere (MiSLAS,
+    Zhong et al., CVPR 2021, Eq. 3, https://arxiv.org/abs/2104.00466).
+
+    Args:
+        logits: [N, C, ...].
+        targets: int [N, ...] or probabilities [N, C, ...].
+        smoothing: eps, [C].
+        reduction: "mean", "sum" or "none".
+        mode: "paper"; or "official_code", which spreads eps over all C classes, the true one included:
+            q_y = 1 - eps_y + eps_y / C.
+
+    >>> label_aware_smoothing_loss(torch.zeros(1, 2), torch.tensor([0]), torch.tensor([0.4, 0.0]))
+    tensor(0.6931)
+    """
+    if mode not in ("paper", "official_code"):
+        raise ValueError(f'`mode` must be "paper" or "official_code", but is {mode!r}.')
+    logits, targets = prepare(logits, targets, smoothing.numel())
+    num_classes = logits.shape[1]
+    if mode == "paper":
+        # eps spread over the others is eps' = eps C / (C - 1) spread over all, true class included; likewise its rest.
+        smoothing = smoothing * (num_classes / (num_classes - 1))
+    with torch.autocast(logits.device.type, enabled=False):
+        # -sum_k q_k log p_k = (1 - eps') nll_y + eps' mean_k nll_k
+        log_probs = F.log_softmax(logits, dim=1)
+        eps = per_class(smoothing, logits)
+        even = -log_probs.mean(1)
+        if targets.is_floating_point():
+            eps_sample = (targets * eps).sum(1)
+            loss = -(targets * (1.0 - eps) * log_probs).sum(1) + eps_sample * even
+        else:
+            eps_sample = eps.view(-1)[targets]
+            loss = (1.0 - eps_sample) * -log_probs.gather(1, targets.unsqueeze(1)).squeeze(1) + eps_sample * even
+        return reduce(loss, reduction)
+
+
+def ldam_loss(
+    logits: Tensor, targets: Tensor, margins: Tensor, scale: float = 30.0, class_weights: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:  # fmt: skip
+    """LDAM, CE(scale * (z - Delta_y e_y)) (Cao et al., NeurIPS 2019, Eq. 13, https://arxiv.org/abs/1906.07413).
+
+    Args:
+        logits: cosines of :class:`~ltaug.classifiers.CosineClassifier`, [N, C, ...].
+        targets: int [N, ...] or probabilities [N, C, ...].
+        margins: Delta, [C].
+        scale: s.
+        class_weights: [C]; weights the samples.
+        reduction: "mean" (over samples, not over weights), "sum" or "none".
+
+    >>> ldam_loss(torch.zeros(1, 2), torch.tensor([0]), torch.tensor([0.1, 0.5]), scale=1.0)
+    tensor(0.7444)
+    """
+    logits, targets = prepare(logits, targets, margins.numel())
+    with torch.autocast(logits.device.type, enabled=False):
+        z = scale * logits
+        margin = scale * per_class(margins, logits)
+        # With class c as the truth only z_c changes: logsumexp(z - m_c e_c) = lse + log(1 - p_c (1 - exp(-m_c))).
+        lse = torch.logsumexp(z, 1, keepdim=True)
+        if targets.is_floating_point():
+            # 1 - p_c nearly cancels where the model is sure, hence float64 for the logarithm.
+            log1p = torch.log1p((z - lse).double().exp() * torch.expm1(-margin.double())).to(z.dtype)
+            loss_c = lse + log1p - z + margin
+            weight = targets if class_weights is None else targets * per_class(class_weights, logits)
+            return reduce((weight * loss_c).sum(1), reduction)
+        index = targets.unsqueeze(1)
+        shifted = z.scatter_add(1, index, -margin.view(-1)[index])
+        loss = F.cross_entropy(shifted, targets, reduction="none")
+        if class_weights is not None:
+            loss = loss * class_weights.to(loss)[targets]
+        return reduce(loss, reduction)
+
+
+def focal_loss(
+    logits: Tensor, targets: Tensor, gamma: float = 1.0, class_weights: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """Focal loss with softmax, w_y (1 - p_y)^gamma * -log p_y (Lin et al., ICCV 2017,
+    https://arxiv.org/abs/1708.02002).
+
+    Args:
+        logits: [N, C, ...].
+        targets: int [N, ...] or probabilities [N, C, ...].
+        gamma: 0 is cross-entropy.
+        class_weights: [C]; outside the focal term, so p is not changed by them.
+        reduction: "mean" (over samples, not over weights), "sum" or "none".
+
+    >>> focal_loss(torch.zeros(1, 2), torch.tensor([0]), gamma=1.0)
+    tensor(0.3466)
+    """
+    if gamma < 0:
+        raise ValueError(f"`gamma` must not be negative, but is {gamma}.")
+    logits, targets = prepare(logits, targets, logits.shape[1] if class_weights is None else class_weights.numel())
+    with torch.autocast(logits.device.type, enabled=False):
+        log_probs = F.log_softmax(logits, dim=1)
+        if not targets.is_floating_point():
+            log_probs = log_probs.gather(1, targets.unsqueeze(1))
+        # (1 - p)^gamma has an infinite slope at p = 1 for gamma < 1, where the loss itself is 0: stay a hair below.
+        rest = -torch.expm1(log_probs)
+        if gamma != 0.0:
+            tiny = torch.finfo(rest.dtype).eps
+            rest = rest.clamp_min(tiny) if gamma < 1.0 else rest
+            loss_c = -(rest**gamma) * log_probs
+        else:
+            loss_c = -log_probs
+        if targets.is_floating_point():
+            weight = targets if class_weights is None else targets * per_class(class_weights, logits)
+            return reduce((weight * loss_c).sum(1), reduction)
+        loss = loss_c.squeeze(1)
+        if class_weights is not None:
+            loss = loss * class_weights.to(loss)[targets]
+        return reduce(loss, reduction)
+
+
+def cdt_loss(logits: Tensor, targets: Tensor, temperatures: Tensor, reduction: str = "mean") -> Tensor:
+    """Class-dependent temperatures, CE(z_c / a_c) (Ye et al., 2020, https://arxiv.org/abs/2001.01385).
+
+    Args:
+        logits: [N, C, ...].
+        targets: int [N, ...] or probabilities [N, C, ...].
+        temperatures: a, [C]; (n_max / n_c)^gamma.
+        reduction: "mean", "sum" or "none".
+
+    >>> cdt_loss(torch.tensor([[2.0, 2.0]]), torch.tensor([0]), torch.tensor([1.0, 2.0]))
+    tensor(0.3133)
+    """
+    logits, targets = prepare(logits, targets, temperatures.numel())
+    with torch.autocast(logits.device.type, enabled=False):
+        return F.cross_entropy(logits / per_class(temperatures, logits), targets, reduction=reduction)
+
+
+def lade_regularizer(
+    logits: Tensor, targets: Tensor, prior: Tensor, remine_lambda: float = 0.1, mode: str = "paper"
+) -> Tensor:
+    """LADER, the regulariser of LADE (Hong et al., CVPR 2021, Eq. 15-16, https://arxiv.org/abs/2012.00321).
+
+    For each class c present in the batch, with N_c samples of it,
+
+        L_c = -(1 / N_c) sum_{i: y_i = c} z_i[c] + log A_c + lambda (log A_c)^2,
+        A_c = (1 / N) sum_i p_u(y_i) / p_s(y_i) * exp(z_i[c]),          L_LADER = sum_c p_s(c) L_c,
+
+    p_s the training prior, p_u uniform. Probabilities as targets count as that many fractions of a sample.
+
+    Args:
+        logits: [N, C, ...]; further dimensions are more samples.
+        targets: int [N, ...] or probabilities [N, C, ...].
+        prior: p_s, [C].
+        remine_lambda: lambda.
+        mode: "paper"; or "official_code", which weights by the class of the logit instead of the sample,
+            A_c = p_u(c) / p_s(c) * (1 / N) sum_i exp(z_i[c]), and sums over all classes, present or not.
+
+    Returns:
+        A scalar.
+
+    >>> lade_regularizer(torch.zeros(4, 2), torch.tensor([0, 0, 1, 1]), torch.tensor([0.5, 0.5])).abs()
+    tensor(0.)
+    """
+    if mode not in ("paper", "official_code"):
+        raise ValueError(f'`mode` must be "paper" or "official_code", but is {mode!r}.')
+    num_classes = prior.numel()
+    logits, targets = prepare(logits, targets, num_classes)
+    with torch.autocast(logits.device.type, enabled=False):
+        prior = prior.to(logits)
+        if logits.ndim > 2:
+            logits = logits.movedim(1, -1).reshape(-1, num_classes)
+            dense = targets.is_floating_point()
+            targets = targets.movedim(1, -1).reshape(-1, num_classes) if dense else targets.reshape(-1)
+        log_ratio = -(prior * num_classes).log()
+        if targets.is_floating_point():
+            count = targets.sum(0)
+            score = (targets * logits).sum(0)
+            log_weight = (targets @ log_ratio.exp()).log()
+        else:
+            count = torch.zeros_like(prior).index_add_(0, targets, torch.ones_like(targets, dtype=prior.dtype))
+            own = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+            score = torch.zeros_like(prior).index_add(0, targets, own)
+            log_weight = log_ratio[targets]
+        positive = score / count.clamp_min(torch.finfo(prior.dtype).tiny)
+        if mode == "paper":
+            log_a = torch.logsumexp(logits + log_weight.unsqueeze(1), 0)
+            present = (count > 0).to(prior.dtype)
+        else:
+            log_a = torch.logsumexp(logits, 0) + log_ratio
+            present = torch.ones_like(prior)
+        log_a = log_a - math.log(logits.shape[0])
+        return (prior * present * (log_a + remine_lambda * log_a.square() - positive)).sum()
+
+
+def lade_loss(
+    logits: Tensor, targets: Tensor, prior: Tensor, alpha: float = 0.1, remine_lambda: float = 0.1, mode: str = "paper",
+    reduction: str = "mean",
+) -> Tensor:  # fmt: skip
+    """LADE, CE(z + log p_s) + alpha * LADER (Hong et al., CVPR 2021, Eq. 18-20, https://arxiv.org/abs/2012.00321).
+
+    Args:
+        logits: [N, C, ...].
+        targets: int [N, ...] or probabilities [N, C, ...].
+        prior: p_s, [C], positive.
+        alpha: weight of the regulariser; 0 is Balanced Softmax.
+        remine_lambda: see :func:`lade_regularizer`.
+        mode: see :func:`lade_regularizer`.
+        reduction: "mean", "sum" or "none" of the cross-entropy; the regulariser is one number a batch, added to each
+            entry of the mean or of "none", and once a sample to the sum.
+
+    >>> lade_loss(torch.zeros(2, 2), torch.tensor([0, 1]), torch.tensor([0.5, 0.5]))
+    tensor(0.6931)
+    """
+    loss = prior_corrected_cross_entropy(logits, targets, prior.log(), reduction="none")
+    if alpha != 0.0:
+        loss = loss + alpha * lade_regularizer(logits, targets, prior, remine_lambda, mode)
+    return reduce(loss, reduction)
+
+
+def prepare(logits: Tensor, targets: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Check shapes; half-precision logits as float32, probabilities in the logits' type, indices as int64."""
+    if logits.ndim < 2 or logits.shape[1] != num_classes:
+        raise ValueError(f"`logits` must have shape [N, {num_classes}, ...], but have {list(logits.shape)}.")
     expected = logits.shape if targets.is_floating_point() else (logits.shape[0], *logits.shape[2:])
     if targets.shape != expected:
         raise ValueError(
             "`targets` must be class indices [N, ...] or probabilities [N, C, ...] for logits of shape "
-            f"{list(logits.shape)}, "
-            f"but are {targets.dtype} of shape {list(targets.shape)}."
+            f"{list(logits.shape)}, but are {targets.dtype} of shape {list(targets.shape)}."
         )
-    with torch.autocast(logits.device.type, enabled=False):
-        if logits.dtype in (torch.float16, torch.bfloat16):
-            logits = logits.float()
-        if targets.is_floating_point():
-            targets = targets.to(logits.dtype)
-        shift = shift.to(logits.device, logits.dtype).view(1, -1, *[1] * (logits.ndim - 2))
-        return F.cross_entropy(logits + shift, targets, reduction=reduction)
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    return logits, targets.to(logits.dtype) if targets.is_floating_point() else targets.long()
+
+
+def per_class(values: Tensor, logits: Tensor) -> Tensor:
+    """[C] as [1, C, 1, ...] in the type and on the device of ``logits``."""
+    return values.to(logits.device, logits.dtype).view(1, -1, *[1] * (logits.ndim - 2))
+
+
+def reduce(loss: Tensor, reduction: str) -> Tensor:
+    """Mean, sum or nothing."""
+    if reduction == "mean":
+        return loss.mean()
+    if reduction == "sum":
+        return loss.sum()
+    if reduction == "none":
+        return loss
+    raise ValueError(f'`reduction` must be "mean", "sum" or "none", but is {reduction!r}.')

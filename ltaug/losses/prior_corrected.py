@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ltaug.losses._base import ClassLoss
 from ltaug.losses.functional import prior_corrected_cross_entropy
 from ltaug.posthoc.shift import log_prior_shift
 from ltaug.priors import Counts, as_counts
 
 
-class PriorCorrectedLoss(nn.Module):
+class PriorCorrectedLoss(ClassLoss):
     """Cross-entropy of z + tau * (log pi - log pi'), pi the training prior and pi' the prior of the test set.
 
     One loss with several names, each a setting of it:
@@ -47,16 +48,12 @@ class PriorCorrectedLoss(nn.Module):
     def __init__(
         self, class_counts: Counts, tau: float = 1.0, target_prior: Counts | None = None, reduction: str = "mean"
     ) -> None:
-        super().__init__()
-        if reduction not in ("mean", "sum", "none"):
-            raise ValueError(f'`reduction` must be "mean", "sum" or "none", but is {reduction!r}.')
+        super().__init__(reduction)
         counts = as_counts(class_counts, integers=False, positive=True)
         uniform = torch.ones(counts.numel(), dtype=torch.float64)
         shift = log_prior_shift(uniform if target_prior is None else target_prior, counts, tau)
         self.tau = float(tau)
-        self.reduction = reduction
-        # Not persistent: a checkpoint carries weights, not the statistics of one data set.
-        self.register_buffer("shift", shift.to(torch.get_default_dtype()), persistent=False)
+        self.keep("shift", shift)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of raw ``logits`` [N, C, ...] against ``targets``."""

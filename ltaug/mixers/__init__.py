@@ -2,7 +2,9 @@
 
 from ltaug.mixers import functional
 from ltaug.mixers._base import Mixer
+from ltaug.mixers.cutmix import CutMix
 from ltaug.mixers.mixup import MixUp
+from ltaug.mixers.remix import ReMix
 from ltaug.mixers.unimix import UniMix
 
-__all__ = ["MixUp", "Mixer", "UniMix", "functional"]
+__all__ = ["CutMix", "MixUp", "Mixer", "ReMix", "UniMix", "functional"]

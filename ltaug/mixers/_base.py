@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltaug.mixers.functional import dense_targets, mix
+from ltaug.mixers.functional import broadcast, dense_targets, mix
 
 
 class Mixer:
@@ -66,24 +66,34 @@ class Mixer:
             raise ValueError("`partner_inputs` and `partner_targets` belong together: give both or neither.")
         if partner_inputs is None or partner_targets is None:
             chosen = self.partners(targets)
-            partner_inputs, partner_targets = take_rows(inputs, chosen), targets[chosen]
-            lam = self.weights(targets, partner_targets)
+            partner_targets = targets[chosen]
             # The gathered partners are ours alone: mixing into them saves a second tensor of the batch's size.
-            mixed = partner_inputs.lerp_(inputs, lam.to(inputs.dtype).view(-1, *[1] * (inputs.ndim - 1)))
+            mixed, lam = self.mix(inputs, take_rows(inputs, chosen), targets, partner_targets, overwrite=True)
         else:
             if partner_inputs.shape != inputs.shape:
                 raise ValueError(
-                    f"`partner_inputs` must have the shape of `inputs`, {list(inputs.shape)}, but have "
-                    f"{list(partner_inputs.shape)}."
+                    f"`partner_inputs` must have the shape of `inputs`, {list(inputs.shape)}, "
+                    f"but have {list(partner_inputs.shape)}."
                 )
             if partner_targets.ndim < 1 or partner_targets.shape[0] != inputs.shape[0]:
                 raise ValueError(
                     f"`partner_targets` must have one row a sample, {inputs.shape[0]}, "
                     f"but have shape {list(partner_targets.shape)}."
                 )
-            lam = self.weights(targets, partner_targets)
-            mixed = mix(inputs, partner_inputs, lam)
+            mixed, lam = self.mix(inputs, partner_inputs, targets, partner_targets, overwrite=False)
         return mixed, self._mix_targets(targets, partner_targets, lam)
+
+    def mix(
+        self, inputs: Tensor, partner_inputs: Tensor, targets: Tensor, partner_targets: Tensor, *, overwrite: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Mix the inputs; returns them and the weight of the first sample's label in every pair, [N].
+
+        ``overwrite`` says that ``partner_inputs`` may serve as memory for the result.
+        """
+        lam = self.weights(targets, partner_targets)
+        if overwrite:
+            return partner_inputs.lerp_(inputs, broadcast(lam, inputs)), lam
+        return mix(inputs, partner_inputs, lam), lam
 
     def _mix_targets(self, targets: Tensor, partner_targets: Tensor, lam: Tensor) -> Tensor:
         indices = not (targets.is_floating_point() or partner_targets.is_floating_point())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["dense_targets", "mix", "unimix_factor"]
+__all__ = ["cut_boxes", "dense_targets", "mix", "remix_label_weight", "unimix_factor"]
 
 
 def mix(x: Tensor, y: Tensor, lam: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def mix(x: Tensor, y: Tensor, lam: Tensor) -> Tensor:
     """
     if x.shape != y.shape:
         raise ValueError(f"`x` and `y` must have the same shape, but have {list(x.shape)} and {list(y.shape)}.")
-    return torch.lerp(y, x, _broadcast(lam, x))
+    return torch.lerp(y, x, broadcast(lam, x))
 
 
 def unimix_factor(draw: Tensor, n_i: Tensor, n_j: Tensor) -> Tensor:
@@ -47,6 +47,54 @@ def unimix_factor(draw: Tensor, n_i: Tensor, n_j: Tensor) -> Tensor:
     tensor([0.8500, 0.1500])
     """
     return torch.remainder(draw + n_j / (n_i + n_j), 1.0)
+
+
+def remix_label_weight(lam: Tensor, n_i: Tensor, n_j: Tensor, kappa: float = 3.0, tau: float = 0.5) -> Tensor:
+    """ReMix's weight of the first label (Chou et al., ECCV workshops 2020, https://arxiv.org/abs/2007.03943).
+
+    The rarer class takes the whole label where it is rare enough and not a mere trace:
+    0 where n_i / n_j >= kappa and lam < tau; 1 where n_i / n_j <= 1 / kappa and 1 - lam < tau; lam elsewhere.
+
+    Args:
+        lam: weight of the first input, [N].
+        n_i: count of the first sample's class, [N].
+        n_j: count of the partner's class, [N].
+        kappa: ratio of counts from which a class is the rarer one; > 1.
+        tau: share of the input below which the more frequent class gives way.
+
+    Returns:
+        [N], in [0, 1].
+
+    >>> remix_label_weight(torch.tensor([0.4, 0.6, 0.4]), torch.tensor([90, 90, 10]), torch.tensor([10, 10, 10]))
+    tensor([0.0000, 0.6000, 0.4000])
+    """
+    weight = torch.where((n_i >= kappa * n_j) & (lam < tau), torch.zeros_like(lam), lam)
+    return torch.where((kappa * n_i <= n_j) & (1.0 - lam < tau), torch.ones_like(lam), weight)
+
+
+def cut_boxes(lam: Tensor, centre: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """CutMix's boxes: of relative volume 1 - lam around a centre, clipped at the borders (Yun et al., ICCV 2019,
+    https://arxiv.org/abs/1905.04899).
+
+    Args:
+        lam: share of the input that is to stay, [N].
+        centre: relative place of the centre along each axis, [N, D], in [0, 1).
+        sizes: length of each of the D axes.
+
+    Returns:
+        First and last + 1 index along each axis, int64 [N, D] both, and the share that does stay after clipping and
+        rounding, [N]: the weight of the first label.
+
+    >>> cut_boxes(torch.tensor([0.75]), torch.tensor([[0.5, 0.0]]), [8, 8])
+    (tensor([[2, 0]]), tensor([[6, 2]]), tensor([0.8750]))
+    """
+    size = torch.tensor(sizes, device=lam.device)
+    cut = (size * (1.0 - lam).clamp_min(0.0).pow(1.0 / len(sizes)).unsqueeze(1)).long()
+    middle = (centre * size).long()
+    start = (middle - cut // 2).clamp_min(0)
+    stop = torch.minimum(middle + cut // 2, size)
+    share = ((stop - start).to(lam.dtype) / size).prod(1)
+    return start, stop, 1.0 - share
 
 
 def dense_targets(targets: Tensor, num_classes: int) -> Tensor:
@@ -75,6 +123,6 @@ def dense_targets(targets: Tensor, num_classes: int) -> Tensor:
     return dense.scatter_(1, targets.long().unsqueeze(1), 1.0)
 
 
-def _broadcast(lam: Tensor, like: Tensor) -> Tensor:
-    """[N] -> [N, 1, ...] in the type of ``like``."""
+def broadcast(lam: Tensor, like: Tensor) -> Tensor:
+    """[N] as [N, 1, ...] in the type and rank of ``like``, to be multiplied with it."""
     return lam.to(like.dtype).view(-1, *[1] * (like.ndim - 1))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltaug.mixers._base import Mixer, beta_draws, check_alpha
+from ltaug.mixers._base import beta_draws, check_alpha
+from ltaug.mixers._counts import CountMixer
 from ltaug.mixers.functional import unimix_factor
-from ltaug.priors import Counts, as_counts
+from ltaug.priors import Counts
 
 
-class UniMix(Mixer):
+class UniMix(CountMixer):
     """UniMix: mixup whose weight leans to the rarer class of the pair (Xu et al., NeurIPS 2021, Eq. 6, 7 and 9,
     https://arxiv.org/abs/2111.03874).
 
@@ -40,39 +41,21 @@ class UniMix(Mixer):
     """
 
     def __init__(self, class_counts: Counts, alpha: float = 0.8, in_batch_tau: float | None = None) -> None:
-        counts = as_counts(class_counts)
-        super().__init__(counts.numel())
+        super().__init__(class_counts)
         self.alpha = check_alpha(alpha)
         self.in_batch_tau = in_batch_tau
-        self.class_counts = counts
-        # A class that training counts lack may turn up in a batch; as one sample it has a factor, as none it has 0 / 0.
-        self._counts = counts.clamp(min=1).to(torch.float32)
 
     def weights(self, targets: Tensor, partner_targets: Tensor) -> Tensor:
         """xi* of every pair, [N]."""
         draw = beta_draws(self.alpha, targets.shape[0], targets.device)
-        return unimix_factor(draw, self._count_of(targets), self._count_of(partner_targets))
+        return unimix_factor(draw, self.count_of(targets), self.count_of(partner_targets))
 
     def partners(self, targets: Tensor) -> Tensor:
         """Indices into the batch: a permutation, or the released code's draw (``in_batch_tau``)."""
         if self.in_batch_tau is None:
             return super().partners(targets)
-        weight = self._count_of(targets) ** (self.in_batch_tau - 1.0)
+        weight = self.count_of(targets) ** (self.in_batch_tau - 1.0)
         return torch.multinomial(weight, targets.shape[0], replacement=True)
-
-    def _count_of(self, targets: Tensor) -> Tensor:
-        """Training count of each sample's class, [N]; the expected one for probabilities."""
-        if self._counts.device != targets.device:
-            self._counts = self._counts.to(targets.device)
-        if targets.is_floating_point() and targets.ndim == 2 and targets.shape[1] == self.num_classes:
-            return targets @ self._counts.to(targets.dtype)
-        if targets.is_floating_point() or targets.ndim != 1:
-            raise ValueError(
-                f"`targets` must be one class a sample, [N] or [N, {self.num_classes}], since the factor compares the "
-                "classes of two "
-                f"samples, but are {targets.dtype} of shape {list(targets.shape)}."
-            )
-        return self._counts[targets.long()]
 
     def __repr__(self) -> str:
         return f"UniMix(num_classes={self.num_classes}, alpha={self.alpha}, in_batch_tau={self.in_batch_tau})"

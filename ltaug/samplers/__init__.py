@@ -1,6 +1,16 @@
 """Which sample comes next: samplers whose order is a pure function of (seed, epoch), so that all ranks agree on it."""
 
+from ltaug.samplers.class_aware import ClassAwareSampler
 from ltaug.samplers.class_power import ClassPowerSampler
+from ltaug.samplers.effective_number import EffectiveNumberSampler
 from ltaug.samplers.pair import PairDataset, PairSampler
+from ltaug.samplers.progressively_balanced import ProgressivelyBalancedSampler
 
-__all__ = ["ClassPowerSampler", "PairDataset", "PairSampler"]
+__all__ = [
+    "ClassAwareSampler",
+    "ClassPowerSampler",
+    "EffectiveNumberSampler",
+    "PairDataset",
+    "PairSampler",
+    "ProgressivelyBalancedSampler",
+]

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from ltaug.priors import Counts, as_labels
+
 
 class EpochSampler(Sampler[int]):
     """A sampler whose order is a pure function of (seed, stream, epoch).
@@ -52,3 +54,63 @@ class EpochSampler(Sampler[int]):
 
     def __len__(self) -> int:
         return self.num_samples
+
+
+class ClassDrawSampler(EpochSampler):
+    """A sampler that draws a class first and then a member of it, through a table of the members of each class.
+
+    Both steps cost O(1) a draw for any number of samples and classes, where ``torch.multinomial`` over sample weights
+    costs O(N) and stops at 2^24 samples. Classes without a sample are never drawn.
+
+    Args:
+        labels: class of every sample, int [N].
+        num_samples: indices an epoch; by default N.
+        seed: see :class:`EpochSampler`.
+    """
+
+    def __init__(self, labels: Counts, num_samples: int | None, seed: int) -> None:
+        array = as_labels(labels).cpu().numpy()
+        if array.size == 0:
+            raise ValueError("`labels` must hold at least one sample, but is empty.")
+        if array.min() < 0:
+            raise ValueError(
+                f"`labels` must not be negative, but hold {array.min()}. Remove samples that carry an ignore index."
+            )
+        super().__init__(array.size if num_samples is None else num_samples, seed)
+        self.size = array.size
+        counts = np.bincount(array)
+        # CSR: the members of the c-th class that has any are order[start[c] : start[c] + count[c]]
+        self._order = np.argsort(array, kind="stable")
+        self._count = counts[counts > 0]
+        self._start = np.cumsum(self._count) - self._count
+
+    def _members(self, generator: np.random.Generator, chosen: np.ndarray) -> Tensor:
+        """A uniform member of each of the chosen classes, as indices into the labels."""
+        # floor(u * n) < n for u < 1 and n < 2**53
+        member = (generator.random(len(chosen)) * self._count[chosen]).astype(np.int64)
+        member += self._start[chosen]
+        return torch.from_numpy(self._order[member])
+
+
+class AliasTable:
+    """Walker's alias method (Vose's construction): a draw from any discrete law for one uniform number."""
+
+    def __init__(self, probabilities: np.ndarray) -> None:
+        size = len(probabilities)
+        scaled = probabilities * size
+        keep, alias = np.ones(size), np.arange(size)
+        scaled = scaled.tolist()
+        small = [k for k in range(size) if scaled[k] < 1.0]
+        large = [k for k in range(size) if scaled[k] >= 1.0]
+        while small and large:
+            low, high = small.pop(), large.pop()
+            keep[low], alias[low] = scaled[low], high
+            scaled[high] -= 1.0 - scaled[low]
+            (small if scaled[high] < 1.0 else large).append(high)
+        self._keep, self._alias = keep, alias
+
+    def draw(self, generator: np.random.Generator, size: int) -> np.ndarray:
+        """``size`` independent indices."""
+        position = generator.random(size) * len(self._keep)
+        slot = position.astype(np.int64)
+        return np.where(position - slot < self._keep[slot], slot, self._alias[slot])

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltaug.priors import Counts, as_labels
-from ltaug.samplers._base import EpochSampler
+from ltaug.priors import Counts
+from ltaug.samplers._base import AliasTable, ClassDrawSampler
 
 
-class ClassPowerSampler(EpochSampler):
+class ClassPowerSampler(ClassDrawSampler):
     r"""Draw a class with probability proportional to n_y^tau, then a member of it uniformly.
 
     P(Y = y) = n_y^tau / sum_c n_c^tau (UniMix, Xu et al., NeurIPS 2021, Eq. 9, https://arxiv.org/abs/2111.03874).
@@ -54,34 +54,18 @@ class ClassPowerSampler(EpochSampler):
         replacement: bool = True,
         seed: int = 0,
     ) -> None:
-        array = as_labels(labels).cpu().numpy()
-        if array.size == 0:
-            raise ValueError("`labels` must hold at least one sample, but is empty.")
-        if array.min() < 0:
-            raise ValueError(
-                f"`labels` must not be negative, but hold {array.min()}. Remove samples that carry an ignore index."
-            )
+        super().__init__(labels, num_samples, seed)
         if not np.isfinite(tau):
             raise ValueError(f"`tau` must be finite, but is {tau}.")
-        super().__init__(array.size if num_samples is None else num_samples, seed)
         if not replacement and tau != 1.0:
             raise ValueError(f"`replacement=False` is the shuffled epoch and needs `tau=1`, but `tau` is {tau}.")
-        if not replacement and self.num_samples > array.size:
+        if not replacement and self.num_samples > self.size:
             raise ValueError(
-                f"`num_samples`={self.num_samples} exceeds the {array.size} samples; pass `replacement=True`."
+                f"`num_samples`={self.num_samples} exceeds the {self.size} samples; pass `replacement=True`."
             )
         self.tau = float(tau)
         self.replacement = replacement
-        self.size = array.size
-        if self.tau == 1.0:
-            return  # every sample equally likely: no table needed
-        counts = np.bincount(array)
-        present = np.flatnonzero(counts)
-        # CSR: the members of present class c are order[start[c] : start[c] + count[c]]
-        self._order = np.argsort(array, kind="stable")
-        self._count = counts[present]
-        self._start = np.cumsum(self._count) - self._count
-        self._alias = None if self.tau == 0.0 else AliasTable(self.class_probabilities(self._count, self.tau))
+        self._alias = None if self.tau in (0.0, 1.0) else AliasTable(self.class_probabilities(self._count, self.tau))
 
     @staticmethod
     def class_probabilities(class_counts: np.ndarray, tau: float) -> np.ndarray:
@@ -101,31 +85,4 @@ class ClassPowerSampler(EpochSampler):
             chosen = generator.integers(len(self._count), size=self.num_samples)
         else:
             chosen = self._alias.draw(generator, self.num_samples)
-        # floor(u * n) < n for u < 1 and n < 2**53: a uniform member of the class
-        member = (generator.random(self.num_samples) * self._count[chosen]).astype(np.int64)
-        member += self._start[chosen]
-        return torch.from_numpy(self._order[member])
-
-
-class AliasTable:
-    """Walker's alias method (Vose's construction): a draw from any discrete law for one uniform number."""
-
-    def __init__(self, probabilities: np.ndarray) -> None:
-        size = len(probabilities)
-        scaled = probabilities * size
-        keep, alias = np.ones(size), np.arange(size)
-        scaled = scaled.tolist()
-        small = [k for k in range(size) if scaled[k] < 1.0]
-        large = [k for k in range(size) if scaled[k] >= 1.0]
-        while small and large:
-            low, high = small.pop(), large.pop()
-            keep[low], alias[low] = scaled[low], high
-            scaled[high] -= 1.0 - scaled[low]
-            (small if scaled[high] < 1.0 else large).append(high)
-        self._keep, self._alias = keep, alias
-
-    def draw(self, generator: np.random.Generator, size: int) -> np.ndarray:
-        """``size`` independent indices."""
-        position = generator.random(size) * len(self._keep)
-        slot = position.astype(np.int64)
-        return np.where(position - slot < self._keep[slot], slot, self._alias[slot])
+        return self._members(generator, chosen)

@@ -1,0 +1,38 @@
+"""What mixers share that compare the class counts of the two samples of a pair."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ltaug.mixers._base import Mixer
+from ltaug.priors import Counts, as_counts
+
+
+class CountMixer(Mixer):
+    """A mixer that knows the training counts.
+
+    Args:
+        class_counts: training samples a class, int [C]; a class with 0 counts as one sample.
+    """
+
+    def __init__(self, class_counts: Counts) -> None:
+        counts = as_counts(class_counts)
+        super().__init__(counts.numel())
+        self.class_counts = counts
+        # A class that training counts lack may turn up in a batch; as one sample it has a factor, as none it has 0 / 0.
+        self._counts = counts.clamp(min=1).to(torch.float32)
+
+    def count_of(self, targets: Tensor) -> Tensor:
+        """Training count of each sample's class, [N]; the expected one for probabilities."""
+        if self._counts.device != targets.device:
+            self._counts = self._counts.to(targets.device)
+        if targets.is_floating_point() and targets.ndim == 2 and targets.shape[1] == self.num_classes:
+            return targets @ self._counts.to(targets.dtype)
+        if targets.is_floating_point() or targets.ndim != 1:
+            raise ValueError(
+                f"`targets` must be one class a sample, [N] or [N, {self.num_classes}], since the factor compares the "
+                "classes of two "
+                f"samples, but are {targets.dtype} of shape {list(targets.shape)}."
+            )
+        return self._counts[targets.long()]

@@ -1,0 +1,64 @@
+"""CutMix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ltaug.mixers._base import Mixer, beta_draws, check_alpha
+from ltaug.mixers.functional import cut_boxes
+
+
+class CutMix(Mixer):
+    """CutMix: a box of the partner is pasted into the sample, and labels are mixed by its area (Yun et al., ICCV 2019,
+    https://arxiv.org/abs/1905.04899).
+
+    lam ~ Beta(alpha, alpha); the box has side sqrt(1 - lam) of the image's and a uniform centre, is clipped at the
+    borders, and the first label's weight is 1 - its true share of the area. One box a pair; the released code cuts one
+    a batch.
+
+    Args:
+        num_classes: C.
+        alpha: parameter of the Beta law.
+        dims: the axes to cut along: height and width by default, ``(-1,)`` for a stretch of a waveform.
+
+    Raises:
+        ValueError: when called, ``dims`` name the batch, an axis twice, or one that the inputs do not have.
+
+    >>> inputs, targets = CutMix(num_classes=3)(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 2]))
+    >>> inputs.shape, targets.shape
+    (torch.Size([4, 1, 8, 8]), torch.Size([4, 3]))
+    """
+
+    def __init__(self, num_classes: int, alpha: float = 1.0, dims: tuple[int, ...] = (-2, -1)) -> None:
+        super().__init__(num_classes)
+        self.alpha = check_alpha(alpha)
+        self.dims = tuple(dims)
+        if not self.dims:
+            raise ValueError("`dims` must name at least one axis to cut along, but is empty.")
+
+    def mix(
+        self, inputs: Tensor, partner_inputs: Tensor, targets: Tensor, partner_targets: Tensor, *, overwrite: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Paste the boxes; returns the inputs and the share of the first sample that is left, [N]."""
+        dims = [dim % inputs.ndim if -inputs.ndim <= dim < inputs.ndim else 0 for dim in self.dims]
+        if 0 in dims or len(set(dims)) < len(dims):
+            raise ValueError(
+                f"`dims` must name different axes of the inputs other than the batch, but are {self.dims} for inputs "
+                "of shape "
+                f"{list(inputs.shape)}."
+            )
+        lam = beta_draws(self.alpha, inputs.shape[0], inputs.device)
+        centre = torch.rand(inputs.shape[0], len(dims), device=inputs.device)
+        start, stop, kept = cut_boxes(lam, centre, [inputs.shape[dim] for dim in dims])
+        inside = torch.ones(1, dtype=torch.bool, device=inputs.device)
+        for k, dim in enumerate(dims):
+            place = torch.arange(inputs.shape[dim], device=inputs.device)
+            along = (place >= start[:, k : k + 1]) & (place < stop[:, k : k + 1])
+            shape = [1] * inputs.ndim
+            shape[0], shape[dim] = along.shape
+            inside = inside & along.view(shape)
+        return torch.where(inside, partner_inputs, inputs), kept
+
+    def __repr__(self) -> str:
+        return f"CutMix(num_classes={self.num_classes}, alpha={self.alpha}, dims={self.dims})"

@@ -1,0 +1,59 @@
+"""ReMix."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ltaug.mixers._base import beta_draws, check_alpha
+from ltaug.mixers._counts import CountMixer
+from ltaug.mixers.functional import remix_label_weight
+from ltaug.priors import Counts
+
+
+class ReMix(CountMixer):
+    """ReMix: inputs as in mixup, but the whole label goes to the much rarer class of the pair unless it is a mere trace
+    (Chou et al., ECCV workshops 2020, https://arxiv.org/abs/2007.03943).
+
+    x = lam x_i + (1 - lam) x_j, lam ~ Beta(alpha, alpha); the first label's weight is 0 where n_i / n_j >= kappa and
+    lam < tau, 1 where n_i / n_j <= 1 / kappa and 1 - lam < tau, and lam elsewhere.
+
+    Args:
+        class_counts: training samples a class, int [C]; a class with 0 counts as one sample.
+        alpha: parameter of the Beta law.
+        kappa: ratio of counts from which a class is the rarer one, > 1.
+        tau: share of the input below which the more frequent class gives way, in [0, 1].
+
+    >>> import torch
+    >>> mixer = ReMix(class_counts=[90, 10], tau=1.0)
+    >>> _, targets = mixer(torch.zeros(2, 1), torch.tensor([0, 1]), torch.ones(2, 1), torch.tensor([1, 0]))
+    >>> targets
+    tensor([[0., 1.],
+            [0., 1.]])
+    """
+
+    def __init__(self, class_counts: Counts, alpha: float = 1.0, kappa: float = 3.0, tau: float = 0.5) -> None:
+        super().__init__(class_counts)
+        self.alpha = check_alpha(alpha)
+        if not kappa > 1.0:
+            raise ValueError(
+                f"`kappa` is the ratio of counts that makes a class the rarer one and must exceed 1, but is {kappa}."
+            )
+        if not 0.0 <= tau <= 1.0:
+            raise ValueError(f"`tau` is a share of the input and must lie in [0, 1], but is {tau}.")
+        self.kappa = float(kappa)
+        self.tau = float(tau)
+
+    def weights(self, targets: Tensor, partner_targets: Tensor) -> Tensor:
+        """lam ~ Beta(alpha, alpha), [N]: the weight of the first input."""
+        return beta_draws(self.alpha, targets.shape[0], targets.device)
+
+    def mix(
+        self, inputs: Tensor, partner_inputs: Tensor, targets: Tensor, partner_targets: Tensor, *, overwrite: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Mix the inputs by lam; returns them and the weight of the first label, [N]."""
+        mixed, lam = super().mix(inputs, partner_inputs, targets, partner_targets, overwrite=overwrite)
+        counts = self.count_of(targets), self.count_of(partner_targets)
+        return mixed, remix_label_weight(lam, *counts, self.kappa, self.tau)
+
+    def __repr__(self) -> str:
+        return f"ReMix(num_classes={self.num_classes}, alpha={self.alpha}, kappa={self.kappa}, tau={self.tau})"

@@ -1,0 +1,287 @@
+"""LADE, label-aware smoothing, LDAM, focal, CDT, class weights and deferral against plain float64 loops."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ltaug.losses import (
+    BalancedSoftmaxLoss,
+    CDTLoss,
+    ClassWeightedLoss,
+    DeferredLoss,
+    FocalLoss,
+    LabelAwareSmoothingLoss,
+    LADELoss,
+    LDAMLoss,
+    effective_number_weights,
+    smoothing_factors,
+)
+from ltaug.losses.functional import lade_loss, lade_regularizer, ldam_loss
+
+COUNTS = [400, 120, 40, 9, 2]
+PRIOR = [n / sum(COUNTS) for n in COUNTS]
+C = len(COUNTS)
+
+
+def batch(seed: int = 0, size: int = 12, classes: int = C, spread: float = 2.0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = spread * torch.randn(size, classes, dtype=torch.float64, generator=generator)
+    return logits, torch.randint(classes, (size,), generator=generator)
+
+
+def nll(row: list[float], k: int) -> float:
+    top = max(row)
+    return top + math.log(sum(math.exp(z - top) for z in row)) - row[k]
+
+
+def naive_lader(logits: Tensor, labels: Tensor, lam: float, mode: str) -> float:
+    rows, ys = logits.tolist(), labels.tolist()
+    total = 0.0
+    for c in range(C):
+        own = [row[c] for row, y in zip(rows, ys, strict=True) if y == c]
+        if mode == "paper":
+            if not own:
+                continue
+            a = sum((1 / C) / PRIOR[y] * math.exp(row[c]) for row, y in zip(rows, ys, strict=True)) / len(rows)
+        else:
+            a = (1 / C) / PRIOR[c] * sum(math.exp(row[c]) for row in rows) / len(rows)
+        positive = sum(own) / len(own) if own else 0.0
+        total += PRIOR[c] * (-positive + math.log(a) + lam * math.log(a) ** 2)
+    return total
+
+
+class TestLADE:
+    @pytest.mark.parametrize("mode", ["paper", "official_code"])
+    @pytest.mark.parametrize("size", [3, 40])  # with absent classes, and with all of them
+    def test_the_regulariser_is_that_of_the_equations(self, mode: str, size: int) -> None:
+        logits, labels = batch(size, size)
+        assert (len(labels.unique()) < C) == (size == 3)
+        ours = lade_regularizer(logits, labels, torch.tensor(PRIOR, dtype=torch.float64), 0.3, mode)
+        assert ours.item() == pytest.approx(naive_lader(logits, labels, 0.3, mode), rel=1e-10)
+
+    def test_the_modes_differ(self) -> None:
+        logits, labels = batch()
+        values = {LADELoss(COUNTS, mode=mode)(logits, labels).item() for mode in ("paper", "official_code")}
+        assert len(values) == 2
+
+    def test_alpha_0_is_balanced_softmax(self) -> None:
+        logits, labels = batch()
+        assert torch.allclose(LADELoss(COUNTS, alpha=0.0)(logits, labels), BalancedSoftmaxLoss(COUNTS)(logits, labels))
+
+    def test_fractions_count_as_fractions_of_samples(self) -> None:
+        # Each sample twice with two labels of half a weight is the same batch as once with probabilities.
+        logits, labels = batch(1)
+        other = (labels + 1) % C
+        soft = 0.5 * F.one_hot(labels, C) + 0.5 * F.one_hot(other, C).double()
+        prior = torch.tensor(PRIOR, dtype=torch.float64)
+        doubled = lade_regularizer(torch.cat([logits, logits]), torch.cat([labels, other]), prior)
+        assert torch.allclose(lade_regularizer(logits, soft, prior), doubled)
+
+    def test_the_optimum_is_the_log_density_ratio(self) -> None:
+        # Two classes with disjoint inputs: the Donsker-Varadhan bound is reached at log(p(x|c) / p(x)), which is log C
+        # for the own class.
+        labels = torch.tensor([0] * 6 + [1] * 2)
+        logits = torch.zeros(8, 2, dtype=torch.float64, requires_grad=True)
+        prior = torch.tensor([0.75, 0.25], dtype=torch.float64)
+        optimizer = torch.optim.Adam([logits], lr=0.05)
+        for _ in range(1500):
+            optimizer.zero_grad()
+            lade_regularizer(logits, labels, prior, remine_lambda=0.1).backward()
+            optimizer.step()
+        own = logits.detach().gather(1, labels[:, None])[:, 0]
+        assert torch.allclose(own, torch.full_like(own, math.log(2)), atol=0.02)
+
+    def test_dense_prediction_is_more_samples(self) -> None:
+        logits, labels = batch()
+        maps, label_maps = logits.view(3, 4, C).movedim(2, 1), labels.view(3, 4)
+        prior = torch.tensor(PRIOR, dtype=torch.float64)
+        assert torch.allclose(lade_loss(maps, label_maps, prior), lade_loss(logits, labels, prior))
+
+    def test_a_bad_mode_is_named(self) -> None:
+        with pytest.raises(ValueError, match=r"`mode`.*'code'"):
+            LADELoss(COUNTS, mode="code")
+
+
+class TestLabelAwareSmoothing:
+    @pytest.mark.parametrize("mode", ["paper", "official_code"])
+    def test_it_is_the_cross_entropy_of_the_smoothed_labels(self, mode: str) -> None:
+        logits, labels = batch()
+        loss = LabelAwareSmoothingLoss(COUNTS, 0.4, 0.1, mode=mode, reduction="none")
+        eps = smoothing_factors(COUNTS, 0.4, 0.1).tolist()
+        for value, row, y in zip(loss(logits, labels).tolist(), logits.tolist(), labels.tolist(), strict=True):
+            if mode == "paper":
+                q = [1 - eps[y] if k == y else eps[y] / (C - 1) for k in range(C)]
+            else:
+                q = [(1 - eps[y] if k == y else 0.0) + eps[y] / C for k in range(C)]
+            assert value == pytest.approx(sum(q[k] * nll(row, k) for k in range(C)), rel=1e-6)
+
+    def test_constant_smoothing_in_the_codes_mode_is_torchs(self) -> None:
+        logits, labels = batch()
+        loss = LabelAwareSmoothingLoss(COUNTS, 0.2, 0.2, mode="official_code")
+        assert torch.allclose(loss(logits, labels), F.cross_entropy(logits, labels, label_smoothing=0.2))
+
+    @pytest.mark.parametrize(
+        ("shape", "power"), [("concave", None), ("linear", None), ("convex", None), ("power", 0.5)]
+    )
+    def test_the_ends_of_every_shape(self, shape: str, power: float | None) -> None:
+        eps = smoothing_factors(COUNTS, 0.4, 0.1, shape, power)
+        assert eps[0].item() == pytest.approx(0.4)
+        assert eps[-1].item() == pytest.approx(0.1)
+        assert bool((eps.diff() <= 1e-12).all())
+
+    def test_the_shapes_bend_as_they_are_called(self) -> None:
+        middle = {s: smoothing_factors([100, 50, 0], 0.4, 0.0, s)[1].item() for s in ("concave", "linear", "convex")}
+        assert middle["concave"] > middle["linear"] > middle["convex"]
+
+    def test_equal_counts_are_all_head(self) -> None:
+        assert smoothing_factors([7, 7], 0.3, 0.1).tolist() == pytest.approx([0.3, 0.3])
+
+    def test_the_optimum_of_the_paper(self) -> None:
+        # Eq. 2: at the minimum the true logit exceeds the others, which are equal, by log[(C - 1)(1 - eps) / eps].
+        logits = torch.zeros(1, C, dtype=torch.float64, requires_grad=True)
+        loss = LabelAwareSmoothingLoss(COUNTS, 0.4, 0.1)
+        optimizer = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-15)
+
+        def step() -> Tensor:
+            optimizer.zero_grad()
+            value = loss(logits, torch.tensor([0]))
+            value.backward()
+            return value
+
+        optimizer.step(step)
+        gap = logits.detach()[0, 0] - logits.detach()[0, 1:]
+        assert torch.allclose(gap, torch.full_like(gap, math.log((C - 1) * 0.6 / 0.4)), atol=1e-4)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ((0.1, 0.4), "tail <= head"),
+            ((0.6, 0.1), "0.5"),
+            ((0.4, 0.1, "round"), "'round'"),
+            ((0.4, 0.1, "power"), "`power`"),
+        ],
+    )
+    def test_bad_arguments_are_named(self, arguments: tuple, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            LabelAwareSmoothingLoss(COUNTS, *arguments)
+
+
+class TestLDAM:
+    def test_it_is_the_equation(self) -> None:
+        logits, labels = batch(spread=0.4)
+        loss = LDAMLoss(COUNTS, max_margin=0.5, scale=10.0, reduction="none")
+        power = [n**-0.25 for n in COUNTS]
+        margins = [0.5 * p / max(power) for p in power]
+        for value, row, y in zip(loss(logits, labels).tolist(), logits.tolist(), labels.tolist(), strict=True):
+            shifted = [10.0 * (z - (margins[y] if k == y else 0.0)) for k, z in enumerate(row)]
+            assert value == pytest.approx(nll(shifted, y), rel=1e-5)
+
+    def test_no_margin_and_no_scale_is_cross_entropy(self) -> None:
+        logits, labels = batch()
+        assert torch.allclose(LDAMLoss(COUNTS, 0.0, 1.0)(logits, labels), F.cross_entropy(logits, labels))
+
+    def test_both_target_forms_agree_where_the_model_is_sure(self) -> None:
+        # 1 - p cancels in float32 here; the index path does not need it.
+        logits = torch.full((1, C), -1.0)
+        logits[0, 4] = 1.0
+        margins = torch.full((C,), 0.5)
+        index = ldam_loss(logits, torch.tensor([4]), margins, 30.0)
+        dense = ldam_loss(logits, F.one_hot(torch.tensor([4]), C).float(), margins, 30.0)
+        assert dense.item() == pytest.approx(index.item(), abs=1e-4)
+
+
+class TestFocal:
+    @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+    def test_it_is_the_equation(self, gamma: float) -> None:
+        logits, labels = batch()
+        for value, row, y in zip(
+            FocalLoss(gamma, reduction="none")(logits, labels).tolist(), logits.tolist(), labels.tolist(), strict=True
+        ):
+            p = math.exp(-nll(row, y))
+            assert value == pytest.approx((1 - p) ** gamma * nll(row, y), rel=1e-9)
+
+    @pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0, 2.0])
+    def test_the_gradient_is_finite_where_the_model_is_certain(self, gamma: float) -> None:
+        logits = torch.tensor([[100.0, 0.0]], requires_grad=True)
+        FocalLoss(gamma)(logits, torch.tensor([0])).backward()
+        assert bool(logits.grad.isfinite().all())
+
+
+class TestCDT:
+    def test_it_is_the_equation(self) -> None:
+        logits, labels = batch()
+        values = CDTLoss(COUNTS, gamma=0.3, reduction="none")(logits, labels).tolist()
+        for value, row, y in zip(values, logits.tolist(), labels.tolist(), strict=True):
+            assert value == pytest.approx(
+                nll([z / (400 / n) ** 0.3 for z, n in zip(row, COUNTS, strict=True)], y), rel=1e-5
+            )
+
+
+class TestWeights:
+    def test_effective_number_weights(self) -> None:
+        raw = [(1 - 0.99) / (1 - 0.99**n) for n in COUNTS]
+        assert effective_number_weights(COUNTS, 0.99).tolist() == pytest.approx([C * w / sum(raw) for w in raw])
+
+    @given(st.lists(st.integers(1, 10**7), min_size=1, max_size=20), st.floats(0.0, 0.99999))
+    def test_they_sum_to_the_number_of_classes_and_favour_the_rare(self, counts: list[int], beta: float) -> None:
+        weights = effective_number_weights(counts, beta)
+        assert weights.sum().item() == pytest.approx(len(counts))
+        order = torch.tensor(counts).argsort()
+        assert bool((weights[order].diff() <= 1e-12).all())
+
+    def test_the_mean_is_over_samples(self) -> None:
+        logits, labels = batch()
+        weights = torch.tensor([1.0, 2.0, 3.0, 4.0, 50.0], dtype=torch.float64)
+        loss = ClassWeightedLoss(nn.CrossEntropyLoss(), weights)
+        by_hand = sum(weights[y].item() * nll(row, y) for row, y in zip(logits.tolist(), labels.tolist(), strict=True))
+        assert loss(logits, labels).item() == pytest.approx(by_hand / len(labels))
+        assert loss(logits, labels).item() != pytest.approx(F.cross_entropy(logits, labels, weight=weights).item())
+
+    def test_equal_weights_change_nothing(self) -> None:
+        logits, labels = batch()
+        plain = LabelAwareSmoothingLoss(COUNTS)(logits, labels)
+        assert torch.allclose(ClassWeightedLoss(LabelAwareSmoothingLoss(COUNTS), torch.ones(C))(logits, labels), plain)
+
+    def test_focal_with_weights_is_the_wrapped_one(self) -> None:
+        logits, labels = batch()
+        weights = effective_number_weights(COUNTS, 0.99)
+        wrapped = ClassWeightedLoss(FocalLoss(2.0), weights)(logits, labels)
+        assert torch.allclose(FocalLoss(2.0, class_weights=weights)(logits, labels), wrapped)
+
+    def test_deferral_switches_at_its_epoch(self) -> None:
+        logits, labels = batch()
+        loss = DeferredLoss(nn.CrossEntropyLoss(), CDTLoss(COUNTS), epoch=3)
+        values = []
+        for epoch in range(5):
+            loss.set_epoch(epoch)
+            values.append(loss(logits, labels).item())
+        assert values[:3] == [F.cross_entropy(logits, labels).item()] * 3
+        assert values[3:] == [CDTLoss(COUNTS)(logits, labels).item()] * 2
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        LADELoss(range(1, 8143), alpha=0.05, remine_lambda=0.5),
+        LabelAwareSmoothingLoss(range(1, 8143)),
+        LDAMLoss(range(1, 8143)),
+        FocalLoss(0.5),
+        CDTLoss(range(1, 8143)),
+    ],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_8142_classes_under_autocast(loss: nn.Module) -> None:
+    features, weight = torch.randn(8, 16), torch.randn(8142, 16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss(30 * features @ weight.T, torch.randint(8142, (8,)))
+    value.backward()
+    assert value.dtype == torch.float32
+    assert value.isfinite()
+    assert bool(weight.grad.isfinite().all())

@@ -1,0 +1,84 @@
+"""Effective-number, progressively-balanced and class-aware sampling: class frequencies, cycles, limits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ltaug import ClassPowerSampler, class_counts
+from ltaug.samplers import ClassAwareSampler, EffectiveNumberSampler, ProgressivelyBalancedSampler
+
+stats = pytest.importorskip("scipy.stats")
+
+COUNTS = [400, 120, 30, 0, 4, 1]
+LABELS = torch.from_numpy(np.random.default_rng(1).permutation(np.repeat(np.arange(6), COUNTS)))
+PRESENT = [n for n in COUNTS if n]
+
+
+def p_value(indices: torch.Tensor, weights: list[float]) -> float:
+    """Chi-square of drawn classes against class weights; the empty class must not be drawn."""
+    observed = class_counts(LABELS[indices], 6)
+    assert observed[3] == 0
+    expected = np.array(weights) / sum(weights) * len(indices)
+    return float(stats.chisquare(observed[observed.new_tensor(COUNTS) > 0].numpy(), expected).pvalue)
+
+
+class TestEffectiveNumber:
+    @pytest.mark.parametrize("beta", [0.0, 0.9, 0.99, 0.9999])
+    def test_samples_weigh_as_their_class_says(self, beta: float) -> None:
+        indices = EffectiveNumberSampler(LABELS, beta, num_samples=100_000, seed=1).indices()
+        assert p_value(indices, [n * (1 - beta) / (1 - beta**n) for n in PRESENT]) > 1e-4
+        assert p_value(indices, [n**0.5 for n in PRESENT]) < 1e-4
+
+    def test_the_ends_are_instance_and_class_balance(self) -> None:
+        assert p_value(EffectiveNumberSampler(LABELS, 0.0, num_samples=50_000).indices(), PRESENT) > 1e-4
+        assert p_value(EffectiveNumberSampler(LABELS, 1 - 1e-9, num_samples=50_000).indices(), [1] * 5) > 1e-4
+
+
+class TestProgressivelyBalanced:
+    @pytest.mark.parametrize("epoch", [0, 3, 10, 12])
+    def test_classes_move_from_their_frequency_to_balance(self, epoch: int) -> None:
+        sampler = ProgressivelyBalancedSampler(LABELS, total_epochs=10, num_samples=100_000, seed=2)
+        sampler.set_epoch(epoch)
+        t = min(epoch / 10, 1.0)
+        assert p_value(sampler.indices(), [(1 - t) * n / sum(COUNTS) + t / 5 for n in PRESENT]) > 1e-4
+
+    def test_bad_epochs_are_named(self) -> None:
+        with pytest.raises(ValueError, match="`total_epochs` must be at least 1, but is 0"):
+            ProgressivelyBalancedSampler(LABELS, total_epochs=0)
+
+
+class TestClassAware:
+    @pytest.mark.parametrize("k", [1, 4])
+    @pytest.mark.parametrize("num_samples", [20, 555, 4001])
+    def test_classes_and_members_come_in_cycles(self, k: int, num_samples: int) -> None:
+        indices = ClassAwareSampler(LABELS, k, num_samples=num_samples, seed=3).indices()
+        assert len(indices) == num_samples
+        drawn = LABELS[indices].tolist()
+        visits = [drawn[i : i + k] for i in range(0, num_samples, k)]
+        assert all(len(set(visit)) == 1 for visit in visits)  # k of a class in a row
+        for start in range(0, len(visits) - 4, 5):  # each class once before any comes again
+            assert len({visit[0] for visit in visits[start : start + 5]}) == 5
+        for c, n in enumerate(COUNTS):  # each member once before any comes again
+            members = indices[LABELS[indices] == c].tolist()
+            for start in range(0, len(members) - n + 1, n or 1):
+                if n:
+                    assert len(set(members[start : start + n])) == n
+
+    def test_the_order_inside_differs_from_cycle_to_cycle(self) -> None:
+        indices = ClassAwareSampler(LABELS, 4, num_samples=4000).indices()
+        medium = indices[LABELS[indices] == 2]
+        assert medium[:30].tolist() != medium[30:60].tolist()
+        order = LABELS[indices][::4][:50].view(10, 5)
+        assert len({tuple(row) for row in order.tolist()}) > 5
+
+    def test_it_is_balanced_without_chance(self) -> None:
+        counts = class_counts(LABELS[ClassAwareSampler(LABELS, num_samples=2000).indices()], 6)
+        assert counts.tolist() == [400, 400, 400, 0, 400, 400]
+        random = class_counts(LABELS[ClassPowerSampler(LABELS, 0.0, num_samples=2000).indices()], 6)
+        assert random.tolist() != counts.tolist()
+
+    def test_a_bad_length_of_a_visit_is_named(self) -> None:
+        with pytest.raises(ValueError, match="`samples_per_class` must be at least 1, but is 0"):
+            ClassAwareSampler(LABELS, 0)
