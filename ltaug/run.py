@@ -84,9 +84,11 @@ class RunFolder:
     ) -> None:
         self.path = Path(path)
         self.main = main
+        if keep < 1:
+            raise ValueError(f"`keep` must be at least 1, but is {keep}: there must be a checkpoint to resume from.")
         self.keep = keep
         is_object = dataclasses.is_dataclass(config) and not isinstance(config, type)
-        values = dataclasses.asdict(config) if is_object else dict(config)
+        values = _plain(dataclasses.asdict(config) if is_object else dict(config))  # as they will be read again
         saved = self.path / "config.yaml"
         if main and saved.exists():
             if not resume:
@@ -144,7 +146,7 @@ class RunFolder:
     def rows(self) -> list[dict[str, Any]]:
         """The rows of ``metrics.jsonl`` so far."""
         path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
     def save_logits(self, logits: Tensor, labels: Tensor) -> None:
         """Keep the test logits [N, C] and labels [N]: every metric and correction can be computed from them later."""
@@ -167,7 +169,9 @@ class RunFolder:
 
     def load_model(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The final weights and their ``ltaug.json``."""
-        return load_file(self.path / "model.safetensors"), json.loads((self.path / "ltaug.json").read_text())
+        return load_file(self.path / "model.safetensors"), json.loads(
+            (self.path / "ltaug.json").read_text(encoding="utf-8")
+        )
 
     def save_per_class(self, class_names: list[str], class_counts: Tensor, accuracy: Tensor) -> None:
         """Write ``per_class.csv``, in the order of the classes."""
@@ -230,7 +234,7 @@ class RunFolder:
         for folder in reversed(self._checkpoints()):
             reason = _damage(folder)
             if reason is None:
-                return folder, int(folder.name.removeprefix("epoch_"))
+                return folder, _epochs_of(folder)
             damaged.append(f"{folder.name}: {reason}")
             if self.main:
                 warnings.warn(f"Skipping a damaged checkpoint in `{self.path}`: {damaged[-1]}.", stacklevel=2)
@@ -241,7 +245,8 @@ class RunFolder:
         return None
 
     def _checkpoints(self) -> list[Path]:
-        return sorted(self.path.glob("checkpoints/epoch_*"))
+        folders = self.path.glob("checkpoints/epoch_*")
+        return sorted((folder for folder in folders if folder.name[6:].isdecimal()), key=_epochs_of)
 
     @staticmethod
     def _seal(folder: Path) -> None:
@@ -254,10 +259,17 @@ class RunFolder:
         write_atomically(folder / "manifest.json", json.dumps(files, indent=2))
 
 
+def _epochs_of(checkpoint: Path) -> int:
+    """The epochs a checkpoint has completed, by its name."""
+    return int(checkpoint.name.removeprefix("epoch_"))
+
+
 def _damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint folder, if anything."""
     try:
-        files = json.loads((checkpoint / "manifest.json").read_text())
+        files = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
+        if not isinstance(files, dict):
+            return "manifest.json is no list of files"
         for name, digest in files.items():
             if hashlib.sha256((checkpoint / name).read_bytes()).hexdigest() != digest:
                 return f"{name} has changed since it was saved"
@@ -278,7 +290,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: the file is not YAML, or not a mapping.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"`{path}` is not readable as YAML: {error}. {_RESTORE}") from error
     if not isinstance(values, dict):
@@ -319,6 +331,7 @@ def environment() -> dict[str, Any]:
     for name in ("ltaug", "torch", "numpy", "accelerate", "torchvision", "torchaudio", "timm", "datasets"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             packages[name] = metadata.version(name)
+    packages["torch"] = str(torch.__version__)  # with the build, which the package's metadata leaves out
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "python": platform.python_version(),
@@ -333,7 +346,7 @@ def environment() -> dict[str, Any]:
 
 def _processor() -> str:
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

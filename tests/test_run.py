@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +93,7 @@ class TestFiles:
         assert command.endswith("\n")
         assert Path(sys.executable).name in command
         facts = json.loads((run.path / "environment.json").read_text())
-        assert facts["packages"]["torch"] == metadata.version("torch")
+        assert facts["packages"]["torch"] == torch.__version__
         assert facts["python"] == ".".join(map(str, sys.version_info[:3]))
         assert {"git", "system", "processor", "threads", "accelerator"} <= set(facts)
 
@@ -613,3 +612,35 @@ def test_the_simulated_disk_does_fill_up(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(OSError, match="No space left"), (tmp_path / "plain").open("wb") as file:
             file.write(b"new and longer")
     assert (tmp_path / "plain").read_bytes() == b"new "
+
+
+class TestOddCases:
+    def test_tuples_and_paths_in_a_config_are_the_same_after_reading(self, tmp_path: Path) -> None:
+        config = {"decay": (160, 180), "data": tmp_path / "data", "nothing": math.nan}
+        RunFolder(tmp_path / "run", config)
+        RunFolder(tmp_path / "run", config, resume=True)
+        with pytest.raises(ValueError, match="`decay`"):
+            RunFolder(tmp_path / "run", config | {"decay": (160,)}, resume=True)
+
+    def test_folders_that_are_no_checkpoints_are_left_alone(self, tmp_path: Path) -> None:
+        run = RunFolder(tmp_path, {})
+        for epoch in (99_999, 100_000):
+            with run.checkpoint(epoch) as folder:
+                (folder / "state").write_text(str(epoch))
+        (tmp_path / "checkpoints" / "epoch_00002_backup").mkdir()
+        found = run.latest_checkpoint()
+        assert found is not None
+        assert found[1] == 100_000
+        assert (tmp_path / "checkpoints" / "epoch_00002_backup").is_dir()
+
+    def test_a_manifest_of_another_kind_is_damage(self, tmp_path: Path) -> None:
+        run = RunFolder(tmp_path, {})
+        with run.checkpoint(1) as folder:
+            (folder / "state").write_text("x")
+        (tmp_path / "checkpoints" / "epoch_00001" / "manifest.json").write_text("[]")
+        with pytest.warns(UserWarning, match="damaged"), pytest.raises(RuntimeError, match=r"manifest\.json"):
+            run.latest_checkpoint()
+
+    def test_keeping_no_checkpoint_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="`keep` must be at least 1, but is 0"):
+            RunFolder(tmp_path, {}, keep=0)

@@ -17,12 +17,12 @@ class BasicBlock(nn.Module):
         self.new_channels = channels - in_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.bn2(self.conv2(out))
         if self.new_channels:
             before = self.new_channels // 2
             x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.new_channels - before))
-        return F.relu(out + x)
+        return F.relu(out + x, inplace=True)
 
 
 class ResNet(nn.Module):
@@ -45,7 +45,7 @@ class ResNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """What the classifier sees, [N, 64]."""
-        return self.blocks(F.relu(self.bn1(self.conv1(x)))).mean((2, 3))
+        return self.blocks(F.relu(self.bn1(self.conv1(x)), inplace=True)).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.features(x))
