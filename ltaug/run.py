@@ -37,7 +37,7 @@ class RunFolder:
     file                    what it holds
     ======================= =========================================================================================
     ``config.yaml``         every setting; ``--config config.yaml`` starts the same run again
-    ``command.txt``         the command line
+    ``command.txt``         the command line; one more line for every time it was resumed
     ``environment.json``    versions of Python and packages, hardware, git commit and whether the tree was clean
     ``metrics.jsonl``       a row an epoch
     ``summary.json``        final metrics, wall time, images a second, parameters, class counts, hash of the subset
@@ -106,7 +106,9 @@ class RunFolder:
         for leftover in [*self.path.glob(".*.tmp"), *self.path.glob("checkpoints/.*.tmp")]:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         self.write("config.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-        self.write("command.txt", shlex.join([Path(sys.executable).name, *sys.argv]) + "\n")
+        command = self.path / "command.txt"
+        earlier = command.read_text(encoding="utf-8") if command.exists() else ""
+        self.write("command.txt", earlier + shlex.join([Path(sys.executable).name, *sys.argv]) + "\n")
         self.write_json("environment.json", environment())
 
     @staticmethod

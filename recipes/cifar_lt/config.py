@@ -153,13 +153,13 @@ class Config:
 def parse_config(arguments: list[str] | None = None) -> Config:
     """Read the command line (`--config FILE` first, single settings after it), or leave with a line on the fault."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = ArgumentParser(description=Config.__doc__, exit_on_error=False)
+    parser = ArgumentParser(description=Config.__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file of settings; given several times, later wins")
     parser.add_class_arguments(Config)
     try:
-        for name, following in zip(arguments, [*arguments[1:], ""], strict=True):
-            if name == "--config" or name.startswith("--config="):
-                check_config_file(name.partition("=")[2] or following)
+        for place, word in enumerate(arguments):
+            if word == "--config" or word.startswith("--config="):
+                check_config_file(word.partition("=")[2] or "".join(arguments[place + 1 : place + 2]))
         values: Any = parser.parse_args(arguments)
         values.pop("config")
         return Config(**values.as_dict())
@@ -205,9 +205,11 @@ def plain_errors() -> Iterator[None]:
         yield
     except (OSError, ValueError, RuntimeError) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
-        ours = Path(str(find_spec("ltaug").origin)).resolve().parent in raised_in.parents
-        ours = ours or (isinstance(error, ValueError) and raised_in.parent == Path(__file__).resolve().parent)
-        if sys.flags.dev_mode or not (ours or isinstance(error, OSError)):
+        library = find_spec("ltaug")
+        mistake = isinstance(error, OSError)
+        mistake = mistake or (library and Path(str(library.origin)).resolve().parent in raised_in.parents)
+        mistake = mistake or (isinstance(error, ValueError) and raised_in.parent == Path(__file__).resolve().parent)
+        if sys.flags.dev_mode or not mistake:
             raise
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
         leave(f"{error}{'. What was saved before is intact: make room, and resume.' if full else ''}")

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from config import Config
-from PIL.Image import Image
 from torch import Tensor
 
 import ltaug
@@ -138,16 +137,25 @@ def read_labels(split, column: str, source: str) -> Tensor:
 
 def decode(split, column: str, source: str) -> Tensor:
     """All images of a split as one uint8 tensor [N, H, W, 3]."""
+    from datasets import Image
+
+    if not isinstance(split.features[column], Image):  # other tools do not note down that these are images
+        try:
+            split = split.cast_column(column, Image())
+        except Exception as error:  # of many types, from the depths of pyarrow
+            raise ValueError(
+                f"{source!r} must hold images in {column!r}, but holds {split.features[column]}. Name another column "
+                "with `--image_column`."
+            ) from error
     images = torch.empty(0)
     rows = iter(split[column])
     for k in range(len(split)):
         try:
-            image = next(rows)
-            if not isinstance(image, Image):
-                raise TypeError(f"it is a {type(image).__name__}; name another column with `--image_column`")
-            array = np.array(image.convert("RGB"))
-        except (OSError, TypeError) as error:
-            raise ValueError(f"{source!r}: sample {k} of {column!r} cannot be read as an image: {error}.") from error
+            array = np.array(next(rows).convert("RGB"))
+        except (OSError, AttributeError) as error:  # a missing image is None
+            raise ValueError(
+                f"{source!r}: image {k} in {column!r} cannot be read ({error}). Mend or drop it."
+            ) from error
         if k == 0:
             images = torch.empty((len(split), *array.shape), dtype=torch.uint8)
         if array.shape != images.shape[1:]:

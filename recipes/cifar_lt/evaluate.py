@@ -37,12 +37,13 @@ def main() -> None:
     path = Path(arguments.run)
     if not (path / "config.yaml").is_file():
         raise ValueError(f"{arguments.run!r} is no run folder: it has no config.yaml.")
-    settings = ["--config", str(path / "config.yaml"), "--out", str(path), "--resume", "true"]
+    # Without the tracker, which this machine may lack.
+    settings = ["--config", str(path / "config.yaml"), "--out", str(path), "--resume", "true", "--log_with", "null"]
     for name in ("data_dir", "precision"):
         if getattr(arguments, name):
             settings += [f"--{name}", getattr(arguments, name)]
     cfg = parse_config(settings)
-    run = RunFolder(path, cfg, resume=True, free_keys=(*FREE, "precision"), write_config=False)
+    run = RunFolder(path, cfg, resume=True, free_keys=(*FREE, "precision", "log_with"), write_config=False)
 
     weights, epochs = path / "model.safetensors", cfg.epochs
     if not weights.is_file():
