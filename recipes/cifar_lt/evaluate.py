@@ -14,11 +14,11 @@ import torch
 from accelerate import Accelerator
 from config import one_process, parse_config, plain_errors
 from data import load_data
-from model import build_model
+from model import autocast_type, build_model
 from results import table
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from train import FREE, autocast_type, evaluate
+from train import FREE, evaluate
 
 from ltaug import ResidentLoader, RunFolder
 from ltaug.metrics import classification_report, per_class_accuracy

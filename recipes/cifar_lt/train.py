@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from config import Config, parse_config, plain_errors
 from data import load_data
-from model import build_model, count_parameters
+from model import autocast_type, build_model, count_parameters
 from results import save_results
 from torch import nn
 from tqdm.auto import tqdm
@@ -34,8 +34,7 @@ def main(cfg: Config) -> None:
 
     # 1. Data: what is in the set, and in what order it is seen.
     data = load_data(cfg)
-    num_classes = len(data.class_counts)
-    processes = accelerator.num_processes
+    num_classes, processes = len(data.class_counts), accelerator.num_processes
     shared = {
         "mean": data.mean, "std": data.std, "device": accelerator.device,
         "num_processes": processes, "process_index": accelerator.process_index,
@@ -126,6 +125,10 @@ def main(cfg: Config) -> None:
     if accelerator.is_main_process:
         state = accelerator.get_state_dict(model)
         save_results(run, cfg, data, logits, labels, state, mixer, parameters, accelerator)
+    # Leave together and let go of the process group's threads: gloo's abort an interpreter that closes under them.
+    accelerator.wait_for_everyone()
+    del model, forward, optimizer
+    accelerator.free_memory()
     accelerator.end_training()
 
 
@@ -163,15 +166,6 @@ def evaluate(model, loader) -> tuple[torch.Tensor, torch.Tensor]:
 def mixes(cfg: Config, epoch: int) -> bool:
     """Whether this epoch mixes pairs."""
     return cfg.mixer != "none" and (cfg.mix_stop_epoch is None or epoch < cfg.mix_stop_epoch)
-
-
-def autocast_type(precision: str) -> str:
-    """accelerate's word for the precision; auto is bf16 where the hardware computes in it."""
-    if precision != "auto":
-        return "no" if precision == "fp32" else precision
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import json
 import math
 import re
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -120,7 +119,7 @@ class TestLaunched:
         assert str(recipe / "train.py") in command
         assert "--epochs 2" in command
         environment = json.loads((run / "environment.json").read_text())
-        assert environment["packages"]["torch"] == metadata.version("torch")
+        assert environment["packages"]["torch"] == torch.__version__
         assert {"python", "system", "processor", "threads", "accelerator", "git"} <= set(environment)
 
     def test_report_is_one_file(self, run: Path) -> None:
