@@ -242,7 +242,7 @@ class RunFolder:
                 warnings.warn(f"Skipping a damaged checkpoint in `{self.path}`: {damaged[-1]}.", stacklevel=2)
         if damaged:
             raise RuntimeError(
-                f"No checkpoint in `{self.path}` can be used ({'; '.join(damaged)}). Delete the folder to start anew."
+                f"No checkpoint in `{self.path}` can be used ({'; '.join(damaged)}). Start anew in another folder."
             )
         return None
 

@@ -563,7 +563,8 @@ class TestDamage:
             save_checkpoint(run, epoch)
             (tmp_path / "checkpoints" / f"epoch_{epoch:05d}" / "model.bin").unlink()
         message = (
-            r"No checkpoint .* can be used \(epoch_00002: model.bin is missing; epoch_00001: .*\)\. Delete the folder"
+            r"No checkpoint .* can be used \(epoch_00002: model.bin is missing; epoch_00001: .*\)\. "
+            r"Start anew in another folder"
         )
         with pytest.raises(RuntimeError, match=message):
             run.latest_checkpoint()

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_type_hints
 
+import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
@@ -101,6 +102,8 @@ class Config:
     """Batch-norm statistics over all GPUs instead of per process."""
     reuse_memory: bool = True
     """Keep freed memory for the next step (glibc, CPU): faster by a third, for a higher resident size between steps."""
+    threads: int | None = None
+    """CPU threads of a process; by default the machine's cores, shared between its processes."""
     eval_every: int = 10
     """Epochs between two evaluations; the last epoch is always evaluated."""
     checkpoint_every: int = 1
@@ -115,6 +118,8 @@ class Config:
         if self.dataset not in DATASETS:
             hint = near_miss(self.dataset, DATASETS) or "."
             raise ValueError(f"`dataset` must be one of {', '.join(DATASETS)}, but is {self.dataset!r}{hint}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"`threads` must be at least 1, but is {self.threads}.")
         for name in ("epochs", "batch_size", "eval_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
@@ -143,6 +148,15 @@ class Config:
         if self.out is None:
             self.out = f"runs/{self.dataset}_ir{self.imbalance_ratio:g}_{self.method}_seed{self.seed}"
 
+    def beyond_the_end(self) -> list[str]:
+        """Settings that name an epoch which this run does not reach: usually those of a longer schedule."""
+        last = {
+            "decay_epochs": max(self.decay_epochs, default=0),
+            "mix_stop_epoch": self.mix_stop_epoch or 0,
+            "rebalance_epoch": self.rebalance_epoch,
+        }
+        return [name for name, epoch in last.items() if epoch >= self.epochs]
+
     def lr_at(self, epoch: int) -> float:
         """Learning rate of an epoch (counted from 0), in closed form, so that resuming cannot shift it."""
         if epoch < self.warmup_epochs:
@@ -150,9 +164,28 @@ class Config:
         return self.lr * self.decay_factor ** sum(epoch >= decay for decay in self.decay_epochs)
 
 
+def autocast_type(precision: str) -> str:
+    """accelerate's word for the precision; auto is bf16 where the hardware computes in it."""
+    if precision != "auto":
+        return "no" if precision == "fp32" else precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
+
+
+def set_threads(threads: int | None) -> None:
+    """Give torch its CPU threads; by default all cores of this machine, shared between its processes.
+
+    Not left to the environment: `accelerate launch` sets OMP_NUM_THREADS to 1 where nobody else has set it.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
 def parse_config(arguments: list[str] | None = None) -> Config:
     """Read the command line (`--config FILE` first, single settings after it), or leave with a line on the fault."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    names = [item.name for item in fields(Config)]
     parser = ArgumentParser(description=Config.__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file of settings; given several times, later wins")
     parser.add_class_arguments(Config)
@@ -160,6 +193,11 @@ def parse_config(arguments: list[str] | None = None) -> Config:
         for place, word in enumerate(arguments):
             if word == "--config" or word.startswith("--config="):
                 check_config_file(word.partition("=")[2] or "".join(arguments[place + 1 : place + 2]))
+            name = word[2:].partition("=")[0]
+            # Checked here, since the parser takes any beginning of a name for the name.
+            if word.startswith("--") and name not in {*names, "config", "help"} and not name.startswith("print_config"):
+                value = [next_word for next_word in arguments[place + 1 : place + 2] if not next_word.startswith("--")]
+                raise ValueError(f"unrecognized arguments: {' '.join([word, *value])}")
         values: Any = parser.parse_args(arguments)
         values.pop("config")
         return Config(**values.as_dict())
@@ -168,7 +206,12 @@ def parse_config(arguments: list[str] | None = None) -> Config:
         pattern = r"unrecognized arguments: --(\w+)|ption '([\w.]+)' is not accepted|accept option '([\w.]+)'"
         if unknown := re.search(pattern, str(error)):
             name = next(filter(None, unknown.groups()))
-            hint = near_miss(name, [item.name for item in fields(Config)]) or "; --help lists the settings"
+            hint = near_miss(name, names) or "; --help lists the settings"
+        if choice := re.search(r'Parser key "(\w+)".*Got value: (\w+)', str(error), re.DOTALL):
+            choices = [
+                known for known in get_args(get_type_hints(Config).get(choice.group(1))) if isinstance(known, str)
+            ]
+            hint = near_miss(choice.group(2), choices)
         leave(f"{error}{hint}")
 
 
@@ -203,6 +246,8 @@ def plain_errors() -> Iterator[None]:
     """
     try:
         yield
+    except KeyboardInterrupt:
+        leave("stopped. The same command with `--resume true` continues after the last checkpoint.", code=130)
     except (OSError, ValueError, RuntimeError) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
         library = find_spec("ltaug")
@@ -221,9 +266,9 @@ def one_process() -> None:
         leave("this script runs on one process; train.py runs on several.")
 
 
-def leave(message: str) -> NoReturn:
+def leave(message: str, code: int = 2) -> NoReturn:
     """End the program with one line. Of several processes the main one says it, the others only if it does not."""
     if int(os.environ.get("LOCAL_RANK", "0")) > 0:
         time.sleep(30)  # the launcher ends this process as soon as the main one has left
     print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
-    sys.exit(2)
+    sys.exit(code)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from config import one_process, parse_config, plain_errors
+from config import autocast_type, one_process, parse_config, plain_errors, set_threads
 from data import load_data
-from model import autocast_type, build_model
+from model import build_model
 from results import table
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -58,6 +58,7 @@ def main() -> None:
         raise ValueError(f"`{weights}` is damaged ({error}). `train.py --resume true` writes it anew.") from error
 
     data = load_data(cfg)
+    set_threads(cfg.threads)
     accelerator = Accelerator(mixed_precision=autocast_type(cfg.precision))
     model = build_model(len(data.class_names), in_channels=data.test_images.shape[3])
     model.load_state_dict(state)

@@ -1,6 +1,5 @@
 """ResNet-32 for small images, the 0.46 M parameter network of the long-tailed literature (He et al., CVPR 2016)."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -60,12 +59,3 @@ def build_model(num_classes: int, in_channels: int = 3) -> nn.Module:
 def count_parameters(model: nn.Module) -> int:
     """Trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def autocast_type(precision: str) -> str:
-    """accelerate's word for the precision; auto is bf16 where the hardware computes in it."""
-    if precision != "auto":
-        return "no" if precision == "fp32" else precision
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"

@@ -34,11 +34,13 @@ def main() -> None:
         settings = ["--config", str(CONFIGS / f"{method}.yaml"), "--config", str(CONFIGS / "quickstart.yaml")]
         settings += ["--out", str(runs[method]), "--resume", "true", "--epochs", arguments.epochs]
         train(parse_config(settings))
+    # Finished runs of earlier calls stay in the table.
+    runs |= {path.parent.name: path.parent for path in sorted(Path(arguments.out).glob("*/summary.json"))}
     results = {method: json.loads((run / "summary.json").read_text())["final"] for method, run in runs.items()}
     title, page = "Long-tailed digits, side by side", Path(arguments.out) / "report.html"
     page = write_comparison(list(runs.values()), page, title=title)
     seconds = time.perf_counter() - start
-    print(f"\n{table(results)}\n\n{len(runs)} methods in {seconds:.0f} s. Open {page} in a browser.")
+    print(f"\n{table(results)}\n\n{len(arguments.methods)} methods in {seconds:.0f} s. Open {page} in a browser.")
 
 
 if __name__ == "__main__":

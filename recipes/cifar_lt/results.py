@@ -71,7 +71,9 @@ def logits_prior(cfg: Config, class_counts: Tensor, mixer: Any) -> Tensor:
     """
     prior = class_prior(class_counts)
     first, partner = (power / power.sum() for power in (prior**cfg.first_tau, prior**cfg.partner_tau))
-    if mixer is None:
+    if cfg.rebalance_epoch >= cfg.epochs:
+        first = partner = prior
+    if mixer is None or (cfg.mix_stop_epoch is not None and cfg.mix_stop_epoch <= 0):
         seen = first
     else:
         # By simulation, which holds for any mixer: two million pairs leave an error below a thousandth of the mass.

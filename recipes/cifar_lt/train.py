@@ -11,9 +11,9 @@ import time
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
-from config import Config, parse_config, plain_errors
+from config import Config, autocast_type, parse_config, plain_errors, set_threads
 from data import load_data
-from model import autocast_type, build_model, count_parameters
+from model import build_model, count_parameters
 from results import save_results
 from torch import nn
 from tqdm.auto import tqdm
@@ -23,12 +23,13 @@ from ltaug.metrics import classification_report
 from ltaug.run import reuse_freed_memory
 
 SHOWN = ("loss", "lr", "top1", "many", "medium", "few", "ece", "images_per_second")  # of an epoch's row, in the log
-FREE = ("epochs", "out", "data_dir", "resume")  # what may change on resuming
+FREE = ("epochs", "out", "data_dir", "resume", "threads")  # what may change on resuming
 
 
 def main(cfg: Config) -> None:
     if cfg.reuse_memory:
         reuse_freed_memory()
+    set_threads(cfg.threads)
     accelerator = Accelerator(mixed_precision=autocast_type(cfg.precision), log_with=cfg.log_with, project_dir=cfg.out)
     set_seed(cfg.seed, device_specific=True)
 
@@ -57,7 +58,7 @@ def main(cfg: Config) -> None:
     def class_sampler(tau: float) -> ClassPowerSampler:
         return ClassPowerSampler(data.train_labels, tau, replacement=tau != 1.0, seed=cfg.seed)
 
-    steps = len(train_loader(0)) * cfg.batch_size
+    images = len(train_loader(0)) * cfg.batch_size
 
     # 2. Method: how samples are mixed, and what is minimised.
     in_batch_tau = cfg.partner_tau if cfg.partner == "batch" else None
@@ -77,6 +78,8 @@ def main(cfg: Config) -> None:
         f"{data.class_counts.min()} (subset {data.index_hash[:12]}), {parameters / 1e6:.2f} M parameters, "
         f"{processes} process(es), {accelerator.mixed_precision}"
     )
+    if late := cfg.beyond_the_end():
+        accelerator.print(f"Note: without effect, beyond the last of {cfg.epochs} epochs: {', '.join(late)}.")
     if cfg.sync_bn and processes > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if cfg.channels_last:
@@ -97,7 +100,7 @@ def main(cfg: Config) -> None:
     accelerator.init_trackers("ltaug", config={key: str(value) for key, value in vars(cfg).items()})
 
     # 5. Train.
-    with tqdm(total=cfg.epochs * steps, initial=first_epoch * steps, unit="img", unit_scale=True, smoothing=0.05,
+    with tqdm(total=cfg.epochs * images, initial=first_epoch * images, unit="img", unit_scale=True, smoothing=0.05,
               disable=not accelerator.is_main_process) as progress:  # fmt: skip
         for epoch in range(first_epoch, cfg.epochs):
             start = time.perf_counter()
@@ -106,7 +109,7 @@ def main(cfg: Config) -> None:
             mixing = mixer if mixes(cfg, epoch) else None
             loss = train_one_epoch(accelerator, forward, train_loader(epoch), mixing, criterion, optimizer, progress)
             row = {"epoch": epoch, "loss": loss, "lr": cfg.lr_at(epoch)}
-            row["images_per_second"] = steps / (time.perf_counter() - start)
+            row["images_per_second"] = images / (time.perf_counter() - start)
             if (epoch + 1) % cfg.eval_every == 0 or epoch + 1 == cfg.epochs:
                 logits, labels = evaluate(model, test_loader)
                 row |= classification_report(logits.softmax(1), labels, data.class_counts)

@@ -218,7 +218,7 @@ class TestDamage:
         message = resume(launcher, recipe, half).error()
         assert "epoch_00003: model.safetensors has changed" in message
         assert "epoch_00004: optimizer.bin is missing" in message
-        assert "Delete the folder to start anew" in message
+        assert "Start anew in another folder" in message
         assert contents(half, but=["command.txt", "config.yaml", "environment.json"]) == before
 
 
