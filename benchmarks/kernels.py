@@ -6,13 +6,16 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import WeightedRandomSampler
 
-from benchmarks.plain import MEAN, STD, PlainImages, cifar_transform, unimix_image_by_image
+from benchmarks.plain import MEAN, STD, PlainImages, cifar_transform, lade_with_masks, unimix_image_by_image
 from benchmarks.timing import Bar, Benchmark, Options, Result, settle_allocator, show_seconds, side_by_side, threads
 from ltaug import (
     ClassPowerSampler,
+    LabelAwareSmoothingLoss,
+    LADELoss,
     PairSampler,
     PriorCorrectedLoss,
     ResidentLoader,
@@ -133,25 +136,54 @@ def prior_corrected_loss(dense: bool) -> Callable[[Options], Result]:
     def run(_: Options) -> Result:
         logits = torch.randn(256, 1000, requires_grad=True)
         targets = torch.rand(256, 1000).softmax(1) if dense else torch.randint(1000, (256,))
-
-        def contestant(loss: nn.Module) -> Callable[[], None]:
-            def step() -> None:
-                logits.grad = None
-                loss(logits, targets).backward()
-
-            return step
-
-        with threads(1):
-            settle_allocator()
-            ours, reference = contestant(PriorCorrectedLoss(torch.arange(1, 1001))), contestant(nn.CrossEntropyLoss())
-            times = side_by_side(ours, reference, repeats=31)
-        return Result(
-            times.slowdown,
-            *(show_seconds(float(np.median(t))) for t in (times.ours, times.reference)),
-            times.spread(slowdown=True),
+        loss = PriorCorrectedLoss(torch.arange(1, 1001))
+        return slowdown(
+            training_step(logits, lambda: loss(logits, targets)),
+            training_step(logits, lambda: F.cross_entropy(logits, targets)),
         )
 
     return run
+
+
+def lade_loss(_: Options) -> Result:
+    """Forward and backward of LADE, against the form with a mask of classes by samples."""
+    counts = torch.bincount(inaturalist_labels())
+    logits = torch.randn(256, len(counts), requires_grad=True)
+    labels = torch.multinomial(class_prior(counts), 256, replacement=True)
+    loss, prior = LADELoss(counts, alpha=0.05, remine_lambda=0.5), class_prior(counts).float()
+    return speedup(
+        training_step(logits, lambda: loss(logits, labels)),
+        training_step(logits, lambda: lade_with_masks(logits, labels, prior, 0.05, 0.5)),
+    )
+
+
+def label_aware_smoothing_loss(_: Options) -> Result:
+    """Forward and backward of label-aware smoothing, against torch's with one smoothing for all classes."""
+    logits, labels = torch.randn(256, 1000, requires_grad=True), torch.randint(1000, (256,))
+    loss = LabelAwareSmoothingLoss(torch.arange(1, 1001), head=0.4, tail=0.1)
+    return slowdown(
+        training_step(logits, lambda: loss(logits, labels)),
+        training_step(logits, lambda: F.cross_entropy(logits, labels, label_smoothing=0.1)),
+    )
+
+
+def training_step(logits: Tensor, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """Forward and backward down to the logits."""
+
+    def step() -> None:
+        logits.grad = None
+        loss().backward()
+
+    return step
+
+
+def slowdown(ours: Callable[[], object], reference: Callable[[], object]) -> Result:
+    """Measure at one thread how many times as long ours takes."""
+    with threads(1):
+        settle_allocator()
+        times = side_by_side(ours, reference, repeats=31)
+    seconds = (show_seconds(float(np.median(t))) for t in (times.ours, times.reference))
+    return Result(times.slowdown, *seconds, times.spread(slowdown=True))
 
 
 def speedup(ours: Callable[[], object], reference: Callable[[], object], *, per: int = 1, repeats: int = 15) -> Result:
@@ -171,4 +203,6 @@ BENCHMARKS = [
     Benchmark("class_power_epoch", "1", Bar(4), epoch_of_indices(-0.5)),
     Benchmark("prior_corrected_loss", "1", Bar(1.35, at_least=False), prior_corrected_loss(dense=False)),
     Benchmark("prior_corrected_loss_dense", "1", Bar(1.35, at_least=False), prior_corrected_loss(dense=True)),
+    Benchmark("lade_loss", "1", Bar(3), lade_loss),
+    Benchmark("label_aware_smoothing_loss", "1", Bar(1.3, at_least=False), label_aware_smoothing_loss),
 ]

@@ -86,3 +86,17 @@ def unimix_image_by_image(
         mixed[k] = lam * images[k] + (1.0 - lam) * partner_images[k]
         targets[k] = lam * one_hot[k] + (1.0 - lam) * partner_one_hot[k]
     return mixed, targets
+
+
+def lade_with_masks(logits: Tensor, labels: Tensor, prior: Tensor, alpha: float, remine_lambda: float) -> Tensor:
+    """LADE with a mask for the samples of each class and everything about them in matrices of classes by samples."""
+    num_classes = len(prior)
+    columns = logits.T
+    mask = labels.unsqueeze(0) == torch.arange(num_classes, device=labels.device).unsqueeze(1)
+    count = mask.sum(1)
+    own = torch.where(mask, columns, torch.zeros_like(columns)).sum(1) / count.clamp(min=1)
+    log_ratio = -torch.log(prior * num_classes)[labels]
+    log_a = torch.logsumexp(columns + log_ratio.unsqueeze(0), 1) - np.log(len(labels))
+    each = log_a + remine_lambda * log_a**2 - own
+    regularizer = torch.sum(torch.where(count > 0, prior * each, torch.zeros_like(each)))
+    return F.cross_entropy(logits + torch.log(prior), labels) + alpha * regularizer

@@ -10,6 +10,15 @@
 tensor(True)
 """
 
+from ltaug.analysis import effective_prior
+from ltaug.classifiers import (
+    CausalNormClassifier,
+    CosineClassifier,
+    GeneralizedClassifier,
+    LearnableWeightScaling,
+    NearestClassMeanClassifier,
+    tau_normalize,
+)
 from ltaug.loaders import ResidentLoader
 from ltaug.longtail import exponential_counts, index_hash, pareto_counts, shifted_counts, step_counts, subsample
 from ltaug.losses import (
@@ -24,8 +33,9 @@ from ltaug.losses import (
     LDAMLoss,
     LogitAdjustedLoss,
     PriorCorrectedLoss,
+    effective_number_weights,
 )
-from ltaug.mixers import CutMix, MixUp, ReMix, UniMix
+from ltaug.mixers import CutMix, ManifoldMixUp, MixUp, ReMix, UniMix
 from ltaug.posthoc import shift_logits
 from ltaug.priors import class_counts, class_prior, effective_number, shot_groups
 from ltaug.run import RunFolder
@@ -44,18 +54,24 @@ __all__ = [
     "BalancedSoftmaxLoss",
     "BayiasLoss",
     "CDTLoss",
+    "CausalNormClassifier",
     "ClassAwareSampler",
     "ClassPowerSampler",
     "ClassWeightedLoss",
+    "CosineClassifier",
     "CutMix",
     "DeferredLoss",
     "EffectiveNumberSampler",
     "FocalLoss",
+    "GeneralizedClassifier",
     "LADELoss",
     "LDAMLoss",
     "LabelAwareSmoothingLoss",
+    "LearnableWeightScaling",
     "LogitAdjustedLoss",
+    "ManifoldMixUp",
     "MixUp",
+    "NearestClassMeanClassifier",
     "PairDataset",
     "PairSampler",
     "PriorCorrectedLoss",
@@ -67,6 +83,8 @@ __all__ = [
     "class_counts",
     "class_prior",
     "effective_number",
+    "effective_number_weights",
+    "effective_prior",
     "exponential_counts",
     "index_hash",
     "pareto_counts",
@@ -75,4 +93,5 @@ __all__ = [
     "shot_groups",
     "step_counts",
     "subsample",
+    "tau_normalize",
 ]

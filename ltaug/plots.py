@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ltaug import analysis
 from ltaug.metrics import Probs, reliability_bins
 from ltaug.priors import Counts, as_counts, shot_groups
 
@@ -29,10 +30,12 @@ __all__ = [
     "class_counts",
     "compare_per_class_accuracy",
     "compare_shot_accuracy",
+    "label_occurrence",
     "learning_curves",
     "log_confusion_matrix",
     "per_class_accuracy",
     "reliability_diagram",
+    "xi_aug_distribution",
 ]
 
 Floats = NDArray[np.float64]
@@ -486,6 +489,89 @@ def compare_per_class_accuracy(runs: Mapping[str, Values], class_counts: Counts,
     ax.set_ylim(0, 102)
     if runs:
         _legend_above(ax, columns=_run_columns(runs), height=1.09)
+    return figure
+
+
+def xi_aug_distribution(class_counts: Counts, alpha: float = 0.8, tau: float = -1.0, ax: Axes | None = None) -> Figure:
+    """Which class a mixed sample belongs to, the one of the larger weight: under mixup, with UniMix's factor alone, and
+    with its sampler too (UniMix, Xu et al., NeurIPS 2021, Fig. 2, https://arxiv.org/abs/2111.03874).
+
+    The paper draws the limit of small alpha for 100 classes at an imbalance ratio of 200; here alpha is what is
+    trained with.
+
+    Args:
+        class_counts: training samples a class, [C].
+        alpha: parameter of UniMix's Beta law.
+        tau: exponent of the partners' sampler for the third line.
+        ax: where to draw.
+
+    Returns:
+        The figure.
+
+    >>> figure = xi_aug_distribution([90, 10], alpha=0.2)
+    >>> [line.get_ydata().round().tolist() for line in figure.axes[0].lines]
+    [[90.0, 10.0], [85.0, 15.0], [25.0, 75.0]]
+    """
+    counts = as_counts(class_counts)
+    return _class_shares(
+        {
+            "training data, mixup": _floats(counts) / float(counts.sum()),
+            "UniMix factor": _floats(analysis.xi_aug_distribution(counts, 1.0, alpha)),
+            f"UniMix, tau = {tau:g}": _floats(analysis.xi_aug_distribution(counts, tau, alpha)),
+        },
+        counts,
+        "share of mixed samples (%)",
+        ax,
+    )
+
+
+def label_occurrence(class_counts: Counts, ax: Axes | None = None) -> Figure:
+    """How often each label occurs in mixed samples when both come from instance-balanced samplers (IB), from
+    class-balanced ones (CB), or from one of each (Zhang et al., ICASSP 2022, Fig. 3a,
+    https://arxiv.org/abs/2110.04964).
+
+    Args:
+        class_counts: training samples a class, [C].
+        ax: where to draw.
+
+    Returns:
+        The figure. The legend gives the largest label occurrence ratio over the smallest, among classes with samples.
+
+    >>> figure = label_occurrence([90, 10])
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['IB + IB, max/min 9.00', 'IB + CB, max/min 2.33', 'CB + CB, max/min 1.00']
+    """
+    counts = as_counts(class_counts)
+    balanced = (counts > 0).long()
+    pairs = {"IB + IB": (counts, counts), "IB + CB": (counts, balanced), "CB + CB": (balanced, balanced)}
+    shares = {}
+    for name, (first, partner) in pairs.items():
+        gamma = _floats(analysis.label_occurrence(first, partner))
+        shares[f"{name}, max/min {gamma.max() / gamma[gamma > 0].min():.2f}"] = gamma
+    return _class_shares(shares, counts, "label occurrence (%)", ax)
+
+
+def _class_shares(shares: Mapping[str, Floats], counts: Tensor, ylabel: str, ax: Axes | None) -> Figure:
+    """Shares of the classes, most frequent class first, a line for each name."""
+    figure, ax = _axes(ax, 2.9 + _legend_height(shares))
+    order = np.argsort(-counts.cpu().numpy(), kind="stable")
+    ranks = np.arange(1, len(order) + 1)
+    for position, (name, values) in enumerate(shares.items()):
+        ax.plot(
+            ranks,
+            100 * values[order],
+            color=RUN_COLORS[position],
+            # Lines that lie on each other stay apart by their dashes too.
+            linestyle=RUN_STYLES[position],
+            linewidth=2.2,
+            marker="o" if len(order) <= 30 else "",
+            markersize=4,
+            label=name,
+        )
+    _style(ax, xlabel="class, 1 = most training samples", ylabel=ylabel)
+    _rank_ticks(ax.xaxis, len(order))
+    ax.set_ylim(bottom=0)
+    _legend_above(ax, columns=_run_columns(shares))
     return figure
 
 

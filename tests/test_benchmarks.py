@@ -17,7 +17,7 @@ from benchmarks import __main__ as command
 from benchmarks import kernels, loop, memory, plain, timing
 from benchmarks.timing import Bar, Benchmark, Options, Result, Times
 from ltaug import ResidentLoader, UniMix, exponential_counts
-from ltaug.losses import PriorCorrectedLoss
+from ltaug.losses import LADELoss, PriorCorrectedLoss
 from ltaug.mixers import unimix
 
 
@@ -81,6 +81,17 @@ def test_the_loops_minimise_the_same_loss():
     log_prior = (counts / counts.sum()).log()
     theirs = torch.nn.functional.cross_entropy(logits + log_prior, targets)
     torch.testing.assert_close(PriorCorrectedLoss(counts)(logits, targets), theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_lade_equals_the_form_with_masks():
+    counts = exponential_counts(500, 100, 100)
+    logits, labels = torch.randn(32, 100, requires_grad=True), torch.randint(100, (32,))
+    prior = (counts / counts.sum()).float()
+    theirs = plain.lade_with_masks(logits, labels, prior, 0.05, 0.5)
+    ours = LADELoss(counts, alpha=0.05, remine_lambda=0.5)(logits, labels)
+    torch.testing.assert_close(ours, theirs)
+    (a,), (b,) = torch.autograd.grad(ours, logits), torch.autograd.grad(theirs, logits)
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
 
 
 def test_plain_partners_are_class_balanced():
@@ -211,6 +222,8 @@ def test_every_promise_has_a_line(capsys):
         "class_power_epoch": ">= 4x",
         "prior_corrected_loss": "<= 1.35x",
         "prior_corrected_loss_dense": "<= 1.35x",
+        "lade_loss": ">= 3x",
+        "label_aware_smoothing_loss": "<= 1.3x",
         "training_loop": ">= 2.2x",
         "training_loop_as_launched": ">= 2.2x",
         "training_loop_gpu": ">= 8x",

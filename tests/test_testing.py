@@ -44,7 +44,13 @@ COUNTS = [400, 120, 40, 9, 2]
 # --- our own ----------------------------------------------------------------------------------------------------------
 
 # What a class needs that has arguments without default; names as in the contract.
-ARGUMENTS: dict[str, Any] = {"num_classes": C, "class_counts": COUNTS, "total_epochs": 10, "sample_rate": 16000}
+ARGUMENTS: dict[str, Any] = {
+    "num_classes": C,
+    "class_counts": COUNTS,
+    "total_epochs": 10,
+    "sample_rate": 16000,
+    "layers": ["input"],  # hidden layers: see test_manifold_mixup.py
+}
 # Where a method departs from a rule on purpose: {"name of the class": {"argument of the check": value}}.
 OPTIONS: dict[str, dict[str, Any]] = {
     "CutMix": {"mixing": "between", "shapes": ((3, 4, 5), (2, 3, 4, 5), (4, 5))},

@@ -71,13 +71,15 @@ def label_aware_smoothing_loss(
         # -sum_k q_k log p_k = (1 - eps') nll_y + eps' mean_k nll_k
         log_probs = F.log_softmax(logits, dim=1)
         eps = per_class(smoothing, logits)
-        even = -log_probs.mean(1)
+        # The sum over classes and its 1 / C apart: the gradient of a mean would be a matrix of its own.
+        even = -log_probs.sum(1)
         if targets.is_floating_point():
             eps_sample = (targets * eps).sum(1)
-            loss = -(targets * (1.0 - eps) * log_probs).sum(1) + eps_sample * even
+            loss = -(targets * (1.0 - eps) * log_probs).sum(1) + eps_sample / num_classes * even
         else:
             eps_sample = eps.view(-1)[targets]
-            loss = (1.0 - eps_sample) * -log_probs.gather(1, targets.unsqueeze(1)).squeeze(1) + eps_sample * even
+            nll = -log_probs.gather(1, targets.unsqueeze(1)).squeeze(1)
+            loss = (1.0 - eps_sample) * nll + eps_sample / num_classes * even
         return reduce(loss, reduction)
 
 
@@ -218,9 +220,16 @@ def lade_regularizer(
             log_weight = (targets @ log_ratio.exp()).log()
         else:
             count = torch.zeros_like(prior).index_add_(0, targets, torch.ones_like(targets, dtype=prior.dtype))
+            log_weight = log_ratio[targets]
+            if mode == "paper" and len(targets) < num_classes:
+                # Only classes that are present count, at most one a sample: instead of all C columns, one for the class
+                # of each sample, which shares the weight of its class. (To list them once, a GPU would have to wait.)
+                columns = logits.index_select(1, targets)
+                log_a = torch.logsumexp(columns + log_weight.unsqueeze(1), 0) - math.log(len(targets))
+                each = log_a + remine_lambda * log_a.square() - columns.diagonal()
+                return (prior[targets] / count[targets] * each).sum()
             own = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
             score = torch.zeros_like(prior).index_add(0, targets, own)
-            log_weight = log_ratio[targets]
         positive = score / count.clamp_min(torch.finfo(prior.dtype).tiny)
         if mode == "paper":
             log_a = torch.logsumexp(logits + log_weight.unsqueeze(1), 0)

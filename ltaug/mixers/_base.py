@@ -28,6 +28,13 @@ class Mixer:
         """Draw the weight of the first sample of every pair, [N]."""
         raise NotImplementedError  # what a subclass is for
 
+    def expected_weights(self) -> Tensor:
+        """Mean weight of the first sample's label by the classes of the pair, float64 [C, C] by [first, partner].
+
+        :func:`ltaug.analysis.effective_prior` computes with it; a subclass that changes the weights changes it too.
+        """
+        raise NotImplementedError  # as `weights`: only the subclass knows
+
     def partners(self, targets: Tensor) -> Tensor:
         """Choose the partners of a batch that comes without any: indices into the batch, int64 [N]."""
         return torch.randperm(targets.shape[0], device=targets.device)
@@ -122,6 +129,14 @@ def beta_draws(alpha: float, size: int, device: torch.device) -> Tensor:
     # the values on the host and make a GPU wait.
     parameter = torch.full((size,), alpha, device=device)
     return torch.distributions.Beta(parameter, parameter, validate_args=False).sample()
+
+
+def beta_cdf(a: float, b: float, x: Tensor) -> Tensor:
+    """P(draw of Beta(a, b) <= x), float64 like x."""
+    # Here, not above: no training step needs scipy, so importing the library must not wait for it.
+    from scipy.special import betainc  # type: ignore[import-untyped]
+
+    return torch.as_tensor(betainc(a, b, x.double().cpu().numpy()))
 
 
 def check_alpha(alpha: float) -> float:

@@ -23,6 +23,17 @@ class CountMixer(Mixer):
         # A class that training counts lack may turn up in a batch; as one sample it has a factor, as none it has 0 / 0.
         self._counts = counts.clamp(min=1).to(torch.float32)
 
+    def expected_weight(self, n_i: Tensor, n_j: Tensor) -> Tensor:
+        """Mean weight of the label of a first sample whose class has n_i samples, with a partner whose class has n_j;
+        float64, in the shape that both broadcast to."""
+        raise NotImplementedError  # what a subclass is for
+
+    def expected_weights(self) -> Tensor:
+        """Mean weight of the first sample's label by the classes of the pair, float64 [C, C] by [first, partner]."""
+        # Thousands of classes share some hundreds of counts.
+        counts, index = torch.unique(self.class_counts.cpu().clamp(min=1), return_inverse=True)
+        return self.expected_weight(counts[:, None], counts[None, :])[index][:, index]
+
     def count_of(self, targets: Tensor) -> Tensor:
         """Training count of each sample's class, [N]; the expected one for probabilities."""
         if self._counts.device != targets.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ltaug.mixers._base import Mixer, beta_draws, check_alpha
@@ -32,6 +33,10 @@ class MixUp(Mixer):
     def weights(self, targets: Tensor, partner_targets: Tensor) -> Tensor:
         """lam ~ Beta(alpha, alpha), [N]."""
         return beta_draws(self.alpha, targets.shape[0], targets.device)
+
+    def expected_weights(self) -> Tensor:
+        """1/2 for every pair of classes, float64 [C, C]."""
+        return torch.tensor(0.5, dtype=torch.float64).expand(self.num_classes, self.num_classes)
 
     def __repr__(self) -> str:
         return f"MixUp(num_classes={self.num_classes}, alpha={self.alpha})"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from ltaug.mixers._base import beta_draws, check_alpha
+from ltaug.mixers._base import beta_cdf, beta_draws, check_alpha
 from ltaug.mixers._counts import CountMixer
 from ltaug.mixers.functional import remix_label_weight
 from ltaug.priors import Counts
@@ -46,6 +47,15 @@ class ReMix(CountMixer):
     def weights(self, targets: Tensor, partner_targets: Tensor) -> Tensor:
         """lam ~ Beta(alpha, alpha), [N]: the weight of the first input."""
         return beta_draws(self.alpha, targets.shape[0], targets.device)
+
+    def expected_weight(self, n_i: Tensor, n_j: Tensor) -> Tensor:
+        """1/2 where neither class is the rarer one, otherwise m more or less: m = E[lam; lam < tau], float64."""
+        # x f(x; alpha, alpha) is half the density of Beta(alpha + 1, alpha).
+        moved = 0.5 * beta_cdf(self.alpha + 1.0, self.alpha, torch.tensor(self.tau, dtype=torch.float64))
+        # In float32, as the counts are when a batch is mixed: a ratio of exactly kappa falls on the same side.
+        n_i, n_j = n_i.float(), n_j.float()
+        rarer, frequent = self.kappa * n_i <= n_j, n_i >= self.kappa * n_j
+        return 0.5 + moved * (rarer.double() - frequent.double())
 
     def mix(
         self, inputs: Tensor, partner_inputs: Tensor, targets: Tensor, partner_targets: Tensor, *, overwrite: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltaug.mixers._base import beta_draws, check_alpha
+from ltaug.mixers._base import beta_cdf, beta_draws, check_alpha
 from ltaug.mixers._counts import CountMixer
 from ltaug.mixers.functional import unimix_factor
 from ltaug.priors import Counts
@@ -49,6 +49,11 @@ class UniMix(CountMixer):
         """xi* of every pair, [N]."""
         draw = beta_draws(self.alpha, targets.shape[0], targets.device)
         return unimix_factor(draw, self.count_of(targets), self.count_of(partner_targets))
+
+    def expected_weight(self, n_i: Tensor, n_j: Tensor) -> Tensor:
+        """E[xi*] = 1/2 + r - P(b >= 1 - r), r = n_j / (n_i + n_j), float64."""
+        share = n_i.double() / (n_i.double() + n_j.double())
+        return 0.5 - share + beta_cdf(self.alpha, self.alpha, share)
 
     def partners(self, targets: Tensor) -> Tensor:
         """Indices into the batch: a permutation, or the released code's draw (``in_batch_tau``)."""

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import errno
+import math
 import os
 import re
 import sys
@@ -73,24 +74,66 @@ class Config:
     flip: bool = True
     """Mirror at random."""
 
-    loss: Literal["ce", "bayias"] = "ce"
-    """ce: cross-entropy; bayias: cross-entropy of logits + loss_tau * log prior."""
+    loss: Literal["ce", "bayias", "lade", "label_smoothing", "label_aware_smoothing", "ldam", "focal", "cdt"] = "ce"
+    """ce: cross-entropy; bayias: cross-entropy of logits + loss_tau * log prior; ldam needs `classifier: cosine`."""
+    prior: str | list[float] = "train"
+    """What bayias and lade correct: train, effective (the labels as mixing and sampling leave them), or C numbers."""
     loss_tau: float = 1.0
     """Strength of the prior in `bayias` (the tau of logit adjustment)."""
-    mixer: Literal["none", "mixup", "unimix"] = "none"
+    loss_mode: Literal["paper", "official_code"] = "paper"
+    """Of lade and label_aware_smoothing, whose released codes differ from their papers."""
+    lade_alpha: float = 0.1
+    """Weight of LADE's regulariser."""
+    lade_lambda: float = 0.01
+    """Weight of the squared term in it."""
+    smoothing: float = 0.1
+    """Of `label_smoothing`."""
+    smoothing_head: float = 0.4
+    """Of `label_aware_smoothing`: eps of the largest class."""
+    smoothing_tail: float = 0.1
+    """Likewise of the smallest class."""
+    ldam_margin: float = 0.5
+    """Margin of the smallest class, in cosines."""
+    focal_gamma: float = 1.0
+    """Exponent of the focal loss."""
+    cdt_gamma: float = 0.2
+    """Exponent of CDT's temperatures."""
+    class_weights: Literal["none", "effective_number"] = "none"
+    """Weights of the samples in the loss: none, or by the effective number of their class (class-balanced loss)."""
+    reweight_epoch: int = 0
+    """Until this epoch there are no class weights (deferred re-weighting, DRW)."""
+    beta: float = 0.9999
+    """Of the effective number, in `class_weights` and in `sampler`."""
+
+    mixer: Literal["none", "mixup", "manifold_mixup", "cutmix", "remix", "unimix"] = "none"
     """How pairs of samples are mixed."""
     alpha: float = 1.0
     """Beta(alpha, alpha) of the mixing weight."""
+    remix_kappa: float = 3.0
+    """Ratio of counts from which ReMix gives the whole label to the rarer class."""
+    remix_tau: float = 0.5
+    """Share of the input below which ReMix's more frequent class gives way."""
+    manifold_layers: list[str] = field(default_factory=lambda: ["input", "blocks.4", "blocks.9"])
+    """Where manifold mixup mixes, one of them a batch: the input, or the output of a module by its name."""
     partner: Literal["dataset", "batch"] = "dataset"
     """Where the second sample of a pair comes from: an own sampler over the whole set, or the batch itself."""
+    sampler: Literal["power", "effective_number", "progressive", "class_aware"] = "power"
+    """Of the (first) sample: class probability ~ n^first_tau, or one of the library's other samplers."""
     first_tau: float = 1.0
     """Class probability ~ n^tau of the (first) sample: 1 instance-balanced, 0 class-balanced, -1 reversed."""
     partner_tau: float = 1.0
-    """Likewise of the partner. For `partner: batch` UniMix resamples the batch with it; mixup permutes the batch."""
+    """Likewise of the partner. For `partner: batch` UniMix resamples the batch with it; others permute the batch."""
     rebalance_epoch: int = 0
     """Until this epoch both samplers are instance-balanced (deferral)."""
     mix_stop_epoch: int | None = None
     """From this epoch nothing is mixed and there are no partners."""
+
+    classifier: Literal["linear", "cosine", "causal_norm"] = "linear"
+    """The last layer."""
+    cosine_scale: float = 30.0
+    """What the cosine classifier multiplies its cosines by."""
+    causal_alpha: float = 1.5
+    """How much of the mean direction the causal classifier takes away at test time."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast type; auto is bf16 where the processor or GPU computes in it, fp32 elsewhere."""
@@ -134,6 +177,18 @@ class Config:
                 "`imbalance_ratio` is largest over smallest class and must be at least 1, but is "
                 f"{self.imbalance_ratio}. Did you mean {1 / self.imbalance_ratio:g}?"
             )
+        if isinstance(self.prior, str) and self.prior not in ("train", "effective"):
+            raise ValueError(f"`prior` must be train, effective or a list of numbers, but is {self.prior!r}.")
+        if not isinstance(self.prior, str) and not all(value > 0 for value in self.prior):
+            raise ValueError(f"`prior` must hold positive numbers, but holds {min(self.prior)}.")
+        if self.prior != "train" and self.loss not in ("bayias", "lade"):
+            raise ValueError(f"`prior` is what bayias and lade correct, but `loss` is {self.loss}. Leave it out.")
+        if self.loss == "ldam" and self.classifier != "cosine":
+            raise ValueError(f"`loss: ldam` needs cosines: set `classifier: cosine` (it is {self.classifier}).")
+        if self.class_weights != "none" and self.loss == "lade":
+            raise ValueError("`class_weights` cannot weight `loss: lade`, whose regulariser is no mean over samples.")
+        if self.mixer == "manifold_mixup" and self.compile:
+            raise ValueError("`mixer: manifold_mixup` changes the graph in every step. Set `compile: false`.")
         if self.log_with is not None:
             # accelerate itself passes over a tracker that is not installed, silently.
             from accelerate.tracking import get_available_trackers
@@ -154,6 +209,7 @@ class Config:
             "decay_epochs": max(self.decay_epochs, default=0),
             "mix_stop_epoch": self.mix_stop_epoch or 0,
             "rebalance_epoch": self.rebalance_epoch,
+            "reweight_epoch": self.reweight_epoch,
         }
         return [name for name, epoch in last.items() if epoch >= self.epochs]
 
@@ -162,6 +218,91 @@ class Config:
         if epoch < self.warmup_epochs:
             return self.lr * (epoch + 1) / self.warmup_epochs
         return self.lr * self.decay_factor ** sum(epoch >= decay for decay in self.decay_epochs)
+
+
+@dataclass
+class Stage2Config:
+    """The second stage of a run: its network stays, a classifier is learned on class-balanced samples.
+
+    Data, network, precision and memory layout are those of the first stage.
+    """
+
+    method: str = "crt"
+    """Name of the method, for tables and folders; what it does is set below."""
+    stage1: str = "erm"
+    """File of `configs/` that trains the first stage; sweep.py starts it."""
+    from_run: str | None = None
+    """Run folder of the first stage."""
+    out: str | None = None
+    """Run folder; by default beside `from_run`, with `method` in the place of the first stage's."""
+    resume: bool = False
+    """Continue the run in `out` from its last checkpoint; it starts anew if there is none."""
+    seed: int | None = None
+    """Seed of this stage; by default that of the first."""
+    data_dir: str | None = None
+    """Folder of the data, if it has moved since the first stage."""
+
+    classifier: Literal["crt", "lws", "mislas", "tau_norm", "ncm"] = "crt"
+    """crt: a new one; lws: a factor a class; mislas: factors and a correction; tau_norm, ncm: computed, not trained."""
+    mode: Literal["paper", "official_code"] = "paper"
+    """Of mislas, whether weight decay pulls to no correction and factors of 1, or all to 0; and of its loss."""
+    delta_lr_ratio: float = 0.2
+    """Of mislas: learning rate of the correction over that of the factors."""
+    tau: float = 1.0
+    """Of tau_norm: the exponent."""
+    loss: Literal["ce", "label_aware_smoothing"] = "ce"
+    """What is minimised."""
+    smoothing_head: float = 0.4
+    """Of `label_aware_smoothing`: eps of the largest class."""
+    smoothing_tail: float = 0.1
+    """Likewise of the smallest class."""
+    sampler: Literal["class_aware", "class_balanced"] = "class_aware"
+    """Class-balanced samples: in cycles of the classes (as the released codes), or drawn independently."""
+    samples_per_class: int = 4
+    """Of class_aware: samples of a class in a row."""
+    batch_norm: Literal["fixed", "shift"] = "fixed"
+    """fixed: the first stage's statistics, used and kept; shift: those of the class-balanced batches, and kept up."""
+
+    epochs: int = 10
+    """Passes over as many samples as the training set has; 0 for tau_norm and ncm."""
+    batch_size: int = 128
+    """Samples a step, over all processes together."""
+    lr: float = 0.1
+    """Learning rate of the first epoch; falls to 0 as a cosine."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 2e-4
+    """L2 penalty."""
+    threads: int | None = None
+    """CPU threads of a process; by default the machine's cores, shared between its processes."""
+    checkpoint_every: int = 1
+    """Epochs between two checkpoints; the last epoch is always saved."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            if getattr(self, item.name) is None and "None" not in str(item.type):
+                raise ValueError(f"`{item.name}` needs a value, but is null.")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"`threads` must be at least 1, but is {self.threads}.")
+        for name in ("batch_size", "checkpoint_every", "samples_per_class"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
+        for name in ("epochs", "momentum", "weight_decay", "delta_lr_ratio", "tau"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"`{name}` must not be negative, but is {getattr(self, name)}.")
+        if not self.lr > 0:
+            raise ValueError(f"`lr` must be positive, but is {self.lr}.")
+        computed = self.classifier in ("tau_norm", "ncm")
+        if computed and self.epochs:
+            raise ValueError(
+                f"`classifier: {self.classifier}` is not trained: `epochs` must be 0, but is {self.epochs}."
+            )
+        if not computed and not self.epochs:
+            raise ValueError(f"`epochs` must be at least 1 to train `classifier: {self.classifier}`, but is 0.")
+
+    def lr_factor(self, epoch: int) -> float:
+        """Learning rate of an epoch over `lr`."""
+        return 0.5 * (1.0 + math.cos(math.pi * epoch / self.epochs))
 
 
 def autocast_type(precision: str) -> str:
@@ -182,13 +323,16 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def parse_config(arguments: list[str] | None = None) -> Config:
-    """Read the command line (`--config FILE` first, single settings after it), or leave with a line on the fault."""
+def parse_config(arguments: list[str] | None = None, kind: Any = Config) -> Any:
+    """Read the command line (`--config FILE` first, single settings after it), or leave with a line on the fault.
+
+    `kind` is the dataclass that the settings are of.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
-    names = [item.name for item in fields(Config)]
-    parser = ArgumentParser(description=Config.__doc__, exit_on_error=False, allow_abbrev=False)
+    names = [item.name for item in fields(kind)]
+    parser = ArgumentParser(description=kind.__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file of settings; given several times, later wins")
-    parser.add_class_arguments(Config)
+    parser.add_class_arguments(kind)
     try:
         for place, word in enumerate(arguments):
             if word == "--config" or word.startswith("--config="):
@@ -200,7 +344,7 @@ def parse_config(arguments: list[str] | None = None) -> Config:
                 raise ValueError(f"unrecognized arguments: {' '.join([word, *value])}")
         values: Any = parser.parse_args(arguments)
         values.pop("config")
-        return Config(**values.as_dict())
+        return kind(**values.as_dict())
     except (ArgumentError, ValueError) as error:
         hint = ""
         pattern = r"unrecognized arguments: --(\w+)|ption '([\w.]+)' is not accepted|accept option '([\w.]+)'"
@@ -208,9 +352,7 @@ def parse_config(arguments: list[str] | None = None) -> Config:
             name = next(filter(None, unknown.groups()))
             hint = near_miss(name, names) or "; --help lists the settings"
         if choice := re.search(r'Parser key "(\w+)".*Got value: (\w+)', str(error), re.DOTALL):
-            choices = [
-                known for known in get_args(get_type_hints(Config).get(choice.group(1))) if isinstance(known, str)
-            ]
+            choices = [known for known in get_args(get_type_hints(kind).get(choice.group(1))) if isinstance(known, str)]
             hint = near_miss(choice.group(2), choices)
         leave(f"{error}{hint}")
 

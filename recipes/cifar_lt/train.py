@@ -13,12 +13,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from config import Config, autocast_type, parse_config, plain_errors, set_threads
 from data import load_data
+from method import logits_prior, make_loss, make_mixer, make_sampler, mixes, put_classifier, seen_prior
 from model import build_model, count_parameters
 from results import save_results
 from torch import nn
 from tqdm.auto import tqdm
 
-from ltaug import BayiasLoss, ClassPowerSampler, MixUp, PairSampler, ResidentLoader, RunFolder, UniMix
+from ltaug import ManifoldMixUp, ResidentLoader, RunFolder
 from ltaug.metrics import classification_report
 from ltaug.run import reuse_freed_memory
 
@@ -44,34 +45,26 @@ def main(cfg: Config) -> None:
 
     def train_loader(epoch: int) -> ResidentLoader:
         """An epoch's stream of samples, or of pairs; a pure function of the seed and the epoch."""
-        rebalanced = epoch >= cfg.rebalance_epoch
-        sampler = class_sampler(cfg.first_tau if rebalanced else 1.0)
-        if mixes(cfg, epoch) and cfg.partner == "dataset":
-            sampler = PairSampler(sampler, class_sampler(cfg.partner_tau if rebalanced else 1.0))
         loader = ResidentLoader(
-            data.train_images, data.train_labels, batch_size=cfg.batch_size, sampler=sampler, drop_last=True,
-            crop_padding=cfg.crop_padding, flip=cfg.flip, seed=cfg.seed, **shared,
+            data.train_images, data.train_labels, batch_size=cfg.batch_size, drop_last=True, seed=cfg.seed,
+            sampler=make_sampler(cfg, data.train_labels, epoch), crop_padding=cfg.crop_padding, flip=cfg.flip, **shared,
         )  # fmt: skip
         loader.set_epoch(epoch)
         return loader
 
-    def class_sampler(tau: float) -> ClassPowerSampler:
-        return ClassPowerSampler(data.train_labels, tau, replacement=tau != 1.0, seed=cfg.seed)
-
     images = len(train_loader(0)) * cfg.batch_size
 
     # 2. Method: how samples are mixed, and what is minimised.
-    in_batch_tau = cfg.partner_tau if cfg.partner == "batch" else None
-    mixer = {
-        "none": None,
-        "mixup": MixUp(num_classes, cfg.alpha),
-        "unimix": UniMix(data.class_counts, cfg.alpha, in_batch_tau=in_batch_tau),
-    }[cfg.mixer]
-    criterion = {"ce": nn.CrossEntropyLoss(), "bayias": BayiasLoss(data.class_counts, tau=cfg.loss_tau)}[cfg.loss]
-    criterion = criterion.to(accelerator.device)
+    mixer = make_mixer(cfg, data.class_counts)
+
+    def criterion(epoch: int) -> nn.Module:
+        seen = seen_prior(cfg, data.class_counts, mixer, epoch, processes)
+        return make_loss(cfg, data.class_counts, epoch, seen).to(accelerator.device)
+
+    criterion(cfg.epochs - 1)  # what is wrong with its settings shall be known now
 
     # 3. Model and optimiser.
-    model = build_model(num_classes, in_channels=data.train_images.shape[3])
+    model = put_classifier(cfg, build_model(num_classes, in_channels=data.train_images.shape[3]))
     parameters = count_parameters(model)
     accelerator.print(
         f"{cfg.method}: {len(data.train_labels)} samples, {num_classes} classes of {data.class_counts.max()} to "
@@ -84,6 +77,8 @@ def main(cfg: Config) -> None:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if cfg.channels_last:
         model = model.to(memory_format=torch.channels_last)
+    if isinstance(mixer, ManifoldMixUp):
+        mixer.attach(model)
     optimizer = torch.optim.SGD(model.parameters(), cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay)
     model, optimizer = accelerator.prepare(model, optimizer)
     forward = torch.compile(model) if cfg.compile else model
@@ -107,7 +102,10 @@ def main(cfg: Config) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = cfg.lr_at(epoch)
             mixing = mixer if mixes(cfg, epoch) else None
-            loss = train_one_epoch(accelerator, forward, train_loader(epoch), mixing, criterion, optimizer, progress)
+            model.train()
+            loss = train_one_epoch(
+                accelerator, forward, train_loader(epoch), mixing, criterion(epoch), optimizer, progress
+            )
             row = {"epoch": epoch, "loss": loss, "lr": cfg.lr_at(epoch)}
             row["images_per_second"] = images / (time.perf_counter() - start)
             if (epoch + 1) % cfg.eval_every == 0 or epoch + 1 == cfg.epochs:
@@ -127,7 +125,8 @@ def main(cfg: Config) -> None:
     logits, labels = evaluate(model, test_loader)
     if accelerator.is_main_process:
         state = accelerator.get_state_dict(model)
-        save_results(run, cfg, data, logits, labels, state, mixer, parameters, accelerator)
+        prior = logits_prior(cfg, data.class_counts, mixer, processes)
+        save_results(run, cfg, data, logits, labels, state, prior, parameters, accelerator)
     # Leave together and let go of the process group's threads: gloo's abort an interpreter that closes under them.
     accelerator.wait_for_everyone()
     del model, forward, optimizer
@@ -137,7 +136,6 @@ def main(cfg: Config) -> None:
 
 def train_one_epoch(accelerator, model, loader, mixer, criterion, optimizer, progress) -> float:
     """One pass over the loader; returns the mean loss over all processes."""
-    model.train()
     total = torch.zeros((), device=accelerator.device)
     for batch in loader:
         if mixer is None:
@@ -164,11 +162,6 @@ def evaluate(model, loader) -> tuple[torch.Tensor, torch.Tensor]:
     parts = gather_object(mine)
     ordered = [parts[k] for batch in range(len(loader)) for k in range(batch, len(parts), len(loader))]
     return torch.cat([logits for logits, _ in ordered]), torch.cat([labels for _, labels in ordered])
-
-
-def mixes(cfg: Config, epoch: int) -> bool:
-    """Whether this epoch mixes pairs."""
-    return cfg.mixer != "none" and (cfg.mix_stop_epoch is None or epoch < cfg.mix_stop_epoch)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,52 @@
+"""What the classifiers share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def check_sizes(in_features: int, num_classes: int) -> None:
+    """Refuse layers without inputs or outputs."""
+    if in_features < 1:
+        raise ValueError(f"`in_features` must be at least 1, but is {in_features}.")
+    if num_classes < 1:
+        raise ValueError(f"`num_classes` must be at least 1, but is {num_classes}.")
+
+
+def check_linear(linear: nn.Linear) -> nn.Linear:
+    """A linear layer, or what came instead."""
+    if not isinstance(linear, nn.Linear):
+        raise ValueError(
+            f"`linear` must be a `torch.nn.Linear`, but is a {type(linear).__name__}. Pass the trained last layer, "
+            "such as `model.fc`, not the model."
+        )
+    return linear
+
+
+def make_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A new linear layer with a copy of the values."""
+    classes, features = weight.shape
+    # Made empty: drawing initial values, to throw them away, would move the global generator.
+    linear = nn.Linear(features, classes, bias=bias is not None, device="meta", dtype=weight.dtype)
+    linear.to_empty(device=weight.device)
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+        if bias is not None:
+            linear.bias.copy_(bias)
+    return linear
+
+
+def widen(values: Tensor) -> Tensor:
+    """Half precision as float32, anything else as it is: norms and distances need the digits."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def unit(vectors: Tensor, eps: float = 1e-12) -> Tensor:
+    """x / ||x|| over the last dim, computed in float32 at least; a zero vector stays zero and gets no gradient, where
+    1 / eps would blow it up."""
+    wide = widen(vectors)
+    norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    direction = wide / norm.clamp_min(eps)
+    # `<=` and not `>`: NaN must stay NaN.
+    return torch.where(norm <= eps, torch.zeros_like(direction), direction).to(vectors.dtype)
