@@ -167,9 +167,12 @@ def xi_aug_probability(n_i: Tensor | float, n_j: Tensor | float, alpha: float = 
     """
     alpha = check_alpha(alpha)
     first, partner = (torch.as_tensor(n, dtype=torch.float64).cpu() for n in (n_i, n_j))
-    share = first / (first + partner)  # 1 - r
-    upper = 1.0 - beta_cdf(alpha, alpha, (share + 0.5).clamp(max=1.0))
-    return beta_cdf(alpha, alpha, share) - beta_cdf(alpha, alpha, (share - 0.5).clamp(min=0.0)) + upper
+    share, ratio = first / (first + partner), partner / (first + partner)
+    # F is symmetric: 1 - F(3/2 - r) = F(r - 1/2), without the cancellation.
+    wrapped = beta_cdf(alpha, alpha, (ratio - 0.5).clamp(min=0.0)) - beta_cdf(
+        alpha, alpha, (0.5 - ratio).clamp(min=0.0)
+    )
+    return beta_cdf(alpha, alpha, share) + wrapped
 
 
 def xi_aug_distribution(class_counts: Counts, tau: float = 0.0, alpha: float = 0.8) -> Tensor:

@@ -443,6 +443,15 @@ class TestNearestClassMean:
                 expected = [-math.fsum((a - b) ** 2 for a, b in zip(row, m, strict=True)) for m in means]
             assert logits == pytest.approx(expected, rel=1e-10)
 
+    def test_it_folds_to_a_linear_layer_with_the_same_softmax(self) -> None:
+        x = 5 + features(2)
+        layer = NearestClassMeanClassifier(D, C).double().fit(5 + features(7, 40), torch.arange(40) % C)
+        assert torch.allclose(layer.fold()(x).softmax(1), layer(x).softmax(1), rtol=1e-10)
+        with pytest.raises(ValueError, match="`cosine=False`"):
+            fitted(cosine=True).fold()
+        with pytest.raises(ValueError, match="Class 0"):
+            NearestClassMeanClassifier(D, C).fold()
+
     @given(st.lists(st.integers(0, 9), min_size=1, max_size=6))
     def test_batches_add_up(self, sizes: list[int]) -> None:
         x, labels = features(1, sum(sizes) + C), torch.arange(sum(sizes) + C) % C

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ltaug.classifiers._base import check_sizes, unit, widen
+from ltaug.classifiers._base import check_sizes, make_linear, unit, widen
 from ltaug.priors import Counts, as_labels
 
 
@@ -72,12 +72,7 @@ class NearestClassMeanClassifier(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits [N, ..., C] of ``features`` [N, ..., D]."""
-        empty = (self.counts == 0).nonzero()[:, 0].tolist()
-        if empty:
-            raise ValueError(
-                f"Class {empty[0]} has no mean ({len(empty)} of {self.out_features} classes have no sample yet). Call "
-                "`fit` or `update` with samples of every class, or drop the class."
-            )
+        self._check_complete()
         # Squared distances are small differences of large numbers, which half precision cannot hold.
         with torch.autocast(features.device.type, enabled=False):
             points, means = widen(features), widen(self.means)
@@ -86,6 +81,27 @@ class NearestClassMeanClassifier(nn.Module):
             centre = means.mean(0)  # nearer to 0, fewer digits cancel
             points, means = points - centre, means - centre
             return 2 * points @ means.T - means.square().sum(-1) - points.square().sum(-1, keepdim=True)
+
+    def fold(self) -> nn.Linear:
+        """The plain linear layer that decides alike: the logits but for a number a sample, which softmax does not see.
+        Not for cosines."""
+        if self.cosine:
+            raise ValueError("`fold` needs `cosine=False`: cosines depend on the length of the features.")
+        self._check_complete()
+        means = widen(self.means)
+        centre = means.mean(0)
+        means = means - centre
+        bias = -means.square().sum(-1) - 2 * means @ centre
+        return make_linear((2 * means).to(self.means.dtype), bias.to(self.means.dtype))
+
+    def _check_complete(self) -> None:
+        """Every class has a mean."""
+        empty = (self.counts == 0).nonzero()[:, 0].tolist()
+        if empty:
+            raise ValueError(
+                f"Class {empty[0]} has no mean ({len(empty)} of {self.out_features} classes have no sample yet). Call "
+                "`fit` or `update` with samples of every class, or drop the class."
+            )
 
     def extra_repr(self) -> str:
         """Shown by ``print(classifier)``."""

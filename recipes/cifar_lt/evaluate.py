@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from config import autocast_type, one_process, parse_config, plain_errors, set_threads
 from data import load_data
+from method import put_classifier
 from model import build_model
 from results import table
 from safetensors import SafetensorError
@@ -23,11 +24,12 @@ from train import FREE, evaluate
 from ltaug import ResidentLoader, RunFolder
 from ltaug.metrics import classification_report, per_class_accuracy
 from ltaug.report import write_report
+from ltaug.run import read_config
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("run", help="run folder of train.py")
+    parser.add_argument("run", help="run folder of train.py or train_stage2.py")
     parser.add_argument("--data_dir", help="folder of the data, if it has moved since the training")
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16", "fp16"), help="autocast type; default: the run's"
@@ -37,19 +39,25 @@ def main() -> None:
     path = Path(arguments.run)
     if not (path / "config.yaml").is_file():
         raise ValueError(f"{arguments.run!r} is no run folder: it has no config.yaml.")
+    # A second stage keeps the settings of its network and data beside its own.
+    second = (path / "stage1.yaml").is_file()
     # Without the tracker, which this machine may lack.
-    settings = ["--config", str(path / "config.yaml"), "--out", str(path), "--resume", "true", "--log_with", "null"]
+    settings = ["--config", str(path / ("stage1.yaml" if second else "config.yaml")), "--log_with", "null"]
+    settings += ["--out", str(path), "--resume", "true"]
     for name in ("data_dir", "precision"):
         if getattr(arguments, name):
             settings += [f"--{name}", getattr(arguments, name)]
     cfg = parse_config(settings)
-    run = RunFolder(path, cfg, resume=True, free_keys=(*FREE, "precision", "log_with"), write_config=False)
+    own = read_config(path / "config.yaml") if second else cfg
+    method = own["method"] if second else cfg.method
+    run = RunFolder(path, own, resume=True, free_keys=(*FREE, "precision", "log_with"), write_config=False)
 
     weights, epochs = path / "model.safetensors", cfg.epochs
     if not weights.is_file():
         checkpoint = run.latest_checkpoint()
-        if checkpoint is None:
-            raise ValueError(f"{arguments.run!r} has neither final weights nor a checkpoint. Train it first.")
+        if second or checkpoint is None:
+            kind = "is a second stage without final weights" if second else "has neither final weights nor a checkpoint"
+            raise ValueError(f"{arguments.run!r} {kind}. Train it first.")
         weights, epochs = checkpoint[0] / "model.safetensors", checkpoint[1]
         print(f"The run is not finished: its weights after {epochs} of {cfg.epochs} epochs.", file=sys.stderr)
     try:
@@ -61,6 +69,7 @@ def main() -> None:
     set_threads(cfg.threads)
     accelerator = Accelerator(mixed_precision=autocast_type(cfg.precision))
     model = build_model(len(data.class_names), in_channels=data.test_images.shape[3])
+    model = model if second else put_classifier(cfg, model)
     model.load_state_dict(state)
     if cfg.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -71,7 +80,7 @@ def main() -> None:
     logits, labels = evaluate(model, loader)
     probs = logits.softmax(1)
     final = classification_report(probs, labels, data.class_counts)
-    print(table({cfg.method: final}))
+    print(table({method: final}))
     if epochs == cfg.epochs:
         run.save_logits(logits, labels)
         run.save_per_class(

@@ -147,7 +147,7 @@ def main(cfg: Stage2Config) -> None:
         if cfg.classifier == "ncm":
             whole = ResidentLoader(data.train_images, data.train_labels, batch_size=250 * processes, **shared)
             features, labels = evaluate(model, whole)
-            means = NearestClassMeanClassifier(len(data.class_names), features.shape[1])
+            means = NearestClassMeanClassifier(features.shape[1], len(data.class_names))
             means.fit(features, labels)
             accelerator.unwrap_model(model).fc = means.fold().to(accelerator.device)
         run.log(epoch=0, loss=None, images_per_second=None, seconds=time.perf_counter() - start)
@@ -157,6 +157,8 @@ def main(cfg: Stage2Config) -> None:
     if accelerator.is_main_process:
         plain = accelerator.unwrap_model(model)
         plain.fc = plain.fc.fold() if hasattr(plain.fc, "fold") else plain.fc
+        if plain.fc.bias is None:  # tau_norm has dropped it; the network of model.py, which evaluate.py builds, has one
+            plain.fc.bias = nn.Parameter(torch.zeros_like(plain.fc.weight[:, 0]))
         # Class-balanced samples leave the logits under a uniform prior; computed classifiers are under none.
         prior = torch.ones(len(data.class_names)) / len(data.class_names) if cfg.epochs else None
         save_results(

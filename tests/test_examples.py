@@ -1,0 +1,92 @@
+"""The examples run, and show what their page says."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
+
+
+def load(root: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"examples_{name}", root / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def discs(root: Path) -> ModuleType:
+    return load(root, "unimix_two_discs")
+
+
+@pytest.fixture(scope="module")
+def boundaries(discs: ModuleType) -> dict[str, list[Any]]:
+    worlds = [discs.run(discs.World(), alpha=0.2, seed=seed) for seed in range(8)]
+    return {panel: [world[panel] for world in worlds] for panel in discs.PANELS}
+
+
+class TestUniMixTwoDiscs:
+    def test_the_points_are_even_in_their_discs(self, discs: ModuleType) -> None:
+        world = discs.World(centre=2.0, radius=1.0)
+        points, labels = world.draw(3000, 1000, torch.Generator().manual_seed(0))
+        assert torch.bincount(labels).tolist() == [3000, 1000]
+        for label, centre in ((discs.POSITIVE, 2.0), (discs.NEGATIVE, -2.0)):
+            distance = (points[labels == label] - centre).norm(dim=1)
+            assert distance.max() <= 1.0 + 1e-6
+            assert (distance < 0.5).float().mean().item() == pytest.approx(0.25, abs=0.04)  # a quarter of the area
+
+    def test_offset_and_angle_of_a_known_line(self, discs: ModuleType) -> None:
+        ideal = discs.Boundary(np.array([2.0, 2.0]), 0.0, 1.0)
+        assert (ideal.angle, ideal.offset) == (pytest.approx(0.0, abs=1e-5), 0.0)
+        # x = 1 crosses y = x at (1, 1), and is 45 degrees off.
+        line = discs.Boundary(np.array([1.0, 0.0]), -1.0, 1.0)
+        assert (line.angle, line.offset) == (pytest.approx(45.0), pytest.approx(2**0.5))
+
+    def test_a_mixed_point_belongs_to_the_larger_share(self, discs: ModuleType) -> None:
+        world = discs.World(centre=5.0, radius=0.1, positives=900, negatives=100)
+        points, labels = world.draw(900, 100, torch.Generator().manual_seed(0))
+        for panel in discs.PANELS:
+            x, y = discs.samples(panel, points, labels, 0.2, seed=0)
+            assert len(x) == len(y) == 1000
+            side = x.mean(1)
+            clear = side.abs() > 0.2  # discs of radius 0.1
+            assert torch.equal(side[clear] > 0, y[clear] == discs.POSITIVE)
+        # Only the partners of the whole method are drawn the other way round: the rare class then owns most points.
+        rare = [int((discs.samples(p, points, labels, 0.2, 0)[1] == discs.NEGATIVE).sum()) for p in discs.PANELS]
+        assert rare[0] == 100
+        assert rare[1] < 150 < rare[3]
+        assert rare[1] < rare[2] < rare[3]
+
+    def test_the_boundary_of_the_points_lies_in_the_rare_disc(self, boundaries: dict[str, list[Any]]) -> None:
+        assert all(each.offset < -0.2 for each in boundaries["original"])
+
+    def test_mixup_leaves_it_there_and_unimix_brings_it_back(self, boundaries: dict[str, list[Any]]) -> None:
+        offset = {panel: np.array([each.offset for each in found]) for panel, found in boundaries.items()}
+        assert abs(offset["mixup"].mean() - offset["original"].mean()) < 0.1
+        assert offset["UniMix factor"].mean() > offset["mixup"].mean() + 0.05
+        assert (np.abs(offset["UniMix"]) < np.abs(offset["original"])).all()
+        assert abs(offset["UniMix"].mean()) < 0.2
+
+    def test_and_is_more_accurate_for_it(self, boundaries: dict[str, list[Any]]) -> None:
+        accuracy = {panel: np.array([each.accuracy for each in found]) for panel, found in boundaries.items()}
+        assert (accuracy["UniMix"] > accuracy["original"] + 0.02).all()
+
+    def test_the_command(self, discs: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        discs.main(["--out", str(tmp_path / "discs.png"), "--worlds", "1", "--positives", "100", "--negatives", "5"])
+        out = capsys.readouterr().out
+        for panel in discs.PANELS:
+            assert re.search(rf"^{panel} +\d+\.\d \+- +0\.0° +-?\d\.\d\d", out, re.MULTILINE)
+        assert (tmp_path / "discs.png").read_bytes().startswith(b"\x89PNG")
