@@ -149,10 +149,6 @@ class ManifoldMixUp(MixUp):
         self._pending = _Pending(layer, lam, chosen)  # last: a call that failed leaves nothing behind
         return inputs, mixed_targets
 
-    def expected_weights(self) -> Tensor:
-        """E[lam | i, j], the mean weight of the first label for every pair of classes, float64 [C, C]: 1/2."""
-        return torch.full((self.num_classes, self.num_classes), 0.5, dtype=torch.float64)
-
     def _hook(self, name: str, module: nn.Module, args: object, output: object) -> Tensor | None:
         pending = self._pending
         if pending is None or pending.layer != name or self._model is None or not self._model.training:

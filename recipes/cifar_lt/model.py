@@ -52,7 +52,10 @@ class ResNet(nn.Module):
 
 
 def build_model(num_classes: int, in_channels: int = 3) -> nn.Module:
-    """The network of the recipe. Replace it by your own: anything from [N, C, H, W] to logits [N, num_classes]."""
+    """The network of the recipe. Replace it by your own: anything from [N, C, H, W] to logits [N, num_classes].
+
+    Second stages and other classifiers than the linear one replace its last layer, an `nn.Linear` with bias named `fc`.
+    """
     return ResNet(num_classes, depth=32, in_channels=in_channels)
 
 

@@ -37,7 +37,7 @@ from ltaug.metrics import classification_report
 from ltaug.run import reuse_freed_memory
 from ltaug.stages import freeze, reinitialize, set_batch_norm_mode, unfreeze
 
-FREE = ("epochs", "out", "from_run", "data_dir", "resume", "threads")  # what may change on resuming
+FREE = ("out", "from_run", "data_dir", "resume", "threads")  # what may change on resuming
 
 
 def main(cfg: Stage2Config) -> None:
@@ -115,8 +115,6 @@ def main(cfg: Stage2Config) -> None:
         first_epoch = 0
         if cfg.resume and (checkpoint := run.latest_checkpoint()):
             folder, first_epoch = checkpoint
-            if first_epoch > cfg.epochs:
-                raise ValueError(f"`epochs` is {cfg.epochs}, but `{cfg.out}` has completed {first_epoch}. Raise it.")
             accelerator.load_state(str(folder))
             accelerator.print(f"Resumed after epoch {first_epoch} of {cfg.epochs}.")
         with tqdm(total=cfg.epochs * images, initial=first_epoch * images, unit="img", unit_scale=True,
@@ -152,13 +150,13 @@ def main(cfg: Stage2Config) -> None:
             accelerator.unwrap_model(model).fc = means.fold().to(accelerator.device)
         run.log(epoch=0, loss=None, images_per_second=None, seconds=time.perf_counter() - start)
 
-    # 5. What came out, with a plain linear classifier.
+    # 5. What came out, with a plain linear classifier: the network is again the one that model.py builds.
+    plain = accelerator.unwrap_model(model)
+    plain.fc = plain.fc.fold() if hasattr(plain.fc, "fold") else plain.fc
+    if plain.fc.bias is None:  # tau_norm has dropped it
+        plain.fc.bias = nn.Parameter(torch.zeros_like(plain.fc.weight[:, 0]))
     logits, labels = evaluate(model, test_loader)
     if accelerator.is_main_process:
-        plain = accelerator.unwrap_model(model)
-        plain.fc = plain.fc.fold() if hasattr(plain.fc, "fold") else plain.fc
-        if plain.fc.bias is None:  # tau_norm has dropped it; the network of model.py, which evaluate.py builds, has one
-            plain.fc.bias = nn.Parameter(torch.zeros_like(plain.fc.weight[:, 0]))
         # Class-balanced samples leave the logits under a uniform prior; computed classifiers are under none.
         prior = torch.ones(len(data.class_names)) / len(data.class_names) if cfg.epochs else None
         save_results(

@@ -35,12 +35,12 @@ import contextlib, io, json, os, sys
 recipe, where, lists = json.load(sys.stdin)
 sys.path[0] = recipe
 os.chdir(where)
-from config import parse_config
+import config
 answers = []
-for arguments in lists:
+for stage2, arguments in lists:
     with contextlib.redirect_stderr(io.StringIO()) as said:
         try:
-            parse_config(arguments)
+            config.parse_config(arguments, config.Stage2Config if stage2 else config.Config)
             answers.append(None)
         except SystemExit:
             answers.append(said.getvalue())
@@ -48,8 +48,16 @@ print(json.dumps(answers))
 """
 
 
-def parse(recipe: Path, lists: list[list[str]], env: Mapping[str, str]) -> list[str | None]:
-    """What the recipe's parse_config says to lists of arguments, from the top of the repository."""
+def is_second_stage(config: Path) -> bool:
+    """Whether a config is one of train_stage2.py."""
+    return re.search(r"^stage1: ", config.read_text(), flags=re.MULTILINE) is not None
+
+
+def parse(recipe: Path, lists: list[tuple[bool, list[str]]], env: Mapping[str, str]) -> list[str | None]:
+    """What the recipe's parse_config says to lists of arguments, from the top of the repository.
+
+    Each stands behind whether it is of a second stage.
+    """
     done = subprocess.run(
         [sys.executable, "-c", PARSE], input=json.dumps([str(recipe), str(ROOT), lists]), env=env, capture_output=True,
         text=True, timeout=120, check=False,
@@ -70,8 +78,13 @@ def missing_entries(recipe: Path) -> list[str]:
 def header_problem(config: Path) -> str | None:
     """What is wrong with the first line of a config, which is its exact command."""
     path = config.relative_to(ROOT).as_posix()
-    train = "/".join(path.split("/")[:2]) + "/train.py"
-    wanted = f"# {LAUNCH} {train} --config {path}"
+    folder = "/".join(path.split("/")[:2])
+    wanted = f"# {LAUNCH} {folder}/train.py --config {path}"
+    if stage1 := re.search(r"^stage1: (\w+)$", config.read_text(), flags=re.MULTILINE):
+        dataset = "cifar10" if config.stem.endswith("_cifar10") else "cifar100"
+        wanted = (
+            f"# {LAUNCH} {folder}/train_stage2.py --config {path} --from_run runs/{dataset}_ir100_{stage1[1]}_seed0"
+        )
     first = config.read_text().partition("\n")[0]
     return None if first == wanted else f"{path} must open with {wanted!r}, but does with {first!r}"
 
@@ -133,8 +146,10 @@ def command_problems(text: str, env: Mapping[str, str]) -> list[str]:
         place = next(k for k, word in enumerate(command) if word.startswith("recipes/") and word.endswith(".py"))
         # "--config ..." leaves the choice to the reader.
         arguments = re.sub(r"\S+ \.\.\.", "", shlex.join(command[place + 1 :]))
-        if command[place].endswith("/train.py") and (ROOT / command[place]).exists():
-            lists.setdefault((ROOT / command[place]).parent, []).append((line, shlex.split(arguments)))
+        script = ROOT / command[place]
+        if script.name in ("train.py", "train_stage2.py") and script.exists():
+            arguments = (script.name == "train_stage2.py", shlex.split(arguments))
+            lists.setdefault(script.parent, []).append((line, arguments))
     for recipe, items in lists.items():
         answers = parse(recipe, [arguments for _, arguments in items], env)
         problems += [f"{line}: {answer}" for (line, _), answer in zip(items, answers, strict=True) if answer]
@@ -196,7 +211,8 @@ class TestConfigs:
             (tmp_path / name).write_text(text)
         configs = sorted(recipe.rglob("*.yaml"))
         assert len(configs) >= 10
-        lists = [["--config", str(file)] for file in (*configs, *(tmp_path / name for name in faults))]
+        files = [*configs, *(tmp_path / name for name in faults)]
+        lists = [(is_second_stage(file), ["--config", str(file)]) for file in files]
         answers = parse(recipe, lists, env)
         assert answers[: len(configs)] == [None] * len(configs)
         said = dict(zip(faults, answers[len(configs) :], strict=True))
@@ -218,7 +234,10 @@ class TestConfigs:
         assert "must open with" in header_problem(config)
 
     def test_a_method_is_named_as_its_file(self) -> None:
-        for config in (ROOT / "recipes" / "cifar_lt" / "configs").glob("*.yaml"):
+        configs = ROOT / "recipes" / "cifar_lt" / "configs"
+        for config in configs.glob("*.yaml"):
+            if stage1 := re.search(r"^stage1: (\w+)$", config.read_text(), flags=re.MULTILINE):
+                assert (configs / f"{stage1[1]}.yaml").is_file(), config
             method = re.search(r"^method: (\w+)$", config.read_text(), flags=re.MULTILINE)
             assert (method is None) == (config.stem == "quickstart"), config  # which follows another one
             assert method is None or config.stem.startswith(method[1])
