@@ -42,6 +42,7 @@ from ltaug.run import RunFolder
 from ltaug.samplers import (
     ClassAwareSampler,
     ClassPowerSampler,
+    DeferredSampler,
     EffectiveNumberSampler,
     PairDataset,
     PairSampler,
@@ -61,6 +62,7 @@ __all__ = [
     "CosineClassifier",
     "CutMix",
     "DeferredLoss",
+    "DeferredSampler",
     "EffectiveNumberSampler",
     "FocalLoss",
     "GeneralizedClassifier",

@@ -90,3 +90,16 @@ class TestUniMixTwoDiscs:
         for panel in discs.PANELS:
             assert re.search(rf"^{panel} +\d+\.\d \+- +0\.0° +-?\d\.\d\d", out, re.MULTILINE)
         assert (tmp_path / "discs.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_label_distributions_prints_what_its_page_says(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["label_distributions.py", "--out", str(tmp_path)])
+    load(root, "label_distributions").main()
+    page = (root / "examples" / "README.md").read_text()
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(rows) == 9
+    for row in rows:
+        assert row in page
+    assert {path.name for path in tmp_path.iterdir()} == {"xi_aug.png", "label_occurrence.png"}

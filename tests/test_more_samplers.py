@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ltaug import ClassPowerSampler, class_counts
-from ltaug.samplers import ClassAwareSampler, EffectiveNumberSampler, ProgressivelyBalancedSampler
+from ltaug import ClassPowerSampler, PairSampler, class_counts
+from ltaug.samplers import ClassAwareSampler, DeferredSampler, EffectiveNumberSampler, ProgressivelyBalancedSampler
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -82,3 +82,50 @@ class TestClassAware:
     def test_a_bad_length_of_a_visit_is_named(self) -> None:
         with pytest.raises(ValueError, match="`samples_per_class` must be at least 1, but is 0"):
             ClassAwareSampler(LABELS, 0)
+
+
+class TestDeferred:
+    def deferred(self, seed: int = 3) -> DeferredSampler:
+        plain = ClassPowerSampler(LABELS, 1.0, replacement=False, seed=seed)
+        return DeferredSampler(plain, ClassPowerSampler(LABELS, 0.0, seed=seed), epoch=4)
+
+    @pytest.mark.parametrize("epoch", [0, 3, 4, 9])
+    def test_is_the_one_or_the_other(self, epoch: int) -> None:
+        sampler = self.deferred()
+        sampler.set_epoch(epoch)
+        chosen = sampler.first if epoch < 4 else sampler.then
+        chosen.set_epoch(epoch)
+        assert torch.equal(sampler.indices(), chosen.indices())
+
+    def test_a_pair_of_them_has_two_streams(self) -> None:
+        sampler = self.deferred()
+        pairs = PairSampler(sampler, sampler)
+        for epoch in (0, 4):
+            pairs.set_epoch(epoch)
+            first, second = pairs.indices().T
+            assert not torch.equal(first, second)
+            sampler.set_epoch(epoch)
+            assert torch.equal(first, sampler.indices())
+
+    def test_the_given_samplers_keep_their_epoch(self) -> None:
+        sampler = self.deferred()
+        sampler.set_epoch(7)
+        sampler.indices()
+        assert (sampler.then.epoch, sampler.then.stream) == (0, 0)
+
+    def test_bad_input_is_named(self) -> None:
+        plain = ClassPowerSampler(LABELS, 1.0)
+        with pytest.raises(ValueError, match="`then` must be a sampler of this library, but is a RandomSampler"):
+            DeferredSampler(plain, torch.utils.data.RandomSampler(LABELS), 4)
+        with pytest.raises(ValueError, match="equally many indices, but have 555 and 7"):
+            DeferredSampler(plain, ClassPowerSampler(LABELS, num_samples=7), 4)
+        with pytest.raises(ValueError, match="`epoch` must not be negative"):
+            DeferredSampler(plain, plain, -1)
+
+
+def test_over_and_under_sampling_are_settings_of_the_power_sampler() -> None:
+    over = class_counts(LABELS[ClassPowerSampler(LABELS, num_samples=5 * max(PRESENT)).indices()], 6)
+    under = class_counts(LABELS[ClassPowerSampler(LABELS, num_samples=5 * 4 * min(PRESENT)).indices()], 6)
+    for counts, total in ((over, 2000), (under, 20)):
+        assert counts.sum() == total
+        assert stats.chisquare(counts[[0, 1, 2, 4, 5]].numpy()).pvalue > 1e-4

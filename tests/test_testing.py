@@ -35,7 +35,7 @@ from ltaug.losses import (
     effective_number_weights,
 )
 from ltaug.mixers import Mixer, MixUp, UniMix
-from ltaug.samplers import ClassPowerSampler, PairDataset, PairSampler
+from ltaug.samplers import ClassPowerSampler, DeferredSampler, PairDataset, PairSampler
 from ltaug.testing import ContractError, check_loss, check_mixer, check_sampler
 
 C = 5
@@ -63,7 +63,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 FACTORIES: dict[str, Callable[..., Any]] = {
     "PairSampler": lambda labels, seed: PairSampler(
         ClassPowerSampler(labels, tau=1.0, seed=seed), ClassPowerSampler(labels, tau=-1.0, seed=seed)
-    )
+    ),
+    "DeferredSampler": lambda labels, seed: DeferredSampler(
+        ClassPowerSampler(labels, tau=1.0, replacement=False, seed=seed), ClassPowerSampler(labels, seed=seed), epoch=2
+    ),
 }
 NOT_CHECKED = {
     "ClassWeightedLoss": "a wrapper; see test_wrapped_losses",

@@ -134,7 +134,7 @@ def beta_draws(alpha: float, size: int, device: torch.device) -> Tensor:
 def beta_cdf(a: float, b: float, x: Tensor) -> Tensor:
     """P(draw of Beta(a, b) <= x), float64 like x."""
     # Here, not above: no training step needs scipy, so importing the library must not wait for it.
-    from scipy.special import betainc  # type: ignore[import-untyped]
+    from scipy.special import betainc
 
     return torch.as_tensor(betainc(a, b, x.double().cpu().numpy()))
 

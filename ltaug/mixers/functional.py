@@ -88,13 +88,16 @@ def cut_boxes(lam: Tensor, centre: Tensor, sizes: list[int]) -> tuple[Tensor, Te
     >>> cut_boxes(torch.tensor([0.75]), torch.tensor([[0.5, 0.0]]), [8, 8])
     (tensor([[2, 0]]), tensor([[6, 2]]), tensor([0.8750]))
     """
-    size = torch.tensor(sizes, device=lam.device)
-    cut = (size * (1.0 - lam).clamp_min(0.0).pow(1.0 / len(sizes)).unsqueeze(1)).long()
-    middle = (centre * size).long()
-    start = (middle - cut // 2).clamp_min(0)
-    stop = torch.minimum(middle + cut // 2, size)
-    share = ((stop - start).to(lam.dtype) / size).prod(1)
-    return start, stop, 1.0 - share
+    # Axis by axis with plain numbers: a tensor of the sizes would make a GPU wait for its copy.
+    side = (1.0 - lam).clamp_min(0.0).pow(1.0 / len(sizes))
+    starts, stops, share = [], [], torch.ones_like(lam)
+    for axis, size in enumerate(sizes):
+        half = (side * size).long() // 2
+        middle = (centre[:, axis] * size).long()
+        starts.append((middle - half).clamp_min(0))
+        stops.append((middle + half).clamp_max(size))
+        share = share * ((stops[axis] - starts[axis]).to(lam.dtype) / size)
+    return torch.stack(starts, 1), torch.stack(stops, 1), 1.0 - share
 
 
 def dense_targets(targets: Tensor, num_classes: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from ltaug.samplers.class_aware import ClassAwareSampler
 from ltaug.samplers.class_power import ClassPowerSampler
+from ltaug.samplers.deferred import DeferredSampler
 from ltaug.samplers.effective_number import EffectiveNumberSampler
 from ltaug.samplers.pair import PairDataset, PairSampler
 from ltaug.samplers.progressively_balanced import ProgressivelyBalancedSampler
@@ -9,6 +10,7 @@ from ltaug.samplers.progressively_balanced import ProgressivelyBalancedSampler
 __all__ = [
     "ClassAwareSampler",
     "ClassPowerSampler",
+    "DeferredSampler",
     "EffectiveNumberSampler",
     "PairDataset",
     "PairSampler",

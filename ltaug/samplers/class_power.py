@@ -25,6 +25,10 @@ class ClassPowerSampler(ClassDrawSampler):
     -1    reversed (BBN); the UniMix partner for CIFAR-10-LT
     ===== ==========================================================================================================
 
+    Random over-sampling (ROS) is ``tau=0, num_samples=C * max(class_counts)``: as many draws of every class as the
+    largest has samples. Random under-sampling (RUS) is ``tau=0, num_samples=C * min(class_counts)``: other samples of
+    the frequent classes in every epoch. Both are with repetition.
+
     The released UniMix code puts the exponent on samples, not on classes: its ``tau`` is this one minus 1.
     Classes without a sample are never drawn.
 
