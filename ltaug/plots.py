@@ -381,7 +381,7 @@ def class_counts(counts: Counts, ax: Axes | None = None) -> Figure:
     most, least = int(sizes[0]), int(sizes[-1])
     text = f"{len(sizes):,} classes\n{int(sizes.sum()):,} samples\n{most:,} to {least:,} a class"
     if least > 0:
-        text += f"\nimbalance ratio {most / least:,.4g}"
+        text += f"\nratio {most / least:,.4g}"
     box = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": "#BBBBBB", "alpha": 0.9}
     ax.text(0.97, 0.95, text, transform=ax.transAxes, ha="right", va="top", fontsize=TEXT_SIZE, bbox=box)
     _legend_above(ax)

@@ -346,8 +346,8 @@ def _figures_section(run: _Run) -> str:
         _figure(
             "Learning curves",
             lambda: plots.learning_curves(run.rows),
-            "Accuracy on the test set (higher is better) and loss on the training set (lower is better) after every "
-            "epoch, with dotted lines where the learning rate was lowered; a loss that falls while the few-shot "
+            "Accuracy on the test set (higher is better), on the epochs that were evaluated, and loss on the training set "
+            "(lower is better), with dotted lines where the learning rate was lowered; a loss that falls while the few-shot "
             "line stays low means that the model learns the frequent classes only.",
             alt="Line chart of test accuracy, overall and by shot group, and of training loss, over epochs.",
             missing="" if run.rows else run.missing("metrics.jsonl") or "<code>metrics.jsonl</code> has no row.",
@@ -469,7 +469,7 @@ def _subset_section(run: _Run) -> str:
         split = ", ".join(f"{number:,} {name}" for name, number in groups.items())
         least = int(counts.min())
         ratio = (
-            f", imbalance ratio {int(counts.max()) / least:,.4g}"
+            f", the largest {int(counts.max()) / least:,.4g} times the smallest"
             if least
             else f", {int((counts == 0).sum()):,} without any"
         )
@@ -487,7 +487,7 @@ def _subset_section(run: _Run) -> str:
 
 
 def _comparison_table(runs: Sequence[_Run], names: Sequence[str], path: Path) -> str:
-    keys = [key for key in ("top1", "top5", "many", "medium", "few", "ece") if any(key in run.final for run in runs)]
+    keys = [key for key in METRICS if any(key in run.final for run in runs)]
     best: dict[str, str] = {}
     for key in keys:
         values = [value for run in runs if (value := _number(run.final.get(key))) is not None]
@@ -582,6 +582,8 @@ def _comparison_figures(runs: Sequence[_Run], names: Sequence[str]) -> str:
 def _comparison_configs(runs: Sequence[_Run], names: Sequence[str]) -> str:
     configs = [dict(_flat(run.config)) for run in runs]
     keys = dict.fromkeys(key for config in configs for key in config)
+    # Name and folder always differ, and the table names the runs already.
+    keys = [key for key in keys if key not in ("method", "out")]
     differing = [key for key in keys if len({config.get(key) for config in configs}) > 1]
     if not differing:
         text = "All settings are the same." if all(configs) else "No settings to compare."

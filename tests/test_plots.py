@@ -237,7 +237,7 @@ def test_the_tail_falls_and_its_groups_are_counted() -> None:
     values = np.concatenate([patch.get_data().values for patch in figure.axes[0].patches])
     assert values.tolist() == [500, 101, 100, 20, 19]
     assert legend(figure) == ["2 many", "2 medium", "1 few"]
-    assert "imbalance ratio 26.32" in figure.axes[0].texts[0].get_text()
+    assert "\nratio 26.32" in figure.axes[0].texts[0].get_text()
 
 
 def test_a_tail_with_empty_classes_has_no_imbalance_ratio() -> None:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from tqdm.auto import tqdm
-from train import SHOWN, evaluate, train_one_epoch
+from train import PROGRESS, SHOWN, evaluate, train_one_epoch
 
 from ltaug import (
     ClassAwareSampler,
@@ -117,8 +117,8 @@ def main(cfg: Stage2Config) -> None:
             folder, first_epoch = checkpoint
             accelerator.load_state(str(folder))
             accelerator.print(f"Resumed after epoch {first_epoch} of {cfg.epochs}.")
-        with tqdm(total=cfg.epochs * images, initial=first_epoch * images, unit="img", unit_scale=True,
-                  disable=not accelerator.is_main_process) as progress:  # fmt: skip
+        with tqdm(total=cfg.epochs * images, initial=first_epoch * images, disable=not accelerator.is_main_process,
+                  **PROGRESS) as progress:  # fmt: skip
             for epoch in range(first_epoch, cfg.epochs):
                 start = time.perf_counter()
                 for group, lr in zip(optimizer.param_groups, rates, strict=True):
