@@ -346,9 +346,9 @@ def _figures_section(run: _Run) -> str:
         _figure(
             "Learning curves",
             lambda: plots.learning_curves(run.rows),
-            "Accuracy on the test set (higher is better), on the epochs that were evaluated, and loss on the training set "
-            "(lower is better), with dotted lines where the learning rate was lowered; a loss that falls while the few-shot "
-            "line stays low means that the model learns the frequent classes only.",
+            "Accuracy on the test set (higher is better), on the epochs that were evaluated, and loss on the training "
+            "set (lower is better), with dotted lines where the learning rate was lowered; a loss that falls while the "
+            "few-shot line stays low means that the model learns the frequent classes only.",
             alt="Line chart of test accuracy, overall and by shot group, and of training loss, over epochs.",
             missing="" if run.rows else run.missing("metrics.jsonl") or "<code>metrics.jsonl</code> has no row.",
         )
