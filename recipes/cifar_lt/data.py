@@ -34,10 +34,17 @@ class Data:
     mean: list[float]
     """Per channel, of pixels in 0..1."""
     std: list[float]
+    held_out_images: Tensor
+    """Samples of the training split that the long-tailed part leaves over, like the others; none unless asked for."""
+    held_out_labels: Tensor
 
 
-def load_data(cfg: Config) -> Data:
-    """Read the data set of a config and take its long-tailed part."""
+def load_data(cfg: Config, held_out_per_class: int = 0) -> Data:
+    """Read the data set of a config and take its long-tailed part.
+
+    Of the samples that this part leaves over, up to `held_out_per_class` of each class come along, to tune on: classes
+    that the part takes whole have none.
+    """
     load = load_digits if cfg.dataset == "digits" else load_cifar
     read_train_images, labels, test_images, test_labels, names = load(cfg)
     num_classes = len(names)
@@ -58,12 +65,18 @@ def load_data(cfg: Config) -> Data:
         )
     indices = ltaug.subsample(labels, counts, seed=cfg.data_seed)
     images = read_train_images(indices)
+    left = torch.ones(len(labels), dtype=torch.bool).index_fill(0, indices, False).nonzero()[:, 0]
+    sizes = ltaug.class_counts(labels[left], num_classes).clamp(max=held_out_per_class)
+    left = left[ltaug.subsample(labels[left], sizes, seed=cfg.data_seed)] if sizes.any() else left[:0]
     if cfg.dataset == "digits":
         pixels = images.double() / 255
         mean, std = pixels.mean((0, 1, 2)).tolist(), pixels.std((0, 1, 2)).tolist()
     else:
         mean, std = CIFAR_MEAN, CIFAR_STD
-    return Data(images, labels[indices], test_images, test_labels, names, counts, ltaug.index_hash(indices), mean, std)
+    return Data(
+        images, labels[indices], test_images, test_labels, names, counts, ltaug.index_hash(indices), mean, std,
+        read_train_images(left) if len(left) else images[:0], labels[left],
+    )  # fmt: skip
 
 
 Split = tuple[Callable[[Tensor], Tensor], Tensor, Tensor, Tensor, list[str]]
