@@ -207,6 +207,13 @@ def test_examples_of_the_readme(root: Path, tmp_path: Path) -> None:
     assert result.attempted > 0
 
 
+def test_examples_of_the_page_on_deployment(root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    result = run_page(root / "docs" / "deploy.md", tmp_path)
+    assert result.failed == 0
+    assert result.attempted > 20
+
+
 def test_a_wrong_example_in_a_page_would_be_seen(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("Text.\n\n```python\n>>> 1 + 1\n2\n```\n\n```python\n>>> 1 + 2\n4\n```\n")

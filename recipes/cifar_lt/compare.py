@@ -1,6 +1,6 @@
 """Put finished runs side by side on one HTML page, and print their table.
 
-    python recipes/cifar_lt/compare.py runs/cifar100_ir100_erm_seed0 runs/cifar100_ir100_mislas_seed0
+python recipes/cifar_lt/compare.py runs/cifar100_ir100_erm_seed0 runs/cifar100_ir100_mislas_seed0
 """
 
 import argparse

@@ -1,6 +1,8 @@
-"""Evaluate a run folder again: metrics, per-class accuracy, logits and the report are made anew from its weights.
+"""Evaluate a run folder again, and correct it for another class mix: metrics, logits, report, from its weights.
 
     python recipes/cifar_lt/evaluate.py runs/cifar100_ir100_unimix_bayias_seed0
+    python recipes/cifar_lt/evaluate.py runs/cifar100_ir100_erm_seed0 --target_prior uniform --calibrate bias_corrected
+    python recipes/cifar_lt/evaluate.py runs/cifar100_ir100_erm_seed0 --shifted
 
 On one process.
 """
@@ -13,6 +15,17 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from config import autocast_type, one_process, parse_config, plain_errors, set_threads
+from correct import (
+    CALIBRATORS,
+    HELD_OUT_PER_CLASS,
+    fit_calibrator,
+    held_out_note,
+    read_prior,
+    shifted_accuracy,
+    shifted_csv,
+    shifted_markdown,
+    tuned_strength,
+)
 from data import load_data
 from method import put_classifier
 from model import build_model
@@ -21,8 +34,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from train import FREE, evaluate
 
-from ltaug import ResidentLoader, RunFolder
+from ltaug import ResidentLoader, RunFolder, shift_logits
+from ltaug.labelshift import estimate_prior
 from ltaug.metrics import classification_report, per_class_accuracy
+from ltaug.plots import shifted_test_accuracy
 from ltaug.report import write_report
 from ltaug.run import read_config
 
@@ -33,6 +48,14 @@ def main() -> None:
     parser.add_argument("--data_dir", help="folder of the data, if it has moved since the training")
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16", "fp16"), help="autocast type; default: the run's"
+    )
+    parser.add_argument(
+        "--target_prior", help="correct for: uniform, train, estimate (from the test logits), or a JSON file"
+    )
+    parser.add_argument("--strength", default="1", help="of the correction: a number, or auto (default: %(default)s)")
+    parser.add_argument("--calibrate", choices=("none", *CALIBRATORS), default="none", help="before the correction")
+    parser.add_argument(
+        "--shifted", action="store_true", help="LADE's eleven test sets: prior unknown, given, estimated"
     )
     arguments = parser.parse_args()
     one_process()
@@ -65,7 +88,14 @@ def main() -> None:
     except SafetensorError as error:
         raise ValueError(f"`{weights}` is damaged ({error}). `train.py --resume true` writes it anew.") from error
 
-    data = load_data(cfg)
+    correcting = bool(arguments.target_prior or arguments.shifted or arguments.calibrate != "none")
+    strength = None if arguments.strength == "auto" else read_strength(arguments.strength)
+    tuning = arguments.calibrate != "none" or (arguments.target_prior is not None and strength is None)
+    data = load_data(cfg, HELD_OUT_PER_CLASS if tuning else 0)
+    if tuning and not len(data.held_out_labels):
+        raise ValueError("There is nothing to tune on: the training subset takes the whole training split.")
+    target = read_prior(arguments.target_prior, data) if arguments.target_prior else None
+    source = read_source(path) if correcting else None
     set_threads(cfg.threads)
     accelerator = Accelerator(mixed_precision=autocast_type(cfg.precision))
     model = build_model(len(data.class_names), in_channels=data.test_images.shape[3])
@@ -74,10 +104,12 @@ def main() -> None:
     if cfg.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model = accelerator.prepare(model)
-    loader = ResidentLoader(
-        data.test_images, data.test_labels, batch_size=250, mean=data.mean, std=data.std, device=accelerator.device
-    )
-    logits, labels = evaluate(model, loader)
+
+    def logits_of(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        shared = {"mean": data.mean, "std": data.std, "device": accelerator.device}
+        return evaluate(model, ResidentLoader(images, labels, batch_size=250, **shared))
+
+    logits, labels = logits_of(data.test_images, data.test_labels)
     probs = logits.softmax(1)
     final = classification_report(probs, labels, data.class_counts)
     print(table({method: final}))
@@ -89,6 +121,54 @@ def main() -> None:
         if (path / "summary.json").is_file():
             run.write_json("summary.json", {**json.loads((path / "summary.json").read_text()), "final": final})
         print(f"\nReport: {write_report(path)}")
+    if not correcting:
+        return
+
+    # The same logits for another class mix.
+    print()
+    held_out = logits_of(data.held_out_images, data.held_out_labels) if tuning else None
+    calibrate = fit_calibrator(arguments.calibrate, *held_out, source) if held_out else lambda z: z
+    if tuning:
+        print(f"Tuned on {held_out_note(data)}.")
+    corrected, said = calibrate(logits), arguments.calibrate
+    if arguments.target_prior:
+        target = estimate_prior(corrected, source) if target is None else target
+        if strength is None:
+            strength = tuned_strength(calibrate(held_out[0]), held_out[1], source, target)
+        corrected = shift_logits(corrected, source, target.clamp(min=1e-9), strength)
+        said = f"to {arguments.target_prior}, strength {strength:g}" + (f", {said}" if said != "none" else "")
+    results = {method: final}
+    if arguments.target_prior or arguments.calibrate != "none":
+        results[f"{method} ({said})"] = classification_report(corrected.softmax(1), labels, data.class_counts)
+        print(f"{table(results)}\n")
+        run.write_json("corrected.json", {"target_prior": target, "said": said, "final": results[f"{method} ({said})"]})
+    if arguments.shifted:
+        shifted = shifted_accuracy(data, logits, calibrate(logits), source)
+        print(f"{shifted_markdown(shifted)}\n")
+        run.write("shifted.csv", shifted_csv(shifted))
+        figure = shifted_test_accuracy({row: values for row, values in shifted.items() if "kept" not in row})
+        figure.savefig(path / "shifted.png", dpi=120)
+        print(f"Written: {path / 'shifted.csv'}, {path / 'shifted.png'}")
+
+
+def read_strength(word: str) -> float:
+    """A number, or what is wrong with it."""
+    try:
+        return float(word)
+    except ValueError:
+        raise ValueError(f"`--strength` must be a number or auto, but is {word!r}.") from None
+
+
+def read_source(path: Path) -> torch.Tensor:
+    """The prior that the run's logits are under."""
+    file = path / "ltaug.json"
+    prior = json.loads(file.read_text()).get("logits_prior") if file.is_file() else None
+    if prior is None:
+        raise ValueError(
+            f"`{path}` does not say which prior its logits are under (`logits_prior` in ltaug.json), so they cannot be "
+            "corrected: classifiers that were computed and not trained have none, unfinished runs not yet."
+        )
+    return torch.tensor(prior, dtype=torch.float64)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import shlex
+import signal
 import socket
 import statistics
 import subprocess
@@ -20,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -192,11 +193,11 @@ def work(runs: list[Run], out: Path, launch: list[str]) -> dict[str, str]:
                 failed[name] = f"its first stage {first.folder.name} failed"
                 left.remove(run)
             elif first is None or first.finished():
-                with lock(out, name) as mine:
-                    if mine and not run.finished():
+                with lock(out, name) as held:
+                    if held and not run.finished():
                         number = f"{len(runs) - len(left) + 1} of {len(runs)}"
                         print(f"{time.strftime('%H:%M:%S')} {name} ({number})", flush=True)
-                        if reason := train(run, out, launch):
+                        if reason := train(run, out, launch, held):
                             failed[name] = reason
                         left.remove(run)
                         advanced = True
@@ -205,14 +206,20 @@ def work(runs: list[Run], out: Path, launch: list[str]) -> dict[str, str]:
     return failed
 
 
-def train(run: Run, out: Path, launch: list[str]) -> str | None:
-    """Start one run and wait for it; what went wrong, if anything."""
+def train(run: Run, out: Path, launch: list[str], held: Path) -> str | None:
+    """Start one run and wait for it; what went wrong, if anything. The lock learns its process, too."""
     log = out / "logs" / f"{run.folder.name}.log"
     log.parent.mkdir(exist_ok=True)
     command = [*launch, str(HERE / run.script), *run.arguments, "--resume", "true"]
     with log.open("a") as file:
         print(shlex.join(command), file=file, flush=True)
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+        with subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
+            try:
+                write_atomically(held, owner(os.getpid(), process.pid))
+                code = process.wait()
+            except BaseException:  # whoever stops the sweep stops its run, which continues from its checkpoint
+                process.terminate()
+                raise
     if code == 0 and run.finished():
         return None
     lines = [line for line in log.read_text(errors="replace").splitlines() if "error:" in line]
@@ -220,11 +227,10 @@ def train(run: Run, out: Path, launch: list[str]) -> str | None:
 
 
 @contextmanager
-def lock(out: Path, name: str) -> Iterator[bool]:
-    """Whether this process may do the run: a file that one process alone can create, and that lives while it does."""
+def lock(out: Path, name: str) -> Iterator[Path | None]:
+    """The lock of a run, or None if another process has it: a file that one process alone can create."""
     path = out / "locks" / name
     path.parent.mkdir(exist_ok=True)
-    mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()})
     if path.exists() and abandoned(path):
         # Of several that see it abandoned, one can rename it; and what was renamed must be what was looked at.
         grave = path.with_name(f"{name}.{socket.gethostname()}.{os.getpid()}.abandoned")
@@ -240,34 +246,38 @@ def lock(out: Path, name: str) -> Iterator[bool]:
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
-        yield False
+        yield None
         return
     with os.fdopen(handle, "w") as file:
-        file.write(mine)
+        file.write(owner(os.getpid()))
     done = threading.Event()
 
     def beat() -> None:
         while not done.wait(BEAT_S):
-            os.utime(path)
+            with suppress(FileNotFoundError):  # given back just now
+                os.utime(path)
 
     threading.Thread(target=beat, daemon=True).start()
     try:
-        yield True
+        yield path
     finally:
         done.set()
         path.unlink(missing_ok=True)
 
 
+def owner(*pids: int) -> str:
+    """What a lock says: the machine, and the processes that hold it, the sweep's and the run's."""
+    return json.dumps({"host": socket.gethostname(), "pids": pids})
+
+
 def abandoned(path: Path) -> bool:
-    """Whether the process that made a lock has ended."""
+    """Whether all processes that hold a lock have ended."""
     try:
-        owner = json.loads(path.read_text())
-        if owner["host"] == socket.gethostname():
-            os.kill(owner["pid"], 0)
-    except ProcessLookupError:
-        return True
+        holder = json.loads(path.read_text())
+        if holder["host"] == socket.gethostname():
+            return not any(map(alive, holder["pids"]))
     except (OSError, ValueError, KeyError):
-        pass  # being written or removed just now, or of another user: its age decides
+        pass  # being written or removed just now: its age decides
     # The age by the clock of the shared folder, since those of two machines may differ.
     probe = path.with_name(f".clock.{socket.gethostname()}.{os.getpid()}")
     try:
@@ -277,6 +287,17 @@ def abandoned(path: Path) -> bool:
         return False
     finally:
         probe.unlink(missing_ok=True)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this machine exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -389,5 +410,7 @@ def plot(rows: list[dict], path: Path) -> None:
 
 
 if __name__ == "__main__":
+    # As with Ctrl-C, so that a stopped sweep stops its run and gives its lock back.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with plain_errors():
         main()

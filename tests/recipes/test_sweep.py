@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recipe_support import ROOT, Launcher, contents, copy_recipe, summary
+from recipe_support import ROOT, Launcher, contents, copy_recipe, summary, wait_until
 from test_stage2 import MODEL
 
 SMALL = ("--precision", "fp32", "--eval_every", "1", "--threads", "1")
@@ -101,6 +102,16 @@ class TestRuns:
             assert log.read_text().count("--resume true") == 1, log
         assert not list((tmp_path / "out" / "locks").iterdir())
 
+    def test_a_stopped_sweep_stops_its_run(self, launcher: Launcher, recipe: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        process = launcher.start(recipe / "sweep.py", *digits(out, "erm", epochs="2000"))
+        wait_until(lambda: (out / "digits_ir50_erm_seed0" / "metrics.jsonl").exists())
+        run = json.loads((out / "locks" / "digits_ir50_erm_seed0").read_text())["pids"][1]
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait().code == 143
+        wait_until(lambda: not Path(f"/proc/{run}").exists(), 20)
+        assert not list((out / "locks").iterdir())
+
     def test_a_failed_run_stops_no_other(self, launcher: Launcher, recipe: Path, tmp_path: Path) -> None:
         planted = recipe / "configs" / "planted.yaml"
         planted.write_text("method: planted\nloss: bayias\nprior: [0.5, 0.5]\n")
@@ -147,12 +158,12 @@ class TestPlan:
 
 
 class TestLock:
-    TRY = "with sweep.lock(Path({out!r}), 'run') as mine:\n    print(json.dumps(mine))"
+    TRY = "with sweep.lock(Path({out!r}), 'run') as mine:\n    print(json.dumps(mine is not None))"
 
-    def owned(self, out: Path, pid: int, host: str) -> Path:
+    def owned(self, out: Path, host: str, *pids: int) -> Path:
         path = out / "locks" / "run"
         path.parent.mkdir()
-        path.write_text(json.dumps({"host": host, "pid": pid, "since": 0}))
+        path.write_text(json.dumps({"host": host, "pids": pids}))
         return path
 
     def test_a_free_one_is_taken_and_given_back(self, recipe: Path, env: Mapping[str, str], tmp_path: Path) -> None:
@@ -160,21 +171,24 @@ class TestLock:
         assert not list((tmp_path / "locks").iterdir())
 
     def test_that_of_a_living_process_is_respected(self, recipe: Path, env: Mapping[str, str], tmp_path: Path) -> None:
-        path = self.owned(tmp_path, os.getpid(), socket.gethostname())
+        path = self.owned(tmp_path, socket.gethostname(), os.getpid())
         assert inside(recipe, self.TRY.format(out=str(tmp_path)), env) is False
         assert path.exists()
 
     def test_that_of_a_dead_process_is_taken_over(self, recipe: Path, env: Mapping[str, str], tmp_path: Path) -> None:
         with subprocess.Popen([sys.executable, "-c", ""]) as ended:
             ended.wait()
-        self.owned(tmp_path, ended.pid, socket.gethostname())
+        path = self.owned(tmp_path, socket.gethostname(), ended.pid)
         assert inside(recipe, self.TRY.format(out=str(tmp_path)), env) is True
+        # A sweep that was killed may have left its run behind.
+        path.write_text(json.dumps({"host": socket.gethostname(), "pids": [ended.pid, os.getpid()]}))
+        assert inside(recipe, self.TRY.format(out=str(tmp_path)), env) is False
 
     @pytest.mark.parametrize(("age", "free"), [(10, False), (1000, True)])
     def test_of_another_machine_its_age_decides(
         self, recipe: Path, env: Mapping[str, str], tmp_path: Path, age: float, free: bool
     ) -> None:
-        path = self.owned(tmp_path, 1, "another.machine")
+        path = self.owned(tmp_path, "another.machine", 1)
         os.utime(path, (time.time() - age,) * 2)
         assert inside(recipe, self.TRY.format(out=str(tmp_path)), env) is free
 

@@ -1,0 +1,182 @@
+"""Correct a run's logits for another class mix, without training: calibrate, estimate, shift.
+
+Whatever is tuned is tuned on samples of the training split that the long-tailed subset leaves over, never on the test
+set that is reported.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from data import Data
+from torch import Tensor
+
+import ltaug
+from ltaug.labelshift import estimate_prior
+from ltaug.posthoc import (
+    BiasCorrectedTemperatureScaling,
+    TemperatureScaling,
+    VectorScaling,
+    search_strength,
+    shift_logits,
+)
+
+HELD_OUT_PER_CLASS = 100
+CALIBRATORS = {
+    "temperature": TemperatureScaling,
+    "vector": VectorScaling,
+    "bias_corrected": BiasCorrectedTemperatureScaling,
+}
+RATIOS = (50, 25, 10, 5, 2)
+SHIFTED = (*(f"forward {ratio}" for ratio in RATIOS), "uniform", *(f"backward {ratio}" for ratio in reversed(RATIOS)))
+"""LADE's eleven test sets: as long-tailed as training, uniform, the reverse."""
+
+
+def held_out_note(data: Data) -> str:
+    """What was tuned on, for whoever reads the numbers."""
+    classes = int((ltaug.class_counts(data.held_out_labels, len(data.class_counts)) > 0).sum())
+    return (
+        f"{len(data.held_out_labels)} samples of the training split that training did not use ({classes} of "
+        f"{len(data.class_counts)} classes, up to {HELD_OUT_PER_CLASS} each)"
+    )
+
+
+def weights_towards(prior: Tensor, labels: Tensor) -> Tensor:
+    """Sample weights under which the classes of a labelled set have another prior; mean 1."""
+    counts = ltaug.class_counts(labels, len(prior))
+    weights = (prior.double() / counts.clamp(min=1))[labels]
+    return weights / weights.mean()
+
+
+def fit_calibrator(kind: str, logits: Tensor, labels: Tensor, prior: Tensor) -> Callable[[Tensor], Tensor]:
+    """Calibration of logits that are under a prior, by a labelled set of any class mix."""
+    if kind == "none":
+        return lambda z: z
+    num_classes = logits.shape[1]
+    sizes = (num_classes,) if kind != "temperature" else ()
+    # Fitted among the classes that there are: the others would seem never to occur. They get the others' mean.
+    present, index = labels.unique(return_inverse=True)
+    fitted = CALIBRATORS[kind](*(len(present) for _ in sizes))
+    fitted.fit(logits[:, present], index, weights=weights_towards(prior, labels))
+    calibrator = CALIBRATORS[kind](*sizes)
+    for name, value in fitted.named_buffers():
+        buffer = calibrator.get_buffer(name)
+        buffer.fill_(value.mean())
+        if value.ndim:
+            buffer[present] = value
+    return calibrator
+
+
+def read_prior(word: str, data: Data) -> Tensor | None:
+    """uniform, train, or a JSON file of one number a class, in order or by name; None for estimate. [C]."""
+    size = len(data.class_counts)
+    if word == "estimate":
+        return None
+    if word == "uniform":
+        return torch.full((size,), 1.0 / size, dtype=torch.float64)
+    if word == "train":
+        return ltaug.class_prior(data.class_counts)
+    if not Path(word).is_file():
+        raise ValueError(f"`--target_prior` must be uniform, train, estimate or a JSON file, but is {word!r}.")
+    try:
+        values = json.loads(Path(word).read_text())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"`--target_prior` {word!r} is not readable as JSON: {error}.") from error
+    if isinstance(values, dict):
+        if missing := [name for name in data.class_names if name not in values]:
+            raise ValueError(
+                f"`--target_prior` {word!r} has no number for {missing[0]!r} ({len(missing)} are missing)."
+            )
+        values = [values[name] for name in data.class_names]
+    numbers = isinstance(values, list) and all(isinstance(each, int | float) for each in values)
+    if not numbers or len(values) != size or not all(each > 0 for each in values):
+        raise ValueError(f"`--target_prior` {word!r} must hold one positive number for each of the {size} classes.")
+    prior = torch.tensor(values, dtype=torch.float64)
+    return prior / prior.sum()
+
+
+def tuned_strength(logits: Tensor, labels: Tensor, source: Tensor, target: Tensor) -> float:
+    """IC's strength for a target prior: the one with the best accuracy on a labelled set weighted towards it."""
+    weights = weights_towards(target, labels)
+
+    def score(strength: float) -> float:
+        hit = shift_logits(logits, source, target, strength).argmax(1) == labels
+        return float((weights * hit).sum() / weights.sum())
+
+    return search_strength(score)
+
+
+def shifted_sets(data: Data) -> dict[str, Tensor]:
+    """Indices of LADE's test sets, each drawn from the balanced one."""
+    size = int(ltaug.class_counts(data.test_labels).min())
+    sets = {}
+    for name in SHIFTED:
+        direction, _, ratio = name.partition(" ")
+        # Of ratio 1 either direction is the whole balanced set.
+        direction = "forward" if direction == "uniform" else direction
+        counts = ltaug.shifted_counts(size, data.class_counts, float(ratio or 1), direction)
+        sets[name] = ltaug.subsample(data.test_labels, counts, seed=0)
+    return sets
+
+
+def shifted_accuracy(data: Data, logits: Tensor, calibrated: Tensor, source: Tensor) -> dict[str, dict[str, float]]:
+    """Top-1 on every shifted test set, by what is known of its class prior.
+
+    none: nothing, the logits as trained. given: the prior itself. estimated: by EM from the unlabelled logits of the
+    test set. trend: likewise, but only how far it leans to the classes that training had more of. The "kept" rows are
+    the shares of what the given prior gains over none.
+
+    Args:
+        data: whose test set it is.
+        logits: of the test set, as the model gives them, [N, C].
+        calibrated: the same, calibrated; what the corrections start from.
+        source: the prior that they are under, [C].
+    """
+    rows: dict[str, dict[str, float]] = {name: {} for name in ("none", "given", "estimated", "trend")}
+    for name, chosen in shifted_sets(data).items():
+        labels, z = data.test_labels[chosen], calibrated[chosen]
+        priors = {
+            "given": ltaug.class_counts(labels, len(source)).double().clamp(min=0.5),
+            "estimated": estimate_prior(z, source),
+            "trend": estimate_prior(z, source, trend=data.class_counts.double().log()),
+        }
+        rows["none"][name] = top1(logits[chosen], labels)
+        for row, prior in priors.items():
+            rows[row][name] = top1(shift_logits(z, source, prior), labels)
+    for row in ("estimated", "trend"):
+        gains = {
+            name: (rows["given"][name] - rows["none"][name], rows[row][name] - rows["none"][name]) for name in SHIFTED
+        }
+        # A share of less than a point is noise.
+        rows[f"{row}, kept"] = {name: mine / gain if gain > 0.01 else math.nan for name, (gain, mine) in gains.items()}
+    return rows
+
+
+def top1(logits: Tensor, labels: Tensor) -> float:
+    """Share of the samples whose largest logit is that of their class."""
+    return float((logits.argmax(1) == labels).double().mean())
+
+
+def shifted_markdown(rows: dict[str, dict[str, float]]) -> str:
+    """The table of :func:`shifted_accuracy`, in percent; F is forward, U uniform, B backward."""
+    heads = [name[0].upper() + name.partition(" ")[2] for name in SHIFTED]
+    lines = [["prior", *heads], ["---"] + ["---:"] * len(SHIFTED)]
+    for row, values in rows.items():
+        digits = 0 if "kept" in row else 1
+        cells = ("–" if math.isnan(value) else f"{100 * value:.{digits}f}" for value in values.values())
+        lines.append([row, *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def shifted_csv(rows: dict[str, dict[str, float]]) -> str:
+    """The same as CSV, in fractions."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["prior", *SHIFTED])
+    for row, values in rows.items():
+        writer.writerow([row, *("" if math.isnan(value) else f"{value:.6f}" for value in values.values())])
+    return text.getvalue()
