@@ -395,7 +395,7 @@ def _label_mass(table: Tensor, group: Tensor, first: Tensor, partner: Tensor) ->
 
 def _expected_labels(mixer: Any, first: Tensor, partner: Tensor) -> Tensor:
     """Label mass a class, [C], for independent pairs."""
-    if not hasattr(mixer, "expected_weights"):
+    if not _knows_its_mean(mixer):
         return _tried_out(mixer, first, partner)
     try:
         if isinstance(mixer, CountMixer) and type(mixer).expected_weights is CountMixer.expected_weights:
@@ -407,6 +407,17 @@ def _expected_labels(mixer: Any, first: Tensor, partner: Tensor) -> Tensor:
     if bool((table == table[0, 0]).all()):  # no class matters: nothing of the size of C^2 is needed
         return table[0, 0] * first + (1.0 - table[0, 0]) * partner
     return _label_mass(table, torch.arange(len(table)), first, partner)
+
+
+def _knows_its_mean(mixer: Any) -> bool:
+    """Whether ``expected_weights`` belongs to the weights that are drawn: a subclass may have changed only those."""
+
+    def place(name: str) -> int:
+        order = type(mixer).__mro__
+        return next((k for k, cls in enumerate(order) if name in vars(cls)), len(order))
+
+    means = min(place("expected_weights"), place("expected_weight"))
+    return means < len(type(mixer).__mro__) and means <= min(place("weights"), place("mix"))
 
 
 def _count_groups(mixer: CountMixer) -> tuple[Tensor, Tensor]:

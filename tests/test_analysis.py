@@ -630,3 +630,16 @@ class TestFigures:
         assert len(left.lines) == len(right.lines) == 3
         assert {line.get_color() for line in left.lines} == set(plots.RUN_COLORS[:3])
         assert len({line.get_linestyle() for line in left.lines}) == 3
+
+
+def test_a_subclass_that_draws_other_weights_is_tried_out() -> None:
+    class Constant(MixUp):
+        def weights(self, targets: Tensor, partner_targets: Tensor) -> Tensor:
+            return torch.full((len(targets),), 0.9)
+
+    counts = torch.tensor([90, 9, 1])
+    p, q = counts / counts.sum(), (1 / counts) / (1 / counts).sum()
+    assert effective_prior(counts, Constant(3), 1.0, -1.0) == pytest.approx((0.9 * p + 0.1 * q).double(), abs=1e-4)
+    # One that says what they are on average is believed.
+    known = type("Known", (Constant,), {"expected_weights": lambda self: torch.full((3, 3), 0.9)})
+    assert effective_prior(counts, known(3), 1.0, -1.0) == pytest.approx((0.9 * p + 0.1 * q).double(), abs=1e-7)

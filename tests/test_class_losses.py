@@ -285,3 +285,53 @@ def test_8142_classes_under_autocast(loss: nn.Module) -> None:
     assert value.dtype == torch.float32
     assert value.isfinite()
     assert bool(weight.grad.isfinite().all())
+
+
+IGNORING = [
+    FocalLoss(), LDAMLoss(COUNTS), LabelAwareSmoothingLoss(COUNTS), LADELoss(COUNTS), CDTLoss(COUNTS),
+    LADELoss(COUNTS, mode="official_code"), LADELoss(range(9, 0, -1)),
+    ClassWeightedLoss(nn.CrossEntropyLoss(), torch.arange(1.0, len(COUNTS) + 1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", IGNORING, ids=lambda loss: type(loss).__name__)
+def test_ignored_places_do_not_count(loss: nn.Module) -> None:
+    """As torch's ignore_index, -100: for few classes and, in LADE's other branch, for more classes than samples."""
+    num_classes = 9 if isinstance(loss, LADELoss) and loss.prior.numel() == 9 else len(COUNTS)
+    logits = torch.randn(6, num_classes, dtype=torch.float64)
+    labels = torch.tensor([0, -100, 2, 1, -100, 1])
+    kept = labels >= 0
+    torch.testing.assert_close(loss(logits, labels), loss(logits[kept], labels[kept]))
+
+
+def test_ldam_of_both_target_forms_agrees_where_a_wrong_class_is_certain() -> None:
+    loss = LDAMLoss([10_000, 100, 1])
+    logits = torch.tensor([[0.5, 0.2, 1.0], [1.0, -1.0, 1.0], [0.999, 0.2, -0.3]], requires_grad=True)
+    for k in range(3):
+        labels = torch.full((3,), k)
+        for one in (labels, nn.functional.one_hot(labels, 3).float()):
+            got = loss(logits, one)
+            exact = loss(logits.double(), labels)
+            torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-6)
+            (gradient,) = torch.autograd.grad(got, logits)
+            (expected,) = torch.autograd.grad(exact, logits)
+            torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
+
+
+class TestWeightedWrapper:
+    def test_the_given_loss_stays_as_it_is(self) -> None:
+        plain = nn.CrossEntropyLoss()
+        deferred = DeferredLoss(plain, ClassWeightedLoss(plain, torch.ones(3)), epoch=1)
+        assert deferred(torch.randn(4, 3), torch.tensor([0, 1, 2, 0])).ndim == 0
+
+    @pytest.mark.parametrize(
+        ("loss", "message"),
+        [
+            (LADELoss([3, 2, 1]), "but is a LADELoss"),
+            (DeferredLoss(nn.CrossEntropyLoss(), FocalLoss(), 2), "but is a DeferredLoss"),
+            (nn.CrossEntropyLoss(label_smoothing=0.1), "must be linear in probabilities"),
+        ],
+    )
+    def test_what_cannot_be_weighted_is_refused(self, loss: nn.Module, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            ClassWeightedLoss(loss, torch.ones(3))

@@ -1,7 +1,8 @@
 """The losses as pure functions of logits, targets and class statistics.
 
 All take logits [N, C, ...] and targets as ``torch.nn.functional.cross_entropy`` does: class indices [N, ...], or
-probabilities [N, C, ...], which give sum_c t_c * loss(c). All compute in float32 at least, also under autocast.
+probabilities [N, C, ...], which give sum_c t_c * loss(c). Places with the index -100 do not count, as in torch. All
+compute in float32 at least, also under autocast.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ __all__ = [
     "ldam_loss",
     "prior_corrected_cross_entropy",
 ]
+
+
+IGNORED = -100
+"""The index of places that do not count; torch's default."""
 
 
 def prior_corrected_cross_entropy(logits: Tensor, targets: Tensor, shift: Tensor, reduction: str = "mean") -> Tensor:
@@ -77,9 +82,11 @@ def label_aware_smoothing_loss(
             eps_sample = (targets * eps).sum(1)
             loss = -(targets * (1.0 - eps) * log_probs).sum(1) + eps_sample / num_classes * even
         else:
+            targets, kept = split_ignored(targets)
             eps_sample = eps.view(-1)[targets]
             nll = -log_probs.gather(1, targets.unsqueeze(1)).squeeze(1)
             loss = (1.0 - eps_sample) * nll + eps_sample / num_classes * even
+            return reduce(loss, reduction, kept)
         return reduce(loss, reduction)
 
 
@@ -104,20 +111,24 @@ def ldam_loss(
     with torch.autocast(logits.device.type, enabled=False):
         z = scale * logits
         margin = scale * per_class(margins, logits)
-        # With class c as the truth only z_c changes: logsumexp(z - m_c e_c) = lse + log(1 - p_c (1 - exp(-m_c))).
-        lse = torch.logsumexp(z, 1, keepdim=True)
         if targets.is_floating_point():
-            # 1 - p_c nearly cancels where the model is sure, hence float64 for the logarithm.
-            log1p = torch.log1p((z - lse).double().exp() * torch.expm1(-margin.double())).to(z.dtype)
-            loss_c = lse + log1p - z + margin
+            # loss_c = softplus(others_c - (z_c - m_c)), others_c the logsumexp of all classes but c: that is
+            # lse + log(1 - p_c), but for the largest logit, where p_c is near 1 and nothing would be left of 1 - p_c.
+            largest = z == z.gather(1, z.max(1, keepdim=True).indices)
+            largest = largest & (largest.cumsum(1) == 1)
+            lse = torch.logsumexp(z, 1, keepdim=True)
+            without = torch.logsumexp(z.masked_fill(largest, torch.finfo(z.dtype).min), 1, keepdim=True)
+            others = torch.where(largest, without, lse + torch.log1p(-(z - lse).exp().masked_fill(largest, 0.0)))
+            loss_c = F.softplus(others - z + margin)
             weight = targets if class_weights is None else targets * per_class(class_weights, logits)
             return reduce((weight * loss_c).sum(1), reduction)
-        index = targets.unsqueeze(1)
+        safe, kept = split_ignored(targets)
+        index = safe.unsqueeze(1)
         shifted = z.scatter_add(1, index, -margin.view(-1)[index])
-        loss = F.cross_entropy(shifted, targets, reduction="none")
+        loss = F.cross_entropy(shifted, safe, reduction="none")
         if class_weights is not None:
-            loss = loss * class_weights.to(loss)[targets]
-        return reduce(loss, reduction)
+            loss = loss * class_weights.to(loss)[safe]
+        return reduce(loss, reduction, kept)
 
 
 def focal_loss(
@@ -141,7 +152,9 @@ def focal_loss(
     logits, targets = prepare(logits, targets, logits.shape[1] if class_weights is None else class_weights.numel())
     with torch.autocast(logits.device.type, enabled=False):
         log_probs = F.log_softmax(logits, dim=1)
+        kept = None
         if not targets.is_floating_point():
+            targets, kept = split_ignored(targets)
             log_probs = log_probs.gather(1, targets.unsqueeze(1))
         # (1 - p)^gamma has an infinite slope at p = 1 for gamma < 1, where the loss itself is 0: stay a hair below.
         rest = -torch.expm1(log_probs)
@@ -157,7 +170,7 @@ def focal_loss(
         loss = loss_c.squeeze(1)
         if class_weights is not None:
             loss = loss * class_weights.to(loss)[targets]
-        return reduce(loss, reduction)
+        return reduce(loss, reduction, kept)
 
 
 def cdt_loss(logits: Tensor, targets: Tensor, temperatures: Tensor, reduction: str = "mean") -> Tensor:
@@ -215,29 +228,34 @@ def lade_regularizer(
             targets = targets.movedim(1, -1).reshape(-1, num_classes) if dense else targets.reshape(-1)
         log_ratio = -(prior * num_classes).log()
         if targets.is_floating_point():
+            log_size: Tensor | float = math.log(logits.shape[0])
+            log_kept = logits.new_zeros(())
             count = targets.sum(0)
             score = (targets * logits).sum(0)
             log_weight = (targets @ log_ratio.exp()).log()
         else:
-            count = torch.zeros_like(prior).index_add_(0, targets, torch.ones_like(targets, dtype=prior.dtype))
-            log_weight = log_ratio[targets]
+            targets, kept = split_ignored(targets)
+            share = kept.to(prior.dtype)
+            log_size, log_kept = share.sum().log(), share.log()
+            count = torch.zeros_like(prior).index_add_(0, targets, share)
+            log_weight = log_ratio[targets] + log_kept
             if mode == "paper" and len(targets) < num_classes:
                 # Only classes that are present count, at most one a sample: instead of all C columns, one for the class
                 # of each sample, which shares the weight of its class. (To list them once, a GPU would have to wait.)
                 columns = logits.index_select(1, targets)
-                log_a = torch.logsumexp(columns + log_weight.unsqueeze(1), 0) - math.log(len(targets))
+                log_a = torch.logsumexp(columns + log_weight.unsqueeze(1), 0) - log_size
                 each = log_a + remine_lambda * log_a.square() - columns.diagonal()
-                return (prior[targets] / count[targets] * each).sum()
+                return (prior[targets] / count[targets].clamp_min(1.0) * share * each).sum()
             own = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-            score = torch.zeros_like(prior).index_add(0, targets, own)
+            score = torch.zeros_like(prior).index_add(0, targets, share * own)
         positive = score / count.clamp_min(torch.finfo(prior.dtype).tiny)
         if mode == "paper":
             log_a = torch.logsumexp(logits + log_weight.unsqueeze(1), 0)
             present = (count > 0).to(prior.dtype)
         else:
-            log_a = torch.logsumexp(logits, 0) + log_ratio
+            log_a = torch.logsumexp(logits + log_kept.unsqueeze(-1), 0) + log_ratio
             present = torch.ones_like(prior)
-        log_a = log_a - math.log(logits.shape[0])
+        log_a = log_a - log_size
         return (prior * present * (log_a + remine_lambda * log_a.square() - positive)).sum()
 
 
@@ -263,7 +281,7 @@ def lade_loss(
     loss = prior_corrected_cross_entropy(logits, targets, prior.log(), reduction="none")
     if alpha != 0.0:
         loss = loss + alpha * lade_regularizer(logits, targets, prior, remine_lambda, mode)
-    return reduce(loss, reduction)
+    return reduce(loss, reduction, None if targets.is_floating_point() else split_ignored(targets)[1])
 
 
 def prepare(logits: Tensor, targets: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -286,10 +304,18 @@ def per_class(values: Tensor, logits: Tensor) -> Tensor:
     return values.to(logits.device, logits.dtype).view(1, -1, *[1] * (logits.ndim - 2))
 
 
-def reduce(loss: Tensor, reduction: str) -> Tensor:
-    """Mean, sum or nothing."""
+def split_ignored(targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices that can be looked up everywhere, and which places count: those that are not -100, as in torch."""
+    kept = targets != IGNORED
+    return targets.masked_fill(~kept, 0), kept
+
+
+def reduce(loss: Tensor, reduction: str, kept: Tensor | None = None) -> Tensor:
+    """Mean, sum or nothing, over the places that are kept."""
+    if kept is not None:
+        loss = loss.masked_fill(~kept, 0.0)
     if reduction == "mean":
-        return loss.mean()
+        return loss.mean() if kept is None else loss.sum() / kept.sum()
     if reduction == "sum":
         return loss.sum()
     if reduction == "none":

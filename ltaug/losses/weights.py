@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 from torch import Tensor, nn
 
 from ltaug.losses._base import ClassLoss, check_class_weights
-from ltaug.losses.functional import prepare, reduce
+from ltaug.losses.functional import prepare, reduce, split_ignored
+from ltaug.losses.lade import LADELoss
 from ltaug.priors import Counts, as_counts, effective_number
 
 __all__ = ["ClassWeightedLoss", "DeferredLoss", "effective_number_weights"]
@@ -37,8 +40,11 @@ class ClassWeightedLoss(ClassLoss):
 
     Args:
         loss: any loss of this library but LADE, or ``nn.CrossEntropyLoss``; it must be linear in probabilities as
-            targets and have a ``reduction``, which is taken over.
+            targets and have a ``reduction``, which is taken over. A copy is kept, the loss itself stays as it is.
         class_weights: w, [C]; :func:`effective_number_weights` are the class-balanced ones.
+
+    Raises:
+        ValueError: the loss is not one over samples, or not linear (torch's ``label_smoothing``).
 
     >>> import torch
     >>> loss = ClassWeightedLoss(nn.CrossEntropyLoss(), class_weights=[1.0, 3.0])
@@ -50,8 +56,18 @@ class ClassWeightedLoss(ClassLoss):
 
     def __init__(self, loss: nn.Module, class_weights: Tensor) -> None:
         super().__init__(str(getattr(loss, "reduction", "mean")))
-        loss.reduction = "none"  # type: ignore[assignment]
-        self.loss = loss
+        if isinstance(loss, LADELoss | DeferredLoss | ClassWeightedLoss) or not hasattr(loss, "reduction"):
+            raise ValueError(
+                f"`loss` must be a mean over samples with a `reduction`, but is a {type(loss).__name__}. Wrap the loss "
+                "of each phase before deferring it; LADE's regulariser is one number a batch and cannot be weighted."
+            )
+        if getattr(loss, "label_smoothing", 0.0):
+            raise ValueError(
+                "`loss` must be linear in probabilities as targets, which torch's `label_smoothing` is not. Use "
+                '`LabelAwareSmoothingLoss(class_counts, head=eps, tail=eps, mode="official_code")`, which is the same.'
+            )
+        self.loss = copy.deepcopy(loss)  # the one that was given may be used without weights, too
+        self.loss.reduction = "none"  # type: ignore[assignment]
         self.keep("class_weights", check_class_weights(class_weights))
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -61,8 +77,9 @@ class ClassWeightedLoss(ClassLoss):
         if targets.is_floating_point():
             weighted = targets * weights.to(targets).view(1, -1, *[1] * (targets.ndim - 2))
             return reduce(self.loss(logits, weighted), self.reduction)
+        targets, kept = split_ignored(targets)
         loss: Tensor = self.loss(logits, targets)
-        return reduce(loss * weights.to(loss)[targets], self.reduction)
+        return reduce(loss * weights.to(loss)[targets], self.reduction, kept)
 
 
 class DeferredLoss(nn.Module):
