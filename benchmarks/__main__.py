@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import kernels, loop, memory
+from benchmarks import calibration, kernels, loop, memory
 from benchmarks.timing import Benchmark, Options, Result, cores
 from ltaug.run import environment
 
-BENCHMARKS = [*kernels.BENCHMARKS, *loop.BENCHMARKS, *memory.BENCHMARKS]
+BENCHMARKS = [*kernels.BENCHMARKS, *calibration.BENCHMARKS, *loop.BENCHMARKS, *memory.BENCHMARKS]
 DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "cifar100"
 LINE = "{:<27} {:<14} {:>11} {:>11} {:>8} {:<15} {:<10} {:<4} {}"
 

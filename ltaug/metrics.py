@@ -1,7 +1,8 @@
 """Accuracy by shot group, calibration and proper scores, from probabilities [N, C] and labels [N].
 
 Everything is a fraction in 0..1 (a percentage is the reader's business), accumulates in float64 and runs where the
-probabilities are. Nothing here knows logits: pass ``logits.softmax(1)``, or the metric says so.
+probabilities are. Only :class:`StreamingReport` knows logits: elsewhere pass ``logits.softmax(1)``, or the metric says
+so.
 
 Calibration uses bins of equal width that are closed on the right, ((m - 1) / bins, m / bins]; the first also takes 0.
 """
@@ -19,6 +20,8 @@ from ltaug.priors import Counts, as_counts, as_labels, shot_groups
 
 __all__ = [
     "ReliabilityBins",
+    "SegmentationScores",
+    "StreamingReport",
     "accuracy",
     "brier_score",
     "classification_report",
@@ -29,14 +32,35 @@ __all__ = [
     "negative_log_likelihood",
     "per_class_accuracy",
     "reliability_bins",
+    "segmentation_scores",
     "shot_accuracy",
 ]
 
 Probs = Tensor | np.ndarray[Any, Any] | Sequence[Sequence[float]]
 """Class probabilities, one row a sample, [N, C]."""
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 19
 """Entries of ``probs`` that are held in float64 at a time; a full copy of 24k x 8k probabilities would take 1.6 GB."""
+
+
+class SegmentationScores(NamedTuple):
+    """What :func:`segmentation_scores` returns.
+
+    Attributes:
+        mean_iou: mIoU, the mean of ``class_iou`` without its NaN.
+        mean_accuracy: mACC, the mean of ``class_accuracy`` without its NaN: the accuracy under a uniform prior.
+        overall_accuracy: fraction of all samples that is right.
+        frequency_weighted_iou: ``class_iou`` weighted by how frequent the class truly is.
+        class_iou: float64 [C]; NaN for a class that is neither there nor predicted.
+        class_accuracy: float64 [C], the recalls; NaN for a class that is not there.
+    """
+
+    mean_iou: float
+    mean_accuracy: float
+    overall_accuracy: float
+    frequency_weighted_iou: float
+    class_iou: Tensor
+    class_accuracy: Tensor
 
 
 class ReliabilityBins(NamedTuple):
@@ -98,7 +122,7 @@ def accuracy(probs: Probs | Counts, labels: Counts, topk: int | Sequence[int] = 
         tensor, labels = _read_probs(tensor, labels)
         if not all(1 <= k <= tensor.shape[1] for k in wanted):
             raise ValueError(f"`topk` must lie in 1..{tensor.shape[1]}, the number of classes, but is {topk}.")
-        ranks = _ranks(tensor, labels)
+        ranks = torch.cat([_ranks(block, y) for block, y in _chunks(tensor, labels)])
     values = tuple(_mean(ranks < k) for k in wanted)
     return values[0] if isinstance(topk, int) else values
 
@@ -147,23 +171,82 @@ def shot_accuracy(
     return _shot_means(_recalls(*_read_predictions(probs, labels, counts.numel(), "class_counts")), counts, many, few)
 
 
-def confusion_matrix(probs: Probs | Counts, labels: Counts, num_classes: int | None = None) -> Tensor:
+def confusion_matrix(
+    probs: Probs | Counts, labels: Counts, num_classes: int | None = None, ignore_index: int | None = None
+) -> Tensor:
     """Count how often each class was taken for each other.
 
+    The matrices of several batches add up to that of them all.
+
     Args:
-        probs: probabilities [N, C], or class predictions int [N].
-        labels: class indices, int [N].
+        probs: probabilities [N, C, ...], or class predictions int [N, ...].
+        labels: class indices, int [N, ...]; for segmentation [N, H, W].
         num_classes: C. Probabilities know it; for predictions the default is the largest index there is plus one.
+        ignore_index: a label whose samples are left out, such as 255 or -100; by default every sample counts.
 
     Returns:
-        int64 [C, C]; row = true class, column = predicted class. The sum is N.
+        int64 [C, C]; row = true class, column = predicted class. The sum is N, or the number of pixels.
 
     >>> confusion_matrix([0, 0, 1, 0], [0, 0, 1, 1])
     tensor([[2, 0],
             [1, 1]])
     """
-    predictions, labels, size = _read_predictions(probs, labels, num_classes)
+    tensor, labels = _flatten_dense(_as_tensor(probs), torch.as_tensor(labels))
+    if ignore_index is not None and labels.ndim == 1 and len(labels) == len(tensor):
+        keep = (labels != ignore_index).to(tensor.device)
+        size = tensor.shape[1] if tensor.ndim > 1 else num_classes
+        if size is not None and len(keep) and not bool(keep.any()):
+            return torch.zeros(size, size, dtype=torch.int64, device=tensor.device)
+        tensor, labels = tensor[keep], labels.to(tensor.device)[keep]
+    predictions, labels, size = _read_predictions(tensor, labels, num_classes)
     return torch.bincount(labels * size + predictions, minlength=size * size).view(size, size)
+
+
+def segmentation_scores(confusion: Tensor | np.ndarray[Any, Any] | Sequence[Sequence[int]]) -> SegmentationScores:
+    """Intersection over union and accuracy by class, from a confusion matrix.
+
+    ``IoU_c = TP_c / (TP_c + FP_c + FN_c)`` and ``ACC_c = TP_c / (TP_c + FN_c)``; mIoU and mACC are their means, as in
+    Tian et al. (NeurIPS 2020, https://arxiv.org/abs/2010.11820).
+
+    Args:
+        confusion: how often each class was taken for each other, [C, C], row = true class; see
+            :func:`confusion_matrix`.
+
+    Returns:
+        :class:`SegmentationScores`. A class that is nowhere does not enter the means; one that is only predicted has
+        IoU 0.
+
+    Raises:
+        ValueError: ``confusion`` is not square, is negative or not finite somewhere, or counts no sample.
+
+    >>> scores = segmentation_scores([[2, 0, 0], [1, 1, 0], [0, 0, 0]])
+    >>> round(scores.mean_iou, 4), scores.mean_accuracy, scores.overall_accuracy
+    (0.5833, 0.75, 0.75)
+    >>> scores.class_iou
+    tensor([0.6667, 0.5000,    nan], dtype=torch.float64)
+    """
+    matrix = _as_tensor(confusion).double()
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(
+            f"`confusion` must be a square matrix [C, C], but has shape {list(matrix.shape)}. "
+            "`confusion_matrix(probs, labels)` makes one."
+        )
+    if not bool((matrix.isfinite() & (matrix >= 0.0)).all()):
+        raise ValueError("`confusion` must hold counts, but has negative, NaN or infinite entries.")
+    total = matrix.sum()
+    if float(total) == 0.0:
+        raise ValueError("`confusion` counts no sample, and no score is defined on none. Check the test split.")
+    right, there, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    iou = right / (there + predicted - right)  # 0 / 0 is the NaN of a class that is nowhere
+    recalls = right / there
+    return SegmentationScores(
+        mean_iou=float(iou.nanmean()),
+        mean_accuracy=float(recalls.nanmean()),
+        overall_accuracy=float(right.sum() / total),
+        frequency_weighted_iou=float((there * iou).nansum() / total),
+        class_iou=iou,
+        class_accuracy=recalls,
+    )
 
 
 def reliability_bins(probs: Probs, labels: Counts, bins: int = 15) -> ReliabilityBins:
@@ -183,8 +266,8 @@ def reliability_bins(probs: Probs, labels: Counts, bins: int = 15) -> Reliabilit
     >>> bins.edges
     tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000], dtype=torch.float64)
     """
-    counts, hits, confidence = _bin_sums(*_read_probs(probs, labels), bins)
-    return ReliabilityBins(counts, hits / counts, confidence / counts)  # 0 / 0 is the NaN of an empty bin
+    counts, hits, confidence = _confidence_sums(*_read_probs(probs, labels), bins)
+    return ReliabilityBins(counts, hits.double() / counts, confidence / counts)  # 0 / 0 is the NaN of an empty bin
 
 
 def expected_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> float:
@@ -202,7 +285,7 @@ def expected_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> 
     >>> expected_calibration_error([[0.75, 0.25]] * 4, [0, 0, 0, 1])  # right three times in four, as it says
     0.0
     """
-    return _expected_error(*_bin_sums(*_read_probs(probs, labels), bins))
+    return _expected_error(*_confidence_sums(*_read_probs(probs, labels), bins))
 
 
 def maximum_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> float:
@@ -221,7 +304,7 @@ def maximum_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> f
     >>> maximum_calibration_error([[0.75, 0.25]] * 4 + [[1.0, 0.0]], [0, 0, 0, 1, 1])
     1.0
     """
-    return _maximum_error(*_bin_sums(*_read_probs(probs, labels), bins))
+    return _maximum_error(*_confidence_sums(*_read_probs(probs, labels), bins))
 
 
 def classwise_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> float:
@@ -300,23 +383,138 @@ def classification_report(
     >>> report["top1"], report["many"], report["few"], report["ece"]
     (0.75, 1.0, 0.0, 0.0)
     """
-    counts = as_counts(class_counts)
-    tensor, labels = _read_probs(probs, labels)
-    _check_num_classes(tensor, counts.numel(), "class_counts")
-    num_classes = tensor.shape[1]
-    ranks = _ranks(tensor, labels)
-    shots = _shot_means(_recalls(tensor.argmax(1), labels, num_classes), counts, many, few)
-    sums = _bin_sums(tensor, labels, bins)
-    return {
-        "top1": _mean(ranks < 1),
-        "top5": _mean(ranks < min(5, num_classes)),
-        **shots,
-        "ece": _expected_error(*sums),
-        "mce": _maximum_error(*sums),
-        "classwise_ece": _classwise_error(tensor, labels, bins),
-        "brier": _brier(tensor, labels),
-        "nll": _nll(tensor, labels),
-    }
+    report = StreamingReport(class_counts, bins=bins, many=many, few=few, logits=False)
+    report.update(probs, labels)
+    return report.compute()
+
+
+class StreamingReport:
+    """:func:`classification_report` of a set that comes batch by batch, on one process or several.
+
+    Only sums are kept, C * (bins + 2) numbers and a few more, never the logits: enough for a training set of any size.
+    The result is that of the whole set at once, within rounding. From logits the NLL is log-sum-exp minus the label's
+    logit, which stays right where the probability underflows and :func:`negative_log_likelihood` has to clip it.
+
+    Every tensor of ``state`` is a sum over samples, so several processes need one line between the last ``update`` and
+    ``compute``: ``report.state = accelerator.reduce(report.state, "sum")``. accelerate repeats samples until every
+    process has as many; ``Accelerator(even_batches=False)`` keeps them from counting twice.
+
+    Args:
+        class_counts: **training** samples a class, [C].
+        bins: bins of the three calibration errors.
+        many: as in :func:`shot_accuracy`.
+        few: as in :func:`shot_accuracy`.
+        logits: whether ``update`` is given logits; otherwise probabilities.
+
+    Raises:
+        ValueError: a class count is negative, ``bins`` is below 1, or ``few`` exceeds ``many``.
+
+    >>> report = StreamingReport(class_counts=[500, 5])
+    >>> report.update(torch.tensor([[0.0, -2.0], [1.0, 0.0]]), torch.tensor([0, 0]))
+    >>> report.update(torch.tensor([[0.0, -1e4]]), torch.tensor([1]))
+    >>> result = report.compute()
+    >>> round(result["top1"], 4), result["many"], result["few"], round(result["nll"])
+    (0.6667, 1.0, 0.0, 3333)
+    """
+
+    def __init__(
+        self, class_counts: Counts, *, bins: int = 15, many: int = 100, few: int = 20, logits: bool = True
+    ) -> None:
+        _check_bins(bins)
+        self.class_counts = as_counts(class_counts)
+        self.bins, self.many, self.few, self.logits = bins, many, few, logits
+        shot_groups(self.class_counts, many, few)  # a wrong threshold is said now, not after an hour of batches
+        num_classes = self.class_counts.numel()
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64)
+
+        self.state: dict[str, Tensor] = {
+            "labels": zeros(num_classes).long(),  # samples of every class, and the right ones
+            "hits": zeros(num_classes).long(),
+            "top5": zeros().long(),
+            "bin_counts": zeros(bins).long(),  # by confidence: samples, right ones, summed confidence
+            "bin_hits": zeros(bins).long(),
+            "bin_confidence": zeros(bins),
+            "gaps": zeros(num_classes, bins),  # summed p_c - 1[y = c] by class and bin of p_c
+            "brier": zeros(),
+            "nll": zeros(),
+        }
+        """Sums over the samples so far: int64 and float64 tensors, on the device of the last batch."""
+
+    def update(self, outputs: Probs, labels: Counts) -> None:
+        """Add a batch of any size.
+
+        Args:
+            outputs: logits [N, C], or probabilities with ``logits=False``. Half precision is read in single.
+            labels: class indices, int [N].
+
+        Raises:
+            ValueError: as of the other metrics, and if a logit is NaN or infinite (-inf may mask a class). The sums are
+                then as before.
+        """
+        read = _read_logits if self.logits else _read_probs
+        tensor, labels = read(outputs, labels)
+        num_classes = self.class_counts.numel()
+        _check_num_classes(tensor, num_classes, "class_counts", "logits" if self.logits else "probs")
+        state = self.state = {name: total.to(tensor.device) for name, total in self.state.items()}
+        state["labels"] += torch.bincount(labels, minlength=num_classes)
+        for block, y in _chunks(tensor, labels):
+            probs = _softmax(block) if self.logits else block
+            leading = _leading(probs, self.bins)
+            top, ranks = leading[0][:, 0], _leading_ranks(leading[0], probs, y)
+            state["hits"] += torch.bincount(y[ranks < 1], minlength=num_classes)
+            state["top5"] += (ranks < min(5, num_classes)).sum()
+            for name, total in zip(("counts", "hits", "confidence"), _bin_sums(top, ranks < 1, self.bins), strict=True):
+                state[f"bin_{name}"] += total
+            residual = _residual(probs, y)
+            state["brier"] += _square_sum(residual)
+            _add_gaps(state["gaps"], leading, residual)
+            nll = _nll_of_logits(block, y, top) if self.logits else _nll_of_probs(block, y)
+            state["nll"] += nll.sum()
+
+    def merge(self, other: StreamingReport) -> None:
+        """Add what another report has seen, of another process or another part of the set.
+
+        Args:
+            other: a report of the same classes, bins and thresholds; it is left as it is.
+
+        Raises:
+            ValueError: ``other`` was made with other settings.
+        """
+        mine, theirs = ([r.class_counts.tolist(), r.bins, r.many, r.few] for r in (self, other))
+        if mine != theirs:
+            raise ValueError(
+                "`other` must have the `class_counts`, `bins`, `many` and `few` of this report: sums of different bins "
+                "or classes cannot be added. Make both with the same arguments."
+            )
+        self.state = {name: total + other.state[name].to(total.device) for name, total in self.state.items()}
+
+    def compute(self) -> dict[str, float]:
+        """The report of all samples so far; more may follow.
+
+        Returns:
+            What :func:`classification_report` returns.
+
+        Raises:
+            ValueError: there was no sample yet.
+        """
+        state = self.state
+        n = int(state["labels"].sum())
+        if n == 0:
+            raise ValueError("No metric is defined on no sample: call `update(outputs, labels)` before `compute()`.")
+        recalls = state["hits"].double() / state["labels"]  # 0 / 0 is the NaN of a class without samples
+        sums = state["bin_counts"], state["bin_hits"], state["bin_confidence"]
+        return {
+            "top1": int(state["hits"].sum()) / n,
+            "top5": int(state["top5"]) / n,
+            **_shot_means(recalls, self.class_counts, self.many, self.few),
+            "ece": _expected_error(*sums),
+            "mce": _maximum_error(*sums),
+            "classwise_ece": float(state["gaps"].abs().sum()) / (n * len(recalls)),
+            "brier": float(state["brier"]) / n,
+            "nll": float(state["nll"]) / n,
+        }
 
 
 # The metrics themselves, on arguments that have been checked.
@@ -324,13 +522,28 @@ def classification_report(
 
 def _ranks(probs: Tensor, labels: Tensor) -> Tensor:
     """How many classes come before the label, int64 [N]; counting needs no sort and, unlike topk, settles ties."""
+    y = labels.unsqueeze(1)
+    own = probs.gather(1, y)
     classes = torch.arange(probs.shape[1], device=probs.device)
-    ranks = []
-    for block, y in _chunks(probs, labels):
-        y = y.unsqueeze(1)
-        own = block.gather(1, y)
-        ranks.append(((block > own) | ((block == own) & (classes < y))).sum(1))
-    return torch.cat(ranks)
+    return ((probs > own) | ((probs == own) & (classes < y))).sum(1)
+
+
+def _leading(probs: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """The largest probabilities of every row, falling, and their classes: six, and all above 1 / bins.
+
+    No more than `bins` can be above it, and a few if rounding has made the sum of a row a little more than 1.
+    """
+    values, classes = probs.topk(min(probs.shape[1], max(6, bins + bins // 64 + 1)), dim=1)
+    return values, classes
+
+
+def _leading_ranks(leading: Tensor, probs: Tensor, labels: Tensor) -> Tensor:
+    """:func:`_ranks`, from the leading probabilities where those settle it; a rank of 6 stands for any from there."""
+    own = probs.gather(1, labels.unsqueeze(1))
+    ranks = (leading > own).sum(1).clamp(max=6)
+    tied = (leading == own).sum(1) > 1
+    ranks[tied] = _ranks(probs[tied], labels[tied])
+    return ranks
 
 
 def _recalls(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
@@ -347,19 +560,22 @@ def _bin_index(values: Tensor, bins: int) -> Tensor:
     """Bin of each float64 value: m for m / bins < value <= (m + 1) / bins, and 0 for 0; int64, of the values' shape."""
     # The edges are the doubles next to m / bins: 0.6 is the edge 9 / 15. linspace or ceil(value * bins) would differ.
     inner = torch.arange(1, bins, dtype=torch.float64, device=values.device) / bins
-    return torch.bucketize(values, inner)
+    return torch.bucketize(values.contiguous(), inner)
 
 
-def _bin_sums(probs: Tensor, labels: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples (int64), right ones and summed confidence (float64) in every bin, each [bins]."""
-    _check_bins(bins)
-    top, predictions = probs.max(1)
+def _bin_sums(top: Tensor, right: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Samples, right ones (int64) and summed confidence (float64) in every bin, each [bins]; from confidences [N]."""
     top = top.double()
     index = _bin_index(top, bins)
-    hits = torch.bincount(index[predictions == labels], minlength=bins).double()
     # index_add_ and not bincount(weights=...), which refuses to run on CUDA under torch.use_deterministic_algorithms.
-    confidence = torch.zeros(bins, dtype=torch.float64, device=probs.device).index_add_(0, index, top)
-    return torch.bincount(index, minlength=bins), hits, confidence
+    confidence = torch.zeros(bins, dtype=torch.float64, device=top.device).index_add_(0, index, top)
+    return torch.bincount(index, minlength=bins), torch.bincount(index[right], minlength=bins), confidence
+
+
+def _confidence_sums(probs: Tensor, labels: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    _check_bins(bins)
+    top, predictions = probs.max(1)
+    return _bin_sums(top, predictions == labels, bins)
 
 
 def _expected_error(counts: Tensor, hits: Tensor, confidence: Tensor) -> float:
@@ -372,26 +588,50 @@ def _maximum_error(counts: Tensor, hits: Tensor, confidence: Tensor) -> float:
 
 def _classwise_error(probs: Tensor, labels: Tensor, bins: int) -> float:
     _check_bins(bins)
-    n, num_classes = probs.shape
-    offsets = torch.arange(num_classes, device=probs.device) * bins
-    # |B| * |acc - conf| = |sum of (1[y = j] - p_j) over B|, so one signed sum a bin and class is all there is to keep.
-    gaps = torch.zeros(num_classes * bins, dtype=torch.float64, device=probs.device)
+    gaps = torch.zeros(probs.shape[1], bins, dtype=torch.float64, device=probs.device)
     for block, y in _chunks(probs, labels):
-        index = _bin_index(block.double().contiguous(), bins) + offsets
-        gaps.index_add_(0, index.view(-1), _residual(block, y).view(-1))
-    return float(gaps.abs().sum() / (n * num_classes))
+        _add_gaps(gaps, _leading(block, bins), _residual(block, y))
+    return float(gaps.abs().sum()) / probs.numel()
+
+
+def _add_gaps(gaps: Tensor, leading: tuple[Tensor, Tensor], residual: Tensor) -> None:
+    """Add p_c - 1[y = c] of every entry to its class and bin, [C, bins]; uses up ``residual``, those differences.
+
+    |B| * |acc - conf| = |sum of (1[y = j] - p_j) over B|, so one signed sum a bin and class is all there is to keep.
+    Only the leading probabilities can lie above the first bin: of the others, nearly all where there are many classes,
+    the sums of the columns suffice.
+    """
+    values, classes = leading
+    index = classes * gaps.shape[1] + _bin_index(values.double(), gaps.shape[1])
+    gaps.view(-1).index_add_(0, index.view(-1), residual.gather(1, classes).view(-1))
+    gaps[:, 0] += residual.scatter_(1, classes, 0.0).sum(0)
 
 
 def _brier(probs: Tensor, labels: Tensor) -> float:
-    total = torch.zeros((), dtype=torch.float64, device=probs.device)
-    for block, y in _chunks(probs, labels):
-        total += _residual(block, y).square_().sum()
-    return float(total / len(probs))
+    return float(sum(_square_sum(_residual(block, y)) for block, y in _chunks(probs, labels))) / len(probs)
+
+
+def _square_sum(residual: Tensor) -> Tensor:
+    return torch.dot(residual.view(-1), residual.view(-1))  # a pass over memory fewer than square().sum()
 
 
 def _nll(probs: Tensor, labels: Tensor) -> float:
-    own = probs.gather(1, labels.unsqueeze(1)).double()
-    return 0.0 - float(own.clamp(1e-15, 1.0).log().mean())  # 0 - x: perfect is 0.0, not -0.0
+    return float(_nll_of_probs(probs, labels).mean())
+
+
+def _nll_of_probs(probs: Tensor, labels: Tensor) -> Tensor:
+    own = probs.gather(1, labels.unsqueeze(1)).squeeze(1).double()
+    return 0.0 - own.clamp(1e-15, 1.0).log()  # 0 - x: perfect is 0.0, not -0.0
+
+
+def _nll_of_logits(logits: Tensor, labels: Tensor, top: Tensor) -> Tensor:
+    """log-sum-exp - z_y, where log-sum-exp = max z - log max p: the largest probability never underflows."""
+    own = logits.gather(1, labels.unsqueeze(1)).squeeze(1).double()
+    return logits.amax(1).double() - own - top.double().log()
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
 def _residual(block: Tensor, labels: Tensor) -> Tensor:
@@ -425,21 +665,25 @@ def _holds_predictions(tensor: Tensor) -> bool:
     return tensor.ndim == 1 and not (tensor.is_floating_point() and tensor.numel())
 
 
+def _flatten_dense(tensor: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Dense predictions [N, ...] or probabilities [N, C, ...] and labels [N, ...] as rows; others as they are."""
+    if labels.ndim < 2:
+        return tensor, labels
+    if not tensor.is_floating_point() and tensor.shape == labels.shape:
+        return tensor.flatten(), labels.flatten()
+    if tensor.ndim == labels.ndim + 1:
+        if tensor.shape[:1] + tensor.shape[2:] != labels.shape:
+            raise ValueError(
+                f"`labels` must have the shape of `probs` without its classes on dim 1, but have {list(labels.shape)} "
+                f"and {list(tensor.shape)}. Resize one of them."
+            )
+        return tensor.movedim(1, -1).flatten(0, -2), labels.flatten()
+    return tensor, labels
+
+
 def _read_probs(probs: Probs | Counts, labels: Counts) -> tuple[Tensor, Tensor]:
     """Check probabilities [N, C] and labels [N], and bring the labels to the device of the probabilities."""
-    tensor = _as_tensor(probs)
-    if tensor.ndim != 2 or tensor.shape[1] == 0:
-        raise ValueError(
-            f"`probs` must hold one row of probabilities a sample, shape [N, C], but has shape {list(tensor.shape)}. "
-            "Flatten dense predictions [N, C, ...] with `probs.movedim(1, -1).flatten(0, -2)`."
-        )
-    if not tensor.is_floating_point():
-        raise ValueError(
-            f"`probs` must be floating point, but are {tensor.dtype}. "
-            "Convert one-hot rows with `.double()`; class predictions have shape [N]."
-        )
-    labels = _read_labels(labels, tensor)
-    _check_range(labels, tensor.shape[1], "labels", "the classes of `probs`")
+    tensor, labels = _read_scores(probs, labels, "probs")
     sums = tensor.sum(1)
     # 1e-2: rows that have been through bfloat16, even if they come in another type, are off by up to 4e-3.
     off = ~((sums - 1.0).abs() <= 1e-2)  # true for NaN as well
@@ -460,6 +704,36 @@ def _read_probs(probs: Probs | Counts, labels: Counts) -> tuple[Tensor, Tensor]:
             f"`probs` must be probabilities, but row {row} has the negative entry {float(tensor[row].amin()):.6g}. "
             "If these are logits, pass `logits.softmax(1)`."
         )
+    return tensor, labels
+
+
+def _read_logits(logits: Probs, labels: Counts) -> tuple[Tensor, Tensor]:
+    """Check logits [N, C] and labels [N], and bring the labels to the device of the logits."""
+    tensor, labels = _read_scores(logits, labels, "logits")
+    off = ~tensor.amax(1).isfinite()  # NaN and inf are the largest of their row; -inf only where there is nothing else
+    if bool(off.any()):
+        raise ValueError(
+            f"`logits` must be finite, but row {int(off.nonzero()[0])} has NaN or infinite entries "
+            f"({int(off.sum())} of {len(tensor)} rows are off). Look for an overflow in the model first."
+        )
+    return tensor, labels
+
+
+def _read_scores(scores: Probs | Counts, labels: Counts, name: str) -> tuple[Tensor, Tensor]:
+    """What probabilities and logits have in common: shape, type, and labels that fit."""
+    tensor = _as_tensor(scores)
+    if tensor.ndim != 2 or tensor.shape[1] == 0:
+        raise ValueError(
+            f"`{name}` must hold one row a sample, shape [N, C], but has shape {list(tensor.shape)}. "
+            f"Flatten dense predictions [N, C, ...] with `{name}.movedim(1, -1).flatten(0, -2)`."
+        )
+    if not tensor.is_floating_point():
+        raise ValueError(
+            f"`{name}` must be floating point, but are {tensor.dtype}. "
+            "Convert one-hot rows with `.double()`; class predictions have shape [N]."
+        )
+    labels = _read_labels(labels, tensor, name)
+    _check_range(labels, tensor.shape[1], "labels", f"the classes of `{name}`")
     return tensor, labels
 
 
@@ -490,15 +764,17 @@ def _read_predictions(
     return predictions, labels, num_classes
 
 
-def _read_labels(labels: Counts, tensor: Tensor) -> Tensor:
+def _read_labels(labels: Counts, tensor: Tensor, name: str = "probs") -> Tensor:
     labels = as_labels(labels).to(tensor.device)
     if len(labels) != len(tensor):
         raise ValueError(
-            f"`labels` must hold one class index a sample, {len(tensor)} as `probs`, but hold {len(labels)}. "
+            f"`labels` must hold one class index a sample, {len(tensor)} as `{name}`, but hold {len(labels)}. "
             "Gather both from the same pass over the data."
         )
     if len(labels) == 0:
-        raise ValueError("`probs` and `labels` are empty, and no metric is defined on no sample. Check the test split.")
+        raise ValueError(
+            f"`{name}` and `labels` are empty, and no metric is defined on no sample. Check the test split."
+        )
     return labels
 
 
@@ -511,11 +787,11 @@ def _check_range(indices: Tensor, num_classes: int, name: str, origin: str) -> N
         )
 
 
-def _check_num_classes(probs: Tensor, num_classes: int, source: str) -> None:
-    if probs.shape[1] != num_classes:
+def _check_num_classes(scores: Tensor, num_classes: int, source: str, name: str = "probs") -> None:
+    if scores.shape[1] != num_classes:
         raise ValueError(
-            f"`{source}` must agree with the {probs.shape[1]} columns of `probs`, but speaks of {num_classes} classes. "
-            "A class without samples still needs its column and its count."
+            f"`{source}` must agree with the {scores.shape[1]} columns of `{name}`, but speaks of {num_classes} "
+            "classes. A class without samples still needs its column and its count."
         )
 
 

@@ -14,10 +14,11 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/ is part of the tree, not of the package
 
 from benchmarks import __main__ as command
-from benchmarks import kernels, loop, memory, plain, timing
+from benchmarks import calibration, kernels, loop, memory, plain, timing
 from benchmarks.timing import Bar, Benchmark, Options, Result, Times
 from ltaug import ResidentLoader, UniMix, exponential_counts
 from ltaug.losses import LADELoss, PriorCorrectedLoss
+from ltaug.metrics import classification_report
 from ltaug.mixers import unimix
 
 
@@ -115,6 +116,13 @@ def test_cifar100_lt_has_the_published_size():
     images, labels, counts = kernels.cifar100_lt()
     assert (len(images), counts.max(), counts.min()) == (10_847, 500, 5)
     assert torch.equal(torch.bincount(labels), counts)
+
+
+def test_the_pass_from_logits_is_the_report_of_the_probabilities():
+    logits, labels = calibration.random_logits(400, 500)
+    expected = classification_report(logits.softmax(1), labels, [1] * 500)
+    assert calibration.one_pass(logits, labels) == pytest.approx(expected, rel=1e-6, nan_ok=True)
+    assert 0.3 < expected["top1"] < 0.95  # neither everything right nor everything wrong
 
 
 def test_the_model_is_the_recipes():
@@ -224,6 +232,8 @@ def test_every_promise_has_a_line(capsys):
         "prior_corrected_loss_dense": "<= 1.35x",
         "lade_loss": ">= 3x",
         "label_aware_smoothing_loss": "<= 1.3x",
+        "calibration": "<= 1.2 s",
+        "calibration_memory": "<= 1.1x",
         "training_loop": ">= 2.2x",
         "training_loop_as_launched": ">= 2.2x",
         "training_loop_gpu": ">= 8x",

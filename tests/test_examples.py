@@ -103,3 +103,34 @@ def test_label_distributions_prints_what_its_page_says(
     for row in rows:
         assert row in page
     assert {path.name for path in tmp_path.iterdir()} == {"xi_aug.png", "label_occurrence.png"}
+
+
+@pytest.fixture(scope="module")
+def moons(root: Path) -> ModuleType:
+    return load(root, "two_moons")
+
+
+class TestTwoMoons:
+    @pytest.mark.parametrize("world", ["moons", "circles"])
+    def test_the_correction_gains_balanced_accuracy(self, moons: ModuleType, world: str) -> None:
+        for seed in range(2):
+            outcome = moons.run(world, frequent=1800, ratio=9, seed=seed, steps=150)
+            assert outcome.bayes > outcome.plain + 0.03
+            assert outcome.found > outcome.plain + 0.03
+            assert outcome.found > max(outcome.curve) - 0.02  # the held-out points find what the test points would
+            assert outcome.strength > 0.0
+            peak = outcome.curve.index(max(outcome.curve))
+            assert 5 <= peak <= 20  # around Bayes' rule, and too strong a correction loses again
+            assert outcome.curve[-1] < max(outcome.curve)
+
+    def test_the_points_have_the_sizes_asked_for(self, moons: ModuleType) -> None:
+        for world in moons.WORLDS:
+            x, y = moons.points(world, 90, 10, seed=0)
+            assert (x.shape, torch.bincount(y).tolist()) == ((100, 2), [90, 10])
+
+    def test_the_command(self, moons: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        moons.main(["--out", str(tmp_path / "moons.png"), "--draws", "1", "--frequent", "180", "--steps", "20"])
+        out = capsys.readouterr().out
+        for world in moons.WORLDS:
+            assert re.search(rf"^\| {world} \|( \d+\.\d ± 0\.0 % \|){{2}} \d\.\d ± 0\.0 \| \d+\.\d", out, re.MULTILINE)
+        assert (tmp_path / "moons.png").read_bytes().startswith(b"\x89PNG")

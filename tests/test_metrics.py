@@ -226,6 +226,80 @@ def test_confusion_has_the_truth_in_its_rows() -> None:
     assert metrics.confusion_matrix(predictions, labels).shape == (3, 3)
 
 
+def test_confusion_of_dense_predictions_counts_pixels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probs = torch.randn(2, 4, 3, 5, generator=generator).softmax(1)
+    labels = torch.randint(4, (2, 3, 5), generator=generator)
+    expected = torch.zeros(4, 4, dtype=torch.int64)
+    for i in range(2):
+        for y in range(3):
+            for x in range(5):
+                expected[labels[i, y, x], probs[i, :, y, x].argmax()] += 1
+    assert torch.equal(metrics.confusion_matrix(probs, labels), expected)
+    assert torch.equal(metrics.confusion_matrix(probs.argmax(1), labels, 4), expected)
+    halves = [metrics.confusion_matrix(p, y) for p, y in zip(probs.split(1), labels.split(1), strict=True)]
+    assert torch.equal(halves[0] + halves[1], expected)
+    with pytest.raises(ValueError, match=r"`labels` must have the shape .* \[2, 3, 4\] and \[2, 4, 3, 5\]"):
+        metrics.confusion_matrix(probs, labels[..., 1:])
+
+
+@pytest.mark.parametrize("ignored", [255, -100, 1])
+def test_an_ignored_label_is_left_out(ignored: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    probs = torch.randn(2, 3, 4, 4, generator=generator).softmax(1)
+    labels = torch.randint(3, (2, 4, 4), generator=generator)
+    labels[0, :2] = ignored
+    keep = labels != ignored
+    expected = metrics.confusion_matrix(probs.argmax(1)[keep], labels[keep], 3)
+    assert expected.sum() == keep.sum() < 32
+    assert torch.equal(metrics.confusion_matrix(probs, labels, ignore_index=ignored), expected)
+    assert torch.equal(metrics.confusion_matrix(probs.argmax(1), labels, 3, ignore_index=ignored), expected)
+    nothing = metrics.confusion_matrix(probs, torch.full_like(labels, ignored), ignore_index=ignored)
+    assert torch.equal(nothing, torch.zeros(3, 3, dtype=torch.int64))  # a batch without a known pixel adds nothing
+    if ignored != 1:
+        with pytest.raises(ValueError, match="`labels` must lie in"):
+            metrics.confusion_matrix(probs, labels)
+
+
+def test_segmentation_scores_equal_sets_of_pixels() -> None:
+    rng = np.random.default_rng(0)
+    truth, guess = rng.integers(0, 4, 200), rng.integers(0, 5, 200)  # class 4 is only predicted, 5 is nowhere
+    scores = metrics.segmentation_scores(metrics.confusion_matrix(guess, truth, 6))
+    iou, recall, weighted = [], [], 0.0
+    for c in range(6):
+        there, said = set(np.flatnonzero(truth == c)), set(np.flatnonzero(guess == c))
+        iou.append(len(there & said) / len(there | said) if there | said else math.nan)
+        recall.append(len(there & said) / len(there) if there else math.nan)
+        weighted += len(there) / 200 * iou[-1] if there else 0.0
+    assert scores.class_iou.tolist() == pytest.approx(iou, nan_ok=True)
+    assert scores.class_accuracy.tolist() == pytest.approx(recall, nan_ok=True)
+    assert (iou[4], math.isnan(iou[5]), math.isnan(recall[4])) == (0.0, True, True)
+    assert scores.mean_iou == pytest.approx(sum(iou[:5]) / 5)
+    assert scores.mean_accuracy == pytest.approx(sum(recall[:4]) / 4)
+    assert scores.overall_accuracy == pytest.approx((truth == guess).mean())
+    assert scores.frequency_weighted_iou == pytest.approx(weighted)
+
+
+def test_the_mean_accuracy_is_the_accuracy_under_a_uniform_prior() -> None:
+    matrix = torch.tensor([[90, 10], [3, 7]])
+    balanced = matrix / matrix.sum(1, keepdim=True)
+    scores, even = metrics.segmentation_scores(matrix), metrics.segmentation_scores(balanced)
+    assert scores.mean_accuracy == pytest.approx(even.overall_accuracy)
+    assert scores.overall_accuracy != pytest.approx(even.overall_accuracy)
+    assert metrics.segmentation_scores(matrix.flip(0, 1)).mean_iou == pytest.approx(scores.mean_iou)
+
+
+def test_segmentation_scores_say_what_is_no_confusion_matrix() -> None:
+    for bad, message in (
+        ([[1, 2, 3], [4, 5, 6]], r"square matrix \[C, C\], but has shape \[2, 3\]"),
+        ([[1.0, math.nan], [0.0, 1.0]], "negative, NaN or infinite"),
+        ([[1, -1], [0, 1]], "negative, NaN or infinite"),
+        ([[0, 0], [0, 0]], "`confusion` counts no sample"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            metrics.segmentation_scores(bad)
+
+
 def test_shot_accuracy_weighs_classes_not_samples() -> None:
     # Class 0 has nine test samples, all right; class 1 has one, wrong.
     predictions, labels = [0] * 10, [0] * 9 + [1]
@@ -370,7 +444,7 @@ def test_report_equals_the_single_metrics() -> None:
     }
     report = metrics.classification_report(probs, labels, counts, bins=20, many=150, few=60)
     assert list(report) == list(expected)
-    assert report == expected
+    assert report == pytest.approx(expected, rel=1e-12)  # other chunks, other sums
     assert all(type(value) is float for value in report.values())
     assert report != metrics.classification_report(probs, labels, counts)  # bins and thresholds do reach the parts
 

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from ltaug import metrics, plots
 from ltaug.longtail import exponential_counts
+from ltaug.plots import training
 
 
 def png(figure: Figure) -> bytes:
@@ -270,6 +271,309 @@ def test_a_compared_run_of_another_length_is_named() -> None:
         plots.compare_per_class_accuracy({"CE": [0.1, 0.2], "UniMix": [0.1]}, [5, 4])
 
 
+# Several models side by side
+
+
+def test_reliability_panels_have_the_errors_of_their_model() -> None:
+    probs, labels = random_predictions(10)
+    models = {"one": probs, "two": probs.sqrt() / probs.sqrt().sum(1, keepdim=True), "three": probs}
+    figure = plots.compare_reliability_diagrams(models, labels, bins=20)
+    for axes, (name, values) in zip(figure.axes, models.items(), strict=False):
+        ece = metrics.expected_calibration_error(values, labels, bins=20)
+        mce = metrics.maximum_calibration_error(values, labels, bins=20)
+        assert axes.get_title() == f"{name}\nECE {100 * ece:.1f} %, MCE {100 * mce:.1f} %"
+    histograms = figure.axes[3:]
+    assert len({axes.get_ylim() for axes in histograms}) == 1
+    for axes in histograms:
+        assert sum(bar.get_height() for bar in axes.containers[0]) == pytest.approx(100)
+    assert "too sure" in [text.get_text() for text in figure.legends[0].get_texts()]
+    png(figure)
+
+
+def test_compared_confusions_share_their_order_and_colours() -> None:
+    confusions = {"one": [[7, 1], [0, 9]], "two": [[100, 0], [3, 2]]}
+    figure = plots.compare_log_confusion_matrices(confusions, [5, 500])
+    one, two = (axes.images[0] for axes in figure.axes[:2])
+    np.testing.assert_allclose(one.get_array(), np.log1p([[9, 1], [0, 7]]))  # class 1 first, the truth across
+    np.testing.assert_allclose(two.get_array(), np.log1p([[2, 0], [3, 100]]))
+    assert one.get_clim() == two.get_clim() == (0, math.log1p(100))
+    png(figure)
+
+
+def test_nothing_to_compare_and_bad_matrices_are_refused() -> None:
+    with pytest.raises(ValueError, match="`probs` is empty"):
+        plots.compare_reliability_diagrams({}, [0])
+    with pytest.raises(ValueError, match="`confusions` is empty"):
+        plots.compare_log_confusion_matrices({})
+    with pytest.raises(ValueError, match="`confusion of two` must be square"):
+        plots.compare_log_confusion_matrices({"one": [[1]], "two": [[1, 2]]})
+
+
+# Probabilities by group
+
+
+@pytest.mark.parametrize("of", ["prediction", "truth"])
+def test_violins_stand_at_the_quartiles_of_each_group(of: str) -> None:
+    probs, labels = random_predictions(6)
+    counts = [400, 200, 50, 60, 5, 6]  # two classes a group
+    figure = plots.probability_violins({"one": probs, "two": probs.flip(1)}, labels, counts, of=of)
+    medians = [line.get_ydata()[0] for line in figure.axes[0].lines]
+    expected = []
+    for values in (probs, probs.flip(1)):
+        shown = values.amax(1) if of == "prediction" else values[torch.arange(len(labels)), labels]
+        expected += [100 * shown[labels // 2 == group].double().quantile(0.5).item() for group in range(3)]
+    assert medians == pytest.approx(expected)
+    places = [line.get_xdata()[0] for line in figure.axes[0].lines]
+    assert [round(x) for x in places] == [0, 1, 2] * 2  # each near the tick of its group
+    assert places[:3] < places[3:]
+    png(figure)
+
+
+def test_a_group_without_test_samples_has_no_violin() -> None:
+    figure = plots.probability_violins({"run": torch.tensor([[0.9, 0.1, 0.0]] * 3)}, [0, 0, 2], [500, 50, 5])
+    ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert ticks == ["many\n2 samples", "few\n1 sample"]
+    png(figure)  # equal values, and a single one, have no density to estimate
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"probs": {}}, "`probs` is empty"),
+        ({"of": "label"}, '`of` must be "prediction" or "truth"'),
+        ({"class_counts": [1, 2, 3]}, "`class_counts` .* 2 columns of `probs` of run, but hold 3"),
+        ({"labels": [0, 2]}, "`labels` must lie in 0..1"),
+        ({"probs": {"run": torch.tensor([[3.0, 1.0], [0.0, 2.0]])}}, "must be probabilities"),
+    ],
+)
+def test_bad_arguments_of_violins_are_refused(change: dict[str, object], message: str) -> None:
+    arguments = {"probs": {"run": torch.full((2, 2), 0.5)}, "labels": [0, 1], "class_counts": [5, 500], **change}
+    with pytest.raises(ValueError, match=message):
+        plots.probability_violins(**arguments)  # type: ignore[arg-type]
+
+
+# Inside the model
+
+
+def test_weight_norms_are_sorted_by_count() -> None:
+    weights = torch.tensor([[3.0, 4.0], [0.0, 1.0], [6.0, 8.0]])
+    figure = plots.classifier_weight_norms({"one": weights, "two": 2 * weights}, [50, 5, 500])
+    assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[10, 5, 1], [20, 10, 2]]
+    assert legend(figure) == ["one", "two"]
+
+
+def test_norms_of_many_classes_are_smoothed_over_the_single_ones() -> None:
+    norms = torch.rand(45, generator=torch.Generator().manual_seed(0)).double()
+    single, smooth = plots.classifier_weight_norms({"run": norms[:, None]}, range(45, 0, -1)).axes[0].lines
+    assert single.get_ydata().tolist() == norms.tolist()
+    assert smooth.get_ydata()[20] == pytest.approx(float(norms[19:22].mean()))
+    assert smooth.get_label() == "run"
+    assert single.get_label().startswith("_")  # no legend entry
+
+
+@pytest.mark.parametrize("weight", [torch.ones(3), torch.ones(2, 4)])
+def test_weights_of_another_shape_are_refused(weight: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"`weights` of run .* 3 classes .* shape \["):
+        plots.classifier_weight_norms({"run": weight}, [3, 2, 1])
+
+
+def test_logit_statistics_are_those_of_own_and_other_samples() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(300, 4, generator=generator, dtype=torch.float64)
+    labels = torch.randint(3, (300,), generator=generator)  # class 3 has no test sample
+    axes = plots.logit_statistics(logits, labels, [5, 50, 500, 1]).axes[0]
+    positive, negative, limit = axes.lines
+    for rank, label in enumerate([2, 1, 0, 3]):
+        own, other = logits[labels == label, label], logits[labels != label, label]
+        for line, band, values in zip((positive, negative), axes.collections[-2:], (own, other), strict=True):
+            mean = float(values.mean())
+            assert line.get_ydata()[rank] == pytest.approx(mean, nan_ok=True)
+            if len(values):
+                deviation = float(values.std(correction=0))
+                heights = [y for x, y in band.get_paths()[0].vertices if x == rank + 1]
+                assert (min(heights), max(heights)) == pytest.approx((mean - deviation, mean + deviation))
+    assert set(limit.get_ydata()) == {math.log(4)}
+    assert limit.get_linestyle() == "--"
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        (torch.zeros(2, 3), [0, 1], r"`logits` must have shape \[N, C\].*\[2, 3\]"),
+        (torch.zeros(3, 2), [0, 1], r"`logits` must have shape"),
+        (torch.zeros(2, 2), [0, 2], r"`labels` must lie in 0..1, but range from 0 to 2"),
+    ],
+)
+def test_logits_that_do_not_fit_are_refused(logits: torch.Tensor, labels: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plots.logit_statistics(logits, labels, [5, 500])
+
+
+def batch_norms(**layers: list[float]) -> dict[str, torch.Tensor]:
+    state = {"fc.weight": torch.ones(2, 2)}
+    for name, means in layers.items():
+        state[f"{name}.running_mean"] = torch.tensor(means)
+        state[f"{name}.running_var"] = torch.arange(1.0, len(means) + 1)
+    return state
+
+
+def test_batch_norm_channels_are_sorted_by_what_they_had_before() -> None:
+    before, after = batch_norms(bn=[3, 1, 2]), batch_norms(bn=[30, 10, 20])
+    after["bn.running_var"] = torch.tensor([7.0, 8.0, 9.0])
+    figure = plots.batch_norm_statistics(before, after)
+    drawn = [[line.get_ydata().tolist() for line in axes.lines] for axes in figure.axes]
+    assert drawn == [[[1, 2, 3], [10, 20, 30]], [[1, 2, 3], [7, 8, 9]]]
+    assert [axes.get_title() for axes in figure.axes] == ["bn: mean", "bn: variance"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["before", "after"]
+    png(figure)
+
+
+def test_layers_that_moved_least_and_most_are_drawn_or_those_asked_for() -> None:
+    before, after = batch_norms(a=[0, 0], b=[0, 0], c=[0, 0]), batch_norms(a=[1, 1], b=[5, -5], c=[0, 0])
+    titles = [axes.get_title() for axes in plots.batch_norm_statistics(before, after).axes]
+    assert titles == ["c: mean", "c: variance", "b: mean", "b: variance"]
+    titles = [axes.get_title() for axes in plots.batch_norm_statistics(before, after, ["a"]).axes]
+    assert titles == ["a: mean", "a: variance"]
+
+
+@pytest.mark.parametrize(
+    ("after", "layers", "message"),
+    [
+        (batch_norms(a=[1]), ["z"], "`layers` names 'z'.*: a\\."),
+        (batch_norms(b=[1]), None, "'a.running_mean' has shape \\[1\\] in the first and None"),
+        (batch_norms(a=[1, 2]), None, "same batch norm layers"),
+        (batch_norms(a=[1]), [], "`layers` is empty"),
+    ],
+)
+def test_batch_norm_layers_that_do_not_fit_are_refused(after: dict, layers: list[str] | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plots.batch_norm_statistics(batch_norms(a=[0]), after, layers)
+
+
+def test_variances_of_different_magnitudes_have_a_logarithmic_axis() -> None:
+    before, wide = batch_norms(a=[0, 0]), batch_norms(a=[0, 0])
+    wide["a.running_var"] = torch.tensor([0.0, 900.0])  # a dead channel
+    near, far = (plots.batch_norm_statistics(before, after).axes[1] for after in (batch_norms(a=[1, 1]), wide))
+    assert (near.get_yscale(), far.get_yscale()) == ("linear", "log")
+    assert far.get_ylim()[0] == pytest.approx(900 / 1e4 / 1.5)
+
+
+def test_a_model_without_batch_norm_is_refused() -> None:
+    with pytest.raises(ValueError, match="`before` has no `running_mean`"):
+        plots.batch_norm_statistics(batch_norms(), batch_norms())
+
+
+# Corrections
+
+
+def test_curves_of_lambda_are_marked_at_none_full_and_chosen() -> None:
+    curves = {"one": [0.2, 0.4, 0.6, 0.5], "two": [0.8, None, 0.6, 0.7]}
+    axes = plots.accuracy_against_lambda(curves, [0, 0.5, 1, 2], chosen={"one": 1.5}).axes[0]
+    points = {
+        (line.get_marker(), *line.get_xdata(), *np.round(line.get_ydata(), 6))
+        for line in axes.lines
+        if len(line.get_xdata()) == 1 and line.get_marker() != "None"
+    }
+    assert points == {("o", 0, 20), ("s", 1, 60), ("*", 1.5, 55), ("o", 0, 80), ("s", 1, 60)}
+    one, two = (line for line in axes.lines if line.get_label() in curves)
+    assert one.get_ydata().tolist() == pytest.approx([20, 40, 60, 50])
+    assert two.get_xdata().tolist() == [0, 1, 2]  # the unknown value is passed over
+
+
+def test_lambdas_that_were_not_tried_have_no_mark() -> None:
+    figure = plots.accuracy_against_lambda({"run": [0.5, 0.6]}, [0.25, 0.75])
+    assert legend(figure) == ["run"]
+    one_for_all = plots.accuracy_against_lambda({"a": [0.5, 0.6], "b": [0.1, 0.2]}, [0.25, 0.75], chosen=0.5)
+    assert [line.get_marker() for line in one_for_all.axes[0].lines].count("*") == 3  # two curves and the legend's
+
+
+@pytest.mark.parametrize(
+    ("lambdas", "chosen", "message"),
+    [
+        ([0, 1], None, "`curves` .* 2 `lambdas`, but run has shape"),
+        ([0, 2, 1], None, "`lambdas` must be numbers that rise"),
+        ([0, 1, math.nan], None, "`lambdas` must be numbers that rise"),
+        ([0, 1, 2], 3.0, "`chosen` must lie within `lambdas`, 0 to 2, but is 3"),
+        ([0, 1, 2], {"other": 1.0}, "`chosen` names 'other'"),
+    ],
+)
+def test_bad_curves_of_lambda_are_refused(lambdas: list[float], chosen: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plots.accuracy_against_lambda({"run": [0.1, 0.2, 0.3]}, lambdas, chosen)  # type: ignore[arg-type]
+
+
+def test_shifted_tests_run_from_forward_to_backward() -> None:
+    runs = {
+        "none": {"backward 50": 0.1, "uniform": 0.3, "forward_2": 0.4, "forward-50": 0.5, "backward 2": None},
+        "estimated": {"backward 2": 0.6, "uniform": math.nan},
+    }
+    axes = plots.shifted_test_accuracy(runs).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["50", "2", "1", "2", "50"]
+    none, estimated = (line for line in axes.lines if line.get_label() in runs)
+    assert none.get_xdata().tolist() == [0, 1, 2, 4]
+    assert none.get_ydata().tolist() == pytest.approx([50, 40, 30, 10])
+    assert (estimated.get_xdata().tolist(), estimated.get_ydata().tolist()) == ([3], [60])
+    png(plots.shifted_test_accuracy({}))
+
+
+@pytest.mark.parametrize("name", ["forwards 50", "backward", "forward 0.5", "top1"])
+def test_unknown_test_sets_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"one is '{name}'"):
+        plots.shifted_test_accuracy({"run": {name: 0.5}})
+
+
+# Confidence and accuracy
+
+
+def test_the_density_agrees_with_the_definition_and_integrates_to_one() -> None:
+    points = 0.5 + 0.08 * torch.randn(40, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
+    axis = np.linspace(0, 1, 121)
+    density = training._density(points, axis)
+    assert density.sum() * (axis[1] - axis[0]) ** 2 == pytest.approx(1, abs=1e-3)
+    covariance = np.cov(points.T, bias=True) * 40 ** (-1 / 3) + 1e-4 * np.eye(2)
+    offsets = np.array([axis[70], axis[55]]) - points  # x, y
+    kernel = np.exp(-0.5 * np.einsum("ni,ij,nj->n", offsets, np.linalg.inv(covariance), offsets))
+    expected = kernel.mean() / (2 * math.pi * math.sqrt(np.linalg.det(covariance)))
+    assert density[55, 70] == pytest.approx(expected)
+
+
+def test_points_lie_where_their_epochs_were_and_the_last_is_marked() -> None:
+    rows = [
+        {"epoch": 0, "confidence": 0.5, "top1": 0.25},
+        {"epoch": 1, "confidence": 0.75},  # not evaluated
+        {"epoch": 2, "confidence": 0.875, "top1": 0.5},
+    ]
+    figure = plots.confidence_accuracy_density(rows)
+    ideal, points, last = figure.axes[0].lines
+    assert (*ideal.get_xdata(), *ideal.get_ydata(), ideal.get_color()) == (0, 100, 0, 100, "red")
+    assert (points.get_xdata().tolist(), points.get_ydata().tolist()) == ([50, 87.5], [25, 50])
+    assert (last.get_xdata()[0], last.get_ydata()[0]) == (87.5, 50)
+    pairs = plots.confidence_accuracy_density(torch.tensor([[0.5, 0.25], [math.nan, 0.1], [0.875, 0.5]]))
+    assert legend(pairs) == ["ideal", "2 points"]  # pairs have no last epoch
+    png(figure)
+
+
+@pytest.mark.parametrize("points", [[], [{"epoch": 0, "top1": 0.5}], torch.empty(0, 2), [[math.nan, math.nan]]])
+def test_a_density_of_nothing_yet_says_so(points: object) -> None:
+    figure = plots.confidence_accuracy_density(points)  # type: ignore[arg-type]
+    assert figure.axes[0].texts[0].get_text() == "no epoch has both\nconfidence and accuracy"
+    png(figure)
+
+
+@pytest.mark.parametrize("points", [[[0.5, 0.5]] * 3, [[0.1, 0.1], [0.9, 0.9]], [[0.0, 0.0]], [[1.0, 1.0]]])
+def test_points_in_one_place_or_on_a_line_have_a_density(points: list[list[float]]) -> None:
+    png(plots.confidence_accuracy_density(points))
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [([[50.0, 40.0]], "fractions .* range from 40 to 50"), ([0.5, 0.4], r"pairs .* shape \[2\]")],
+)
+def test_points_that_are_no_fractions_or_pairs_are_refused(points: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plots.confidence_accuracy_density(points)  # type: ignore[arg-type]
+
+
 # All of them
 
 
@@ -286,6 +590,11 @@ def every_figure(num_classes: int) -> list[Figure]:
         plots.reliability_diagram(probs, labels),
         plots.class_counts(counts),
         plots.compare_per_class_accuracy({"$one": accuracy, "_two": accuracy}, counts),
+        plots.compare_reliability_diagrams({"$one": probs, "_two": probs}, labels),
+        plots.compare_log_confusion_matrices({"$one": confusion, "_two": confusion}, counts),
+        plots.probability_violins({"$one": probs, "_two": probs}, labels, counts),
+        plots.classifier_weight_norms({"$one": probs.T, "_two": probs.T}, counts),
+        plots.logit_statistics(probs.log(), labels, counts),
     ]
 
 

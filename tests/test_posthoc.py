@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from ltaug import class_prior, shift_logits
-from ltaug.posthoc import log_prior_shift
+from ltaug.posthoc import PriorShift, log_prior_shift, search_strength
 
 PRIORS = st.lists(st.integers(1, 5000), min_size=4, max_size=4)
 LOGITS = st.lists(st.floats(-30.0, 30.0), min_size=4, max_size=4)
@@ -184,3 +185,197 @@ class TestErrors:
     def test_integers_would_round_the_shift(self) -> None:
         with pytest.raises(ValueError, match=r"`logits` must be floating point, but are torch\.int64"):
             shift_logits(torch.zeros(2, 3).long(), [3, 2, 1], [1, 1, 1])
+
+
+class TestProbabilityDomain:
+    @given(LOGITS, PRIORS, PRIORS, st.floats(0.0, 2.0))
+    def test_ic_as_it_is_printed(self, z: list[float], source: list[int], target: list[int], strength: float) -> None:
+        # IC Eq. 6-7 with probabilities and powers, which float64 bears for four classes.
+        d = softmax(z)
+        r = [p * (b / sum(target)) / (a / sum(source)) for p, a, b in zip(d, source, target, strict=True)]
+        r = [value / sum(r) for value in r]
+        mixed = [p ** (1 - strength) * q**strength for p, q in zip(d, r, strict=True)]
+        expected = [value / math.fsum(mixed) for value in mixed]
+        got = shift_logits(row(z), source, target, strength).softmax(1)[0].tolist()
+        assert got == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+    def test_8142_classes_and_huge_logits_do_not_underflow(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        logits = 1e4 * (2 * torch.rand(8, 8142, generator=generator) - 1)
+        counts = torch.arange(1, 8143)
+        for strength in (0.0, 0.5, 1.0, 3.0):
+            moved = shift_logits(logits, counts, counts.flip(0), strength)
+            expected = logits.double() + strength * (counts.flip(0).double().log() - counts.double().log())
+            torch.testing.assert_close(moved.double(), expected, rtol=1e-6, atol=2e-3)
+            assert bool(moved.log_softmax(1).isfinite().all())
+
+    @given(LOGITS, PRIORS, st.integers(1, 100))
+    def test_what_a_uniform_target_leaves_alone(self, z: list[float], counts: list[int], times: int) -> None:
+        # The same decision for counts of any unit, and for an argmax of p(y | x) / p(y).
+        moved = shift_logits(row(z), counts, [1, 1, 1, 1])
+        torch.testing.assert_close(shift_logits(row(z), [times * n for n in counts], [7, 7, 7, 7]), moved)
+        ratio = [p / n for p, n in zip(softmax(z), counts, strict=True)]
+        assert ratio[int(moved.argmax())] == pytest.approx(max(ratio))
+        balanced = shift_logits(row(z), [5, 5, 5, 5], [1, 1, 1, 1])
+        assert torch.equal(balanced, row(z))
+
+
+def one_peak(rise: list[int], fall: list[int]) -> list[float]:
+    """Values that rise and then fall, by steps of which some are 0."""
+    values = [0.0]
+    for step in rise:
+        values.append(values[-1] + step)
+    for step in fall:
+        values.append(values[-1] - step)
+    return values
+
+
+STEPS = st.lists(st.integers(0, 2), max_size=50)
+
+
+class TestSearchStrength:
+    @given(st.integers(0, 100))
+    def test_finds_a_sharp_peak_in_few_calls(self, peak: int) -> None:
+        calls: list[float] = []
+
+        def score(strength: float) -> float:
+            calls.append(strength)
+            return -abs(strength - peak / 10)
+
+        assert search_strength(score) == pytest.approx(peak / 10, abs=1e-9)
+        assert len(set(calls)) == len(calls) <= 20
+        assert all(call == round(call, 1) and 0 <= call <= 10 for call in calls)
+
+    @given(STEPS, STEPS)
+    def test_is_the_first_best_of_any_single_peak(self, rise: list[int], fall: list[int]) -> None:
+        values = one_peak(rise, fall)
+        values += [values[-1] - 1.0] * (101 - len(values))
+        strength = search_strength(lambda s: values[round(10 * s)])
+        best = max(values)
+        assert values[round(10 * strength)] == best
+        assert round(10 * strength) == values.index(best)
+
+    @given(st.lists(st.floats(-1, 1), min_size=101, max_size=101))
+    def test_never_worse_than_no_correction(self, values: list[float]) -> None:
+        calls: list[int] = []
+
+        def score(strength: float) -> float:
+            calls.append(round(10 * strength))
+            return values[calls[-1]]
+
+        strength = search_strength(score)
+        assert values[round(10 * strength)] >= values[0]
+        assert len(set(calls)) == len(calls)
+        if values[1] < values[0]:
+            assert strength == 0.0
+        else:
+            assert values[round(10 * strength)] == max(values[k] for k in calls)
+
+    def test_ends_of_the_range(self) -> None:
+        assert search_strength(lambda s: s) == 10.0
+        assert search_strength(lambda s: s, limit=3.0) == 3.0
+        assert search_strength(lambda s: -s) == 0.0
+        assert search_strength(lambda s: 1.0) == 0.0
+        assert search_strength(lambda s: -((s - 0.25) ** 2), step=0.25, high=0.25, limit=0.25) == 0.25
+        assert search_strength(lambda s: -abs(s - 0.3), step=0.1, high=0.3, limit=0.3) == 0.3
+        assert search_strength(lambda s: -math.inf if s > 1 else s) == 1.0
+
+    def test_the_best_strength_of_a_skewed_classifier(self) -> None:
+        # Labels drawn under a uniform prior, logits with 1.4 times the log of another: undone by strength 1.4.
+        generator = torch.Generator().manual_seed(0)
+        z = 2 * torch.randn(4000, 4, generator=generator)
+        labels = torch.multinomial(z.softmax(1), 1, generator=generator)[:, 0]
+        skewed = shift_logits(z, [1, 1, 1, 1], [40, 20, 5, 1], 1.4)
+
+        def likelihood(strength: float) -> float:
+            return -float(
+                torch.nn.functional.cross_entropy(shift_logits(skewed, [40, 20, 5, 1], [1] * 4, strength), labels)
+            )
+
+        assert search_strength(likelihood) == pytest.approx(1.4, abs=0.1)
+
+    def test_nan_is_an_error(self) -> None:
+        with pytest.raises(ValueError, match=r"`score` must return a number, but is NaN at strength 0\.1"):
+            search_strength(lambda s: math.nan if s else 0.0)
+
+    @pytest.mark.parametrize(
+        "options", [{"step": 0.0}, {"step": 3.0}, {"high": 11.0}, {"limit": math.inf}, {"step": math.nan}]
+    )
+    def test_a_bad_grid_is_an_error(self, options: dict) -> None:
+        with pytest.raises(ValueError, match="`step`, `high` and `limit` must be finite"):
+            search_strength(lambda s: s, **options)
+
+
+class TestPriorShift:
+    @pytest.mark.parametrize("shape", [(5, 3), (5, 3, 7), (2, 3, 4, 5)])
+    def test_is_the_model_and_the_shift(self, shape: tuple[int, ...]) -> None:
+        logits = torch.randn(shape)
+        model = PriorShift(nn.Tanh(), [6, 3, 1], [1, 2, 3], strength=0.7)
+        torch.testing.assert_close(model(logits), shift_logits(logits.tanh(), [6, 3, 1], [1, 2, 3], 0.7))
+        uniform = PriorShift(nn.Tanh(), [6, 3, 1])
+        torch.testing.assert_close(uniform(logits), shift_logits(logits.tanh(), [6, 3, 1], [1, 1, 1]))
+
+    def test_is_retargeted_in_one_call(self) -> None:
+        logits = torch.randn(5, 3)
+        model = PriorShift(nn.Identity(), [6, 3, 1], strength=0.7)
+        assert model.retarget([1, 2, 3]) is model
+        torch.testing.assert_close(model(logits), shift_logits(logits, [6, 3, 1], [1, 2, 3], 0.7))
+        model.retarget([6, 3, 1], strength=2.0)
+        torch.testing.assert_close(model(logits), logits)
+        model.retarget([3, 2, 1])
+        torch.testing.assert_close(model(logits), shift_logits(logits, [6, 3, 1], [3, 2, 1], 2.0))
+
+    def test_a_checkpoint_carries_everything(self) -> None:
+        logits = torch.randn(5, 3)
+        saved = PriorShift(nn.Linear(3, 3), [6, 3, 1], [1, 2, 3], strength=0.5)
+        loaded = PriorShift(nn.Linear(3, 3), [1, 1, 1])
+        loaded.load_state_dict(saved.state_dict())
+        assert torch.equal(loaded(logits), saved(logits))
+        assert torch.equal(loaded.retarget([1, 1, 8])(logits), saved.retarget([1, 1, 8])(logits))
+
+    def test_keeps_type_and_trains_nothing_of_its_own(self) -> None:
+        model = PriorShift(nn.Linear(4, 3), [6, 3, 1])
+        assert {name for name, _ in model.named_parameters()} == {"model.weight", "model.bias"}
+        assert model.bfloat16()(torch.randn(2, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16
+        half = PriorShift(nn.Identity(), [6, 3, 1])(torch.randn(2, 3).half())
+        assert half.dtype == torch.float16
+
+    def test_moves_with_the_model(self, device: torch.device) -> None:
+        model = PriorShift(nn.Linear(4, 3), [6, 3, 1]).to(device)
+        assert model.retarget(torch.tensor([1, 2, 3], device=device))(torch.randn(2, 4, device=device)).shape == (2, 3)
+
+    @pytest.mark.parametrize(
+        ("model", "example", "more"),
+        [
+            (nn.Linear(4, 3), torch.randn(2, 4), torch.randn(7, 4)),
+            (nn.Conv2d(2, 3, 1), torch.randn(2, 2, 4, 5), torch.randn(7, 2, 4, 5)),
+        ],
+        ids=["classes", "maps"],
+    )
+    def test_exports(self, model: nn.Module, example: Tensor, more: Tensor, tmp_path: Path) -> None:
+        shifted = PriorShift(model, [60, 30, 10], [1, 2, 3]).eval()
+        batch = {0: torch.export.Dim("batch", min=1)}
+        program = torch.export.export(shifted, (example,), dynamic_shapes=(batch,))
+        torch.testing.assert_close(program.module()(more), shifted(more))
+        runtime = pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+        path = tmp_path / "model.onnx"
+        torch.onnx.export(program, (), str(path), dynamo=True, verbose=False)
+        session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        for inputs in (example, more, more[:1]):
+            (outputs,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+            torch.testing.assert_close(torch.from_numpy(outputs), shifted(inputs).detach(), rtol=1e-5, atol=1e-5)
+
+    def test_errors(self) -> None:
+        with pytest.raises(ValueError, match="`logits_prior` must be positive, but class 1 has 0"):
+            PriorShift(nn.Identity(), [3, 0])
+        with pytest.raises(ValueError, match="have 2 and 3"):
+            PriorShift(nn.Identity(), [3, 1], [1, 1, 1])
+        model = PriorShift(nn.Identity(), [3, 1])
+        before = model.shift.clone()
+        with pytest.raises(ValueError, match="must be positive, but class 0 has 0"):
+            model.retarget([0, 1], strength=9.0)
+        assert torch.equal(model.shift, before)
+        assert float(model.strength) == 1.0
+        with pytest.raises(ValueError, match=r"`model` must return .* \[N, 2, \.\.\.\].* shape \[4, 3\]"):
+            model(torch.zeros(4, 3))

@@ -1,5 +1,16 @@
-"""Prior correction of logits: the one shift that training losses and test-time corrections share."""
+"""Prior correction of logits, the one shift that training losses and test-time corrections share, and calibration."""
 
+from ltaug.posthoc.calibration import BiasCorrectedTemperatureScaling, TemperatureScaling, VectorScaling
+from ltaug.posthoc.prior_shift import PriorShift
+from ltaug.posthoc.search import search_strength
 from ltaug.posthoc.shift import log_prior_shift, shift_logits
 
-__all__ = ["log_prior_shift", "shift_logits"]
+__all__ = [
+    "BiasCorrectedTemperatureScaling",
+    "PriorShift",
+    "TemperatureScaling",
+    "VectorScaling",
+    "log_prior_shift",
+    "search_strength",
+    "shift_logits",
+]

@@ -213,6 +213,15 @@ class Config:
         }
         return [name for name, epoch in last.items() if epoch >= self.epochs]
 
+    def stretched(self, epochs: int) -> list[str]:
+        """The arguments that move every epoch which this config names to the same place in a longer or shorter run."""
+        words = ["--epochs", str(epochs)]
+        for name in ("warmup_epochs", "decay_epochs", "rebalance_epoch", "reweight_epoch", "mix_stop_epoch"):
+            if value := getattr(self, name):
+                moved = [round(each * epochs / self.epochs) for each in (value if isinstance(value, list) else [value])]
+                words += [f"--{name}", str(moved) if isinstance(value, list) else str(moved[0])]
+        return words
+
     def lr_at(self, epoch: int) -> float:
         """Learning rate of an epoch (counted from 0), in closed form, so that resuming cannot shift it."""
         if epoch < self.warmup_epochs:

@@ -32,7 +32,7 @@ from model import build_model
 from results import table
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from train import FREE, evaluate
+from train import evaluate
 
 from ltaug import ResidentLoader, RunFolder, shift_logits
 from ltaug.labelshift import estimate_prior
@@ -71,9 +71,9 @@ def main() -> None:
         if getattr(arguments, name):
             settings += [f"--{name}", getattr(arguments, name)]
     cfg = parse_config(settings)
-    own = read_config(path / "config.yaml") if second else cfg
-    method = own["method"] if second else cfg.method
-    run = RunFolder(path, own, resume=True, free_keys=(*FREE, "precision", "log_with"), write_config=False)
+    own = read_config(path / "config.yaml")
+    method = own["method"]
+    run = RunFolder(path, own, resume=True, write_config=False)
 
     weights, epochs = path / "model.safetensors", cfg.epochs
     if not weights.is_file():

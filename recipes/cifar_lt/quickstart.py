@@ -24,16 +24,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", default="runs/quickstart", help="folder of the runs (default: %(default)s)")
     parser.add_argument("--methods", nargs="+", default=METHODS, help="files of configs/ (default: %(default)s)")
-    parser.add_argument("--epochs", default="80", help="epochs of each method (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=80, help="epochs of each method (default: %(default)s)")
     arguments = parser.parse_args()
     one_process()
     start = time.perf_counter()
     runs = {}
     for method in arguments.methods:
         runs[method] = Path(arguments.out) / method
-        settings = ["--config", str(CONFIGS / f"{method}.yaml"), "--config", str(CONFIGS / "quickstart.yaml")]
-        settings += ["--out", str(runs[method]), "--resume", "true", "--epochs", arguments.epochs]
-        train(parse_config(settings))
+        config = ["--config", str(CONFIGS / f"{method}.yaml")]
+        settings = [
+            *config,
+            "--config",
+            str(CONFIGS / "quickstart.yaml"),
+            "--out",
+            str(runs[method]),
+            "--resume",
+            "true",
+        ]
+        train(parse_config(settings + parse_config(config).stretched(arguments.epochs)))
     # Finished runs of earlier calls stay in the table.
     runs |= {path.parent.name: path.parent for path in sorted(Path(arguments.out).glob("*/summary.json"))}
     results = {method: json.loads((run / "summary.json").read_text())["final"] for method, run in runs.items()}

@@ -32,7 +32,7 @@ from ltaug.run import read_config, write_atomically
 
 HERE = Path(__file__).resolve().parent
 BEAT_S, STALE_S, WAIT_S = 20, 180, 10  # a run's lock is renewed, taken for abandoned, looked at again
-SCHEDULE = ("warmup_epochs", "decay_epochs", "rebalance_epoch", "reweight_epoch", "mix_stop_epoch")
+OWN = ("config", "method", "dataset", "imbalance_ratio", "seed", "out", "resume")  # what a sweep says by itself
 NOT_COMPARED = ("out", "from_run", "resume", "data_dir", "threads", "log_with")
 BOTH_STAGES = ("--data_dir", "--threads")
 SHOWN = {"top1": "top-1", "many": "many", "medium": "medium", "few": "few", "ece": "ECE15"}
@@ -61,18 +61,31 @@ class Run:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--methods", nargs="+", required=True, help="files of configs/, without ending")
-    parser.add_argument("--datasets", nargs="+", default=["cifar100"], choices=("cifar10", "cifar100", "digits"))
-    parser.add_argument("--imbalance_ratios", nargs="+", type=float, default=[100.0])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", help="files of configs/, without ending")
+    parser.add_argument(
+        "--datasets",
+        nargs="+",
+        default=["cifar100"],
+        choices=("cifar10", "cifar100", "digits"),
+        help="default: %(default)s",
+    )
+    parser.add_argument("--imbalance_ratios", nargs="+", type=float, default=[100.0], help="default: %(default)s")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: %(default)s")
     parser.add_argument("--out", default="runs/sweep", help="folder of runs and table (default: %(default)s)")
     parser.add_argument(
-        "--epochs", type=int, help="shorter or longer training: every epoch that a config names moves along"
+        "--epochs", type=int, help="shorter or longer first stages: every epoch that a config names moves along"
     )
     parser.add_argument("--launch", default="", help="how a run is started, e.g. 'accelerate launch --num_processes 8'")
     parser.add_argument("--table", action="store_true", help="train nothing, only make table and plot of what is there")
     arguments, settings = parser.parse_known_args()
     one_process()
+    for word in settings:
+        if word.startswith("--") and word[2:].partition("=")[0] in OWN:
+            raise ValueError(
+                f"`{word}` is for a single run. A sweep has --methods, --datasets, --imbalance_ratios, --seeds, --out."
+            )
+    if not (arguments.methods or arguments.table):
+        raise ValueError("`--methods` must name files of configs/, unless there is `--table`.")
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     failed: dict[str, str] = {}
@@ -118,10 +131,13 @@ def make_run(
         first = make_run(values["stage1"], dataset, ratio, seed, arguments, settings)
         words += ["--from_run", str(first.folder), "--out", str(folder), "--seed", str(seed), *of_both_stages(settings)]
         return Run(method, dataset, ratio, seed, folder, config, tuple(words), first)
+    epochs = arguments.epochs
     if dataset == "digits":
         words += ["--config", str(HERE / "configs" / "quickstart.yaml")]
+        epochs = epochs or parse_config(words).epochs
+    words += parse_config(["--config", str(config)]).stretched(epochs) if epochs else []
     words += ["--out", str(folder), "--dataset", dataset, "--imbalance_ratio", f"{ratio:g}", "--seed", str(seed)]
-    words += scaled_schedule(parse_config(words), arguments.epochs) if arguments.epochs else []
+    parse_config([*words, *settings])  # what is wrong with the settings is told once, now
     return Run(method, dataset, ratio, seed, folder, config, (*words, *settings))
 
 
@@ -144,17 +160,6 @@ def of_both_stages(settings: list[str]) -> list[str]:
         if name in BOTH_STAGES:
             chosen += [word] if equals else settings[place : place + 2]
     return chosen
-
-
-def scaled_schedule(cfg: Config, epochs: int) -> list[str]:
-    """The settings of a config's schedule stretched to another number of epochs."""
-    words = ["--epochs", str(epochs)]
-    for name in SCHEDULE:
-        value = getattr(cfg, name)
-        if value:
-            epoch = [round(each * epochs / cfg.epochs) for each in (value if isinstance(value, list) else [value])]
-            words += [f"--{name}", str(epoch) if isinstance(value, list) else str(epoch[0])]
-    return words
 
 
 def check_finished(runs: list[Run]) -> None:
@@ -210,6 +215,7 @@ def train(run: Run, out: Path, launch: list[str], held: Path) -> str | None:
     """Start one run and wait for it; what went wrong, if anything. The lock learns its process, too."""
     log = out / "logs" / f"{run.folder.name}.log"
     log.parent.mkdir(exist_ok=True)
+    before = log.stat().st_size if log.exists() else 0
     command = [*launch, str(HERE / run.script), *run.arguments, "--resume", "true"]
     with log.open("a") as file:
         print(shlex.join(command), file=file, flush=True)
@@ -222,7 +228,8 @@ def train(run: Run, out: Path, launch: list[str], held: Path) -> str | None:
                 raise
     if code == 0 and run.finished():
         return None
-    lines = [line for line in log.read_text(errors="replace").splitlines() if "error:" in line]
+    said = log.read_bytes()[before:].decode(errors="replace")
+    lines = [line for line in said.splitlines() if "error:" in line]
     return lines[-1].strip() if lines else f"it ended with code {code}"
 
 
@@ -321,7 +328,7 @@ def collect(out: Path) -> list[dict]:
             row[name] = statistics.fmean(known) if known else None
             row[f"{name}_std"] = statistics.stdev(known) if len(known) > 1 else None
         row["wall_time_s"] = statistics.fmean(run["wall_time_s"] for run in runs)
-        row["parameters"] = runs[0]["parameters"]
+        row["parameters"], row["stage1"] = runs[0]["parameters"], runs[0].get("stage1")
         row["published"] = published.get((method, dataset, ratio), {}) if profile == "exponential" else {}
         rows.append(row)
     order = {method: place for place, method in enumerate(dict.fromkeys(method for method, *_ in published))}
@@ -362,6 +369,8 @@ def write_tables(rows: list[dict], out: Path) -> None:
                 cells += [str(row["seeds"]), str(row["epochs"]), f"{row['wall_time_s'] / 60:.1f}", published]
                 lines.append(f"| `{row['method']}` | {' | '.join(cells)} |")
         lines.append("")
+    if any(row["stage1"] for row in rows):
+        lines += ["Epochs and minutes of a second stage are its own, on top of those of its first stage.", ""]
     text = "\n".join(lines)
     print(f"\n{text}")
     write_atomically(out / "table.md", text)

@@ -131,6 +131,9 @@ class TestRuns:
             (["--methods", "mislass"], "did you mean 'mislas'?"),
             (["--methods", "quickstart"], "there is no 'quickstart'"),
             (["--methods", "erm", "--epochs", "3", "--epoch", "4"], "unrecognized arguments: --epoch 4"),
+            (["--methods", "erm", "--seed", "7"], "`--seed` is for a single run"),
+            (["--methods", "erm", "--imbalance_ratio=50"], "`--imbalance_ratio=50` is for a single run"),
+            (["--epochs", "3"], "`--methods` must name files"),
         ],
     )
     def test_bad_input(self, launcher: Launcher, recipe: Path, tmp_path: Path, words: list[str], message: str) -> None:
@@ -143,13 +146,28 @@ class TestPlan:
     def test_the_schedule_moves_with_the_epochs(self, recipe: Path, env: Mapping[str, str]) -> None:
         text = (
             "cfg = sweep.parse_config(['--config', str(sweep.HERE / 'configs' / 'unimix_bayias.yaml')])\n"
-            "print(json.dumps(sweep.scaled_schedule(cfg, 30)))"
+            "print(json.dumps(cfg.stretched(30)))"
         )
         words = inside(recipe, text, env)
         values = dict(zip(words[::2], words[1::2], strict=True))
         assert values == {
             "--epochs": "30", "--warmup_epochs": "1", "--decay_epochs": "[24, 27]", "--mix_stop_epoch": "27"
         }  # fmt: skip
+
+    def test_deferred_methods_switch_on_digits_too(self, recipe: Path, env: Mapping[str, str], tmp_path: Path) -> None:
+        text = (
+            "import argparse\n"
+            f"ask = argparse.Namespace(out={str(tmp_path)!r}, epochs=None)\n"
+            "run = sweep.make_run('ldam_drw', 'digits', 50, 0, ask, [])\n"
+            "cfg = sweep.parse_config(list(run.arguments))\n"
+            "print(json.dumps([cfg.epochs, cfg.reweight_epoch, cfg.decay_epochs, cfg.mix_stop_epoch, cfg.dataset]))"
+        )
+        assert inside(recipe, text, env) == [80, 64, [64, 72], None, "digits"]
+
+    def test_a_ratio_has_its_own_config(self, recipe: Path, env: Mapping[str, str]) -> None:
+        text = "print(json.dumps([sweep.config_file('mislas', 'cifar10', each).stem for each in (10, 50, 100, 200)]))"
+        names = ["mislas_cifar10_ir10", "mislas_cifar10_ir50", "mislas_cifar10", "mislas_cifar10"]
+        assert inside(recipe, text, env) == names
 
     def test_a_data_set_has_its_own_config(self, recipe: Path, env: Mapping[str, str]) -> None:
         stem = "sweep.config_file('unimix_bayias', each, 100).stem"

@@ -1,0 +1,214 @@
+"""Fusion of several modalities, some of which may be missing or degraded: uncertainty scaling and rules to combine.
+
+Logits and probabilities are [N, C, ...] with classes on dim 1, as in segmentation. A fusion takes a list with one entry
+a modality; one that is not there is simply not in the list.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from ltaug.posthoc import shift_logits
+from ltaug.priors import Counts
+
+__all__ = ["entropy_statistics", "mean_fusion", "noisy_or", "product_fusion", "uncertainty_scale", "uno_ic"]
+
+
+def entropy_statistics(batches: Iterable[Tensor]) -> tuple[float, float]:
+    """Mean and standard deviation over the training samples of the entropy of a modality's softmax.
+
+    They tell :func:`uncertainty_scale` what is usual. A sample of several positions, such as an image in segmentation,
+    counts with their mean entropy.
+
+    Args:
+        batches: logits [N, C, ...], batch by batch; a generator will do, ``(model(x) for x, _ in loader)``, since one
+            number a sample is all that is kept.
+
+    Returns:
+        Mean and standard deviation, in nats.
+
+    Raises:
+        ValueError: there is no sample, or logits are not [N, C, ...].
+
+    >>> mean, std = entropy_statistics([torch.zeros(2, 4), torch.zeros(1, 4)])
+    >>> round(mean, 4), round(std, 4)  # log(4) each
+    (1.3863, 0.0)
+    """
+    entropies = [_entropy(logits.detach()).double().cpu() for logits in batches]
+    if not any(len(entropy) for entropy in entropies):
+        raise ValueError(
+            "`batches` holds no sample, so nothing is known of the entropy. Pass the training set's logits."
+        )
+    total = torch.cat(entropies)
+    return float(total.mean()), float(total.std(correction=0))
+
+
+def uncertainty_scale(logits: Tensor, mean: float, std: float) -> Tensor:
+    """UNO's factor delta = mean / (max(0, H - mean - std) + mean) <= 1, which flattens what is unusually uncertain.
+
+    H is the mean entropy of a sample's softmax. Where it lies within a standard deviation of the training samples' the
+    logits stay; beyond, as in fog or at night, they are multiplied by less the further it lies. Tian et al. (UNO, ICRA
+    2020, https://arxiv.org/abs/1911.05611).
+
+    Args:
+        logits: of one modality, [N, C, ...].
+        mean: of the training samples' entropy in the same modality, see :func:`entropy_statistics`.
+        std: its standard deviation.
+
+    Returns:
+        One factor a sample, [N, 1, ...], in the type of the logits and to be multiplied with them.
+
+    Raises:
+        ValueError: ``mean`` is not positive, ``std`` is negative, or logits are not [N, C, ...].
+
+    >>> logits = torch.tensor([[9.0, 0.0], [0.0, 0.0]])  # entropies 0.0012 and 0.6931
+    >>> uncertainty_scale(logits, mean=0.2, std=0.1)
+    tensor([[1.0000],
+            [0.3372]])
+    """
+    if not (0.0 < mean < math.inf and 0.0 <= std < math.inf):
+        raise ValueError(
+            f"`mean` must be positive and `std` not negative, but they are {mean} and {std}. "
+            "`entropy_statistics` counts them; a mean of 0 says that the model was certain of everything."
+        )
+    excess = (_entropy(logits) - mean - std).clamp(min=0.0)
+    return (mean / (excess + mean)).to(logits.dtype).view(-1, *[1] * (logits.ndim - 1))
+
+
+def noisy_or(probs: Sequence[Tensor]) -> Tensor:
+    """P = (1 - prod_m (1 - P_m)) / Z: a class is there if any modality says so.
+
+    The rule of UNO and UNO-IC (Tian et al., NeurIPS 2020, Algorithm 1, https://arxiv.org/abs/2010.11820). A sure
+    modality is heard beside unsure ones, which the product would not grant it.
+
+    Args:
+        probs: probabilities [N, C, ...], one tensor a modality.
+
+    Returns:
+        Probabilities [N, C, ...].
+
+    Raises:
+        ValueError: the list is empty, or the shapes differ.
+
+    >>> noisy_or([torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.0]])])
+    tensor([[0.6667, 0.3333]])
+    """
+    stack = _stack(probs, "probs")
+    # log1p and expm1 keep the digits of small probabilities, which 1 - (1 - p) would round to 0.
+    either = -torch.expm1(torch.log1p(-stack.clamp(max=1.0)).sum(0))
+    return (either / either.sum(1, keepdim=True)).to(probs[0].dtype)
+
+
+def mean_fusion(probs: Sequence[Tensor]) -> Tensor:
+    """P = mean_m P_m, normalised: every modality has the same say ("SoftAve" in Tian et al., NeurIPS 2020,
+    https://arxiv.org/abs/2010.11820).
+
+    Args:
+        probs: probabilities [N, C, ...], one tensor a modality.
+
+    Returns:
+        Probabilities [N, C, ...].
+
+    Raises:
+        ValueError: the list is empty, or the shapes differ.
+
+    >>> mean_fusion([torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.0]])])
+    tensor([[0.7500, 0.2500]])
+    """
+    mean = _stack(probs, "probs").mean(0)
+    return (mean / mean.sum(1, keepdim=True)).to(probs[0].dtype)
+
+
+def product_fusion(probs: Sequence[Tensor]) -> Tensor:
+    """P = prod_m P_m / Z: right for modalities that are independent given the class, under a uniform prior.
+
+    Computed from logarithms. A probability of 0 counts as the smallest positive number, so that modalities that
+    exclude each other's classes give no NaN.
+
+    Args:
+        probs: probabilities [N, C, ...], one tensor a modality.
+
+    Returns:
+        Probabilities [N, C, ...].
+
+    Raises:
+        ValueError: the list is empty, or the shapes differ.
+
+    >>> product_fusion([torch.tensor([[0.8, 0.2]]), torch.tensor([[0.2, 0.8]])])
+    tensor([[0.5000, 0.5000]])
+    """
+    stack = _stack(probs, "probs")
+    return stack.clamp(min=torch.finfo(stack.dtype).tiny).log().sum(0).softmax(1).to(probs[0].dtype)
+
+
+def uno_ic(
+    logits: Sequence[Tensor | None],
+    statistics: Sequence[tuple[float, float]],
+    from_prior: Counts,
+    to_prior: Counts,
+    strength: float = 1.0,
+) -> Tensor:
+    """UNO-IC: scale each modality by its uncertainty, correct its prior, fuse by noisy-or.
+
+    Algorithm 1 of Tian et al. (NeurIPS 2020, https://arxiv.org/abs/2010.11820): with delta_m of
+    :func:`uncertainty_scale`, P_m = softmax(delta_m z_m + strength * (log to_prior - log from_prior)), and the
+    result is :func:`noisy_or` of all P_m. ``strength=0`` is UNO.
+
+    Args:
+        logits: [N, C, ...], one tensor a modality; None for one that is missing.
+        statistics: (mean, std) of the training samples' entropy, one pair a modality, see :func:`entropy_statistics`.
+        from_prior: the prior that the logits are under, [C], usually the training counts; see
+            :func:`ltaug.posthoc.shift_logits`.
+        to_prior: the prior to move to, [C].
+        strength: IC's lambda, found by :func:`ltaug.posthoc.search_strength`; 0.4 on Synthia.
+
+    Returns:
+        Probabilities [N, C, ...].
+
+    Raises:
+        ValueError: all modalities are missing, there is not one pair of statistics a modality, or shapes differ.
+
+    >>> rgb, depth = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+    >>> uno_ic([rgb, depth], [(0.4, 0.1), (0.4, 0.1)], from_prior=[9, 1], to_prior=[1, 1])
+    tensor([[0.3463, 0.6537]])
+    >>> uno_ic([rgb, None], [(0.4, 0.1), (0.4, 0.1)], from_prior=[9, 1], to_prior=[1, 1])
+    tensor([[0.4509, 0.5491]])
+    """
+    if len(logits) != len(statistics):
+        raise ValueError(
+            f"`statistics` must hold one (mean, std) a modality, {len(logits)} as `logits`, but hold "
+            f"{len(statistics)}. A missing modality is None in `logits`, or in neither."
+        )
+    present = [(z, pair) for z, pair in zip(logits, statistics, strict=True) if z is not None]
+    if not present:
+        raise ValueError("`logits` must hold at least one modality, but all are missing.")
+    scaled = [z * uncertainty_scale(z, mean, std) for z, (mean, std) in present]
+    return noisy_or([shift_logits(z, from_prior, to_prior, strength).softmax(1) for z in scaled])
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    """Mean entropy of every sample's softmax, [N], at least single precision."""
+    if logits.ndim < 2 or not logits.is_floating_point():
+        raise ValueError(
+            f"`logits` must be floating point of shape [N, C, ...], but are {logits.dtype} of shape "
+            f"{list(logits.shape)}."
+        )
+    log_probs = logits.log_softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    # A class masked by -inf has p log p = 0, not NaN.
+    entropy = -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(1)
+    return entropy.flatten(1).mean(1) if entropy.ndim > 1 else entropy
+
+
+def _stack(tensors: Sequence[Tensor], name: str) -> Tensor:
+    """The modalities on a new first dimension, at least single precision."""
+    if len(tensors) == 0:
+        raise ValueError(f"`{name}` must hold at least one modality, but is empty.")
+    shapes = [list(tensor.shape) for tensor in tensors]
+    if any(shape != shapes[0] for shape in shapes) or len(shapes[0]) < 2:
+        raise ValueError(f"`{name}` must all have one shape [N, C, ...], but have {shapes}. Resize one of them.")
+    dtype = torch.promote_types(tensors[0].dtype, torch.float32)
+    return torch.stack([tensor.to(dtype) for tensor in tensors])

@@ -1,0 +1,377 @@
+"""The class prior of a test set, estimated from its logits alone, where p(x | y) is what it was in training.
+
+Every method needs logits that mean what they say: an overconfident network, or one that favours some classes beyond
+its prior, misleads it more than a small test set does. Calibrate first, with
+:class:`ltaug.posthoc.BiasCorrectedTemperatureScaling` on held-out samples.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from torch import Tensor
+from torch.nn import functional as F
+
+from ltaug.priors import Counts, as_counts, as_labels
+
+__all__ = ["estimate_prior", "prior_interval"]
+
+_CHUNK = 1 << 22
+"""Entries of the probabilities that are summed in float32 before float64 takes over."""
+
+
+def estimate_prior(
+    logits: Tensor,
+    logits_prior: Counts,
+    method: str = "em",
+    *,
+    validation: tuple[Tensor, Tensor] | None = None,
+    trend: Tensor | None = None,
+    pseudo_count: float | None = None,
+    soft: bool = False,
+    shrinkage: float = 0.01,
+    max_iterations: int = 1000,
+    tolerance: float = 1e-6,
+) -> Tensor:
+    """Estimate the class prior of unlabelled samples from their logits.
+
+    ====== ============================================================================================================
+    "em"   maximum likelihood (Saerens, Latinne and Decaestecker, Neural Computation 2002; MLLS):
+           q_c <- mean_i of p(c | x_i) w_c / sum_k p(k | x_i) w_k, with w = q / ``logits_prior``, until the sum of
+           |change| is below ``tolerance``
+    "bbse" Lipton et al. (ICML 2018, https://arxiv.org/abs/1802.03916): the q for which the classifier's confusions
+           p(predicted | y), counted on ``validation``, explain the predictions; negative ones are set to 0
+    "rlls" Azizzadenesheli et al. (ICLR 2019, https://arxiv.org/abs/1903.09734): w = 1 + theta >= 0 with
+           argmin |C theta - b|_2 + Delta |theta|_2, which leans to ``logits_prior`` where the confusions say little
+    ====== ============================================================================================================
+
+    "em" is the most accurate where logits are calibrated (Alexandari et al., ICML 2020,
+    https://arxiv.org/abs/1901.06852). The confusion matrix of the others is that of the classifier as it is, so they
+    also work where it is not, but need labelled samples of every class.
+
+    With many classes and few samples the classes' errors add up, and ``trend`` pays: it looks for the prior among
+    q ~ exp(trend @ theta) only. With ``trend=class_counts.log()`` that is the one question how far the test set leans
+    to the classes that were frequent in training, or to the rare ones.
+
+    Args:
+        logits: of the unlabelled samples, [N, C, ...].
+        logits_prior: the prior that the logits are under, [C]: the training prior for a model trained with plain
+            cross-entropy, uniform for a prior-corrected one. Counts or probabilities.
+        method: "em", "bbse" or "rlls".
+        validation: logits [M, C, ...] and labels [M, ...] of labelled samples the model was not trained on, of any
+            prior; for "bbse" and "rlls" only.
+        trend: one number, or K numbers, a class, [C] or [C, K]; for "em" only.
+        pseudo_count: samples added to every class, by default 1, and none with ``trend``. For "em" this is the mode
+            under a Dirichlet(1 + pseudo_count) law; its centre is uniform, whatever prior the logits are under, so
+            moving the logits to another prior does not change the answer. 0 is the bare estimate, which may give a
+            class 0, and then :func:`ltaug.shift_logits` refuses it.
+        soft: "bbse" and "rlls" average probabilities, and do not count predictions.
+        shrinkage: Delta of "rlls", in units of its theoretical bound
+            3 (2 log(2C / 0.05) / (3M) + sqrt(2 log(2C / 0.05) / M)). The bound itself, 1, shrinks too much; the
+            released code takes 0.01.
+        max_iterations: of "em"; a warning says when they did not suffice.
+        tolerance: of "em", on the sum of the classes' changes.
+
+    Returns:
+        float64 [C] on the device of ``logits``; sums to 1.
+
+    Raises:
+        ValueError: wrong shapes, NaN, an option that the method has no use for, a class without validation samples,
+            or confusions that cannot be inverted ("bbse").
+
+    >>> logits = torch.tensor([0.9, 0.1]).log().repeat(80, 1)
+    >>> logits[60:] = logits[60:].flip(1)
+    >>> estimate_prior(logits, logits_prior=[1, 1], pseudo_count=0.0)  # 3/4 say class 0, which 9 in 10 of it do
+    tensor([0.8125, 0.1875], dtype=torch.float64)
+    """
+    problem = _Problem(
+        logits, logits_prior, method, validation, trend, pseudo_count, soft, shrinkage, max_iterations, tolerance
+    )
+    return problem.solve(None, None)[:, 0]
+
+
+def prior_interval(
+    logits: Tensor,
+    logits_prior: Counts,
+    method: str = "em",
+    *,
+    level: float = 0.95,
+    replicates: int = 200,
+    seed: int = 0,
+    validation: tuple[Tensor, Tensor] | None = None,
+    trend: Tensor | None = None,
+    pseudo_count: float | None = None,
+    soft: bool = False,
+    shrinkage: float = 0.01,
+    max_iterations: int = 1000,
+    tolerance: float = 1e-6,
+) -> tuple[Tensor, Tensor]:
+    """Confidence intervals of :func:`estimate_prior`, by the bootstrap: percentiles of its answers on resampled data.
+
+    The validation samples are resampled as well, within their classes. What no resampling shows is the error of
+    logits that are not calibrated.
+
+    Args:
+        logits: as for :func:`estimate_prior`, like all that is not listed here.
+        logits_prior: likewise.
+        method: likewise.
+        level: how often an interval should hold its class's prior.
+        replicates: resampled data sets. They share one pass over the probabilities and are never copied out.
+        seed: of the resampling.
+
+    Returns:
+        Lower and upper ends, each float64 [C].
+
+    >>> logits = torch.tensor([[2.0, -2.0], [-2.0, 2.0]]).repeat(50, 1)
+    >>> low, high = prior_interval(logits, logits_prior=[1, 1])
+    >>> bool(low[0] < 0.5 < high[0])
+    True
+    """
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"`level` must lie in (0, 1), but is {level}.")
+    if replicates < 2:
+        raise ValueError(f"`replicates` must be at least 2, but is {replicates}; 200 or more give steady ends.")
+    problem = _Problem(
+        logits, logits_prior, method, validation, trend, pseudo_count, soft, shrinkage, max_iterations, tolerance
+    )
+    generator = torch.Generator().manual_seed(seed)
+    n = len(problem.probs)
+    times = torch.stack([_draws(torch.arange(n), generator) for _ in range(replicates)], dim=1)
+    validation_times = None
+    if problem.labels is not None:
+        members = [(problem.labels.cpu() == k).nonzero()[:, 0] for k in range(problem.num_classes)]
+        validation_times = torch.zeros(len(problem.labels), replicates)
+        for rows in members:
+            for r in range(replicates):
+                validation_times[rows, r] = _draws(rows, generator)
+    answers = problem.solve(times, validation_times)
+    tail = (1.0 - level) / 2
+    low, high = answers.quantile(torch.tensor([tail, 1.0 - tail], dtype=torch.float64, device=answers.device), dim=1)
+    return low, high
+
+
+def _draws(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """How often each row is drawn when as many as there are are drawn with replacement, float32."""
+    picks = torch.randint(len(rows), (len(rows),), generator=generator)
+    return torch.bincount(picks, minlength=len(rows)).float()
+
+
+class _Problem:
+    """The arguments of :func:`estimate_prior`, checked; :meth:`solve` answers for resampled data as well."""
+
+    def __init__(
+        self,
+        logits: Tensor,
+        logits_prior: Counts,
+        method: str,
+        validation: tuple[Tensor, Tensor] | None,
+        trend: Tensor | None,
+        pseudo_count: float | None,
+        soft: bool,
+        shrinkage: float,
+        max_iterations: int,
+        tolerance: float,
+    ) -> None:
+        if method not in ("em", "bbse", "rlls"):
+            raise ValueError(f'`method` must be "em", "bbse" or "rlls", but is {method!r}.')
+        prior = as_counts(logits_prior, "logits_prior", integers=False, positive=True).double().to(logits.device)
+        self.prior = prior / prior.sum()
+        self.num_classes = prior.numel()
+        self.method, self.shrinkage = method, shrinkage
+        if pseudo_count is None:
+            pseudo_count = 1.0 if trend is None else 0.0
+        self.pseudo_count, self.max_iterations, self.tolerance = pseudo_count, max_iterations, tolerance
+        for name, value in (("pseudo_count", pseudo_count), ("shrinkage", shrinkage), ("tolerance", tolerance)):
+            if not 0.0 <= value < math.inf:
+                raise ValueError(f"`{name}` must be finite and not negative, but is {value}.")
+        if max_iterations < 1:
+            raise ValueError(f"`max_iterations` must be at least 1, but is {max_iterations}.")
+        self.labels: Tensor | None = None
+        self.trend: Tensor | None = None
+        if method == "em":
+            if validation is not None or soft:
+                name = "soft" if validation is None else "validation"
+                raise ValueError(
+                    f'`{name}` is for "bbse" and "rlls" only. To use labelled samples with "em", fit '
+                    "`BiasCorrectedTemperatureScaling` to them and pass its logits."
+                )
+            self.probs = self.read(logits, "logits").softmax(1)
+            self.trend = None if trend is None else self.read_trend(trend)
+            return
+        if trend is not None:
+            raise ValueError(f'`trend` is for "em" only, but `method` is {method!r}.')
+        if validation is None:
+            raise ValueError(f'`validation` must be logits and labels of held-out samples for "{method}", but is None.')
+        self.probs = self.outputs(self.read(logits, "logits"), soft)
+        self.validation = self.outputs(self.read(validation[0], "validation[0]"), soft)
+        self.labels = as_labels(validation[1].flatten(), "validation[1]").to(logits.device)
+        if len(self.labels) != len(self.validation) or not 0 <= int(self.labels.min()) <= int(self.labels.max()) < (
+            self.num_classes
+        ):
+            raise ValueError(
+                f"`validation[1]` must hold a label in 0..{self.num_classes - 1} for each of the "
+                f"{len(self.validation)} validation samples, but holds {len(self.labels)} in "
+                f"{int(self.labels.min())}..{int(self.labels.max())}."
+            )
+        sizes = torch.bincount(self.labels, minlength=self.num_classes)
+        if not bool(sizes.all()):
+            raise ValueError(
+                f"`validation` must have samples of every class, but has none of class {int(sizes.argmin())} "
+                f"({int((sizes == 0).sum())} of {self.num_classes} classes have none): nobody knows what the model "
+                'takes them for. Use `method="em"`.'
+            )
+
+    def read(self, logits: Tensor, name: str) -> Tensor:
+        """Logits [N, C, ...] as rows, float32 [N', C]."""
+        if logits.ndim < 2 or logits.shape[1] != self.num_classes or not logits.is_floating_point():
+            raise ValueError(
+                f"`{name}` must be floating point of shape [N, {self.num_classes}, ...], one class for each of "
+                f"`logits_prior`, but are {logits.dtype} of shape {list(logits.shape)}."
+            )
+        rows = logits.detach().movedim(1, -1).reshape(-1, self.num_classes).float()
+        if not len(rows):
+            raise ValueError(f"`{name}` must hold at least one sample, but are empty.")
+        if not bool(rows.isfinite().all()):
+            raise ValueError(f"`{name}` must be finite, but hold NaN or infinity.")
+        return rows
+
+    def read_trend(self, trend: Tensor) -> Tensor:
+        """An orthonormal basis of what the trend spans beside the constant, which means nothing to a prior."""
+        columns = torch.as_tensor(trend).to(self.prior)
+        columns = columns.unsqueeze(1) if columns.ndim == 1 else columns
+        if columns.ndim != 2 or len(columns) != self.num_classes or not bool(columns.isfinite().all()):
+            raise ValueError(
+                f"`trend` must be finite, of shape [{self.num_classes}] or [{self.num_classes}, K], but has shape "
+                f"{list(columns.shape)}; a class without training samples has no log count."
+            )
+        columns = columns - columns.mean(0)
+        if int(torch.linalg.matrix_rank(columns)) < columns.shape[1]:
+            raise ValueError("`trend` must differ between classes, and no column of it may follow from the others.")
+        basis: Tensor = torch.linalg.qr(columns)[0]
+        return basis * math.sqrt(self.num_classes)
+
+    @staticmethod
+    def outputs(rows: Tensor, soft: bool) -> Tensor:
+        return rows.softmax(1) if soft else F.one_hot(rows.argmax(1), rows.shape[1]).float()
+
+    def solve(self, times: Tensor | None, validation_times: Tensor | None) -> Tensor:
+        """The estimates, float64 [C, R], where sample i counts ``times[i, r]`` times."""
+        n = len(self.probs)
+        times = (torch.ones(n, 1) if times is None else times).to(self.probs.device)
+        if self.method == "em":
+            return self.solve_em(times)
+        assert self.labels is not None
+        if validation_times is None:
+            validation_times = torch.ones(len(self.labels), 1)
+        seen = _sums(self.probs, times) / n
+        answers = [self.invert(self.confusions(validation_times[:, r]), seen[:, r]) for r in range(times.shape[1])]
+        counts = n * torch.stack(answers, dim=1) + self.pseudo_count
+        return counts / counts.sum(0)
+
+    def solve_em(self, times: Tensor) -> Tensor:
+        replicates = times.shape[1]
+        estimate = self.prior.new_full((self.num_classes, replicates), 1.0 / self.num_classes)
+        theta = None if self.trend is None else self.prior.new_zeros(self.trend.shape[1], replicates)
+        change = math.inf
+        for _ in range(self.max_iterations):
+            # No smaller, or a sample that only this class explains would divide 0 by 0.
+            weights = (estimate / self.prior.unsqueeze(1)).clamp(min=1e-30)
+            counts = weights * self.shares(weights.float(), times) + self.pseudo_count
+            update = counts / counts.sum(0)
+            if theta is not None:
+                assert self.trend is not None
+                theta = theta + _newton_step(self.trend, estimate, update)
+                update = (self.trend @ theta).softmax(0)
+            change = float((update - estimate).abs().sum(0).max())
+            estimate = update
+            if change < self.tolerance:
+                return estimate
+        if self.tolerance > 0.0:
+            warnings.warn(
+                f"EM stopped after `max_iterations`={self.max_iterations} with a change of {change:.1e} an iteration, "
+                f"above `tolerance`={self.tolerance:.1e}. The classes overlap much: allow more iterations.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return estimate
+
+    def shares(self, weights: Tensor, times: Tensor) -> Tensor:
+        """sum_i times_i p(c | x_i) / sum_k p(k | x_i) w_k, float64 [C, R]."""
+        total = torch.zeros_like(weights, dtype=torch.float64)
+        for probs, count in _blocks(self.probs, times):
+            total += (probs.T @ (count / (probs @ weights))).double()
+        return total
+
+    def confusions(self, times: Tensor) -> Tensor:
+        """Mean output for samples of each class, float64 [outputs, classes]."""
+        assert self.labels is not None
+        times = times.to(self.labels.device)
+        labels = F.one_hot(self.labels, self.num_classes).float() * times.unsqueeze(1)
+        return _sums(self.validation, labels) / labels.double().sum(0)
+
+    def invert(self, confusions: Tensor, seen: Tensor) -> Tensor:
+        """The prior that makes mean outputs ``seen`` out of the classes' mean outputs."""
+        if self.method == "bbse":
+            if int(torch.linalg.matrix_rank(confusions, rtol=1e-6)) < self.num_classes:
+                raise ValueError(
+                    "`validation` gives confusions that cannot be inverted: some class is never predicted, or two are "
+                    'confused alike. Use `method="rlls"`, which bears that, `method="em"`, or more validation samples.'
+                )
+            raw: Tensor = torch.linalg.solve(confusions, seen).clamp(min=0.0)
+        else:
+            ratios = _regularized_ratios((confusions * self.prior).cpu().numpy(), seen.cpu().numpy(), self.delta())
+            raw = self.prior * torch.from_numpy(ratios).to(self.prior)
+        return raw / raw.sum()
+
+    def delta(self) -> float:
+        log = math.log(2 * self.num_classes / 0.05)
+        m = len(self.validation)
+        return self.shrinkage * 3 * (2 * log / (3 * m) + math.sqrt(2 * log / m))
+
+
+def _blocks(rows: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Slices of samples, of a bounded number of entries."""
+    size = max(_CHUNK // rows.shape[1], 1)
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size], weights[start : start + size]
+
+
+def _sums(rows: Tensor, weights: Tensor) -> Tensor:
+    """rows.T @ weights, summed in float64."""
+    total = torch.zeros(rows.shape[1], weights.shape[1], dtype=torch.float64, device=rows.device)
+    for block, weight in _blocks(rows, weights):
+        total += (block.T @ weight).double()
+    return total
+
+
+def _newton_step(basis: Tensor, estimate: Tensor, wanted: Tensor) -> Tensor:
+    """Towards the theta whose softmax(basis @ theta) has the moments of ``wanted``, [K, R]; at most 1 long."""
+    gap = basis.T @ (wanted - estimate)
+    centred = basis.unsqueeze(2) - (basis.T @ estimate).unsqueeze(0)
+    curvature = torch.einsum("cr,cjr,ckr->rjk", estimate, centred, centred)
+    curvature = curvature + 1e-9 * torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
+    step: Tensor = torch.linalg.solve(curvature, gap.T).T
+    length: Tensor = step.norm(dim=0)
+    return step / length.clamp(min=1.0)
+
+
+def _regularized_ratios(joint: np.ndarray[Any, Any], seen: np.ndarray[Any, Any], delta: float) -> np.ndarray[Any, Any]:
+    """argmin_{w >= 0} |joint w - seen| + delta |w - 1|, by least squares whose weights follow the two lengths."""
+    size = len(seen)
+    penalty, ratios = delta, np.ones(size)
+    for _ in range(100):
+        root = math.sqrt(penalty)
+        update = nnls(np.vstack([joint, root * np.eye(size)]), np.concatenate([seen, np.full(size, root)]))[0]
+        moved = np.abs(update - ratios).max()
+        ratios = update
+        misfit, length = np.linalg.norm(joint @ ratios - seen), np.linalg.norm(ratios - 1.0)
+        if moved < 1e-9 or length < 1e-12 or misfit < 1e-12:
+            break
+        penalty = delta * misfit / length
+    return ratios

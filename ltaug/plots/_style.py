@@ -1,0 +1,227 @@
+"""What the figures share: colours, axes and their looks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+# Okabe & Ito, https://jfly.uni-koeln.de/color/
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE, GREY = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+    "#6B6B6B",
+)
+GROUP_COLORS = {"many": BLUE, "medium": GREEN, "few": VERMILLION}
+RUN_COLORS = (BLACK, ORANGE, BLUE, GREEN, VERMILLION, SKY, PURPLE)
+RUN_STYLES = ("-", "--", "-.", ":")
+
+# Inches and points: shrunk to 400 pixels, a figure of this width still has letters of more than ten pixels.
+WIDTH, LABEL_SIZE, TEXT_SIZE = 5.2, 11, 10
+
+
+def axes_of(ax: Axes | None, height: float) -> tuple[Figure, Axes]:
+    """The given axes and the figure they belong to, or new ones."""
+    Figure = _figure_class()
+    if ax is None:
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        return figure, figure.add_subplot()
+    parent: Any = ax.figure
+    while not isinstance(parent, Figure):  # a SubFigure
+        parent = parent.figure
+    return parent, ax
+
+
+def _figure_class() -> type[Figure]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            '`ltaug.plots` needs matplotlib, which is not installed. Install it with `pip install "ltaug[plots]"`.'
+        ) from error
+    return Figure
+
+
+def panel_below(ax: Axes, share: float) -> Axes:
+    """Give the lower ``share`` of the place of ``ax`` to new axes with the same x axis."""
+    spec = ax.get_subplotspec()
+    if spec is not None:
+        rows = spec.subgridspec(2, 1, height_ratios=(1 - share, share), hspace=0.06)
+        ax.set_subplotspec(rows[0])
+        below: Axes = ax.figure.add_subplot(rows[1], sharex=ax)
+    else:
+        left, bottom, width, height = ax.get_position().bounds
+        ax.set_position((left, bottom + height * (share + 0.03), width, height * (0.97 - share)))
+        below = ax.figure.add_axes((left, bottom, width, height * share), sharex=ax)
+    ax.tick_params(labelbottom=False)
+    return below
+
+
+def style_axes(ax: Axes, xlabel: str = "", ylabel: str = "", *, grid: bool = True) -> None:
+    ax.set_xlabel(xlabel, fontsize=LABEL_SIZE)
+    ax.set_ylabel(ylabel, fontsize=LABEL_SIZE)
+    ax.tick_params(labelsize=TEXT_SIZE, color="#888888")
+    for side, spine in ax.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color("#888888")
+    if grid:
+        ax.grid(axis="y", color="#DDDDDD", linewidth=0.7)
+        ax.set_axisbelow(True)
+
+
+def legend_above(ax: Axes, columns: int = 4, height: float = 1.01) -> None:
+    """A legend above the axes, where it can hide nothing."""
+    ax.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, height),
+        ncols=columns,
+        frameon=False,
+        fontsize=TEXT_SIZE,
+        borderaxespad=0,
+        handlelength=1.3,
+        handletextpad=0.5,
+        columnspacing=1.1,
+    )
+
+
+def run_columns(names: Iterable[str]) -> int:
+    """Columns of a legend of runs: names too long to stand side by side go below each other."""
+    return 1 if any(len(name) > 21 for name in names) else 2
+
+
+def legend_height(names: Collection[str]) -> float:
+    """Inches that a legend of runs takes."""
+    return 0.2 * math.ceil(len(names) / run_columns(names))
+
+
+def note(ax: Axes, text: str) -> None:
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=LABEL_SIZE, color=GREY)
+
+
+def integer_ticks(axis: Axis) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+
+
+def rank_ticks(axis: Axis, num_classes: int) -> None:
+    """Ticks at 1, ..., C: classes are numbered by rank."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    step = next(s for e in range(12) for s in (10**e, 2 * 10**e, 5 * 10**e) if num_classes / s <= 6)
+    ticks = [1, *range(step, num_classes + 1, step)] if step > 1 else list(range(1, num_classes + 1))
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    if axis is axis.axes.xaxis:
+        axis.axes.set_xlim(0.5, num_classes + 0.5)
+
+
+def log_scale(axis: Axis, counts: NDArray[Any]) -> float:
+    """Scale a y axis for sample counts; returns its lower end. Ticks are few and plain: 1, 10, 100, 1k."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    positive = counts[counts > 0]
+    low, high = max(0.6, float(positive.min()) / 1.6), float(positive.max()) * 1.6
+    axis.axes.set_yscale("log")
+    axis.axes.set_ylim(low, high)
+    ticks = [10.0**e for e in range(12) if low <= 10**e <= high]
+    if len(ticks) < 2:
+        ticks = [m * 10.0**e for e in range(12) for m in (1, 2, 5) if low <= m * 10**e <= high]
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+    return low
+
+
+def short_number(value: float) -> str:
+    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if value >= unit:
+            return f"{value / unit:g}{name}"
+    return f"{value:g}"
+
+
+def shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib shows as it is: no formula between dollars, no legend entry lost to a leading underscore."""
+    text = text.replace("$", r"\$")
+    return f"\u200a{text}" if text.startswith("_") else text
+
+
+def rgb(color: str) -> tuple[float, float, float]:
+    red, green, blue = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return red, green, blue
+
+
+def run_line(position: int, name: str) -> dict[str, Any]:
+    """Looks of the line of a run, by its place among the runs."""
+    return {
+        "color": RUN_COLORS[position % len(RUN_COLORS)],
+        "linestyle": RUN_STYLES[position // len(RUN_COLORS) % len(RUN_STYLES)],
+        "linewidth": 1.8,
+        "markersize": 4,
+        "label": plain(shorten(name, 48)),
+    }
+
+
+def name_groups(ax: Axes, spans: Sequence[tuple[str, int, int]]) -> None:
+    """Shade the shot groups along an x axis of ranks, and name those that are wide enough above it."""
+    num_classes = spans[-1][2]
+    for name, start, stop in spans:
+        ax.axvspan(start + 0.5, stop + 0.5, color=GROUP_COLORS[name], alpha=0.10, linewidth=0)
+        # A group narrower than its name would write over its neighbour.
+        if (stop - start) / num_classes >= 0.14:
+            middle = ((start + stop) / 2 + 0.5, 1.01)
+            ax.text(
+                *middle,
+                name,
+                transform=ax.get_xaxis_transform(),
+                ha="center",
+                va="bottom",
+                fontsize=TEXT_SIZE,
+                color=GROUP_COLORS[name],
+            )
+
+
+def panels(names: Collection[str], height: float, extra: float = 0.4) -> tuple[Figure, list[Axes]]:
+    """A figure with one titled panel a name, two in a row, each ``height`` inches high."""
+    Figure = _figure_class()
+    columns = min(len(names), 2)
+    rows = math.ceil(len(names) / 2)
+    figure = Figure(figsize=(WIDTH, height * rows + extra), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for ax, name in zip(grid, names, strict=False):
+        ax.set_title(plain(shorten(name, 24)), fontsize=LABEL_SIZE)
+    for ax in grid[len(names) :]:
+        ax.remove()
+    return figure, grid[: len(names)]
+
+
+def figure_legend(figure: Figure, handles: Sequence[Any], columns: int = 4) -> None:
+    """One legend above all panels."""
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=columns,
+        frameon=False,
+        fontsize=TEXT_SIZE,
+        borderaxespad=0,
+        handlelength=1.3,
+        handletextpad=0.5,
+        columnspacing=1.1,
+    )

@@ -1,0 +1,321 @@
+"""Figures over the classes: their training samples, their accuracy, their share of the mixed samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from ltaug import analysis
+from ltaug.plots._numbers import (
+    Floats,
+    Values,
+    as_float,
+    as_floats,
+    bar_edges,
+    bin_means,
+    group_spans,
+    known_mean,
+    running_mean,
+    smoothing_window,
+    sorted_by_count,
+)
+from ltaug.plots._style import (
+    GREY,
+    GROUP_COLORS,
+    RUN_COLORS,
+    RUN_STYLES,
+    TEXT_SIZE,
+    axes_of,
+    legend_above,
+    legend_height,
+    log_scale,
+    name_groups,
+    note,
+    panel_below,
+    plain,
+    rank_ticks,
+    run_columns,
+    run_line,
+    shorten,
+    style_axes,
+)
+from ltaug.priors import Counts, as_counts
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def class_counts(counts: Counts, ax: Axes | None = None) -> Figure:
+    """The long tail itself: training samples a class, most frequent first, on a logarithmic axis.
+
+    Args:
+        counts: training samples a class, [C].
+        ax: where to draw.
+
+    Returns:
+        The figure; the legend says how many classes each shot group has.
+
+    >>> figure = class_counts([500, 50, 5])
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['1 many', '1 medium', '1 few']
+    """
+    sizes = as_counts(counts, "counts").cpu().numpy()
+    sizes = np.sort(sizes)[::-1]
+    figure, ax = axes_of(ax, 3.2)
+    low = log_scale(ax.yaxis, sizes)
+    for name, start, stop in group_spans(sizes):
+        label = f"{stop - start:,} {name}"
+        edges = np.arange(start, stop + 1) + 0.5
+        ax.stairs(sizes[start:stop], edges, baseline=low, fill=True, color=GROUP_COLORS[name], alpha=0.8, label=label)
+    style_axes(ax, xlabel="class, 1 = most training samples", ylabel="training samples")
+    rank_ticks(ax.xaxis, len(sizes))
+    most, least = int(sizes[0]), int(sizes[-1])
+    text = f"{len(sizes):,} classes\n{int(sizes.sum()):,} samples\n{most:,} to {least:,} a class"
+    if least > 0:
+        text += f"\nratio {most / least:,.4g}"
+    box = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": "#BBBBBB", "alpha": 0.9}
+    ax.text(0.97, 0.95, text, transform=ax.transAxes, ha="right", va="top", fontsize=TEXT_SIZE, bbox=box)
+    legend_above(ax)
+    return figure
+
+
+def per_class_accuracy(accuracy: Values, class_counts: Counts, ax: Axes | None = None) -> Figure:
+    """Accuracy of every class, most frequent class first, with the training samples below.
+
+    Shading marks the shot groups, and a line across each group its mean over classes. More than 200 classes are
+    averaged, a few neighbours to a bar, never across groups.
+
+    Args:
+        accuracy: fraction a class, [C]; NaN or None for a class without test sample, drawn as a cross.
+        class_counts: training samples a class, [C].
+        ax: where to draw; its lower part becomes the training samples.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: the two lengths differ.
+
+    >>> figure = per_class_accuracy([0.2, 0.9, None], [5, 500, 50])
+    >>> [round(bar.get_height()) for bars in figure.axes[0].containers for bar in bars]
+    [90, 20]
+    """
+    counts, values = sorted_by_count(accuracy, class_counts)
+    figure, ax = axes_of(ax, 4.0)
+    spans = group_spans(counts)
+    edges, size = bar_edges(spans, len(counts))
+    bars = 100 * bin_means(values, edges)
+    width = 0.82 if len(bars) <= 40 else 1.0
+    for name, start, stop in spans:
+        color = GROUP_COLORS[name]
+        mean = 100 * known_mean(values[start:stop])
+        ax.axvspan(start + 0.5, stop + 0.5, color=color, alpha=0.10, linewidth=0)
+        inside = [i for i in range(len(bars)) if start <= edges[i] < stop and np.isfinite(bars[i])]
+        lefts, widths = edges[:-1][inside], np.diff(edges)[inside]
+        label = f"{name} {mean:.1f}" if math.isfinite(mean) else f"{name} –"
+        ax.bar(
+            lefts + 0.5 + (1 - width) / 2,
+            bars[inside],
+            width=widths - (1 - width),
+            align="edge",
+            color=color,
+            # A hairline of the same colour closes the seams that viewers leave between touching bars.
+            edgecolor=color,
+            linewidth=0.3,
+            alpha=0.55 if len(bars) > 40 else 0.75,
+            label=label,
+        )
+        if math.isfinite(mean):
+            ax.hlines(mean, start + 0.5, stop + 0.5, color="white", linewidth=4)
+            ax.hlines(mean, start + 0.5, stop + 0.5, color=color, linewidth=2.4)
+    if np.isnan(bars).any():
+        missing = (edges[:-1] + edges[1:])[np.isnan(bars)] / 2 + 0.5
+        ax.plot(missing, np.full(len(missing), 2.0), "x", color=GREY, markersize=4, label="no test sample")
+    style_axes(ax, ylabel="test accuracy (%)")
+    ax.set_ylim(0, 102)
+    legend_above(ax)
+
+    below = panel_below(ax, 0.27)
+    sizes = bin_means(counts.astype(float), edges)
+    low = log_scale(below.yaxis, counts)
+    below.stairs(sizes, edges + 0.5, baseline=low, fill=True, color=GREY)
+    ranks = "class, 1 = most training samples" + (f" (mean of {size} a bar)" if size > 1 else "")
+    style_axes(below, xlabel=ranks, ylabel="training\nsamples")
+    rank_ticks(below.xaxis, len(counts))
+    return figure
+
+
+def compare_shot_accuracy(runs: Mapping[str, Mapping[str, float | None]], ax: Axes | None = None) -> Figure:
+    """Accuracy of several runs side by side: all classes, and by shot group.
+
+    Args:
+        runs: for every run, by name, fractions ``top1``, ``many``, ``medium``, ``few``, each missing, None or NaN.
+        ax: where to draw.
+
+    Returns:
+        The figure.
+
+    >>> figure = compare_shot_accuracy({"plain": {"top1": 0.38, "few": 0.05}, "UniMix": {"top1": 0.45, "few": 0.2}})
+    >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    ['all', 'few']
+    """
+    keys = {"top1": "all", "many": "many", "medium": "medium", "few": "few"}
+    table = {name: {key: 100 * as_float(values.get(key)) for key in keys} for name, values in runs.items()}
+    shown = [key for key in keys if any(math.isfinite(values[key]) for values in table.values())]
+    figure, ax = axes_of(ax, 3.1 + legend_height(runs))
+    width = 0.84 / max(len(table), 1)
+    for position, (name, values) in enumerate(table.items()):
+        heights = np.array([values[key] for key in shown])
+        known = np.isfinite(heights)
+        lefts = np.arange(len(shown)) - 0.42 + position * width
+        ax.bar(
+            lefts[known],
+            heights[known],
+            width=width * 0.92,
+            align="edge",
+            color=RUN_COLORS[position % len(RUN_COLORS)],
+            hatch=("", "///", "...", "xxx")[position // len(RUN_COLORS) % 4],
+            edgecolor="white",
+            linewidth=0,
+            label=plain(shorten(name, 48)),
+        )
+    style_axes(ax, ylabel="test accuracy (%)")
+    ax.set_xticks(range(len(shown)), [keys[key] for key in shown])
+    ax.set_ylim(bottom=0)
+    if shown:
+        legend_above(ax, columns=run_columns(runs))
+    else:
+        note(ax, "no run was evaluated yet")
+    return figure
+
+
+def compare_per_class_accuracy(runs: Mapping[str, Values], class_counts: Counts, ax: Axes | None = None) -> Figure:
+    """Accuracy of several runs from the most to the least frequent class.
+
+    With more than 30 classes, each line is a running mean over a fifteenth of the classes: single classes are too noisy
+    to be compared by eye.
+
+    Args:
+        runs: for every run, by name, the fraction a class, [C].
+        class_counts: training samples a class, [C], the same for all runs.
+        ax: where to draw.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: a run has another number of classes.
+
+    >>> figure = compare_per_class_accuracy({"cross-entropy": [0.9, 0.1], "UniMix": [0.8, 0.4]}, [500, 5])
+    >>> figure.axes[0].lines[1].get_ydata().tolist()
+    [80.0, 40.0]
+    """
+    counts = np.sort(as_counts(class_counts).cpu().numpy())[::-1]
+    figure, ax = axes_of(ax, 3.3 + legend_height(runs))
+    window = smoothing_window(len(counts))
+    name_groups(ax, group_spans(counts))
+    ranks = np.arange(1, len(counts) + 1)
+    step = math.ceil(len(counts) / 500)
+    for position, (name, accuracy) in enumerate(runs.items()):
+        _, values = sorted_by_count(accuracy, class_counts, name=f"accuracy of {name}")
+        ax.plot(
+            ranks[::step],
+            100 * running_mean(values, window)[::step],
+            marker="o" if window == 1 else "",
+            **run_line(position, name),
+        )
+    smoothed = f" (running mean of {window})" if window > 1 else ""
+    style_axes(ax, xlabel=f"class, 1 = most training samples{smoothed}", ylabel="test accuracy (%)")
+    rank_ticks(ax.xaxis, len(counts))
+    ax.set_ylim(0, 102)
+    if runs:
+        legend_above(ax, columns=run_columns(runs), height=1.09)
+    return figure
+
+
+def xi_aug_distribution(class_counts: Counts, alpha: float = 0.8, tau: float = -1.0, ax: Axes | None = None) -> Figure:
+    """Which class a mixed sample belongs to, the one of the larger weight: under mixup, with UniMix's factor alone, and
+    with its sampler too (UniMix, Xu et al., NeurIPS 2021, Fig. 2, https://arxiv.org/abs/2111.03874).
+
+    The paper draws the limit of small alpha for 100 classes at an imbalance ratio of 200; here alpha is what is
+    trained with.
+
+    Args:
+        class_counts: training samples a class, [C].
+        alpha: parameter of UniMix's Beta law.
+        tau: exponent of the partners' sampler for the third line.
+        ax: where to draw.
+
+    Returns:
+        The figure.
+
+    >>> figure = xi_aug_distribution([90, 10], alpha=0.2)
+    >>> [line.get_ydata().round().tolist() for line in figure.axes[0].lines]
+    [[90.0, 10.0], [85.0, 15.0], [25.0, 75.0]]
+    """
+    counts = as_counts(class_counts)
+    return _class_shares(
+        {
+            "training data, mixup": as_floats(counts) / float(counts.sum()),
+            "UniMix factor": as_floats(analysis.xi_aug_distribution(counts, 1.0, alpha)),
+            f"UniMix, tau = {tau:g}": as_floats(analysis.xi_aug_distribution(counts, tau, alpha)),
+        },
+        counts,
+        "share of mixed samples (%)",
+        ax,
+    )
+
+
+def label_occurrence(class_counts: Counts, ax: Axes | None = None) -> Figure:
+    """How often each label occurs in mixed samples when both come from instance-balanced samplers (IB), from
+    class-balanced ones (CB), or from one of each (Zhang et al., ICASSP 2022, Fig. 3a,
+    https://arxiv.org/abs/2110.04964).
+
+    Args:
+        class_counts: training samples a class, [C].
+        ax: where to draw.
+
+    Returns:
+        The figure. The legend gives the largest label occurrence ratio over the smallest, among classes with samples.
+
+    >>> figure = label_occurrence([90, 10])
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['IB + IB, max/min 9.00', 'IB + CB, max/min 2.33', 'CB + CB, max/min 1.00']
+    """
+    counts = as_counts(class_counts)
+    balanced = (counts > 0).long()
+    pairs = {"IB + IB": (counts, counts), "IB + CB": (counts, balanced), "CB + CB": (balanced, balanced)}
+    shares = {}
+    for name, (first, partner) in pairs.items():
+        gamma = as_floats(analysis.label_occurrence(first, partner))
+        shares[f"{name}, max/min {gamma.max() / gamma[gamma > 0].min():.2f}"] = gamma
+    return _class_shares(shares, counts, "label occurrence (%)", ax)
+
+
+def _class_shares(shares: Mapping[str, Floats], counts: Tensor, ylabel: str, ax: Axes | None) -> Figure:
+    """Shares of the classes, most frequent class first, a line for each name."""
+    figure, ax = axes_of(ax, 2.9 + legend_height(shares))
+    order = np.argsort(-counts.cpu().numpy(), kind="stable")
+    ranks = np.arange(1, len(order) + 1)
+    for position, (name, values) in enumerate(shares.items()):
+        ax.plot(
+            ranks,
+            100 * values[order],
+            color=RUN_COLORS[position],
+            # Lines that lie on each other stay apart by their dashes too.
+            linestyle=RUN_STYLES[position],
+            linewidth=2.2,
+            marker="o" if len(order) <= 30 else "",
+            markersize=4,
+            label=name,
+        )
+    style_axes(ax, xlabel="class, 1 = most training samples", ylabel=ylabel)
+    rank_ticks(ax.xaxis, len(order))
+    ax.set_ylim(bottom=0)
+    legend_above(ax, columns=run_columns(shares))
+    return figure

@@ -1,0 +1,87 @@
+"""A model that knows which class prior its logits are under."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ltaug.posthoc.shift import log_prior_shift
+from ltaug.priors import Counts, as_counts
+
+__all__ = ["PriorShift"]
+
+
+class PriorShift(nn.Module):
+    """Any model, with its logits moved to the class prior of the place where it is used: :func:`ltaug.shift_logits`
+    as the last layer.
+
+    The shift is a buffer: it is saved with the model, moves with it, and becomes a constant of ``torch.export`` and
+    ONNX. Export again after :meth:`retarget`.
+
+    Args:
+        model: returns logits [N, C, ...].
+        logits_prior: the prior that they are under, [C]: the training prior for a model trained with plain
+            cross-entropy, uniform for a prior-corrected one. Counts or probabilities.
+        target_prior: the prior to move to, [C]; uniform by default.
+        strength: 1 is Bayes' rule, 0 leaves the logits; :func:`ltaug.search_strength` finds one.
+
+    Raises:
+        ValueError: a class has prior 0, or the numbers of classes differ.
+
+    >>> model = PriorShift(nn.Identity(), logits_prior=[900, 100])
+    >>> model(torch.tensor([[0.9, 0.1]]).log()).softmax(1)
+    tensor([[0.5000, 0.5000]])
+    >>> model.retarget([100, 300])(torch.tensor([[0.9, 0.1]]).log()).softmax(1)
+    tensor([[0.2500, 0.7500]])
+    """
+
+    logits_prior: Tensor
+    shift: Tensor
+    strength: Tensor
+
+    def __init__(
+        self, model: nn.Module, logits_prior: Counts, target_prior: Counts | None = None, strength: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.model = model
+        prior = as_counts(logits_prior, "logits_prior", integers=False, positive=True).double().cpu()
+        dtype = torch.get_default_dtype()
+        self.register_buffer("logits_prior", (prior / prior.sum()).to(dtype))
+        self.register_buffer("strength", torch.tensor(strength, dtype=dtype))
+        self.register_buffer("shift", torch.zeros(prior.numel(), dtype=dtype))
+        self.retarget(torch.ones(prior.numel()) if target_prior is None else target_prior)
+
+    def retarget(self, prior: Counts, strength: float | None = None) -> PriorShift:
+        """Move to another prior from now on.
+
+        Args:
+            prior: the new target, [C]; from :func:`ltaug.estimate_prior`, for instance.
+            strength: the new strength; by default it stays.
+
+        Returns:
+            Itself.
+        """
+        if strength is None:
+            strength = float(self.strength)
+        target = as_counts(prior, "prior", integers=False, positive=True).cpu()
+        shift = log_prior_shift(self.logits_prior.cpu(), target, strength)
+        with torch.no_grad():
+            self.strength.fill_(strength)
+            self.shift.copy_(shift)
+        return self
+
+    def forward(self, inputs: Any, *more: Any, **options: Any) -> Tensor:
+        """The model's logits [N, C, ...] under the target prior."""
+        logits: Tensor = self.model(inputs, *more, **options)
+        if not logits.is_floating_point() or logits.ndim < 2 or logits.shape[1] != self.shift.numel():
+            raise ValueError(
+                f"`model` must return floating-point logits of shape [N, {self.shift.numel()}, ...], one class for "
+                f"each of `logits_prior`, but returned {logits.dtype} of shape {list(logits.shape)}."
+            )
+        return logits + self.shift.to(logits.dtype).view(-1, *(1,) * (logits.ndim - 2))
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(model)``."""
+        return f"num_classes={self.shift.numel()}, strength={float(self.strength):g}"

@@ -1,0 +1,194 @@
+"""Calibration: the numbers that made the labels are found again, and the likelihood is at its peak."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+from torch.nn import functional as F
+
+from ltaug.posthoc import BiasCorrectedTemperatureScaling, TemperatureScaling, VectorScaling
+
+C = 4
+BIAS = torch.tensor([0.8, -0.3, 0.1, -0.6])
+ALL = [TemperatureScaling, lambda: BiasCorrectedTemperatureScaling(C), lambda: VectorScaling(C)]
+
+
+def samples(n: int, scale: Tensor | float = 0.5, bias: Tensor | float = 0.0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Logits, and labels drawn from the softmax of scale * logits + bias."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(n, C, generator=generator)
+    labels = torch.multinomial((scale * logits + bias).softmax(1), 1, generator=generator)[:, 0]
+    return logits, labels
+
+
+def nll(logits: Tensor, labels: Tensor) -> float:
+    return F.cross_entropy(logits.double(), labels).item()
+
+
+class TestFit:
+    def test_temperature_is_found_again(self) -> None:
+        logits, labels = samples(20_000)
+        calibrate = TemperatureScaling().fit(logits, labels)
+        assert calibrate.temperature == pytest.approx(2.0, rel=0.03)
+        torch.testing.assert_close(calibrate(logits), logits / calibrate.temperature)
+
+    def test_biases_are_found_again(self) -> None:
+        logits, labels = samples(40_000, bias=BIAS)
+        calibrate = BiasCorrectedTemperatureScaling(C).fit(logits, labels)
+        assert calibrate.temperature == pytest.approx(2.0, rel=0.03)
+        torch.testing.assert_close(calibrate.bias - calibrate.bias.mean(), BIAS, rtol=0, atol=0.08)
+        torch.testing.assert_close(calibrate(logits), logits / calibrate.temperature + calibrate.bias)
+
+    def test_scales_are_found_again(self) -> None:
+        scale = torch.tensor([0.3, 0.5, 0.7, 0.9])
+        logits, labels = samples(40_000, scale, BIAS)
+        calibrate = VectorScaling(C).fit(logits, labels)
+        torch.testing.assert_close(calibrate.scale, scale, rtol=0, atol=0.05)
+        torch.testing.assert_close(calibrate.bias - calibrate.bias.mean(), BIAS, rtol=0, atol=0.1)
+
+    def test_temperature_is_the_best_of_a_plain_search(self) -> None:
+        logits, labels = samples(200)
+        best = minimize_scalar(lambda t: nll(logits / math.exp(t), labels), bounds=(-5, 5), method="bounded").x
+        fitted = TemperatureScaling().fit(logits, labels, prior_std=math.inf)
+        assert float(fitted.log_temperature) == pytest.approx(best, abs=1e-4)
+        assert float(TemperatureScaling().fit(logits, labels).log_temperature) == pytest.approx(best, abs=2e-3)
+
+    @pytest.mark.parametrize("make", ALL)
+    @given(seed=st.integers(0, 10**6), n=st.integers(1, 12))
+    @settings(max_examples=15, deadline=None)
+    def test_never_less_likely_than_before(self, make, seed: int, n: int) -> None:
+        logits, labels = samples(n, seed=seed)
+        assert nll(make().fit(logits, labels)(logits), labels) <= nll(logits, labels) + 1e-6
+
+    def test_a_temperature_does_not_change_what_is_said(self) -> None:
+        logits, labels = samples(100)
+        assert torch.equal(TemperatureScaling().fit(logits, labels)(logits).argmax(1), logits.argmax(1))
+
+
+class TestWeights:
+    @pytest.mark.parametrize("make", ALL)
+    def test_a_weight_is_a_number_of_copies(self, make) -> None:
+        logits, labels = samples(60)
+        times = torch.arange(60) % 3
+        copies = make().fit(logits.repeat_interleave(times, 0), labels.repeat_interleave(times), prior_std=math.inf)
+        weighted = make().fit(logits, labels, weights=7.0 * times, prior_std=math.inf)
+        torch.testing.assert_close(weighted(logits), copies(logits), rtol=1e-3, atol=1e-3)
+
+    def test_long_tailed_samples_calibrate_for_a_balanced_world(self) -> None:
+        # Of samples whose calibrated posterior is softmax(z / 2) keep few of some classes, and weigh them up again.
+        logits, labels = samples(60_000)
+        kept = torch.tensor([1.0, 0.4, 0.2, 0.1])
+        chosen = torch.rand(60_000, generator=torch.Generator().manual_seed(1)) < kept[labels]
+        z, y = logits[chosen], labels[chosen]
+        plain = BiasCorrectedTemperatureScaling(C).fit(z, y)
+        weighted = BiasCorrectedTemperatureScaling(C).fit(z, y, weights=(1 / kept)[y])
+        torch.testing.assert_close(plain.bias - plain.bias[0], kept.log(), rtol=0, atol=0.15)
+        torch.testing.assert_close(weighted.bias - weighted.bias[0], torch.zeros(C), rtol=0, atol=0.15)
+        assert weighted.temperature == pytest.approx(2.0, rel=0.05)
+
+
+class TestFiniteAnswers:
+    @pytest.mark.parametrize("prior_std", [3.0, math.inf])
+    @pytest.mark.parametrize("make", ALL)
+    def test_separable_samples(self, make, prior_std: float) -> None:
+        labels = torch.arange(C).repeat(5)
+        logits = F.one_hot(labels, C).float()
+        calibrate = make().fit(logits, labels, prior_std=prior_std)
+        assert all(bool(numbers.isfinite().all()) for numbers in calibrate.state_dict().values())
+        assert nll(calibrate(logits), labels) < 0.5 * nll(logits, labels)
+
+    def test_separable_samples_stay_less_than_certain(self) -> None:
+        labels = torch.arange(C).repeat(5)
+        calibrate = TemperatureScaling().fit(F.one_hot(labels, C).float(), labels)
+        assert 0.05 < calibrate.temperature < 0.5
+
+    def test_all_wrong_samples(self) -> None:
+        logits = torch.tensor([[4.0, 0.0]]).repeat(20, 1)
+        calibrate = TemperatureScaling().fit(logits, torch.ones(20).long())
+        assert 3.0 < calibrate.temperature < math.inf
+
+    def test_a_class_that_does_not_occur(self) -> None:
+        logits, labels = samples(200)
+        seen = labels != 3
+        bias = BiasCorrectedTemperatureScaling(C).fit(logits[seen], labels[seen]).bias
+        assert -30 < bias[3] < bias[:3].min()
+
+
+class TestModule:
+    @pytest.mark.parametrize("make", ALL)
+    def test_starts_as_the_identity_and_holds_no_parameters(self, make) -> None:
+        logits, _ = samples(5)
+        assert torch.equal(make()(logits), logits)
+        assert not list(make().parameters())
+
+    @pytest.mark.parametrize("make", ALL)
+    def test_goes_through_a_checkpoint(self, make) -> None:
+        logits, labels = samples(100, bias=BIAS)
+        fitted, other = make().fit(logits, labels), make()
+        other.load_state_dict(fitted.state_dict())
+        assert not torch.equal(fitted(logits), logits)
+        assert torch.equal(other(logits), fitted(logits))
+
+    @pytest.mark.parametrize("make", ALL)
+    def test_a_second_fit_forgets_the_first(self, make) -> None:
+        logits, labels = samples(100)
+        once = make().fit(logits, labels)
+        twice = make().fit(*samples(50, scale=3.0, seed=1)).fit(logits, labels)
+        assert torch.equal(once(logits), twice(logits))
+
+    @pytest.mark.parametrize("make", ALL)
+    def test_dense_prediction_is_more_samples(self, make) -> None:
+        logits, labels = samples(60, bias=BIAS)
+        maps, label_maps = logits.view(3, 4, 5, C).movedim(-1, 1), labels.view(3, 4, 5)
+        dense = make().fit(maps, label_maps, weights=torch.ones(3, 4, 5))
+        flat = make().fit(logits, labels)
+        torch.testing.assert_close(dense(maps).movedim(1, -1).reshape(-1, C), flat(logits))
+
+    def test_fits_in_inference_mode_and_passes_gradients_on(self) -> None:
+        calibrate = VectorScaling(C)
+        with torch.inference_mode():
+            calibrate.fit(*samples(100))
+        free = torch.zeros(2, C, requires_grad=True)
+        calibrate(free).sum().backward()
+        torch.testing.assert_close(free.grad, calibrate.scale.clone().expand(2, C))
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    @pytest.mark.parametrize("make", ALL)
+    def test_keeps_the_type(self, make, dtype: torch.dtype) -> None:
+        logits, labels = samples(50)
+        calibrate = make().fit(logits.to(dtype), labels)
+        assert calibrate(logits.to(dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"logits": torch.zeros(3)}, r"`logits` must be .* \[N, 4, \.\.\.\]"),
+        ({"logits": torch.zeros(3, 5)}, r"`logits` must be .* shape \[3, 5\]"),
+        ({"logits": torch.zeros(3, C).long()}, r"torch\.int64"),
+        ({"logits": torch.full((3, C), float("inf"))}, "`logits` must be finite"),
+        ({"labels": torch.zeros(2).long()}, r"`labels` must be .* shape \[3\].* shape \[2\]"),
+        ({"labels": torch.zeros(3)}, r"torch\.float32"),
+        ({"labels": torch.tensor([0, 4, 1])}, r"`labels` must lie in 0\.\.3.* 0 to 4"),
+        ({"labels": torch.tensor([0, -1, 1])}, r"-1 to 1"),
+        ({"weights": torch.ones(C)}, r"`weights` must be one a label, shape \[3\].*class_weights\[labels\]"),
+        ({"weights": torch.zeros(3)}, "positive sum"),
+        ({"weights": torch.tensor([1.0, -1.0, 1.0])}, "not negative"),
+        ({"prior_std": 0.0}, "`prior_std` must be positive"),
+    ],
+)
+def test_bad_arguments_are_named(changes: dict, message: str) -> None:
+    arguments = {"logits": torch.zeros(3, C), "labels": torch.zeros(3).long()} | changes
+    with pytest.raises(ValueError, match=message):
+        VectorScaling(C).fit(**arguments)
+
+
+def test_no_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match="`num_classes` must be at least 1, but is 0"):
+        VectorScaling(0)
