@@ -55,10 +55,10 @@ def effective_prior(
     With mixup this is (p + q) / 2. Ours: UniMix and Bayias (Xu et al., NeurIPS 2021, https://arxiv.org/abs/2111.03874)
     correct the training prior although UniMix makes ``eff`` much flatter; give a prior-corrected loss this one instead.
 
-    Exact for mixers with ``expected_weights`` (all of the library have it; CutMix but for the rounding of boxes to
-    pixels). Any other mixer is tried out on M = max(32, 2^17 / C) pairs for every class in each of both places, with
-    images of zeros, 1 x 32 x 32: the standard error of eff_k is at most sqrt((p_k^2 + q_k^2) / (4 M)), and every call
-    gives the same.
+    Exact for mixers with ``expected_weights`` (all of the library have it; CutMix needs its ``sizes`` to count the
+    rounding of boxes to pixels). Any other mixer is tried out on M = max(32, 2^17 / C) pairs for every class in each of
+    both places, with images of zeros, 1 x 32 x 32: the standard error of eff_k is at most
+    sqrt((p_k^2 + q_k^2) / (4 M)), and every call gives the same.
 
     Args:
         class_counts: training samples a class, [C]. A class with 0 gets 0.

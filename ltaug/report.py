@@ -581,9 +581,8 @@ def _comparison_figures(runs: Sequence[_Run], names: Sequence[str]) -> str:
 
 def _comparison_configs(runs: Sequence[_Run], names: Sequence[str]) -> str:
     configs = [dict(_flat(run.config)) for run in runs]
-    keys = dict.fromkeys(key for config in configs for key in config)
     # Name and folder always differ, and the table names the runs already.
-    keys = [key for key in keys if key not in ("method", "out")]
+    keys = dict.fromkeys(key for config in configs for key in config if key not in ("method", "out"))
     differing = [key for key in keys if len({config.get(key) for config in configs}) > 1]
     if not differing:
         text = "All settings are the same." if all(configs) else "No settings to compare."

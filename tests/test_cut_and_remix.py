@@ -91,3 +91,27 @@ class TestReMix:
     def test_bad_arguments_are_named(self, arguments: dict[str, float], name: str) -> None:
         with pytest.raises(ValueError, match=f"`{name}`"):
             ReMix([5, 5], **arguments)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dims", "alpha"), [((32, 32), (-2, -1), 1.0), ((7, 24), (-2, -1), 0.4), ((9,), (-1,), 2.0)]
+)
+def test_the_mean_weight_in_whole_pixels(shape: tuple[int, ...], dims: tuple[int, ...], alpha: float) -> None:
+    mixer = CutMix(2, alpha, dims, sizes=shape)
+    drawn = []
+    for _ in range(20):
+        blank, zeros = torch.zeros(2000, 1, *shape), torch.zeros(2000, dtype=torch.int64)
+        drawn.append(mixer(blank, zeros, blank, zeros + 1)[1][:, 0].double())
+    drawn = torch.cat(drawn)
+    error = (drawn.mean() - mixer.expected_weights()[0, 1]).abs()
+    assert error < 4 * drawn.std() / len(drawn) ** 0.5
+    # The continuous image is another one, and is what many pixels come to.
+    smooth = CutMix(2, alpha, dims).expected_weights()[0, 1]
+    assert (smooth - mixer.expected_weights()[0, 1]).abs() > 5e-3
+    fine = CutMix(2, alpha, dims, sizes=tuple(2000 for _ in dims)).expected_weights()[0, 1]
+    assert fine == pytest.approx(float(smooth), abs=1e-3)
+
+
+def test_sizes_are_one_an_axis() -> None:
+    with pytest.raises(ValueError, match="one positive length for each of the dims"):
+        CutMix(2, sizes=(32,))

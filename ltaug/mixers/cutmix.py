@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ltaug.mixers._base import Mixer, beta_draws, check_alpha
+from ltaug.mixers._base import Mixer, beta_cdf, beta_draws, check_alpha
 from ltaug.mixers.functional import cut_boxes
 
 
@@ -23,37 +23,62 @@ class CutMix(Mixer):
         num_classes: C.
         alpha: parameter of the Beta law.
         dims: the axes to cut along: height and width by default, ``(-1,)`` for a stretch of a waveform.
+        sizes: lengths of the inputs along ``dims``, which :meth:`expected_weights` then counts in whole pixels; mixing
+            needs none.
 
     Raises:
-        ValueError: when called, ``dims`` name the batch, an axis twice, or one that the inputs do not have.
+        ValueError: no axis, or not one size an axis; when called, ``dims`` name the batch, an axis twice, or one that
+            the inputs do not have.
 
     >>> inputs, targets = CutMix(num_classes=3)(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 2]))
     >>> inputs.shape, targets.shape
     (torch.Size([4, 1, 8, 8]), torch.Size([4, 3]))
     """
 
-    def __init__(self, num_classes: int, alpha: float = 1.0, dims: tuple[int, ...] = (-2, -1)) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        alpha: float = 1.0,
+        dims: tuple[int, ...] = (-2, -1),
+        sizes: tuple[int, ...] | None = None,
+    ) -> None:
         super().__init__(num_classes)
         self.alpha = check_alpha(alpha)
         self.dims = tuple(dims)
         if not self.dims:
             raise ValueError("`dims` must name at least one axis to cut along, but is empty.")
+        if sizes is not None and (len(sizes) != len(self.dims) or min(sizes) < 1):
+            raise ValueError(f"`sizes` must be one positive length for each of the dims {self.dims}, but are {sizes}.")
+        self.sizes = None if sizes is None else tuple(sizes)
 
     def expected_weights(self) -> Tensor:
         """The same for every pair of classes, float64 [C, C]; above 1/2, since boxes lose what lies beyond a border.
 
         A box of relative side c keeps c - c^2 / 4 of an axis on average over its centre, and c = (1 - lam)^(1 / D)
-        where D axes are cut, so E = 1 - E[(c - c^2 / 4)^D]: 0.583 for one axis and 0.679 for two at alpha = 1. For a
-        continuous image; rounding to whole pixels, downwards, keeps more of a small one.
+        where D axes are cut, so E = 1 - E[(c - c^2 / 4)^D]: 0.583 for one axis and 0.679 for two at alpha = 1. That is
+        for a continuous image. Rounding to whole pixels, downwards, keeps more: 0.700 of 32 x 32, exactly with
+        ``sizes``.
         """
         axes = len(self.dims)
+        if self.sizes is not None:
+            # Between two of these sides no box of any axis grows by a pixel.
+            steps = {cut / size for size in self.sizes for cut in range(size + 1)}
+            side = torch.tensor(sorted(steps), dtype=torch.float64)
+            probability = beta_cdf(self.alpha, self.alpha, side**axes).diff()
+            share = torch.ones_like(probability)
+            for size in self.sizes:
+                half = ((side[:-1] + side[1:]) / 2 * size).floor().div(2, rounding_mode="floor").unsqueeze(1)
+                middle = torch.arange(size, dtype=torch.float64)
+                share *= ((middle + half).clamp(max=size) - (middle - half).clamp(min=0)).mean(1) / size
+            pasted = float((probability * share).sum())
+        else:
 
-        def moment(power: float) -> float:
-            """E[draw^power] of Beta(alpha, alpha)."""
-            up = math.lgamma(self.alpha + power) - math.lgamma(self.alpha)
-            return math.exp(up - math.lgamma(2 * self.alpha + power) + math.lgamma(2 * self.alpha))
+            def moment(power: float) -> float:
+                """E[draw^power] of Beta(alpha, alpha)."""
+                up = math.lgamma(self.alpha + power) - math.lgamma(self.alpha)
+                return math.exp(up - math.lgamma(2 * self.alpha + power) + math.lgamma(2 * self.alpha))
 
-        pasted = sum(math.comb(axes, k) * (-0.25) ** k * moment(1 + k / axes) for k in range(axes + 1))
+            pasted = sum(math.comb(axes, k) * (-0.25) ** k * moment(1 + k / axes) for k in range(axes + 1))
         return torch.tensor(1.0 - pasted, dtype=torch.float64).expand(self.num_classes, self.num_classes)
 
     def mix(
