@@ -36,7 +36,14 @@ from ltaug.losses import (
     effective_number_weights,
 )
 from ltaug.mixers import CutMix, ManifoldMixUp, MixUp, ReMix, UniMix
-from ltaug.posthoc import shift_logits
+from ltaug.posthoc import (
+    BiasCorrectedTemperatureScaling,
+    PriorShift,
+    TemperatureScaling,
+    VectorScaling,
+    search_strength,
+    shift_logits,
+)
 from ltaug.priors import class_counts, class_prior, effective_number, shot_groups
 from ltaug.run import RunFolder
 from ltaug.samplers import (
@@ -54,6 +61,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BalancedSoftmaxLoss",
     "BayiasLoss",
+    "BiasCorrectedTemperatureScaling",
     "CDTLoss",
     "CausalNormClassifier",
     "ClassAwareSampler",
@@ -77,11 +85,14 @@ __all__ = [
     "PairDataset",
     "PairSampler",
     "PriorCorrectedLoss",
+    "PriorShift",
     "ProgressivelyBalancedSampler",
     "ReMix",
     "ResidentLoader",
     "RunFolder",
+    "TemperatureScaling",
     "UniMix",
+    "VectorScaling",
     "class_counts",
     "class_prior",
     "effective_number",
@@ -90,6 +101,7 @@ __all__ = [
     "exponential_counts",
     "index_hash",
     "pareto_counts",
+    "search_strength",
     "shift_logits",
     "shifted_counts",
     "shot_groups",
