@@ -144,7 +144,7 @@ def prior_interval(
     n = len(problem.probs)
     times = torch.stack([_draws(torch.arange(n), generator) for _ in range(replicates)], dim=1)
     validation_times = None
-    if problem.labels is not None:
+    if len(problem.labels):
         members = [(problem.labels.cpu() == k).nonzero()[:, 0] for k in range(problem.num_classes)]
         validation_times = torch.zeros(len(problem.labels), replicates)
         for rows in members:
@@ -192,7 +192,7 @@ class _Problem:
                 raise ValueError(f"`{name}` must be finite and not negative, but is {value}.")
         if max_iterations < 1:
             raise ValueError(f"`max_iterations` must be at least 1, but is {max_iterations}.")
-        self.labels: Tensor | None = None
+        self.labels = torch.zeros(0, dtype=torch.int64)  # of the validation samples, which "em" has none of
         self.trend: Tensor | None = None
         if method == "em":
             if validation is not None or soft:
@@ -266,7 +266,6 @@ class _Problem:
         times = (torch.ones(n, 1) if times is None else times).to(self.probs.device)
         if self.method == "em":
             return self.solve_em(times)
-        assert self.labels is not None
         if validation_times is None:
             validation_times = torch.ones(len(self.labels), 1)
         seen = _sums(self.probs, times) / n
@@ -284,8 +283,7 @@ class _Problem:
             weights = (estimate / self.prior.unsqueeze(1)).clamp(min=1e-30)
             counts = weights * self.shares(weights.float(), times) + self.pseudo_count
             update = counts / counts.sum(0)
-            if theta is not None:
-                assert self.trend is not None
+            if theta is not None and self.trend is not None:
                 theta = theta + _newton_step(self.trend, estimate, update)
                 update = (self.trend @ theta).softmax(0)
             change = float((update - estimate).abs().sum(0).max())
@@ -310,7 +308,6 @@ class _Problem:
 
     def confusions(self, times: Tensor) -> Tensor:
         """Mean output for samples of each class, float64 [outputs, classes]."""
-        assert self.labels is not None
         times = times.to(self.labels.device)
         labels = F.one_hot(self.labels, self.num_classes).float() * times.unsqueeze(1)
         return _sums(self.validation, labels) / labels.double().sum(0)
