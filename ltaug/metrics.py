@@ -376,8 +376,9 @@ def classification_report(
         few: as in :func:`shot_accuracy`.
 
     Returns:
-        Floats under the keys top1, top5, many, medium, few, ece, mce, classwise_ece, brier, nll. top5 is the accuracy
-        of the top min(5, C), so it says something only for C > 5 and is 1 otherwise. An empty shot group is NaN.
+        Floats under the keys top1, top5, many, medium, few, confidence, ece, mce, classwise_ece, brier, nll. top5 is
+        the accuracy of the top min(5, C), so it says something only for C > 5 and is 1 otherwise. confidence is the
+        mean probability of the predicted class. An empty shot group is NaN.
 
     >>> report = classification_report([[0.75, 0.25]] * 4, [0, 0, 0, 1], class_counts=[500, 5])
     >>> report["top1"], report["many"], report["few"], report["ece"]
@@ -509,6 +510,7 @@ class StreamingReport:
             "top1": int(state["hits"].sum()) / n,
             "top5": int(state["top5"]) / n,
             **_shot_means(recalls, self.class_counts, self.many, self.few),
+            "confidence": float(state["bin_confidence"].sum()) / n,
             "ece": _expected_error(*sums),
             "mce": _maximum_error(*sums),
             "classwise_ece": float(state["gaps"].abs().sum()) / (n * len(recalls)),

@@ -35,6 +35,7 @@ METRICS = {
     "many": ("many-shot accuracy", "classes with more than 100 training samples"),
     "medium": ("medium-shot accuracy", "classes with 20 to 100 training samples"),
     "few": ("few-shot accuracy", "classes with fewer than 20 training samples"),
+    "confidence": ("mean confidence", "probability of the predicted class; that of a calibrated model is its accuracy"),
     "ece": ("ECE", "expected calibration error: mean gap between confidence and accuracy"),
     "mce": ("MCE", "maximum calibration error: largest gap of a confidence bin"),
     "classwise_ece": ("class-wise ECE", "calibration error of every class's probability, mean over classes"),
@@ -355,6 +356,16 @@ def _figures_section(run: _Run) -> str:
     )
     figures.append(
         _figure(
+            "Confidence during training",
+            lambda: plots.confidence_accuracy_density(run.rows),
+            "Each point is an evaluated epoch: how sure the model was of its test predictions, and how often it was "
+            "right; below the dashed line it was too sure of itself.",
+            alt="Density of mean confidence and accuracy over the evaluated epochs.",
+            missing="" if any("confidence" in row for row in run.rows) else "No epoch has a mean confidence.",
+        )
+    )
+    figures.append(
+        _figure(
             "Accuracy of every class",
             lambda: plots.per_class_accuracy(_known(accuracy), _known(counts)),
             "Each bar is a class, the most frequent one in training on the left; bars that shrink to the right show "
@@ -487,7 +498,7 @@ def _subset_section(run: _Run) -> str:
 
 
 def _comparison_table(runs: Sequence[_Run], names: Sequence[str], path: Path) -> str:
-    keys = [key for key in METRICS if any(key in run.final for run in runs)]
+    keys = [key for key in METRICS if key != "confidence" and any(key in run.final for run in runs)]
     best: dict[str, str] = {}
     for key in keys:
         values = [value for run in runs if (value := _number(run.final.get(key))) is not None]

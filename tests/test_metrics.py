@@ -349,7 +349,10 @@ def test_nll_of_an_underflowed_probability_is_finite() -> None:
 def test_perfect_one_hot_predictions() -> None:
     labels = torch.arange(7).repeat(3)
     report = metrics.classification_report(torch.eye(7)[labels], labels, [300, 200, 100, 50, 20, 5, 1])
-    ones, zeros = ("top1", "top5", "many", "medium", "few"), ("ece", "mce", "classwise_ece", "brier", "nll")
+    ones, zeros = (
+        ("top1", "top5", "many", "medium", "few", "confidence"),
+        ("ece", "mce", "classwise_ece", "brier", "nll"),
+    )
     assert report == {**dict.fromkeys(ones, 1.0), **dict.fromkeys(zeros, 0.0)}
     assert math.copysign(1.0, report["nll"]) == 1.0  # prints as 0.0, not as -0.0
     wrong = metrics.classification_report(torch.eye(7)[(labels + 1) % 7], labels, [300, 200, 100, 50, 20, 5, 1])
@@ -436,6 +439,7 @@ def test_report_equals_the_single_metrics() -> None:
         "top1": top1,
         "top5": top5,
         **metrics.shot_accuracy(probs, labels, counts, many=150, few=60),
+        "confidence": probs.max(1).values.double().mean().item(),
         "ece": metrics.expected_calibration_error(probs, labels, 20),
         "mce": metrics.maximum_calibration_error(probs, labels, 20),
         "classwise_ece": metrics.classwise_calibration_error(probs, labels, 20),

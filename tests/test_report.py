@@ -24,7 +24,14 @@ from ltaug.run import RunFolder
 
 pytest.importorskip("matplotlib")
 
-FIGURES = ["Learning curves", "Accuracy of every class", "Confusions", "Reliability", "Training samples"]
+FIGURES = [
+    "Learning curves",
+    "Confidence during training",
+    "Accuracy of every class",
+    "Confusions",
+    "Reliability",
+    "Training samples",
+]
 
 
 class Page(HTMLParser):
@@ -235,7 +242,7 @@ def test_few_and_many_classes_stay_below_two_megabytes(tmp_path: Path, num_class
     labels = torch.randint(num_classes, (500,), generator=torch.Generator().manual_seed(0))
     logits = torch.randn(500, num_classes, generator=torch.Generator().manual_seed(1))
     run.save_logits(logits, labels)
-    run.log(epoch=0, loss=1.0, top1=0.5)
+    run.log(epoch=0, loss=1.0, top1=0.5, confidence=0.6)
     run.write_json(
         "summary.json",
         {"class_counts": counts, "class_names": [f"a long species name {i}" for i in range(num_classes)]},
@@ -270,7 +277,7 @@ def test_a_run_in_progress_shows_its_last_evaluated_epoch(tmp_path: Path) -> Non
     with (path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 4, "loss": 1.0}\n{"epoch": 5, "lo')  # being written
     page = Page(write_report(path))
-    assert len(page.images) == 1
+    assert len(page.images) == 2  # learning curves, confidence
     assert "In progress or broken off" in page.source
     assert "after 4 epochs" in page.source
     top1 = json.loads((path / "metrics.jsonl").read_text().splitlines()[3])["top1"]
@@ -282,7 +289,7 @@ def test_without_logits_the_table_of_classes_is_enough_for_accuracy(tmp_path: Pa
     path = make_run(tmp_path / "run")
     (path / "logits.safetensors").unlink()
     page = Page(write_report(path))
-    assert len(page.images) == 3
+    assert len(page.images) == 4
     assert "logits.safetensors is not there" in page.sections["Reliability"]
     assert page.row("name 0")[3] == "–"
     assert "is not known: logits.safetensors is not there." in page.sections["Worst and best classes"]

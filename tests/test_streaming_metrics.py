@@ -58,6 +58,7 @@ def test_it_equals_the_metrics_of_the_concatenation(seed: int, n: int, c: int, k
         "top1": metrics.accuracy(probs, labels),
         "top5": metrics.accuracy(probs, labels, topk=min(5, c)),
         **metrics.shot_accuracy(probs, labels, counts),
+        "confidence": probs.max(1).values.double().mean().item(),
         "ece": metrics.expected_calibration_error(probs, labels, bins),
         "mce": metrics.maximum_calibration_error(probs, labels, bins),
         "classwise_ece": metrics.classwise_calibration_error(probs, labels, bins),

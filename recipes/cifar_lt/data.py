@@ -1,7 +1,7 @@
 """The data: CIFAR from the hub or a local folder of the same columns, or scikit-learn's digits; made long-tailed."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +34,9 @@ class Data:
     mean: list[float]
     """Per channel, of pixels in 0..1."""
     std: list[float]
-    held_out_images: Tensor
+    held_out_images: Tensor = field(default_factory=lambda: torch.empty(0))
     """Samples of the training split that the long-tailed part leaves over, like the others; none unless asked for."""
-    held_out_labels: Tensor
+    held_out_labels: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 def load_data(cfg: Config, held_out_per_class: int = 0) -> Data:

@@ -91,7 +91,7 @@ def main() -> None:
     correcting = bool(arguments.target_prior or arguments.shifted or arguments.calibrate != "none")
     strength = None if arguments.strength == "auto" else read_strength(arguments.strength)
     tuning = arguments.calibrate != "none" or (arguments.target_prior is not None and strength is None)
-    data = load_data(cfg, HELD_OUT_PER_CLASS if tuning else 0)
+    data = load_data(cfg, HELD_OUT_PER_CLASS) if tuning else load_data(cfg)
     if tuning and not len(data.held_out_labels):
         raise ValueError("There is nothing to tune on: the training subset takes the whole training split.")
     target = read_prior(arguments.target_prior, data) if arguments.target_prior else None
