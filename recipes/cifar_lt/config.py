@@ -283,7 +283,7 @@ class Stage2Config:
     weight_decay: float = 2e-4
     """L2 penalty."""
     threads: int | None = None
-    """CPU threads of a process; by default the machine's cores, shared between its processes."""
+    """CPU threads of a process; by default as in the first stage."""
     checkpoint_every: int = 1
     """Epochs between two checkpoints; the last epoch is always saved."""
 
@@ -363,7 +363,9 @@ def parse_config(arguments: list[str] | None = None, kind: Any = Config) -> Any:
         if choice := re.search(r'Parser key "(\w+)".*Got value: (\w+)', str(error), re.DOTALL):
             choices = [known for known in get_args(get_type_hints(kind).get(choice.group(1))) if isinstance(known, str)]
             hint = near_miss(choice.group(2), choices)
-        leave(f"{error}{hint}")
+        said = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of [\1]", str(error))
+        said = re.sub(r"a <class '(int|float)'>", r"a number of type \1", said)
+        leave(re.sub(r"<class '(\w+)'>", r"\1", said) + hint)
 
 
 def check_config_file(path: str) -> None:

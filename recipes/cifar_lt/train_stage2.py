@@ -49,7 +49,7 @@ def main(cfg: Stage2Config) -> None:
         cfg.out = str(Path(cfg.from_run).parent / name)
     if first.reuse_memory:
         reuse_freed_memory()
-    set_threads(cfg.threads)
+    set_threads(cfg.threads or first.threads)
     accelerator = Accelerator(mixed_precision=autocast_type(first.precision))
     set_seed(cfg.seed, device_specific=True)
     data = load_data(first)
