@@ -463,7 +463,7 @@ class StreamingReport:
         for block, y in _chunks(tensor, labels):
             probs = _softmax(block) if self.logits else block
             leading = _leading(probs, self.bins)
-            top, ranks = leading[0][:, 0], _leading_ranks(leading[0], probs, y)
+            top, ranks = leading[0][:, 0], _leading_ranks(leading[0], probs, block, y)
             state["hits"] += torch.bincount(y[ranks < 1], minlength=num_classes)
             state["top5"] += (ranks < min(5, num_classes)).sum()
             for name, total in zip(("counts", "hits", "confidence"), _bin_sums(top, ranks < 1, self.bins), strict=True):
@@ -539,12 +539,15 @@ def _leading(probs: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     return values, classes
 
 
-def _leading_ranks(leading: Tensor, probs: Tensor, labels: Tensor) -> Tensor:
-    """:func:`_ranks`, from the leading probabilities where those settle it; a rank of 6 stands for any from there."""
+def _leading_ranks(leading: Tensor, probs: Tensor, outputs: Tensor, labels: Tensor) -> Tensor:
+    """:func:`_ranks`, from the leading probabilities where those settle it; a rank of 6 stands for any from there.
+
+    Where they do not, from the outputs themselves: logits differ where probabilities are both 0.
+    """
     own = probs.gather(1, labels.unsqueeze(1))
     ranks = (leading > own).sum(1).clamp(max=6)
     tied = (leading == own).sum(1) > 1
-    ranks[tied] = _ranks(probs[tied], labels[tied])
+    ranks[tied] = _ranks(outputs[tied], labels[tied])
     return ranks
 
 

@@ -196,3 +196,14 @@ def test_the_device_changes_nothing() -> None:
     assert there.compute() == pytest.approx(here.compute(), rel=1e-9)
     here.merge(there)
     assert not any(total.is_cuda for total in here.state.values())
+
+
+def test_ranks_are_those_of_the_logits_where_probabilities_underflow() -> None:
+    report = StreamingReport([1] * 9)
+    report.update(torch.tensor([[200.0, 0, 0, 0, 0, 0, 50, 60, 70]]), torch.tensor([6]))
+    assert report.compute()["top5"] == 1.0
+    logits = 3000 * torch.randn(50, 300, generator=torch.Generator().manual_seed(0))
+    for place, expected in ((2, 1.0), (4, 1.0), (5, 0.0)):
+        report = StreamingReport([1] * 300)
+        report.update(logits, logits.argsort(1, descending=True)[:, place])
+        assert report.compute()["top5"] == expected

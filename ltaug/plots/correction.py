@@ -24,7 +24,7 @@ def accuracy_against_lambda(
     ax: Axes | None = None,
 ) -> Figure:
     """Accuracy by the strength lambda of a correction of the prior (IC, Tian et al., NeurIPS 2020, Fig. 3,
-    https://arxiv.org/abs/2010.11506): no correction at 0, the full one, Bayes' rule, at 1.
+    https://arxiv.org/abs/2010.11820): no correction at 0, the full one, Bayes' rule, at 1.
 
     Args:
         curves: for every curve, by name (a run, or a measure such as "top-5"), a fraction for each lambda, [L]; NaN or

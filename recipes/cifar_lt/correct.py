@@ -38,10 +38,14 @@ SHIFTED = (*(f"forward {ratio}" for ratio in RATIOS), "uniform", *(f"backward {r
 
 def held_out_note(data: Data) -> str:
     """What was tuned on, for whoever reads the numbers."""
-    classes = int((ltaug.class_counts(data.held_out_labels, len(data.class_counts)) > 0).sum())
+    counts = ltaug.class_counts(data.held_out_labels, len(data.class_counts))
+    classes = int((counts > 0).sum())
+    blind = [name for name, count in zip(data.class_names, counts.tolist(), strict=True) if not count]
+    # Such a class loses unseen what the others gain: a searched strength comes out too large.
+    warning = f"; none of {', '.join(blind[:3])}, whose errors a searched strength does not see" if blind else ""
     return (
         f"{len(data.held_out_labels)} samples of the training split that training did not use ({classes} of "
-        f"{len(data.class_counts)} classes, up to {HELD_OUT_PER_CLASS} each)"
+        f"{len(data.class_counts)} classes, up to {HELD_OUT_PER_CLASS} each{warning})"
     )
 
 
@@ -72,16 +76,16 @@ def fit_calibrator(kind: str, logits: Tensor, labels: Tensor, prior: Tensor) -> 
 
 
 def read_prior(word: str, data: Data) -> Tensor | None:
-    """uniform, train, or a JSON file of one number a class, in order or by name; None for estimate. [C]."""
+    """uniform, train, or a JSON file of one number a class, in order or by name; None for estimate and trend. [C]."""
     size = len(data.class_counts)
-    if word == "estimate":
+    if word in ("estimate", "trend"):
         return None
     if word == "uniform":
         return torch.full((size,), 1.0 / size, dtype=torch.float64)
     if word == "train":
         return ltaug.class_prior(data.class_counts)
     if not Path(word).is_file():
-        raise ValueError(f"`--target_prior` must be uniform, train, estimate or a JSON file, but is {word!r}.")
+        raise ValueError(f"`--target_prior` must be uniform, train, estimate, trend or a JSON file, but is {word!r}.")
     try:
         values = json.loads(Path(word).read_text())
     except (ValueError, UnicodeDecodeError) as error:
@@ -93,7 +97,7 @@ def read_prior(word: str, data: Data) -> Tensor | None:
             )
         values = [values[name] for name in data.class_names]
     numbers = isinstance(values, list) and all(isinstance(each, int | float) for each in values)
-    if not numbers or len(values) != size or not all(each > 0 for each in values):
+    if not numbers or len(values) != size or not all(0 < each < math.inf for each in values):
         raise ValueError(f"`--target_prior` {word!r} must hold one positive number for each of the {size} classes.")
     prior = torch.tensor(values, dtype=torch.float64)
     return prior / prior.sum()

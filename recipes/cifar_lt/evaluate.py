@@ -9,6 +9,7 @@ On one process.
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def main() -> None:
         "--precision", choices=("auto", "fp32", "bf16", "fp16"), help="autocast type; default: the run's"
     )
     parser.add_argument(
-        "--target_prior", help="correct for: uniform, train, estimate (from the test logits), or a JSON file"
+        "--target_prior", help="correct for: uniform, train, a JSON file, or estimate, trend (from the test logits)"
     )
     parser.add_argument("--strength", default="1", help="of the correction: a number, or auto (default: %(default)s)")
     parser.add_argument("--calibrate", choices=("none", *CALIBRATORS), default="none", help="before the correction")
@@ -132,7 +133,9 @@ def main() -> None:
         print(f"Tuned on {held_out_note(data)}.")
     corrected, said = calibrate(logits), arguments.calibrate
     if arguments.target_prior:
-        target = estimate_prior(corrected, source) if target is None else target
+        if target is None:
+            trend = data.class_counts.double().log() if arguments.target_prior == "trend" else None
+            target = estimate_prior(corrected, source, trend=trend)
         if strength is None:
             strength = tuned_strength(calibrate(held_out[0]), held_out[1], source, target)
         corrected = shift_logits(corrected, source, target.clamp(min=1e-9), strength)
@@ -154,9 +157,12 @@ def main() -> None:
 def read_strength(word: str) -> float:
     """A number, or what is wrong with it."""
     try:
-        return float(word)
+        strength = float(word)
     except ValueError:
-        raise ValueError(f"`--strength` must be a number or auto, but is {word!r}.") from None
+        strength = math.nan
+    if not 0.0 <= strength < math.inf:
+        raise ValueError(f"`--strength` must be auto or a number from 0, but is {word!r}.")
+    return strength
 
 
 def read_source(path: Path) -> torch.Tensor:

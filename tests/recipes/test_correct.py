@@ -49,17 +49,19 @@ def row(out: str, start: str) -> list[str]:
 
 
 class TestTargetPrior:
-    @pytest.mark.parametrize("kind", ["uniform", "train", "list", "names", "estimate"])
+    @pytest.mark.parametrize("kind", ["uniform", "train", "list", "names", "estimate", "trend"])
     def test_is_the_shift_of_the_kept_logits(self, launcher: Launcher, recipe: Path, run: Path, kind: str) -> None:
         logits, labels, source = kept(run)
         numbers = torch.arange(1.0, 11.0, dtype=torch.float64)
-        target = {"uniform": torch.ones(10), "train": source, "estimate": None}.get(kind, numbers)
+        target = {"uniform": torch.ones(10), "train": source, "estimate": None, "trend": None}.get(kind, numbers)
         word = kind
         if kind in ("list", "names"):
             word = str(run / "prior.json")
             values = numbers.tolist() if kind == "list" else {str(k): k + 1 for k in reversed(range(10))}
             Path(word).write_text(json.dumps(values))
-        target = estimate_prior(logits, source) if target is None else target
+        if target is None:
+            counts = torch.tensor(summary(run)["class_counts"], dtype=torch.float64)
+            target = estimate_prior(logits, source, trend=counts.log() if kind == "trend" else None)
         expected = (shift_logits(logits, source, target).argmax(1) == labels).double().mean().item()
         done = launcher.run(recipe / "evaluate.py", run, "--target_prior", word).good()
         assert float(row(done.out, f"erm (to {word}, strength 1)")[0]) == pytest.approx(100 * expected, abs=0.051)
@@ -114,8 +116,9 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--target_prior", "unifrom"], "`--target_prior` must be uniform, train, estimate or a JSON file"),
-            (["--target_prior", "uniform", "--strength", "strong"], "`--strength` must be a number or auto"),
+            (["--target_prior", "unifrom"], "`--target_prior` must be uniform, train, estimate, trend or a JSON file"),
+            (["--target_prior", "uniform", "--strength", "nan"], "a number from 0, but is 'nan'"),
+            (["--target_prior", "uniform", "--strength", "strong"], "`--strength` must be auto or a number from 0"),
         ],
     )
     def test_options(self, launcher: Launcher, recipe: Path, run: Path, options: list[str], message: str) -> None:
