@@ -59,15 +59,17 @@ class TestTargetPrior:
             word = str(run / "prior.json")
             values = numbers.tolist() if kind == "list" else {str(k): k + 1 for k in reversed(range(10))}
             Path(word).write_text(json.dumps(values))
+        done = launcher.run(recipe / "evaluate.py", run, "--target_prior", word).good()
+        corrected = json.loads((run / "corrected.json").read_text())
+        used = torch.tensor(corrected["target_prior"], dtype=torch.float64)
         if target is None:
             counts = torch.tensor(summary(run)["class_counts"], dtype=torch.float64)
             target = estimate_prior(logits, source, trend=counts.log() if kind == "trend" else None)
-        expected = (shift_logits(logits, source, target).argmax(1) == labels).double().mean().item()
-        done = launcher.run(recipe / "evaluate.py", run, "--target_prior", word).good()
+        # EM stops within its tolerance; sums of other numbers of threads round otherwise on the way.
+        assert used == pytest.approx(target / target.sum(), abs=2e-3 if kind in ("estimate", "trend") else 1e-6)
+        expected = (shift_logits(logits, source, used).argmax(1) == labels).double().mean().item()
         assert float(row(done.out, f"erm (to {word}, strength 1)")[0]) == pytest.approx(100 * expected, abs=0.051)
-        corrected = json.loads((run / "corrected.json").read_text())
         assert corrected["final"]["top1"] == pytest.approx(expected)
-        assert corrected["target_prior"] == pytest.approx((target / target.sum()).tolist())
         assert "Tuned on" not in done.out
 
     def test_the_report_and_the_summary_stay_those_of_the_run(
