@@ -402,7 +402,7 @@ def _expected_labels(mixer: Any, first: Tensor, partner: Tensor) -> Tensor:
             counts, group = _count_groups(mixer)
             return _label_mass(mixer.expected_weight(counts[:, None], counts[None, :]), group, first, partner)
         table: Tensor = mixer.expected_weights().double().cpu()
-    except NotImplementedError:
+    except NotImplementedError:  # a subclass says in this way that it does not know
         return _tried_out(mixer, first, partner)
     if bool((table == table[0, 0]).all()):  # no class matters: nothing of the size of C^2 is needed
         return table[0, 0] * first + (1.0 - table[0, 0]) * partner

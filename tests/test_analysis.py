@@ -351,7 +351,7 @@ class TestSomebodysMixer:
     def test_one_that_lacks_the_method_comes_out_like_one_that_has_it(self) -> None:
         class Plain(UniMix):
             def expected_weights(self) -> Tensor:
-                raise NotImplementedError
+                raise NotImplementedError  # "I do not know": what is tested here
 
         known = effective_prior(COUNTS, MIXERS["unimix"], 1.0, -1.0)
         assert torch.allclose(effective_prior(COUNTS, Plain(COUNTS, alpha=0.2), 1.0, -1.0), known, rtol=0.02)

@@ -29,7 +29,7 @@ class Calibration(nn.Module):
 
     def calibrate(self, logits: Tensor, *numbers: Tensor) -> Tensor:
         """Calibrated logits, for numbers of the logits' type."""
-        raise NotImplementedError
+        raise NotImplementedError  # what a subclass is for
 
     def forward(self, logits: Tensor) -> Tensor:
         """Calibrated logits, of the shape and type of ``logits`` [N, C, ...]."""
