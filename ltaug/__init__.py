@@ -19,7 +19,7 @@ from ltaug.classifiers import (
     NearestClassMeanClassifier,
     tau_normalize,
 )
-from ltaug.loaders import ResidentLoader
+from ltaug.loaders import ResidentLoader, ResidentWaveformLoader
 from ltaug.longtail import exponential_counts, index_hash, pareto_counts, shifted_counts, step_counts, subsample
 from ltaug.losses import (
     BalancedSoftmaxLoss,
@@ -35,7 +35,7 @@ from ltaug.losses import (
     PriorCorrectedLoss,
     effective_number_weights,
 )
-from ltaug.mixers import CutMix, ManifoldMixUp, MixUp, ReMix, UniMix
+from ltaug.mixers import BetweenClass, CutMix, ManifoldMixUp, MixUp, ReMix, UniMix
 from ltaug.posthoc import (
     BiasCorrectedTemperatureScaling,
     PriorShift,
@@ -61,6 +61,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BalancedSoftmaxLoss",
     "BayiasLoss",
+    "BetweenClass",
     "BiasCorrectedTemperatureScaling",
     "CDTLoss",
     "CausalNormClassifier",
@@ -89,6 +90,7 @@ __all__ = [
     "ProgressivelyBalancedSampler",
     "ReMix",
     "ResidentLoader",
+    "ResidentWaveformLoader",
     "RunFolder",
     "TemperatureScaling",
     "UniMix",

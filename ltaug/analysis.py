@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltaug.mixers import UniMix
+from ltaug.mixers import BetweenClass, UniMix
 from ltaug.mixers._base import Mixer, beta_cdf, check_alpha
 from ltaug.mixers._counts import CountMixer
 from ltaug.priors import Counts, as_counts, as_labels
@@ -44,6 +44,7 @@ def effective_prior(
     partner_tau: float | Counts | None = None,
     *,
     batch_size: int | None = None,
+    different_classes: bool = False,
 ) -> Tensor:
     """The label distribution that a network is trained on: expected label mass a class, after sampling and mixing.
 
@@ -68,13 +69,18 @@ def effective_prior(
         batch_size: how many independent samples a batch has, for partners from the batch. Of a permutation, one in
             ``batch_size`` samples is its own partner; ``None`` neglects that. Required for
             ``UniMix(in_batch_tau=...)``, whose partners depend on which classes turn up together.
+        different_classes: pairs over the whole data set are of different classes, as those of
+            ``PairSampler(different_classes=...)``: eff_k above less p_k q_k, renormalised, since a pair of one class
+            has nothing but that class. Of partners from the batch the mixer knows it:
+            ``BetweenClass(different_classes=True)``.
 
     Returns:
         float64 [C], sums to 1, on the CPU.
 
     Raises:
-        ValueError: numbers of classes differ; ``batch_size`` is needed and missing, or below 1; or a mixer chooses
-            partners from the batch in a way of its own.
+        ValueError: numbers of classes differ; ``batch_size`` is needed and missing, or below 1; ``different_classes``
+            without a mixer and ``partner_tau``, or where there are none; or a mixer chooses partners from the batch in
+            a way of its own.
 
     >>> from ltaug import MixUp, UniMix
     >>> effective_prior([90, 10], MixUp(num_classes=2), first_tau=1.0, partner_tau=0.0)
@@ -86,13 +92,25 @@ def effective_prior(
     first = _class_probabilities(counts, first_tau, "first_tau")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, but is {batch_size}.")
+    if different_classes and (mixer is None or partner_tau is None):
+        raise ValueError(
+            "`different_classes` is about pairs over the whole data set, which need a `mixer` and a `partner_tau`. For "
+            "partners from the batch, `BetweenClass(different_classes=True)` says it."
+        )
     if mixer is None:
         return first
     width = getattr(mixer, "num_classes", len(counts))
     if width != len(counts):
         raise ValueError(f"`mixer` has {width} classes, but `class_counts` {len(counts)}.")
+    apart = False
+    if type(mixer) is BetweenClass:  # the labels are mixed as by the mixer that draws the ratio
+        apart, mixer = mixer.different_classes, mixer.ratio
     if partner_tau is not None:
-        return _expected_labels(mixer, first, _class_probabilities(counts, partner_tau, "partner_tau"))
+        partner = _class_probabilities(counts, partner_tau, "partner_tau")
+        mixed = _expected_labels(mixer, first, partner)
+        return _without_pairs_of_one_class(mixed, first, partner) if different_classes else mixed
+    if apart:
+        return _expected_labels_apart(mixer, first, batch_size)
     if isinstance(mixer, Mixer) and type(mixer).partners not in (Mixer.partners, UniMix.partners):
         raise ValueError(
             f"`mixer` is a {type(mixer).__name__}, which chooses partners from the batch in a way of its own. Say with "
@@ -453,6 +471,29 @@ def _expected_labels_in_batch(mixer: UniMix, first: Tensor, tau: float, batch_si
     # By the class's share of its group; a sample mixed with itself keeps its label.
     of_group[drawn] = ((others * table).sum(1) + (others * (1.0 - table)).sum(0) + own) / share
     return first * of_group[group]
+
+
+def _without_pairs_of_one_class(mixed: Tensor, first: Tensor, partner: Tensor) -> Tensor:
+    """Label mass a class, [C], of those of the independent pairs whose classes differ."""
+    if int(((first > 0) | (partner > 0)).sum()) < 2:
+        raise ValueError("`different_classes` needs at least two classes to draw from, but there is one.")
+    # Where a mixer was tried out, `mixed` may come out below what pairs of one class alone give.
+    rest = (mixed - first * partner).clamp_min(0.0)
+    return rest / rest.sum()
+
+
+def _expected_labels_apart(mixer: Any, first: Tensor, batch_size: int | None) -> Tensor:
+    """Label mass a class, [C], where the partner is any sample of the batch that is of another class, if there is one.
+
+    A sample of class k finds one with probability 1 - p_k^(B - 1), and then of class j with p_j / (1 - p_k), however
+    many there are: pairs of w_k = p_k (1 - p_k^(B - 1)) / (1 - p_k) and p_j, those of one class left out.
+    """
+    if float(first.max()) == 1.0 or batch_size == 1:
+        return first
+    alone = torch.zeros_like(first) if batch_size is None else first ** (batch_size - 1)
+    odds = first * (1.0 - alone) / (1.0 - first)
+    total = odds.sum()
+    return total * _expected_labels(mixer, odds / total, first) - odds * first + first * alone
 
 
 def _tried_out(mixer: Callable[..., Any], first: Tensor, partner: Tensor) -> Tensor:

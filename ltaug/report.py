@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import wave
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,19 +16,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ltaug import metrics, plots
+from ltaug.plots._numbers import Waveform, as_waveform
 from ltaug.priors import as_counts, shot_groups
 from ltaug.run import read_config, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["write_comparison", "write_report"]
+__all__ = ["audio_html", "figure_html", "write_comparison", "write_report"]
 
 METRICS = {
     "top1": ("top-1 accuracy", "test samples whose most probable class is the right one"),
@@ -48,18 +51,24 @@ HIGHER_IS_BETTER = ("top1", "top5", "many", "medium", "few")
 MAX_SVG_BYTES = 150_000
 PNG_DPI = 170
 TABLE_ROWS = 10
+MAX_AUDIO_SECONDS = 10
 
 
-def write_report(run_dir: str | os.PathLike[str]) -> Path:
+def write_report(run_dir: str | os.PathLike[str], sections: Iterable[tuple[str, str]] = ()) -> Path:
     """Write ``report.html`` into a run folder: headline numbers, figures, worst and best classes, and how it was made.
 
     What the folder lacks, because the run is still going on or was broken off, the page says in words.
 
     Args:
-        run_dir: a folder as :class:`ltaug.run.RunFolder` writes it; every file in it is optional.
+        run_dir: a folder as :class:`ltaug.run.RunFolder` writes it; every file in it is optional. If the run was
+            corrected for another class mix, the page shows that too.
+        sections: more sections, as pairs of a title, which is text, and the HTML below it; they stand after the
+            figures. The HTML enters the page as it is: make it with :func:`figure_html` and :func:`audio_html`, and put
+            what comes from data through :func:`html.escape`. A page holds those of the call that wrote it, so every
+            call has to pass them.
 
     Returns:
-        The path of the page.
+        The path of the page. Its content policy lets it load nothing and run nothing, whatever the sections hold.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -69,18 +78,71 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
     'report.html'
     """
     run = _Run.load(Path(run_dir))
-    sections = [
+    body = [
         _header(run),
         _metrics_section(run),
         _figures_section(run),
+        *(_section(title, html) for title, html in sections),
+        _correction_section(run),
         _classes_section(run),
         _config_section(run),
         _environment_section(run),
         _subset_section(run),
     ]
     path = run.path / "report.html"
-    write_atomically(path, _page(run.name, sections))
+    write_atomically(path, _page(run.name, body))
     return path
+
+
+def figure_html(figure: Figure, *, alt: str, caption: str, html: str = "") -> str:
+    """A card with a picture for a section of :func:`write_report`; cards in ``<div class=figures>`` stand side by side.
+
+    Args:
+        figure: what to show; the page carries it, as SVG or PNG, whichever suits it.
+        alt: what it shows, for whoever cannot see it.
+        caption: text below the picture.
+        html: more HTML between the picture and its caption, such as a player of :func:`audio_html`.
+
+    >>> from ltaug.plots import class_counts
+    >>> figure_html(class_counts([50, 5]), alt="Two bars.", caption="Samples a class.")[:37]
+    '<figure><img src="data:image/svg+xml;'
+    """
+    return f"<figure>{_image(figure, alt)}{html}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def audio_html(waveform: Waveform, sample_rate: int, caption: str) -> str:
+    """A player for a section of :func:`write_report`; the page carries the sound, as 16-bit PCM in a WAV file.
+
+    Args:
+        waveform: one channel [T], int16 or fractions of full scale; one that exceeds full scale is made softer.
+        sample_rate: samples a second.
+        caption: what is heard, below the player.
+
+    Raises:
+        ValueError: the waveform has another shape, a sample that is not finite or more than 10 seconds, or the rate is
+            no positive whole number.
+
+    >>> import torch
+    >>> audio_html(torch.zeros(8000), 8000, "silence")[-38:]
+    '"></audio><small>silence</small></div>'
+    """
+    signal = as_waveform(waveform, sample_rate)
+    if len(signal) > MAX_AUDIO_SECONDS * sample_rate:
+        raise ValueError(
+            f"`waveform` must last at most {MAX_AUDIO_SECONDS} s, since the page carries it, but lasts "
+            f"{len(signal) / sample_rate:.1f} s. Cut it."
+        )
+    signal = signal / max(1.0, float(np.abs(signal).max()))
+    data = io.BytesIO()
+    with wave.open(data, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(int(sample_rate))
+        file.writeframes(np.clip(np.rint(signal * 2**15), -(2**15), 2**15 - 1).astype("<i2").tobytes())
+    encoded = base64.b64encode(data.getvalue()).decode("ascii")
+    label = escape(caption)
+    player = f'<audio controls aria-label="{label}" src="data:audio/wav;base64,{encoded}"></audio>'
+    return f"<div class=audio>{player}<small>{label}</small></div>"
 
 
 def write_comparison(
@@ -133,6 +195,10 @@ class _Run:
     problems: dict[str, str]
     logits: tuple[Tensor, Tensor] | None
     """Test logits [N, C] and labels [N]."""
+    corrected: dict[str, Any]
+    """What ``corrected.json`` says."""
+    shifted: dict[str, dict[str, str]]
+    """The cells of ``shifted.csv``, by row and column."""
     accuracy: Tensor | None
     """Fraction a class [C], NaN without test sample; None where the run has no test result yet."""
 
@@ -165,6 +231,8 @@ class _Run:
             environment=read("environment.json", _json_mapping, {}),
             command=read("command.txt", lambda file: _text(file).strip(), ""),
             per_class=per_class,
+            corrected=read("corrected.json", _json_mapping, {}),
+            shifted=read("shifted.csv", _shifted, {}),
             logits=logits if keep_logits else None,
             accuracy=_accuracy(logits, per_class),
             problems=problems,
@@ -241,6 +309,14 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict):
             rows.append(row)
     return rows
+
+
+def _shifted(path: Path) -> dict[str, dict[str, str]]:
+    rows = csv.DictReader(io.StringIO(_text(path)), restval="")
+    table = {row["prior"]: {key: row[key] for key in rows.fieldnames or () if key != "prior"} for row in rows}
+    if not table:
+        raise ValueError("it has no row")
+    return table
 
 
 def _logits(path: Path) -> tuple[Tensor, Tensor]:
@@ -406,6 +482,68 @@ def _figures_section(run: _Run) -> str:
         )
     )
     return _section("Figures", f"<div class=figures>{''.join(figures)}</div>")
+
+
+def _correction_section(run: _Run) -> str:
+    """What was corrected after training; nothing where that was not done."""
+    parts = []
+    damaged = run.missing(
+        *(name for name in ("corrected.json", "shifted.csv") if run.problems.get(name) != "is not there")
+    )
+    if damaged:
+        parts.append(_missing("Not all of it can be shown.", damaged))
+    before, after = (
+        value if isinstance(value := run.corrected.get(key), dict) else {} for key in ("uncorrected", "final")
+    )
+    keys = [key for key in METRICS if key in before or key in after]
+    if keys:
+        said, tuned_on = (escape(str(run.corrected.get(key) or "")) for key in ("said", "tuned_on"))
+        note = "The same test logits, as trained and corrected for another class mix; nothing was trained."
+        note += f" What was tuned was tuned on {tuned_on}." if tuned_on else ""
+        rows = [(METRICS[key][0], _metric(key, before.get(key)), _metric(key, after.get(key))) for key in keys]
+        heads = ("metric", "as trained", f"corrected<br><small>{said}</small>")
+        parts.append(f"<p>{note}</p>{_table(heads, rows, numbers=(1, 2))}")
+    if run.shifted:
+        parts.append(_shifted_table(run.shifted))
+        curves = {
+            prior: {test: _number(cell) for test, cell in cells.items() if test != "logits"}
+            for prior, cells in run.shifted.items()
+            if not prior.endswith(", kept")
+        }
+        figure = _figure(
+            "Accuracy by the class mix of the test set",
+            lambda: plots.shifted_test_accuracy(curves),
+            "On the left the test set is as long-tailed as the training, in the middle every class is equally "
+            "frequent, on the right the rare classes of the training are the frequent ones; a line that stays high on "
+            "both sides belongs to a correction that copes with any of them.",
+            alt="Line chart of test accuracy by the imbalance of the test set, one line for what is known of its mix.",
+        )
+        parts.append(f"<div class=figures>{figure}</div>")
+    return _section("Corrected for another class mix", "".join(parts)) if parts else ""
+
+
+def _shifted_table(table: Mapping[str, Mapping[str, str]]) -> str:
+    meanings = {
+        "none": "nothing is known of the test set's class mix",
+        "given": "the mix is known",
+        "estimated": "it is estimated from the unlabelled test samples, every class freely",
+        "trend": "likewise, but only how far it leans to the classes that training had more of",
+    }
+    columns = list(next(iter(table.values())))
+    rows = []
+    for prior, cells in table.items():
+        meaning = meanings.get(prior, "")
+        if prior.endswith(", kept"):
+            meaning = "share of what the given mix gains over none, where that exceeds a point"
+        shown = (escape(cells[key]) if key == "logits" else _metric("top1", cells[key]) for key in columns)
+        rows.append((f"{escape(prior)}<small>{escape(meaning)}</small>", *shown))
+    note = (
+        "<p>Top-1 accuracy on test sets of other class mixes, all drawn from the run's: in forward R the most frequent "
+        "class of the training is R times as frequent as its rarest, in backward R the rarest as the most frequent. "
+        "Only the row none is without calibration, where the column of the logits names one.</p>"
+    )
+    numbers = [place for place, key in enumerate(columns, 1) if key != "logits"]
+    return note + _table(("class mix", *map(escape, columns)), rows, numbers)
 
 
 def _classes_section(run: _Run) -> str:
@@ -705,12 +843,15 @@ def _page(title: str, sections: Iterable[str]) -> str:
         "<!DOCTYPE html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(sections)
         + "\n</main>\n<footer>Made by ltaug from the files of the run folder.</footer>\n</body>\n</html>\n"
     )
 
 
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
+"""What a browser lets the page do: show its own style, pictures and sounds; load nothing, run nothing."""
 CSS = """
 :root { --text: #1c1e21; --soft: #5c6370; --back: #f6f7f9; --card: #fff; --line: #dfe2e7; --accent: #0072b2;
   --warn: #a64500; --many: #0072b2; --medium: #009e73; --few: #d55e00; }
@@ -742,6 +883,8 @@ a { color: var(--accent); }
 figure { margin: 0; padding: .9rem; }
 figure img { display: block; width: 100%; max-width: 620px; height: auto; margin: 0 auto; background: #fff;
   border-radius: 6px; }
+.audio { max-width: 620px; margin: .6rem auto; }
+.audio audio { display: block; width: 100%; }
 figcaption { font-size: .92rem; margin-top: .6rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .94rem; }

@@ -30,6 +30,7 @@ from ltaug.plots.confusion import MAX_CELLS as MAX_CELLS
 from ltaug.plots.confusion import compare_log_confusion_matrices, log_confusion_matrix
 from ltaug.plots.correction import accuracy_against_lambda, shifted_test_accuracy
 from ltaug.plots.model import batch_norm_statistics, classifier_weight_norms, logit_statistics
+from ltaug.plots.sound import spectrogram
 from ltaug.plots.training import confidence_accuracy_density, learning_curves
 
 __all__ = [
@@ -50,5 +51,6 @@ __all__ = [
     "probability_violins",
     "reliability_diagram",
     "shifted_test_accuracy",
+    "spectrogram",
     "xi_aug_distribution",
 ]

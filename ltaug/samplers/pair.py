@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from ltaug.priors import Counts, as_labels
 from ltaug.samplers._base import EpochSampler
 
 T = TypeVar("T")
@@ -25,21 +26,36 @@ class PairSampler(Sampler[tuple[int, int]]):
     The two streams are independent even when both samplers have the same seed: the second is copied and moved to
     another random stream. Samplers that are not from this library are used as they are.
 
+    Between-class learning mixes samples of different classes only (Tokozume et al., ICLR 2018,
+    https://arxiv.org/abs/1711.10282): with ``different_classes`` both samples of a pair of one class are drawn anew,
+    from further random streams of the same epoch, until their classes differ. That changes the labels' distribution:
+    with class probabilities p and q, i is of class k with probability ~ p_k (1 - q_k), so that two instance-balanced
+    samplers no longer give the training prior pi but ~ pi_k (1 - pi_k), which is flatter; two class-balanced ones stay
+    balanced. ``ltaug.effective_prior(..., different_classes=True)`` computes with it. Of a sampler without replacement,
+    some samples then turn up twice and some not at all.
+
     Args:
         first: sampler of i.
         second: sampler of j, of the same length.
+        different_classes: the labels of the data set, int [N], for pairs whose classes differ; both samplers must be
+            from this library. ``None``: pairs as they come.
 
     Raises:
-        ValueError: the lengths differ, or one sampler that is not from this library is given twice.
+        ValueError: the lengths differ, or one sampler that is not from this library is given twice; or pairs of
+            different classes cannot be drawn: the labels are all the same, too few, or a sampler is not from this
+            library. When iterating, if both samplers draw from one and the same class only.
 
     >>> from ltaug.samplers import ClassPowerSampler
     >>> labels = [0, 0, 0, 1]
     >>> pairs = PairSampler(ClassPowerSampler(labels, tau=1), ClassPowerSampler(labels, tau=-1))
     >>> len(list(pairs)), len(next(iter(pairs)))
     (4, 2)
+    >>> pairs = PairSampler(ClassPowerSampler(labels), ClassPowerSampler(labels), different_classes=labels)
+    >>> all((i == 3) != (j == 3) for i, j in pairs)
+    True
     """
 
-    def __init__(self, first: Sampler[int], second: Sampler[int]) -> None:
+    def __init__(self, first: Sampler[int], second: Sampler[int], different_classes: Counts | None = None) -> None:
         lengths = [len(sampler) for sampler in (first, second)]  # type: ignore[arg-type]
         if lengths[0] != lengths[1]:
             raise ValueError(
@@ -54,6 +70,7 @@ class PairSampler(Sampler[tuple[int, int]]):
             raise ValueError("`first` and `second` are the same sampler, so every sample would be its own partner.")
         self.first = first
         self.second = second
+        self.different_classes = None if different_classes is None else self._checked(different_classes)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration, of both samplers."""
@@ -63,13 +80,66 @@ class PairSampler(Sampler[tuple[int, int]]):
 
     def indices(self) -> Tensor:
         """The whole epoch at once, int64 [num_samples, 2]."""
-        return torch.stack([sampler_indices(self.first), sampler_indices(self.second)], dim=1)
+        pairs = torch.stack([sampler_indices(self.first), sampler_indices(self.second)], dim=1)
+        return pairs if self.different_classes is None else self._with_different_classes(pairs, self.different_classes)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return zip(self.first, self.second, strict=True)
+        if self.different_classes is None:
+            return zip(self.first, self.second, strict=True)
+        return map(tuple, self.indices().tolist())
 
     def __len__(self) -> int:
         return len(self.first)  # type: ignore[arg-type]
+
+    def _checked(self, labels: Counts) -> Tensor:
+        table = as_labels(labels, "different_classes").cpu()
+        for name, sampler in (("first", self.first), ("second", self.second)):
+            if not isinstance(sampler, EpochSampler):
+                raise ValueError(
+                    f"`{name}` must be a sampler of this library for pairs of `different_classes`, which are drawn "
+                    f"anew from further random streams, but is a {type(sampler).__name__}."
+                )
+        if bool((table == table[:1]).all()):
+            raise ValueError(
+                "`different_classes` must hold labels of at least two classes, but there is no pair of different "
+                f"classes among its {len(table)} labels. Leave it out to mix samples of one class."
+            )
+        return table
+
+    def _with_different_classes(self, pairs: Tensor, labels: Tensor) -> Tensor:
+        """The pairs, those of one class replaced by the next of different classes, in order."""
+        alike = _same_class(pairs, labels).nonzero()[:, 0]
+        turn, in_vain = 0, 0
+        while len(alike):
+            turn += 1
+            more = torch.stack([_of_stream(sampler, 2 * turn) for sampler in (self.first, self.second)], dim=1)
+            more = more[~_same_class(more, labels)][: len(alike)]
+            pairs[alike[: len(more)]] = more
+            alike = alike[len(more) :]
+            in_vain = 0 if len(more) else in_vain + len(pairs)
+            if in_vain > max(100 * len(pairs), 100_000):
+                raise ValueError(
+                    f"`first` and `second` must be able to draw different classes, but {in_vain} pairs in a row were "
+                    "of one class. Leave out `different_classes`, or draw from more classes."
+                )
+        return pairs
+
+
+def _same_class(pairs: Tensor, labels: Tensor) -> Tensor:
+    """Whether each pair is of one class, bool [num_samples]."""
+    if int(pairs.max()) >= len(labels):
+        raise ValueError(
+            f"`different_classes` must be the labels of the whole data set, but holds {len(labels)} and index "
+            f"{int(pairs.max())} was drawn."
+        )
+    return labels[pairs[:, 0]] == labels[pairs[:, 1]]
+
+
+def _of_stream(sampler: Sampler[int], further: int) -> Tensor:
+    """The same epoch of a sampler, from a stream so many places on."""
+    moved = copy.copy(sampler)
+    moved.stream += further  # type: ignore[attr-defined]
+    return sampler_indices(moved)
 
 
 class PairDataset(Dataset[tuple[T, T]], Generic[T]):
