@@ -197,14 +197,23 @@ class TestModule:
             assert loss.dtype == torch.float32
             torch.testing.assert_close(loss, PriorCorrectedLoss(COUNTS).to(device)(logits.float(), labels))
 
-    def test_autocast_changes_nothing(self, device: torch.device) -> None:
-        logits, labels = 8 * torch.randn(64, 4, device=device), torch.randint(4, (64,), device=device)
+    @pytest.mark.parametrize("shape", [(), (2, 3)])
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+    @pytest.mark.parametrize("dense", [False, True])
+    def test_autocast_changes_nothing(
+        self, dense: bool, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device
+    ) -> None:
+        logits = (8 * torch.randn(16, 4, *shape)).to(device, dtype).requires_grad_()
+        targets = torch.randint(4, (16, *shape), device=device)
+        if dense:
+            targets = F.one_hot(targets, 4).movedim(-1, 1).to(dtype)
         criterion = PriorCorrectedLoss(COUNTS).to(device)
-        expected = criterion(logits, labels)
+        expected = criterion(logits, targets)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            actual = criterion(logits, labels)
-        assert actual.dtype == torch.float32
+            actual = criterion(logits, targets)
+        assert actual.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
         assert torch.equal(actual, expected)
+        assert torch.equal(*(torch.autograd.grad(value, logits)[0] for value in (actual, expected)))
 
     @pytest.mark.parametrize("size", [1e4, 1e30])
     def test_huge_logits_stay_finite(self, size: float) -> None:

@@ -202,6 +202,15 @@ class TestMixUpWeights:
         assert farthest(weights, stats.beta(alpha, alpha).cdf) < 1
         assert farthest(weights, stats.beta(alpha * 1.2, alpha * 1.2).cdf) > 1
 
+    @pytest.mark.parametrize("alpha", [0.001, 0.2, 1.0, 4.0])
+    def test_are_the_draws_of_torchs_own_beta(self, alpha: float, device: torch.device) -> None:
+        labels = torch.zeros(1000, device=device).long()
+        torch.manual_seed(0)
+        weights = MixUp(3, alpha).weights(labels, labels)
+        torch.manual_seed(0)
+        parameter = torch.full((1000,), alpha, device=device)
+        assert torch.equal(weights, torch.distributions.Beta(parameter, parameter).sample())
+
     def test_one_a_pair(self) -> None:
         _, targets = MixUp(2)(torch.zeros(64, 1), torch.zeros(64).long(), torch.zeros(64, 1), torch.ones(64).long())
         assert targets[:, 0].unique().numel() == 64

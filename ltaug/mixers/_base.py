@@ -73,7 +73,7 @@ class Mixer:
             raise ValueError("`partner_inputs` and `partner_targets` belong together: give both or neither.")
         if partner_inputs is None or partner_targets is None:
             chosen = self.partners(targets)
-            partner_targets = targets[chosen]
+            partner_targets = targets.index_select(0, chosen)
             # The gathered partners are ours alone: mixing into them saves a second tensor of the batch's size.
             mixed, lam = self.mix(inputs, take_rows(inputs, chosen), targets, partner_targets, overwrite=True)
         else:
@@ -98,17 +98,17 @@ class Mixer:
         ``overwrite`` says that ``partner_inputs`` may serve as memory for the result.
         """
         lam = self.weights(targets, partner_targets)
-        if overwrite:
-            return partner_inputs.lerp_(inputs, broadcast(lam, inputs)), lam
-        return mix(inputs, partner_inputs, lam), lam
+        lerp = partner_inputs.lerp_ if overwrite else partner_inputs.lerp
+        return lerp(inputs, broadcast(lam, inputs)), lam
 
     def _mix_targets(self, targets: Tensor, partner_targets: Tensor, lam: Tensor) -> Tensor:
         indices = not (targets.is_floating_point() or partner_targets.is_floating_point())
         if indices and targets.ndim == partner_targets.ndim == 1:
             # Two numbers a row: cheaper than mixing two dense matrices, and exact where both labels agree.
-            dense = torch.zeros(targets.shape[0], self.num_classes, device=targets.device, dtype=lam.dtype)
+            dense = lam.new_zeros(targets.shape[0], self.num_classes)
             dense.scatter_(1, targets.long().unsqueeze(1), lam.unsqueeze(1))
-            return dense.scatter_add_(1, partner_targets.long().unsqueeze(1), (1.0 - lam).unsqueeze(1))
+            rest = torch.ones_like(lam) - lam  # not 1.0 - lam: a Python number takes three times as long
+            return dense.scatter_add_(1, partner_targets.long().unsqueeze(1), rest.unsqueeze(1))
         dense, partner = (dense_targets(each, self.num_classes) for each in (targets, partner_targets))
         dtype = torch.promote_types(dense.dtype, partner.dtype)
         return mix(dense.to(dtype), partner.to(dtype), lam)
@@ -125,10 +125,9 @@ def take_rows(inputs: Tensor, chosen: Tensor) -> Tensor:
 
 def beta_draws(alpha: float, size: int, device: torch.device) -> Tensor:
     """``size`` draws of Beta(alpha, alpha), float32, from the device's global generator."""
-    # Not as a quotient of two float32 gammas: both underflow to 0 where alpha is small. No validation: it would look at
-    # the values on the host and make a GPU wait.
-    parameter = torch.full((size,), alpha, device=device)
-    return torch.distributions.Beta(parameter, parameter, validate_args=False).sample()
+    # What torch.distributions.Beta calls, so the same draws, without its object, which takes longer than they do.
+    # Not a quotient of two float32 gammas: both underflow to 0 where alpha is small.
+    return torch._sample_dirichlet(torch.full((size, 2), alpha, device=device)).select(1, 0)
 
 
 def beta_cdf(a: float, b: float, x: Tensor) -> Tensor:

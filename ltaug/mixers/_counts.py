@@ -46,4 +46,4 @@ class CountMixer(Mixer):
                 "classes of two "
                 f"samples, but are {targets.dtype} of shape {list(targets.shape)}."
             )
-        return self._counts[targets.long()]
+        return self._counts.index_select(0, targets.long())

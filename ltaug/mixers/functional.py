@@ -62,7 +62,7 @@ def unimix_factor(draw: Tensor, n_i: Tensor, n_j: Tensor) -> Tensor:
     >>> unimix_factor(torch.tensor([0.1, 0.9]), torch.tensor([1, 3]), torch.tensor([3, 1]))
     tensor([0.8500, 0.1500])
     """
-    return torch.remainder(draw + n_j / (n_i + n_j), 1.0)
+    return torch.frac(draw + n_j / (n_i + n_j))  # nothing is negative here, and `remainder` takes twice as long
 
 
 def remix_label_weight(lam: Tensor, n_i: Tensor, n_j: Tensor, kappa: float = 3.0, tau: float = 0.5) -> Tensor:
