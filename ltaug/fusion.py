@@ -1,7 +1,8 @@
 """Fusion of several modalities, some of which may be missing or degraded: uncertainty scaling and rules to combine.
 
 Logits and probabilities are [N, C, ...] with classes on dim 1, as in segmentation. A fusion takes a list with one entry
-a modality; one that is not there is simply not in the list.
+a modality; one that is not there is simply not in the list. Where no modality gives any class a probability above 0
+nothing is known, and the result is uniform.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import torch
 from torch import Tensor
 
 from ltaug.posthoc import shift_logits
+from ltaug.posthoc.shift import Logits, as_logits
 from ltaug.priors import Counts
 
 __all__ = ["entropy_statistics", "mean_fusion", "noisy_or", "product_fusion", "uncertainty_scale", "uno_ic"]
 
 
-def entropy_statistics(batches: Iterable[Tensor]) -> tuple[float, float]:
+def entropy_statistics(batches: Iterable[Logits]) -> tuple[float, float]:
     """Mean and standard deviation over the training samples of the entropy of a modality's softmax.
 
     They tell :func:`uncertainty_scale` what is usual. A sample of several positions, such as an image in segmentation,
@@ -32,13 +34,13 @@ def entropy_statistics(batches: Iterable[Tensor]) -> tuple[float, float]:
         Mean and standard deviation, in nats.
 
     Raises:
-        ValueError: there is no sample, or logits are not [N, C, ...].
+        ValueError: there is no sample, or logits are not [N, C, ...], or hold NaN or infinity; -inf may mask a class.
 
     >>> mean, std = entropy_statistics([torch.zeros(2, 4), torch.zeros(1, 4)])
     >>> round(mean, 4), round(std, 4)  # log(4) each
     (1.3863, 0.0)
     """
-    entropies = [_entropy(logits.detach()).double().cpu() for logits in batches]
+    entropies = [_entropy(as_logits(logits).detach()).double().cpu() for logits in batches]
     if not any(len(entropy) for entropy in entropies):
         raise ValueError(
             "`batches` holds no sample, so nothing is known of the entropy. Pass the training set's logits."
@@ -47,7 +49,7 @@ def entropy_statistics(batches: Iterable[Tensor]) -> tuple[float, float]:
     return float(total.mean()), float(total.std(correction=0))
 
 
-def uncertainty_scale(logits: Tensor, mean: float, std: float) -> Tensor:
+def uncertainty_scale(logits: Logits, mean: float, std: float) -> Tensor:
     """UNO's factor delta = mean / (max(0, H - mean - std) + mean) <= 1, which flattens what is unusually uncertain.
 
     H is the mean entropy of a sample's softmax. Where it lies within a standard deviation of the training samples' the
@@ -63,7 +65,8 @@ def uncertainty_scale(logits: Tensor, mean: float, std: float) -> Tensor:
         One factor a sample, [N, 1, ...], in the type of the logits and to be multiplied with them.
 
     Raises:
-        ValueError: ``mean`` is not positive, ``std`` is negative, or logits are not [N, C, ...].
+        ValueError: ``mean`` is not positive, ``std`` is negative, or logits are not [N, C, ...], or hold NaN or
+            infinity; -inf may mask a class.
 
     >>> logits = torch.tensor([[9.0, 0.0], [0.0, 0.0]])  # entropies 0.0012 and 0.6931
     >>> uncertainty_scale(logits, mean=0.2, std=0.1)
@@ -75,6 +78,7 @@ def uncertainty_scale(logits: Tensor, mean: float, std: float) -> Tensor:
             f"`mean` must be positive and `std` not negative, but they are {mean} and {std}. "
             "`entropy_statistics` counts them; a mean of 0 says that the model was certain of everything."
         )
+    logits = as_logits(logits)
     excess = (_entropy(logits) - mean - std).clamp(min=0.0)
     return (mean / (excess + mean)).to(logits.dtype).view(-1, *[1] * (logits.ndim - 1))
 
@@ -92,7 +96,7 @@ def noisy_or(probs: Sequence[Tensor]) -> Tensor:
         Probabilities [N, C, ...].
 
     Raises:
-        ValueError: the list is empty, or the shapes differ.
+        ValueError: the list is empty, the shapes differ, or the values are no probabilities: below 0, above 1, NaN.
 
     >>> noisy_or([torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.0]])])
     tensor([[0.6667, 0.3333]])
@@ -100,7 +104,7 @@ def noisy_or(probs: Sequence[Tensor]) -> Tensor:
     stack = _stack(probs, "probs")
     # log1p and expm1 keep the digits of small probabilities, which 1 - (1 - p) would round to 0.
     either = -torch.expm1(torch.log1p(-stack.clamp(max=1.0)).sum(0))
-    return (either / either.sum(1, keepdim=True)).to(probs[0].dtype)
+    return _normalised(either).to(probs[0].dtype)
 
 
 def mean_fusion(probs: Sequence[Tensor]) -> Tensor:
@@ -114,13 +118,12 @@ def mean_fusion(probs: Sequence[Tensor]) -> Tensor:
         Probabilities [N, C, ...].
 
     Raises:
-        ValueError: the list is empty, or the shapes differ.
+        ValueError: the list is empty, the shapes differ, or the values are no probabilities: below 0, above 1, NaN.
 
     >>> mean_fusion([torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.0]])])
     tensor([[0.7500, 0.2500]])
     """
-    mean = _stack(probs, "probs").mean(0)
-    return (mean / mean.sum(1, keepdim=True)).to(probs[0].dtype)
+    return _normalised(_stack(probs, "probs").mean(0)).to(probs[0].dtype)
 
 
 def product_fusion(probs: Sequence[Tensor]) -> Tensor:
@@ -136,7 +139,7 @@ def product_fusion(probs: Sequence[Tensor]) -> Tensor:
         Probabilities [N, C, ...].
 
     Raises:
-        ValueError: the list is empty, or the shapes differ.
+        ValueError: the list is empty, the shapes differ, or the values are no probabilities: below 0, above 1, NaN.
 
     >>> product_fusion([torch.tensor([[0.8, 0.2]]), torch.tensor([[0.2, 0.8]])])
     tensor([[0.5000, 0.5000]])
@@ -200,6 +203,13 @@ def _entropy(logits: Tensor) -> Tensor:
     log_probs = logits.log_softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
     # A class masked by -inf has p log p = 0, not NaN.
     entropy = -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(1)
+    # A look at the values would end torch.export.
+    if not torch.compiler.is_compiling() and bool(entropy.isnan().any()):
+        off = entropy.isnan().reshape(len(entropy), -1).any(1)
+        raise ValueError(
+            f"`logits` must be finite, but sample {int(off.nonzero()[0])} has NaN or infinity ({int(off.sum())} of "
+            f"{len(off)} samples do). Leave a modality that has failed out; -inf may mask a class, not all of them."
+        )
     return entropy.flatten(1).mean(1) if entropy.ndim > 1 else entropy
 
 
@@ -211,4 +221,19 @@ def _stack(tensors: Sequence[Tensor], name: str) -> Tensor:
     if any(shape != shapes[0] for shape in shapes) or len(shapes[0]) < 2:
         raise ValueError(f"`{name}` must all have one shape [N, C, ...], but have {shapes}. Resize one of them.")
     dtype = torch.promote_types(tensors[0].dtype, torch.float32)
-    return torch.stack([tensor.to(dtype) for tensor in tensors])
+    stack = torch.stack([tensor.to(dtype) for tensor in tensors])
+    # 1e-2: probabilities that have been through bfloat16 may exceed 1 by up to 4e-3.
+    if not torch.compiler.is_compiling() and not bool(((stack >= 0.0) & (stack <= 1.01)).all()):
+        modality = int((~((stack >= 0.0) & (stack <= 1.01)).flatten(1).all(1)).nonzero()[0])
+        low, high = float(stack[modality].amin()), float(stack[modality].amax())
+        raise ValueError(
+            f"`{name}` must be probabilities, in 0..1, but modality {modality} ranges from {low:.6g} to {high:.6g}. "
+            "If these are logits, pass `logits.softmax(1)`."
+        )
+    return stack
+
+
+def _normalised(values: Tensor) -> Tensor:
+    """Rescaled to a sum of 1 over the classes; uniform where all are 0."""
+    total = values.sum(1, keepdim=True)
+    return torch.where(total > 0.0, values / total, 1.0 / values.shape[1])

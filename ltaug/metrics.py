@@ -42,6 +42,9 @@ Probs = Tensor | np.ndarray[Any, Any] | Sequence[Sequence[float]]
 _CHUNK = 1 << 19
 """Entries of ``probs`` that are held in float64 at a time; a full copy of 24k x 8k probabilities would take 1.6 GB."""
 
+_LOOKED_AT = 64
+"""Rows of the first batch that tell logits from probabilities."""
+
 
 class SegmentationScores(NamedTuple):
     """What :func:`segmentation_scores` returns.
@@ -185,7 +188,8 @@ def confusion_matrix(
         ignore_index: a label whose samples are left out, such as 255 or -100; by default every sample counts.
 
     Returns:
-        int64 [C, C]; row = true class, column = predicted class. The sum is N, or the number of pixels.
+        int64 [C, C]; row = true class, column = predicted class. The sum is N, or the number of pixels, less those
+        that are ignored; all 0 if all are.
 
     >>> confusion_matrix([0, 0, 1, 0], [0, 0, 1, 1])
     tensor([[2, 0],
@@ -194,8 +198,8 @@ def confusion_matrix(
     tensor, labels = _flatten_dense(_as_tensor(probs), torch.as_tensor(labels))
     if ignore_index is not None and labels.ndim == 1 and len(labels) == len(tensor):
         keep = (labels != ignore_index).to(tensor.device)
-        size = tensor.shape[1] if tensor.ndim > 1 else num_classes
-        if size is not None and len(keep) and not bool(keep.any()):
+        if len(keep) and not bool(keep.any()):
+            size = tensor.shape[1] if tensor.ndim > 1 else num_classes or int(tensor.max()) + 1
             return torch.zeros(size, size, dtype=torch.int64, device=tensor.device)
         tensor, labels = tensor[keep], labels.to(tensor.device)[keep]
     predictions, labels, size = _read_predictions(tensor, labels, num_classes)
@@ -214,10 +218,10 @@ def segmentation_scores(confusion: Tensor | np.ndarray[Any, Any] | Sequence[Sequ
 
     Returns:
         :class:`SegmentationScores`. A class that is nowhere does not enter the means; one that is only predicted has
-        IoU 0.
+        IoU 0. Of a matrix that counts no sample, as of an image whose pixels are all ignored, every score is NaN.
 
     Raises:
-        ValueError: ``confusion`` is not square, is negative or not finite somewhere, or counts no sample.
+        ValueError: ``confusion`` is not square, or is negative or not finite somewhere.
 
     >>> scores = segmentation_scores([[2, 0, 0], [1, 1, 0], [0, 0, 0]])
     >>> round(scores.mean_iou, 4), scores.mean_accuracy, scores.overall_accuracy
@@ -234,8 +238,6 @@ def segmentation_scores(confusion: Tensor | np.ndarray[Any, Any] | Sequence[Sequ
     if not bool((matrix.isfinite() & (matrix >= 0.0)).all()):
         raise ValueError("`confusion` must hold counts, but has negative, NaN or infinite entries.")
     total = matrix.sum()
-    if float(total) == 0.0:
-        raise ValueError("`confusion` counts no sample, and no score is defined on none. Check the test split.")
     right, there, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
     iou = right / (there + predicted - right)  # 0 / 0 is the NaN of a class that is nowhere
     recalls = right / there
@@ -405,7 +407,7 @@ class StreamingReport:
         bins: bins of the three calibration errors.
         many: as in :func:`shot_accuracy`.
         few: as in :func:`shot_accuracy`.
-        logits: whether ``update`` is given logits; otherwise probabilities.
+        logits: whether ``update`` is given logits; otherwise probabilities. Of the first batch it looks which it is.
 
     Raises:
         ValueError: a class count is negative, ``bins`` is below 1, or ``few`` exceeds ``many``.
@@ -424,6 +426,7 @@ class StreamingReport:
         _check_bins(bins)
         self.class_counts = as_counts(class_counts)
         self.bins, self.many, self.few, self.logits = bins, many, few, logits
+        self.looked = not logits  # probabilities are checked in every batch
         shot_groups(self.class_counts, many, few)  # a wrong threshold is said now, not after an hour of batches
         num_classes = self.class_counts.numel()
 
@@ -451,11 +454,14 @@ class StreamingReport:
             labels: class indices, int [N].
 
         Raises:
-            ValueError: as of the other metrics, and if a logit is NaN or infinite (-inf may mask a class). The sums are
-                then as before.
+            ValueError: as of the other metrics, if a logit is NaN or infinite (-inf may mask a class), and if the
+                logits of the first batch are probabilities. The sums are then as before.
         """
         read = _read_logits if self.logits else _read_probs
         tensor, labels = read(outputs, labels)
+        if not self.looked:
+            _check_not_probs(tensor[:_LOOKED_AT])
+            self.looked = True
         num_classes = self.class_counts.numel()
         _check_num_classes(tensor, num_classes, "class_counts", "logits" if self.logits else "probs")
         state = self.state = {name: total.to(tensor.device) for name, total in self.state.items()}
@@ -478,16 +484,19 @@ class StreamingReport:
         """Add what another report has seen, of another process or another part of the set.
 
         Args:
-            other: a report of the same classes, bins and thresholds; it is left as it is.
+            other: a report of the same settings; it is left as it is.
 
         Raises:
             ValueError: ``other`` was made with other settings.
         """
-        mine, theirs = ([r.class_counts.tolist(), r.bins, r.many, r.few] for r in (self, other))
-        if mine != theirs:
+        names = ("bins", "many", "few", "logits")
+        different = [name for name in names if getattr(self, name) != getattr(other, name)]
+        if self.class_counts.tolist() != other.class_counts.tolist():
+            different.insert(0, "class_counts")
+        if different:
             raise ValueError(
-                "`other` must have the `class_counts`, `bins`, `many` and `few` of this report: sums of different bins "
-                "or classes cannot be added. Make both with the same arguments."
+                f"`other` must have the settings of this report, but differs in `{'`, `'.join(different)}`: sums of "
+                "different things cannot be added. Make both with the same arguments."
             )
         self.state = {name: total + other.state[name].to(total.device) for name, total in self.state.items()}
 
@@ -722,6 +731,19 @@ def _read_logits(logits: Probs, labels: Counts) -> tuple[Tensor, Tensor]:
             f"({int(off.sum())} of {len(tensor)} rows are off). Look for an overflow in the model first."
         )
     return tensor, labels
+
+
+def _check_not_probs(logits: Tensor) -> None:
+    """Refuse rows that are all probabilities, whose softmax would give a report that only looks like one."""
+    # Rounding in half precision is off by up to 4e-3; in single a wide margin would meet logits of few classes.
+    margin = 1e-2 if logits.element_size() < 4 else 1e-4
+    sums_to_1 = (logits >= 0.0).all(1) & ((logits.sum(1) - 1.0).abs() <= margin)
+    # Whole numbers alone may well be logits: of a lookup table, of a test.
+    if bool(sums_to_1.all()) and bool((logits != logits.round()).any()):
+        raise ValueError(
+            "`outputs` must be logits, but every row lies in 0..1 and sums to 1, as probabilities do. Make the report "
+            "with `StreamingReport(class_counts, logits=False)`, or pass what came before the softmax."
+        )
 
 
 def _read_scores(scores: Probs | Counts, labels: Counts, name: str) -> tuple[Tensor, Tensor]:

@@ -134,3 +134,43 @@ class TestTwoMoons:
         for world in moons.WORLDS:
             assert re.search(rf"^\| {world} \|( \d+\.\d ± 0\.0 % \|){{2}} \d\.\d ± 0\.0 \| \d+\.\d", out, re.MULTILINE)
         assert (tmp_path / "moons.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def priors(root: Path) -> ModuleType:
+    return load(root, "prior_estimation")
+
+
+class TestPriorEstimation:
+    def test_what_its_page_says_of_calibration_trend_and_center(self, priors: ModuleType) -> None:
+        counts, held_out, tests = priors.world(seed=0, num_classes=100, samples=5000, steps=300)
+        found = {name: priors.accuracies(counts, held_out, *tests[name]) for name in ("reverse", "permuted")}
+        for row in found.values():
+            assert row["true prior"] > row["nothing"] + 0.1
+            assert row["calibrated, EM"] > row["EM"] + 0.02
+            assert row["calibrated, EM"] > max(row["calibrated, RLLS"], row["calibrated, soft BBSE"]) + 0.01
+            assert row["calibrated, EM"] > row["calibrated with weights, EM"]
+            gain = row["calibrated, true prior"] - row["nothing"]
+            assert row["calibrated, EM about the trend"] - row["nothing"] > 0.75 * gain
+        trend, about, free = "calibrated, trend", "calibrated, EM about the trend", "calibrated, EM"
+        assert found["reverse"][trend] > found["reverse"][about] > found["reverse"][free]
+        assert found["permuted"][free] > found["permuted"][trend] + 0.03
+        assert found["permuted"][about] > found["permuted"][trend] + 0.03
+
+    def test_the_held_out_samples_are_ten_a_class(self, priors: ModuleType) -> None:
+        counts, (logits, labels), tests = priors.world(seed=1, num_classes=7, samples=300, steps=2)
+        assert torch.bincount(labels).tolist() == [10] * 7
+        assert logits.shape == (70, 7)
+        assert (int(counts[0]), int(counts[-1])) == (500, 5)
+        for (z, y), truth in tests.values():
+            assert (z.shape, len(y)) == ((300, 7), 300)
+            assert (torch.bincount(y, minlength=7) / 300 - truth).abs().max() < 0.12
+        assert sorted(tests["permuted"][1].tolist()) == sorted(tests["as training"][1].tolist())
+
+    def test_the_command(self, priors: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        priors.main(["--draws", "1", "--classes", "8", "--samples", "500", "--steps", "60"])
+        rows = re.findall(r"^\| ([a-zA-Z, ]+?) \|(?: \d+\.\d \|){4}$", capsys.readouterr().out, re.MULTILINE)
+        page = (root / "examples" / "README.md").read_text()
+        assert len(rows) == 10
+        for name in rows:
+            assert f"\n| {name} | " in page

@@ -176,6 +176,60 @@ def test_fusions_say_what_is_wrong(fuse: Callable[..., Tensor]) -> None:
         fuse([torch.rand(2, 3), torch.rand(2, 4)])
 
 
+@fusions
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (torch.tensor([[0.5, -2.0]]), r"modality 1 ranges from -2 to 0\.5"),
+        (torch.tensor([[3.0, 0.1]]), r"modality 1 ranges from 0\.1 to 3\. If these are logits"),
+        (torch.tensor([[math.nan, 0.1]]), "modality 1 ranges from nan"),
+    ],
+)
+def test_logits_are_not_taken_for_probabilities(fuse: Callable[..., Tensor], second: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match="`probs` must be probabilities, in 0..1, but " + message):
+        fuse([torch.tensor([[0.5, 0.5]]), second])
+
+
+@fusions
+def test_what_rounding_makes_of_probabilities_is_taken(fuse: Callable[..., Tensor]) -> None:
+    certain = torch.tensor([[1.0 + 4e-3, 0.0]])
+    torch.testing.assert_close(fuse([certain, certain]), torch.tensor([[1.0, 0.0]]))
+
+
+@fusions
+def test_no_probability_at_all_is_no_knowledge(fuse: Callable[..., Tensor]) -> None:
+    known = random_logits(11, 3, 4).softmax(1)
+    known[1] = 0.0  # such as a pixel that no modality saw
+    found = fuse([known, known])
+    assert found[1].tolist() == [0.25] * 4
+    torch.testing.assert_close(found[::2], fuse([known[::2], known[::2]]))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 2, 2)])
+def test_nan_is_no_uncertainty(shape: tuple[int, ...], bad: float) -> None:
+    logits = random_logits(12, *shape)
+    logits[3, 1] = bad
+    message = r"`logits` must be finite, but sample 3 has NaN or infinity \(1 of 5 samples do\)"
+    with pytest.raises(ValueError, match=message):
+        fusion.uncertainty_scale(logits, 0.3, 0.1)
+    with pytest.raises(ValueError, match=message):
+        fusion.entropy_statistics(iter([random_logits(13, *shape), logits]))
+    with pytest.raises(ValueError, match=message):
+        fusion.uno_ic([logits], [(0.3, 0.1)], [1, 1, 1], [1, 1, 1])
+    logits[3, 1] = -math.inf  # masks a class
+    assert fusion.uncertainty_scale(logits, 0.3, 0.1).isfinite().all()
+
+
+def test_a_model_that_fuses_exports() -> None:
+    class Fused(torch.nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return fusion.noisy_or([z.mul(fusion.uncertainty_scale(z, 0.3, 0.1)).softmax(1) for z in (a, b)])
+
+    a, b = random_logits(14, 3, 4), random_logits(15, 3, 4)
+    torch.testing.assert_close(torch.export.export(Fused(), (a, b)).module()(a, b), Fused()(a, b))
+
+
 def test_the_scale_and_uno_ic_say_what_is_wrong() -> None:
     logits = torch.zeros(2, 3)
     for mean, std in ((0.0, 0.1), (-1.0, 0.1), (0.1, -0.1), (math.nan, 0.1), (0.1, math.nan)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -123,8 +125,33 @@ class TestEM:
         torch.testing.assert_close(estimate_prior(logits, UNIFORM), whole, rtol=0, atol=1e-6)
 
     def test_too_few_iterations_are_told(self) -> None:
-        with pytest.warns(RuntimeWarning, match="`max_iterations`=2"):
-            estimate_prior(world(100)[0], UNIFORM, max_iterations=2)
+        for call in (estimate_prior, partial(prior_interval, replicates=2)):
+            with pytest.warns(RuntimeWarning, match="`max_iterations`=2") as told:
+                call(world(100)[0], UNIFORM, max_iterations=2)
+            assert [each.filename for each in told] == [__file__]  # the line that has to change
+
+    def test_what_the_samples_cannot_tell_apart_is_no_warning(self, recwarn: pytest.WarningsRecorder) -> None:
+        # Overlapping classes, some of which the likelihood sends to 0: EM creeps, but has nothing left to gain.
+        logits, _ = world(300, prior=class_prior(exponential_counts(1000, 100, 20)), spread=1.0)
+        options = {"pseudo_count": 0.0, "tolerance": 1e-9}
+        estimate = estimate_prior(logits, torch.ones(100), **options)
+        longer = estimate_prior(logits, torch.ones(100), **options, max_iterations=4000)
+        assert not recwarn.list
+        assert error(estimate, longer) > 1e-4  # not that it had arrived
+
+        def likelihood(q: Tensor) -> float:
+            return float((logits.softmax(1) @ q).log().sum())
+
+        assert 0.0 < likelihood(longer) - likelihood(estimate) < 0.5
+
+    def test_arrays_and_lists_are_logits(self) -> None:
+        logits, labels = world(100, prior=UNIFORM)
+        expected = estimate_prior(logits, UNIFORM)
+        bbse = estimate_prior(logits, UNIFORM, "rlls", validation=(logits, labels))
+        for read in (lambda values: values.numpy(), lambda values: values.tolist()):
+            torch.testing.assert_close(estimate_prior(read(logits), UNIFORM), expected)
+            validation = (read(logits), read(labels))
+            torch.testing.assert_close(estimate_prior(read(logits), UNIFORM, "rlls", validation=validation), bbse)
 
 
 class TestTrend:
@@ -156,6 +183,48 @@ class TestTrend:
         one = estimate_prior(logits, UNIFORM, trend=TRAIN.log())
         other = estimate_prior(logits, UNIFORM, trend=-1000 * TRAIN.log() + 7)
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+class TestCenter:
+    def test_it_is_the_mode_under_a_dirichlet_law(self) -> None:
+        logits, _ = world(50, prior=torch.tensor([0.5, 0.3, 0.2]), spread=1.0)
+        center, strength = torch.tensor([1.0, 2.0, 7.0]), 8.0
+        estimate = estimate_prior(logits, [3, 2, 1], center=center, pseudo_count=strength, tolerance=1e-9)
+
+        def posterior(q: np.ndarray) -> float:
+            p = logits.softmax(1).numpy() / [3, 2, 1]
+            return -float(np.log(p @ q).sum() + 3 * strength * (center.numpy() / 10) @ np.log(q))
+
+        free = minimize(
+            lambda x: posterior(np.exp(x) / np.exp(x).sum()), np.zeros(3), method="Nelder-Mead", tol=1e-12
+        ).x
+        assert estimate.tolist() == pytest.approx((np.exp(free) / np.exp(free).sum()).tolist(), abs=1e-4)
+
+    def test_limits(self) -> None:
+        logits, _ = world(200)
+        held_out = world(500, seed=1, prior=UNIFORM)
+        for method, options in (("em", {}), ("bbse", {"validation": held_out}), ("rlls", {"validation": held_out})):
+            call = partial(estimate_prior, logits, UNIFORM, method, **options)
+            torch.testing.assert_close(call(center=TRAIN, pseudo_count=1e9), class_prior(TRAIN), rtol=0, atol=1e-5)
+            torch.testing.assert_close(call(center=TRAIN, pseudo_count=0.0), call(pseudo_count=0.0))
+            torch.testing.assert_close(call(center=7 * UNIFORM, pseudo_count=3.0), call(pseudo_count=3.0))
+            # By default a fifth of the samples.
+            torch.testing.assert_close(call(center=TRAIN), call(center=TRAIN, pseudo_count=200 / 5 / C))
+
+    def test_between_one_number_and_a_hundred(self) -> None:
+        counts = exponential_counts(500, 100, 100)
+        order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
+        for prior, along in ((class_prior(counts.flip(0)), True), (class_prior(counts[order]), False)):
+            logits, _ = world(2000, prior=prior, spread=1.7)
+            free = estimate_prior(logits, torch.ones(100))
+            trend = estimate_prior(logits, torch.ones(100), trend=counts.log())
+            both = estimate_prior(logits, torch.ones(100), center=trend)
+            assert error(both, prior) < (0.75 * error(free, prior) if along else 0.75 * error(trend, prior))
+
+    def test_the_interval_has_it(self) -> None:
+        low, high = prior_interval(world(100)[0], UNIFORM, center=TRAIN, pseudo_count=1e9, replicates=2)
+        torch.testing.assert_close(low, class_prior(TRAIN), rtol=0, atol=1e-5)
+        torch.testing.assert_close(high, low, rtol=0, atol=1e-5)
 
 
 class TestConfusions:
@@ -281,6 +350,13 @@ VALIDATION = (torch.eye(3), torch.arange(3))
         ({"logits": torch.zeros(0, 3)}, "`logits` must hold at least one sample"),
         ({"logits": torch.zeros(4, 3).long()}, r"torch\.int64"),
         ({"pseudo_count": -1.0}, "`pseudo_count` must be finite and not negative, but is -1"),
+        ({"pseudo_count": float("nan")}, "`pseudo_count` must be finite"),
+        ({"center": [1, 1]}, "`center` must hold one number for each of the 3 classes, but holds 2"),
+        ({"center": [1, 1, 0]}, "`center` must be positive, but class 2 has 0"),
+        ({"center": [1, 1, float("inf")]}, "`center` must be finite"),
+        ({"logits": None}, "`logits` must be a tensor or an array"),
+        ({"method": "bbse", "validation": (None, torch.arange(3))}, r"`validation\[0\]` must be a tensor or an array"),
+        ({"method": "bbse", "validation": (torch.eye(3), torch.arange(0))}, "each of the 3 .* holds 0"),
         ({"max_iterations": 0}, "`max_iterations` must be at least 1"),
         ({"validation": VALIDATION}, '`validation` is for "bbse" and "rlls" only.*BiasCorrected'),
         ({"soft": True}, '`soft` is for "bbse"'),
@@ -290,7 +366,7 @@ VALIDATION = (torch.eye(3), torch.arange(3))
         ({"method": "bbse"}, '`validation` must be .* for "bbse", but is None'),
         ({"method": "bbse", "validation": VALIDATION, "trend": torch.arange(3)}, '`trend` is for "em" only'),
         ({"method": "rlls", "validation": (torch.eye(3), torch.arange(2))}, "for each of the 3 .* holds 2"),
-        ({"method": "rlls", "validation": (torch.eye(3), torch.arange(1, 4))}, r"0\.\.2 .* in 1\.\.3"),
+        ({"method": "rlls", "validation": (torch.eye(3), torch.arange(1, 4))}, r"0\.\.2 .* holds 3, with 1 of them"),
         ({"method": "rlls", "validation": (torch.eye(3), torch.tensor([0, 0, 2]))}, "none of class 1"),
     ],
 )

@@ -256,6 +256,10 @@ def test_an_ignored_label_is_left_out(ignored: int) -> None:
     assert torch.equal(metrics.confusion_matrix(probs.argmax(1), labels, 3, ignore_index=ignored), expected)
     nothing = metrics.confusion_matrix(probs, torch.full_like(labels, ignored), ignore_index=ignored)
     assert torch.equal(nothing, torch.zeros(3, 3, dtype=torch.int64))  # a batch without a known pixel adds nothing
+    everywhere = torch.full_like(labels, ignored)
+    for size in (3, None):  # of predictions whose classes are told, or are those that were predicted
+        nothing = metrics.confusion_matrix(probs.argmax(1), everywhere, size, ignore_index=ignored)
+        assert torch.equal(nothing, torch.zeros(3, 3, dtype=torch.int64))
     if ignored != 1:
         with pytest.raises(ValueError, match="`labels` must lie in"):
             metrics.confusion_matrix(probs, labels)
@@ -294,10 +298,16 @@ def test_segmentation_scores_say_what_is_no_confusion_matrix() -> None:
         ([[1, 2, 3], [4, 5, 6]], r"square matrix \[C, C\], but has shape \[2, 3\]"),
         ([[1.0, math.nan], [0.0, 1.0]], "negative, NaN or infinite"),
         ([[1, -1], [0, 1]], "negative, NaN or infinite"),
-        ([[0, 0], [0, 0]], "`confusion` counts no sample"),
     ):
         with pytest.raises(ValueError, match=message):
             metrics.segmentation_scores(bad)
+
+
+def test_no_segmentation_score_is_defined_on_no_pixel() -> None:
+    labels = torch.full((2, 3, 3), 255)
+    scores = metrics.segmentation_scores(metrics.confusion_matrix(torch.zeros_like(labels), labels, 4, 255))
+    assert all(math.isnan(value) for value in scores[:4])
+    assert scores.class_iou.isnan().tolist() == scores.class_accuracy.isnan().tolist() == [True] * 4
 
 
 def test_shot_accuracy_weighs_classes_not_samples() -> None:

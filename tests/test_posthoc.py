@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict, namedtuple
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,6 +157,15 @@ class TestForms:
         assert moved.dtype == dtype
         assert moved[0].tolist() == pytest.approx([math.log(2 / 3), math.log(2)], rel=1e-2)
 
+    def test_arrays_and_lists_are_logits(self) -> None:
+        values = [[0.5, 1.5], [2.0, -1.0]]
+        expected = shift_logits(torch.tensor(values), [3, 1], [1, 1])
+        assert torch.equal(shift_logits(values, [3, 1], [1, 1]), expected)
+        for dtype in (np.float32, np.float64):
+            moved = shift_logits(np.array(values, dtype=dtype), [3, 1], [1, 1])
+            assert moved.numpy().dtype == dtype
+            torch.testing.assert_close(moved.float(), expected)
+
     def test_gradient_passes(self) -> None:
         logits = torch.randn(3, 2, requires_grad=True)
         shift_logits(logits, [3, 1], [1, 1]).sum().backward()
@@ -181,6 +195,29 @@ class TestErrors:
     def test_priors_and_sizes(self, arguments: tuple, options: dict, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             shift_logits(torch.zeros(2, 3), *arguments, **options)
+
+    @pytest.mark.parametrize("strength", [math.nan, math.inf, -math.inf])
+    def test_a_strength_that_is_no_number(self, strength: float) -> None:
+        with pytest.raises(ValueError, match=r"`strength` must be finite, but is (nan|-?inf)\. 0 leaves"):
+            shift_logits(torch.zeros(2, 3), [3, 2, 1], [1, 1, 1], strength)
+        with pytest.raises(ValueError, match="`strength` must be finite"):
+            PriorShift(nn.Identity(), [3, 2, 1], strength=strength)
+        model = PriorShift(nn.Identity(), [3, 2, 1])
+        before = model.shift.clone()
+        with pytest.raises(ValueError, match="`strength` must be finite"):
+            model.retarget([1, 2, 3], strength=strength)
+        assert torch.equal(model.shift, before)
+        assert float(model.strength) == 1.0
+
+    @pytest.mark.parametrize("logits", [None, SimpleNamespace(logits=torch.zeros(2, 3)), [[1.0], [1.0, 2.0]]])
+    def test_what_is_no_array(self, logits: object) -> None:
+        with pytest.raises(ValueError, match=r"`logits` must be a tensor or an array of numbers.* `\.logits`"):
+            shift_logits(logits, [3, 2, 1], [1, 1, 1])
+
+    @pytest.mark.parametrize(("shape", "dim"), [((3,), 1), ((2, 3), 2), ((2, 3), -3)])
+    def test_a_dimension_that_is_not_there(self, shape: tuple[int, ...], dim: int) -> None:
+        with pytest.raises(ValueError, match=rf"`logits` must have 3 classes on dim {dim}"):
+            shift_logits(torch.zeros(shape), [3, 2, 1], [1, 1, 1], dim=dim)
 
     def test_integers_would_round_the_shift(self) -> None:
         with pytest.raises(ValueError, match=r"`logits` must be floating point, but are torch\.int64"):
@@ -306,7 +343,62 @@ class TestSearchStrength:
             search_strength(lambda s: s, **options)
 
 
+@dataclass
+class Output:
+    """Of the form of transformers' outputs."""
+
+    logits: Tensor
+    loss: Tensor | None = None
+
+
+Named = namedtuple("Named", "logits loss")
+KINDS: dict[str, Callable[..., Any]] = {"object": Output, "dict": dict, "ordered": OrderedDict, "named tuple": Named}
+
+
+class Answers(nn.Module):
+    """A model whose answer is of some kind, and which keeps what it answered."""
+
+    def __init__(self, kind: Callable[..., Any], name: str = "logits") -> None:
+        super().__init__()
+        self.kind, self.name = kind, name
+
+    def forward(self, pixel_values: Tensor, scale: float = 1.0) -> Any:
+        self.answered = self.kind(**{self.name: scale * pixel_values, "loss": torch.ones(())})
+        return self.answered
+
+
 class TestPriorShift:
+    @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+    def test_an_answer_stays_what_it_is_but_for_its_logits(self, kind: Callable[..., Any]) -> None:
+        logits = torch.randn(5, 3)
+        model = Answers(kind)
+        answer = PriorShift(model, [6, 3, 1])(pixel_values=logits, scale=2.0)
+        expected = shift_logits(2 * logits, [6, 3, 1], [1, 1, 1])
+        assert type(answer) is type(model.answered)
+        read = (lambda each, name: each[name]) if isinstance(answer, dict) else getattr
+        torch.testing.assert_close(read(answer, "logits"), expected)
+        assert read(answer, "loss") is read(model.answered, "loss")
+        assert torch.equal(read(model.answered, "logits"), 2 * logits)  # whoever keeps it sees what it was
+
+    def test_logits_by_another_name(self) -> None:
+        logits = torch.randn(2, 3, 4, 4)  # the segmentation models of torchvision
+        answer = PriorShift(Answers(OrderedDict, "out"), [6, 3, 1], output="out")(logits)
+        torch.testing.assert_close(answer["out"], shift_logits(logits, [6, 3, 1], [1, 1, 1]))
+
+    @pytest.mark.parametrize(
+        "kind", [lambda **parts: tuple(parts.values()), lambda **parts: {"out": 1}, lambda **parts: None, Output]
+    )
+    def test_an_answer_without_logits(self, kind: Callable[..., Any]) -> None:
+        output = "scores" if kind is Output else "logits"
+        with pytest.raises(ValueError, match=f"`model` must return logits, .* as `{output}`, .*`output=`"):
+            PriorShift(Answers(kind), [6, 3, 1], output=output)(torch.randn(5, 3))
+
+    def test_exports_what_is_called_by_keywords(self) -> None:
+        model = PriorShift(Answers(dict), [6, 3, 1]).eval()
+        logits = torch.randn(5, 3)
+        program = torch.export.export(model, (), {"pixel_values": logits})
+        torch.testing.assert_close(program.module()(pixel_values=logits), model(pixel_values=logits))
+
     @pytest.mark.parametrize("shape", [(5, 3), (5, 3, 7), (2, 3, 4, 5)])
     def test_is_the_model_and_the_shift(self, shape: tuple[int, ...]) -> None:
         logits = torch.randn(shape)

@@ -166,9 +166,21 @@ class TestModule:
         assert calibrate(logits.to(dtype)).dtype == dtype
 
 
+@pytest.mark.parametrize("make", ALL)
+def test_arrays_and_lists_are_samples(make) -> None:
+    logits, labels = samples(50, bias=BIAS)
+    weights = torch.linspace(0.5, 1.5, 50)
+    expected = make().fit(logits, labels, weights)(logits)
+    for read in (lambda values: values.numpy(), lambda values: values.tolist()):
+        fitted = make().fit(read(logits), read(labels), read(weights))
+        torch.testing.assert_close(fitted(read(logits)), expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"logits": None}, "`logits` must be a tensor or an array"),
+        ({"logits": [[1.0, 2.0, 3.0, 4.0]] * 3, "labels": [0, 1, 4]}, r"`labels` must lie in 0\.\.3"),
         ({"logits": torch.zeros(3)}, r"`logits` must be .* \[N, 4, \.\.\.\]"),
         ({"logits": torch.zeros(3, 5)}, r"`logits` must be .* shape \[3, 5\]"),
         ({"logits": torch.zeros(3, C).long()}, r"torch\.int64"),

@@ -181,9 +181,38 @@ def test_what_cannot_be_read_is_said_and_leaves_the_sums_alone() -> None:
         StreamingReport(counts, bins=0)
     with pytest.raises(ValueError, match="`few`=200 must not exceed"):
         StreamingReport(counts, few=200)
-    for other in (StreamingReport(counts, bins=20), StreamingReport(counts + 1), StreamingReport(counts, many=99)):
-        with pytest.raises(ValueError, match="`other` must have the `class_counts`"):
+    for name, other in {
+        "bins": StreamingReport(counts, bins=20),
+        "class_counts": StreamingReport(counts + 1),
+        "many": StreamingReport(counts, many=99),
+        "few": StreamingReport(counts, few=19),
+        "logits": StreamingReport(counts, logits=False),
+        "class_counts`, `bins": StreamingReport(counts[:3], bins=3),
+    }.items():
+        with pytest.raises(ValueError, match=f"`other` must have the settings .* differs in `{name}`:"):
             report.merge(other)
+    assert report.compute() == pytest.approx(expected, nan_ok=True, rel=0, abs=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("c", [2, 300])
+def test_probabilities_are_not_taken_for_logits(dtype: torch.dtype, c: int) -> None:
+    logits, labels, counts = problem(8, 40, c, "sharp")
+    report = StreamingReport(counts)
+    for _ in range(2):  # the second time as well
+        with pytest.raises(ValueError, match=r"`outputs` must be logits, .* 0\.\.1 .*`StreamingReport"):
+            report.update(logits.to(dtype).softmax(1), labels)
+    assert not any(bool(total.any()) for total in report.state.values())
+    report.update(logits, labels)
+    report.update(logits.softmax(1), labels)  # a look at every batch would cost a pass over it
+    assert int(report.state["labels"].sum()) == 80
+
+
+def test_what_is_not_probabilities_passes_for_logits() -> None:
+    for rows in ([[0.0, 1.0]], [[0.2, 0.9]], [[1.5, -0.5]], [[0.3, 0.7], [0.3, 0.8]], [[1.0, 0.0], [0.0, 1.0]]):
+        report = StreamingReport([5, 5])
+        report.update(torch.tensor(rows), torch.zeros(len(rows)).long())
+        assert report.compute()["nll"] > 0.1
 
 
 @pytest.mark.gpu

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ltaug.posthoc.shift import Logits, as_logits
+from ltaug.priors import Counts
+
 __all__ = ["BiasCorrectedTemperatureScaling", "TemperatureScaling", "VectorScaling"]
 
 Self = TypeVar("Self", bound="Calibration")
@@ -31,12 +34,12 @@ class Calibration(nn.Module):
         """Calibrated logits, for numbers of the logits' type."""
         raise NotImplementedError  # what a subclass is for
 
-    def forward(self, logits: Tensor) -> Tensor:
+    def forward(self, logits: Logits) -> Tensor:
         """Calibrated logits, of the shape and type of ``logits`` [N, C, ...]."""
-        self.check(logits)
+        logits = self.check(logits)
         return self.calibrate(logits, *(cast(Tensor, getattr(self, name)).to(logits.dtype) for name in self.names))
 
-    def fit(self: Self, logits: Tensor, labels: Tensor, weights: Tensor | None = None, prior_std: float = 3.0) -> Self:
+    def fit(self: Self, logits: Logits, labels: Counts, weights: Logits | None = None, prior_std: float = 3.0) -> Self:
         """Fit to held-out samples: the least negative log likelihood, by L-BFGS in float64.
 
         Every number has a weak Gaussian prior about the identity. It keeps finite what the likelihood would let run
@@ -57,7 +60,9 @@ class Calibration(nn.Module):
             ValueError: shapes that do not belong together, labels outside 0..C-1, NaN, or weights that are negative or
                 all 0.
         """
-        self.check(logits)
+        logits = self.check(logits)
+        labels = torch.as_tensor(labels).to(logits.device)
+        weights = None if weights is None else torch.as_tensor(weights).to(logits.device)
         _check_samples(logits, labels, weights)
         if not prior_std > 0.0:
             raise ValueError(f"`prior_std` must be positive, but is {prior_std}.")
@@ -86,14 +91,16 @@ class Calibration(nn.Module):
                 getattr(self, name).copy_(values)
         return self
 
-    def check(self, logits: Tensor) -> None:
-        """Refuse logits of another form or another number of classes."""
+    def check(self, logits: Logits) -> Tensor:
+        """Read logits, and refuse those of another form or another number of classes."""
+        logits = as_logits(logits)
         num_classes = self.start[-1].numel() if self.start[-1].ndim else None
         if logits.ndim < 2 or not logits.is_floating_point() or num_classes not in (None, logits.shape[1]):
             raise ValueError(
                 f"`logits` must be floating point of shape [N, {num_classes or 'C'}, ...], but are {logits.dtype} of "
                 f"shape {list(logits.shape)}."
             )
+        return logits
 
 
 class TemperatureScaling(Calibration):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import MutableMapping
 from typing import Any
 
 import torch
@@ -20,15 +22,20 @@ class PriorShift(nn.Module):
     The shift is a buffer: it is saved with the model, moves with it, and becomes a constant of ``torch.export`` and
     ONNX. Export again after :meth:`retarget`.
 
+    A model may answer with a tensor, as those of timm do, or with something that holds the logits by name: those of
+    transformers have ``.logits``, the segmentation models of torchvision ``["out"]``. The answer is then of the same
+    kind, a copy whose logits are shifted; all else in it, such as a loss, is as the model made it.
+
     Args:
-        model: returns logits [N, C, ...].
+        model: returns logits [N, C, ...], or holds them in its answer.
         logits_prior: the prior that they are under, [C]: the training prior for a model trained with plain
             cross-entropy, uniform for a prior-corrected one. Counts or probabilities.
         target_prior: the prior to move to, [C]; uniform by default.
         strength: 1 is Bayes' rule, 0 leaves the logits; :func:`ltaug.search_strength` finds one.
+        output: entry or attribute of the logits in an answer that is not a tensor.
 
     Raises:
-        ValueError: a class has prior 0, or the numbers of classes differ.
+        ValueError: a class has prior 0, the numbers of classes differ, or ``strength`` is NaN or infinite.
 
     >>> model = PriorShift(nn.Identity(), logits_prior=[900, 100])
     >>> model(torch.tensor([[0.9, 0.1]]).log()).softmax(1)
@@ -42,10 +49,15 @@ class PriorShift(nn.Module):
     strength: Tensor
 
     def __init__(
-        self, model: nn.Module, logits_prior: Counts, target_prior: Counts | None = None, strength: float = 1.0
+        self,
+        model: nn.Module,
+        logits_prior: Counts,
+        target_prior: Counts | None = None,
+        strength: float = 1.0,
+        output: str = "logits",
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.output = model, output
         prior = as_counts(logits_prior, "logits_prior", integers=False, positive=True).double().cpu()
         dtype = torch.get_default_dtype()
         self.register_buffer("logits_prior", (prior / prior.sum()).to(dtype))
@@ -72,9 +84,30 @@ class PriorShift(nn.Module):
             self.shift.copy_(shift)
         return self
 
-    def forward(self, inputs: Any, *more: Any, **options: Any) -> Tensor:
-        """The model's logits [N, C, ...] under the target prior."""
-        logits: Tensor = self.model(inputs, *more, **options)
+    def forward(self, inputs: Any = None, *more: Any, **options: Any) -> Any:
+        """The model's answer, with its logits [N, C, ...] under the target prior."""
+        # `inputs` has a name, which torch.export takes over, but models of transformers are called by keywords alone.
+        answer = self.model(**options) if inputs is None and not more else self.model(inputs, *more, **options)
+        if isinstance(answer, Tensor):
+            return self.moved(answer)
+        by_key = isinstance(answer, MutableMapping)
+        logits = answer.get(self.output) if by_key else getattr(answer, self.output, None)
+        if not isinstance(logits, Tensor):
+            raise ValueError(
+                f"`model` must return logits, or an answer that holds them as `{self.output}`, but its answer is no "
+                "tensor and holds none there. Name the place by `output=`, or wrap the model so that it returns logits."
+            )
+        if isinstance(answer, tuple):  # a named one
+            return answer._replace(**{self.output: self.moved(logits)})  # type: ignore[attr-defined]
+        answer = copy.copy(answer)
+        if by_key:
+            answer[self.output] = self.moved(logits)
+        else:
+            setattr(answer, self.output, self.moved(logits))
+        return answer
+
+    def moved(self, logits: Tensor) -> Tensor:
+        """Logits of the model, [N, C, ...], moved to the target prior."""
         if not logits.is_floating_point() or logits.ndim < 2 or logits.shape[1] != self.shift.numel():
             raise ValueError(
                 f"`model` must return floating-point logits of shape [N, {self.shift.numel()}, ...], one class for "

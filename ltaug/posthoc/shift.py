@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
 from torch import Tensor
 
 from ltaug.priors import Counts, as_counts
+
+Logits = Tensor | np.ndarray[Any, Any] | Sequence[Any]
+"""Logits of any array-like form, [N, C, ...]."""
 
 __all__ = ["log_prior_shift", "shift_logits"]
 
@@ -20,9 +29,15 @@ def log_prior_shift(from_prior: Counts, to_prior: Counts, strength: float = 1.0)
     Returns:
         float64 [C].
 
+    Raises:
+        ValueError: a class has prior 0 (its log is infinite), the numbers of classes differ, or ``strength`` is NaN or
+            infinite.
+
     >>> log_prior_shift([3, 1], [1, 1])
     tensor([-0.4055,  0.6931], dtype=torch.float64)
     """
+    if not math.isfinite(strength):
+        raise ValueError(f"`strength` must be finite, but is {float(strength)}. 0 leaves the logits, 1 is Bayes' rule.")
     source = as_counts(from_prior, "from_prior", integers=False, positive=True).double()
     target = as_counts(to_prior, "to_prior", integers=False, positive=True).double()
     if source.shape != target.shape:
@@ -34,7 +49,7 @@ def log_prior_shift(from_prior: Counts, to_prior: Counts, strength: float = 1.0)
     return strength * ((target / target.sum()).log() - (source / source.sum()).log())
 
 
-def shift_logits(logits: Tensor, from_prior: Counts, to_prior: Counts, strength: float = 1.0, dim: int = 1) -> Tensor:
+def shift_logits(logits: Logits, from_prior: Counts, to_prior: Counts, strength: float = 1.0, dim: int = 1) -> Tensor:
     """Move logits from one class prior to another: z + strength * (log to_prior - log from_prior).
 
     By Bayes' rule p(y | x) ~ p(x | y) p(y): a model whose softmax is right under one prior becomes right under another
@@ -52,7 +67,7 @@ def shift_logits(logits: Tensor, from_prior: Counts, to_prior: Counts, strength:
     ============================================== ==================== ================== =========================
 
     Args:
-        logits: [N, C, ...], classes on ``dim``.
+        logits: [N, C, ...], classes on ``dim``; a tensor, an array or nested lists.
         from_prior: the prior that the logits are under, [C]: the training prior for a model trained with plain
             cross-entropy, uniform for a prior-corrected one. Counts or probabilities.
         to_prior: the prior to move to, [C].
@@ -63,16 +78,17 @@ def shift_logits(logits: Tensor, from_prior: Counts, to_prior: Counts, strength:
         Logits of the same shape and type, not normalised.
 
     Raises:
-        ValueError: a class has prior 0 (its log is infinite), the numbers of classes differ, or logits are integers.
+        ValueError: a class has prior 0 (its log is infinite), the numbers of classes differ, ``strength`` is NaN or
+            infinite, or logits are integers.
 
-    >>> import torch
     >>> shift_logits(torch.zeros(1, 2), from_prior=[3, 1], to_prior=[1, 1]).softmax(1)
     tensor([[0.2500, 0.7500]])
     """
+    logits = as_logits(logits)
     if not logits.is_floating_point():
         raise ValueError(f"`logits` must be floating point, but are {logits.dtype}: the shift would be rounded.")
     shift = log_prior_shift(from_prior, to_prior, strength)
-    if logits.shape[dim] != shift.numel():
+    if not -logits.ndim <= dim < logits.ndim or logits.shape[dim] != shift.numel():
         raise ValueError(
             f"`logits` must have {shift.numel()} classes on dim {dim}, as the priors have, but have shape "
             f"{list(logits.shape)}."
@@ -80,3 +96,16 @@ def shift_logits(logits: Tensor, from_prior: Counts, to_prior: Counts, strength:
     shape = [1] * logits.ndim
     shape[dim] = -1
     return logits + shift.to(logits.device, logits.dtype).view(shape)
+
+
+def as_logits(logits: Logits, name: str = "logits") -> Tensor:
+    """Read logits of any array-like form as a tensor, or say that they are none."""
+    if isinstance(logits, Tensor):
+        return logits
+    try:
+        return torch.as_tensor(logits)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"`{name}` must be a tensor or an array of numbers, but cannot be read as one. Of a model that answers "
+            "with an object pass its `.logits`."
+        ) from error
