@@ -49,6 +49,7 @@ DECIMALS = {"classwise_ece": 5, "brier": 3, "nll": 3}
 """Metrics that are printed as they are, as in the literature; the others are percentages."""
 HIGHER_IS_BETTER = ("top1", "top5", "many", "medium", "few")
 MAX_SVG_BYTES = 150_000
+MAX_PNG_BYTES = 300_000
 PNG_DPI = 170
 TABLE_ROWS = 10
 MAX_AUDIO_SECONDS = 10
@@ -499,7 +500,7 @@ def _correction_section(run: _Run) -> str:
     if keys:
         said, tuned_on = (escape(str(run.corrected.get(key) or "")) for key in ("said", "tuned_on"))
         note = "The same test logits, as trained and corrected for another class mix; nothing was trained."
-        note += f" What was tuned was tuned on {tuned_on}." if tuned_on else ""
+        note += f" Tuned on {tuned_on}." if tuned_on else ""
         rows = [(METRICS[key][0], _metric(key, before.get(key)), _metric(key, after.get(key))) for key in keys]
         heads = ("metric", "as trained", f"corrected<br><small>{said}</small>")
         parts.append(f"<p>{note}</p>{_table(heads, rows, numbers=(1, 2))}")
@@ -806,13 +807,16 @@ def _figure(title: str, draw: Callable[[], Figure], caption: str, *, alt: str, m
 
 
 def _image(figure: Figure, alt: str) -> str:
-    """An ``img`` that carries its data: SVG, which stays sharp, or PNG where that is much smaller."""
+    """An ``img`` that carries its data: SVG, which stays sharp, PNG where smaller, WebP for what is like noise."""
     data, kind = io.BytesIO(), "svg+xml"
     if not any(axes.images for axes in figure.axes):
         figure.savefig(data, format="svg", metadata={"Date": None})
     if not 0 < data.tell() <= MAX_SVG_BYTES:
         data, kind = io.BytesIO(), "png"
         figure.savefig(data, format="png", dpi=PNG_DPI)
+    if data.tell() > MAX_PNG_BYTES:  # a spectrogram
+        data, kind = io.BytesIO(), "webp"
+        figure.savefig(data, format="webp", dpi=PNG_DPI, pil_kwargs={"quality": 80, "method": 4})
     width, height = (round(100 * inches) for inches in figure.get_size_inches())
     encoded = base64.b64encode(data.getvalue()).decode("ascii")
     return f'<img src="data:image/{kind};base64,{encoded}" alt="{escape(alt)}" width="{width}" height="{height}">'

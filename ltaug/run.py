@@ -45,6 +45,8 @@ class RunFolder:
     ``logits.safetensors``  ``logits`` and ``labels`` of the test split
     ``model.safetensors``   final weights; ``ltaug.json`` beside it has class names, counts, the prior of the logits
     ``checkpoints/``        state to resume from, one folder an epoch, the newest ``keep``
+    ``corrected.json``      metrics after a correction for another class mix, and what that was; if there was one
+    ``shifted.csv``         accuracy on test sets of other class mixes, a row for what is known of them; likewise
     ``report.html``         figures and tables (:mod:`ltaug.report`)
     ======================= =========================================================================================
 
@@ -55,14 +57,16 @@ class RunFolder:
         path: the folder, created if need be.
         config: a dataclass or mapping of plain values.
         main: whether this process writes.
-        resume: continue the run that is there. The configs must then agree.
-        free_keys: settings that may change on resuming (``epochs``, say).
+        resume: continue the run that is there. The configs must then agree; a field of a dataclass that the saved one
+            does not have yet, since an earlier version wrote it, counts as its default.
+        free_keys: settings that may change on resuming (``epochs``, say, which must reach what the run has completed).
         keep: how many checkpoints stay.
         write_config: record config, command and environment; ``False`` opens a run to read it or to add to it.
 
     Raises:
         FileExistsError: the folder holds a run and ``resume`` is false.
-        ValueError: on resuming, ``config`` differs from the saved one; the message names the keys.
+        ValueError: on resuming, ``config`` differs from the saved one, and the message names the keys; or its
+            ``epochs`` are fewer than those of the newest checkpoint.
 
     >>> import tempfile
     >>> run = RunFolder(tempfile.mkdtemp(), {"lr": 0.1})
@@ -96,7 +100,8 @@ class RunFolder:
                     f"`{self.path}` already holds a run. Resume it (`--resume true`), choose another folder (`--out`), "
                     "or delete it."
                 )
-            self._check_same(read_config(saved), values, free_keys)
+            self._check_same(_defaults(config) | read_config(saved), values, free_keys)
+            self._check_epochs(values, free_keys)
         if not main:
             return
         self.path.mkdir(parents=True, exist_ok=True)
@@ -123,6 +128,14 @@ class RunFolder:
                 f"Cannot resume with another configuration: {'; '.join(differ)}. Start it with the run's own "
                 "config.yaml, or choose another folder for the new settings."
             )
+
+    def _check_epochs(self, values: Mapping[str, Any], free_keys: tuple[str, ...]) -> None:
+        epochs = values.get("epochs")
+        if "epochs" not in free_keys or not isinstance(epochs, int) or not (folders := self._checkpoints()):
+            return
+        # The names first: to look into a checkpoint takes reading it.
+        if _epochs_of(folders[-1]) > epochs and (found := self.latest_checkpoint()) and found[1] > epochs:
+            raise ValueError(f"`epochs` is {epochs}, but `{self.path}` has completed {found[1]}. Raise it.")
 
     # -- files -------------------------------------------------------------------------------------------------------
 
@@ -259,6 +272,18 @@ class RunFolder:
                 os.fsync(handle.fileno())
                 files[file.relative_to(folder).as_posix()] = hashlib.sha256(handle.read()).hexdigest()
         write_atomically(folder / "manifest.json", json.dumps(files, indent=2))
+
+
+def _defaults(config: Any) -> dict[str, Any]:
+    """The defaults of a dataclass, as they would be read again."""
+    found = {}
+    for item in dataclasses.fields(config) if dataclasses.is_dataclass(config) else ():
+        if item.default is not dataclasses.MISSING:
+            found[item.name] = item.default
+        elif item.default_factory is not dataclasses.MISSING:
+            found[item.name] = item.default_factory()
+    values: dict[str, Any] = _plain(found)
+    return values
 
 
 def _epochs_of(checkpoint: Path) -> int:

@@ -574,6 +574,82 @@ def test_points_that_are_no_fractions_or_pairs_are_refused(points: object, messa
         plots.confidence_accuracy_density(points)  # type: ignore[arg-type]
 
 
+# Sounds
+
+
+def test_a_spectrogram_agrees_with_a_fourier_transform_by_hand() -> None:
+    rate, hop, window, size = 8000, 80, 200, 256
+    noise = torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    image = plots.spectrogram(noise, rate).axes[0].images[0]
+    padded = np.pad(noise.double().numpy(), size // 2)
+    hann = np.zeros(size)
+    start = (size - window) // 2
+    hann[start : start + window] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
+    frames = [padded[k * hop : k * hop + size] * hann for k in range(2000 // hop + 1)]
+    magnitude = np.abs([[(frame * np.exp(-2j * np.pi * f * np.arange(size) / size)).sum() for f in range(size // 2 + 1)]
+                        for frame in frames]).T  # fmt: skip
+    np.testing.assert_allclose(
+        image.get_array(), np.maximum(20 * np.log10(magnitude / magnitude.max()), -80), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+def test_a_tone_lies_at_its_moment_and_frequency(rate: int) -> None:
+    """1.5 kHz in the second half of two seconds, nothing before."""
+    time = torch.arange(2 * rate) / rate
+    figure = plots.spectrogram((time >= 1) * torch.sin(2 * torch.pi * 1500 * time), rate)
+    axes = figure.axes[0]
+    (image,) = axes.images
+    level = np.asarray(image.get_array())
+    left, right, low, high = image.get_extent()
+    row = level.max(1).argmax()
+    assert low + (row + 0.5) * (high - low) / len(level) == pytest.approx(1.5, abs=0.05)
+    loud = left + (np.flatnonzero(level.max(0) > -40) + 0.5) * (right - left) / level.shape[1]
+    assert (loud.min(), loud.max()) == pytest.approx((1, 2), abs=0.03)
+    assert axes.get_xlim() == (0, 2)
+    assert axes.get_ylim() == (0, rate / 2000)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("time (s)", "frequency (kHz)")
+    png(figure)
+
+
+def test_loudness_and_type_of_a_sound_do_not_change_its_picture() -> None:
+    samples = torch.randint(-(2**15), 2**15, (4000,), dtype=torch.int16, generator=torch.Generator().manual_seed(0))
+    pictures = [
+        plots.spectrogram(waveform, 8000).axes[0].images[0].get_array()
+        for waveform in (samples, samples.numpy(), samples / 2**15, samples.double() / 2**20)
+    ]
+    for picture in pictures[1:]:
+        np.testing.assert_allclose(picture, pictures[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("waveform", "level"), [(torch.zeros(8000), -80), (torch.tensor([0.5]), 0)])
+def test_silence_and_a_single_click_have_a_picture_of_one_colour(waveform: torch.Tensor, level: float) -> None:
+    figure = plots.spectrogram(waveform, 8000)
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), level, atol=1e-6)
+    png(figure)
+
+
+def test_a_spectrogram_on_given_axes_of_a_grid() -> None:
+    figure = Figure(figsize=(8, 3))
+    axes = figure.subplots(1, 2)
+    assert plots.spectrogram(torch.randn(4000), 8000, ax=axes[1]) is figure
+    assert not axes[0].images
+    assert len(axes[1].images) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "rate", "message"),
+    [
+        ((2, 800), 8000, r"shape \[2, 800\]"),
+        ((800,), -1, "positive whole number"),
+        ((800,), 50, "at least 100 .* is 50"),
+    ],
+)
+def test_sounds_without_a_spectrogram_are_refused(shape: tuple[int, ...], rate: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plots.spectrogram(torch.zeros(shape), rate)
+
+
 # All of them
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
 import os
 import re
 import sys
 import warnings
+import wave
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,7 +22,7 @@ import torch
 
 from ltaug import metrics, plots, report
 from ltaug.longtail import exponential_counts
-from ltaug.report import write_comparison, write_report
+from ltaug.report import audio_html, figure_html, write_comparison, write_report
 from ltaug.run import RunFolder
 
 pytest.importorskip("matplotlib")
@@ -141,6 +144,14 @@ def assert_self_contained(page: Page) -> None:
                 assert value is not None
                 assert not re.match(r"(?i)\s*([a-z]+:)?//|\s*(https?|file|javascript):", value), value[:80]
             assert not name.startswith("on")
+    (policy,) = (
+        attributes["content"]
+        for tag, attributes in page.tags
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy is not None
+    assert policy.startswith("default-src 'none';")
+    assert "http" not in policy
     style = page.source[page.source.index("<style>") : page.source.index("</style>")]
     assert "url(" not in style
     assert "@import" not in style
@@ -250,6 +261,124 @@ def test_few_and_many_classes_stay_below_two_megabytes(tmp_path: Path, num_class
     written = write_report(run.path)
     assert len(Page(written).images) == len(FIGURES)
     assert written.stat().st_size < 2_000_000
+
+
+# Corrections after the training
+
+TESTS = ("forward 50", "uniform", "backward 50")
+
+
+def correct(path: Path, **changes: Any) -> None:
+    """What evaluate.py of a recipe leaves in a run folder."""
+    final = json.loads((path / "summary.json").read_text())["final"]
+    corrected = {"said": "to <uniform>, strength 1", "tuned_on": "9 samples", "uncorrected": final}
+    corrected |= {"final": {**final, "top1": 0.625, "few": None}}
+    (path / "corrected.json").write_text(json.dumps(corrected | changes))
+    rows = [["prior", "logits", *TESTS], ["none", "as trained", 0.5, 0.4, 0.3], ["given", "vector", 0.7, 0.45, 0.6]]
+    rows.append(['"given, kept"', "vector", 1.25, "", 0.9])
+    (path / "shifted.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+
+
+def test_a_correction_is_shown_before_and_after(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run")
+    assert "Corrected for another class mix" not in write_report(path).read_text()
+    correct(path)
+    page = Page(write_report(path))
+    assert_self_contained(page)
+    top1 = json.loads((path / "summary.json").read_text())["final"]["top1"]
+    rows = [row for row in page.cells if row[0] == "top-1 accuracy"]
+    assert rows == [["top-1 accuracy", f"{100 * top1:.1f} %", "62.5 %"]]
+    assert [row[2] for row in page.cells if row[0] == "few-shot accuracy"] == ["–"]
+    assert "metricas trainedcorrectedto <uniform>, strength 1" in page.sections["Corrected for another class mix"]
+    assert "Tuned on 9 samples." in page.sections["Corrected for another class mix"]
+    assert ["class mix", "logits", *TESTS] in page.cells
+    assert page.row("nonenothing is known")[1:] == ["as trained", "50.0 %", "40.0 %", "30.0 %"]
+    assert page.row("given, kept")[1:] == ["vector", "125.0 %", "–", "90.0 %"]
+    assert len(page.images) == len(FIGURES) + 1
+
+
+def test_the_figure_of_a_correction_has_its_accuracies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[dict] = []
+    monkeypatch.setattr(plots, "shifted_test_accuracy", drawn.append)
+    path = make_run(tmp_path / "run")
+    correct(path)
+    write_report(path)
+    values = {"none": (0.5, 0.4, 0.3), "given": (0.7, 0.45, 0.6)}
+    assert drawn == [{name: dict(zip(TESTS, numbers, strict=True)) for name, numbers in values.items()}]
+
+
+@pytest.mark.parametrize("name", ["corrected.json", "shifted.csv"])
+@pytest.mark.parametrize("content", ["", "3", "[1, 2", "prior\n", "x,y\n1,2\n"])
+@pytest.mark.usefixtures("quick")
+def test_a_damaged_correction_is_named(tmp_path: Path, name: str, content: str) -> None:
+    path = make_run(tmp_path / "run")
+    correct(path)
+    (path / name).write_text(content)
+    page = Page(write_report(path))
+    assert f"{name} could not be read" in page.sections["Corrected for another class mix"]
+
+
+@pytest.mark.parametrize("content", ["prior,sideways 3\nnone,0.1\n", "prior,uniform\n<b>,<b>,3,4\n", "prior\nnone\n"])
+@pytest.mark.usefixtures("quick")
+def test_an_odd_correction_makes_a_page(tmp_path: Path, content: str) -> None:
+    path = make_run(tmp_path / "run")
+    correct(path, uncorrected=None, final={"top1": "<i>", "other": 3}, said=None)
+    (path / "shifted.csv").write_text(content)
+    assert_self_contained(page := Page(write_report(path)))
+    assert "<b>" not in page.source
+    assert "<i>" not in page.source
+
+
+# Sections of a recipe's own
+
+
+@pytest.mark.usefixtures("quick")
+def test_own_sections_stand_after_the_figures_and_only_if_they_are_passed(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run")
+    card = figure_html(plots.class_counts([9, 1]), alt="Two bars.", caption="a < b", html="<p>between</p>")
+    assert card == '<figure><img src="data:," alt="Two bars."><p>between</p><figcaption>a &lt; b</figcaption></figure>'
+    page = Page(write_report(path, sections=[("Sounds & clips", card), ("More", "<p>words</p>")]))
+    assert_self_contained(page)
+    headings = re.findall(r"<h2>(.*?)</h2>", page.source)
+    assert headings[:5] == ["Metrics", "Figures", "Sounds &amp; clips", "More", "Worst and best classes"]
+    assert page.sections["Sounds & clips"].strip() == "betweena < b"
+    assert "Sounds" not in write_report(path).read_text()
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "int16"])
+def test_a_player_carries_the_samples_of_its_sound(kind: str) -> None:
+    samples = np.array([0, 1, -1, 12345, 2**15 - 1, -(2**15)], dtype=np.int16)
+    waveform = samples if kind == "int16" else torch.from_numpy(samples / 2**15).to(getattr(torch, kind))
+    html = audio_html(waveform, 22050, 'a "dog" & more')
+    (encoded,) = re.findall(r'src="data:audio/wav;base64,([^"]*)"', html)
+    with wave.open(io.BytesIO(base64.b64decode(encoded))) as file:
+        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 22050)
+        np.testing.assert_array_equal(np.frombuffer(file.readframes(6), dtype="<i2"), samples)
+    assert html.count("a &quot;dog&quot; &amp; more") == 2
+
+
+def test_a_sound_beyond_full_scale_keeps_its_shape() -> None:
+    """Clipped, its two peaks would be equal."""
+    (encoded,) = re.findall(r"base64,([^\"]*)", audio_html(torch.tensor([2.0, -4.0, 1.0]), 8000, ""))
+    samples = np.frombuffer(base64.b64decode(encoded)[44:], dtype="<i2")
+    np.testing.assert_array_equal(samples, [2**14, -(2**15), 2**13])
+
+
+@pytest.mark.parametrize(
+    ("waveform", "sample_rate", "message"),
+    [
+        (torch.zeros(2, 100), 8000, r"`waveform` must be one channel .* shape \[2, 100\]. Take one channel"),
+        (torch.zeros(0), 8000, r"`waveform` must be one channel of at least one sample"),
+        (torch.zeros(10, dtype=torch.int32), 8000, "`waveform` must be int16 or fractions .* is int32"),
+        (torch.tensor([0.0, math.nan]), 8000, "`waveform` must be finite"),
+        (torch.zeros(80_001), 8000, "`waveform` must last at most 10 s, .* lasts 10.0 s. Cut it"),
+        (torch.zeros(10), 0, "`sample_rate` must be a positive whole number"),
+        (torch.zeros(10), 44.1, "`sample_rate` must be a positive whole number .* is 44.1"),
+    ],
+)
+def test_sounds_that_cannot_be_carried_are_refused(waveform: torch.Tensor, sample_rate: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        audio_html(waveform, sample_rate, "")
 
 
 # Runs that are not complete

@@ -31,6 +31,7 @@ def main() -> None:
             name = summary["name"] if summary["name"] not in results else path.name
             results[name] = summary["final"]
     print(table(results))
+    Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
     print(f"\nOpen {write_comparison(paths, arguments.out, title=arguments.title)} in a browser.")
 
 

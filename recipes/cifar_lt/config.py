@@ -52,6 +52,9 @@ class Config:
     """Size of the largest class over the smallest; 1 is balanced."""
     data_seed: int = 0
     """Which samples of each class are kept; 0 everywhere in the literature."""
+    held_out_per_class: int = 0
+    """Training samples of each class that are kept from training, to tune corrections on; 0 as published: then what the
+    long-tailed part leaves over serves."""
 
     epochs: int = 200
     """Passes over as many samples as the training set has."""
@@ -166,7 +169,10 @@ class Config:
         for name in ("epochs", "batch_size", "eval_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
-        for name in ("seed", "data_seed", "momentum", "weight_decay", "warmup_epochs", "decay_factor", "crop_padding"):
+        for name in (
+            "seed", "data_seed", "held_out_per_class", "momentum", "weight_decay", "warmup_epochs", "decay_factor",
+            "crop_padding",
+        ):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` must not be negative, but is {getattr(self, name)}.")
         for name in ("lr", "imbalance_ratio", "alpha"):

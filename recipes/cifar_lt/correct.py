@@ -1,18 +1,19 @@
 """Correct a run's logits for another class mix, without training: calibrate, estimate, shift.
 
-Whatever is tuned is tuned on samples of the training split that the long-tailed subset leaves over, never on the test
-set that is reported.
+Whatever is tuned is tuned on samples of the training split that training did not use, never on the test set that is
+reported.
 """
 
 import csv
 import io
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from data import Data
+from data import LEFT_OVER_PER_CLASS, Data
 from torch import Tensor
 
 import ltaug
@@ -25,7 +26,6 @@ from ltaug.posthoc import (
     shift_logits,
 )
 
-HELD_OUT_PER_CLASS = 100
 CALIBRATORS = {
     "temperature": TemperatureScaling,
     "vector": VectorScaling,
@@ -36,8 +36,13 @@ SHIFTED = (*(f"forward {ratio}" for ratio in RATIOS), "uniform", *(f"backward {r
 """LADE's eleven test sets: as long-tailed as training, uniform, the reverse."""
 
 
-def held_out_note(data: Data) -> str:
+def held_out_note(data: Data, held_out_per_class: int) -> str:
     """What was tuned on, for whoever reads the numbers."""
+    if held_out_per_class:
+        return (
+            f"{len(data.held_out_labels)} samples of the training split that training did not use "
+            f"(`held_out_per_class`: {held_out_per_class} of each of the {len(data.class_counts)} classes)"
+        )
     counts = ltaug.class_counts(data.held_out_labels, len(data.class_counts))
     classes = int((counts > 0).sum())
     blind = [name for name, count in zip(data.class_names, counts.tolist(), strict=True) if not count]
@@ -45,7 +50,7 @@ def held_out_note(data: Data) -> str:
     warning = f"; none of {', '.join(blind[:3])}, whose errors a searched strength does not see" if blind else ""
     return (
         f"{len(data.held_out_labels)} samples of the training split that training did not use ({classes} of "
-        f"{len(data.class_counts)} classes, up to {HELD_OUT_PER_CLASS} each{warning})"
+        f"{len(data.class_counts)} classes, up to {LEFT_OVER_PER_CLASS} each{warning})"
     )
 
 
@@ -75,32 +80,42 @@ def fit_calibrator(kind: str, logits: Tensor, labels: Tensor, prior: Tensor) -> 
     return calibrator
 
 
-def read_prior(word: str, data: Data) -> Tensor | None:
+def read_prior(word: str, class_names: list[str], class_counts: list[int]) -> Tensor | None:
     """uniform, train, or a JSON file of one number a class, in order or by name; None for estimate and trend. [C]."""
-    size = len(data.class_counts)
+    size = len(class_names)
     if word in ("estimate", "trend"):
         return None
     if word == "uniform":
         return torch.full((size,), 1.0 / size, dtype=torch.float64)
     if word == "train":
-        return ltaug.class_prior(data.class_counts)
+        return ltaug.class_prior(class_counts)
     if not Path(word).is_file():
         raise ValueError(f"`--target_prior` must be uniform, train, estimate, trend or a JSON file, but is {word!r}.")
     try:
-        values = json.loads(Path(word).read_text())
-    except (ValueError, UnicodeDecodeError) as error:
+        values = json.loads(Path(word).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"`--target_prior` {word!r} is not readable as JSON: {error}.") from error
     if isinstance(values, dict):
-        if missing := [name for name in data.class_names if name not in values]:
+        if missing := [name for name in class_names if name not in values]:
             raise ValueError(
                 f"`--target_prior` {word!r} has no number for {missing[0]!r} ({len(missing)} are missing)."
             )
-        values = [values[name] for name in data.class_names]
-    numbers = isinstance(values, list) and all(isinstance(each, int | float) for each in values)
-    if not numbers or len(values) != size or not all(0 < each < math.inf for each in values):
+        if surplus := [name for name in values if name not in class_names]:
+            raise ValueError(
+                f"`--target_prior` {word!r} has a number for {surplus[0]!r}, which is no class of this run "
+                f"({len(surplus)} are too many)."
+            )
+        values = [values[name] for name in class_names]
+    if not isinstance(values, list) or len(values) != size or not all(map(is_positive, values)):
         raise ValueError(f"`--target_prior` {word!r} must hold one positive number for each of the {size} classes.")
     prior = torch.tensor(values, dtype=torch.float64)
+    prior = prior / prior.max()  # whose sum cannot overflow
     return prior / prior.sum()
+
+
+def is_positive(value: object) -> bool:
+    """Whether a value of a JSON file is a positive number; `true` is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
 
 
 def tuned_strength(logits: Tensor, labels: Tensor, source: Tensor, target: Tensor) -> float:
@@ -165,22 +180,28 @@ def top1(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(1) == labels).double().mean())
 
 
-def shifted_markdown(rows: dict[str, dict[str, float]]) -> str:
+def shifted_logits(row: str, calibration: str) -> str:
+    """The logits that a row of :func:`shifted_accuracy` starts from: "none" knows nothing of a calibration."""
+    return "as trained" if "none" in (row, calibration) else calibration
+
+
+def shifted_markdown(rows: dict[str, dict[str, float]], calibration: str) -> str:
     """The table of :func:`shifted_accuracy`, in percent; F is forward, U uniform, B backward."""
     heads = [name[0].upper() + name.partition(" ")[2] for name in SHIFTED]
-    lines = [["prior", *heads], ["---"] + ["---:"] * len(SHIFTED)]
+    lines = [["prior", "logits", *heads], ["---", "---"] + ["---:"] * len(SHIFTED)]
     for row, values in rows.items():
         digits = 0 if "kept" in row else 1
         cells = ("–" if math.isnan(value) else f"{100 * value:.{digits}f}" for value in values.values())
-        lines.append([row, *cells])
+        lines.append([row, shifted_logits(row, calibration), *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def shifted_csv(rows: dict[str, dict[str, float]]) -> str:
+def shifted_csv(rows: dict[str, dict[str, float]], calibration: str) -> str:
     """The same as CSV, in fractions."""
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["prior", *SHIFTED])
+    writer.writerow(["prior", "logits", *SHIFTED])
     for row, values in rows.items():
-        writer.writerow([row, *("" if math.isnan(value) else f"{value:.6f}" for value in values.values())])
+        cells = ("" if math.isnan(value) else f"{value:.6f}" for value in values.values())
+        writer.writerow([row, shifted_logits(row, calibration), *cells])
     return text.getvalue()

@@ -14,6 +14,8 @@ import ltaug
 HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 # The usual statistics of the pixels, of CIFAR-10 for both, as the released codes have them.
 CIFAR_MEAN, CIFAR_STD = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
+LEFT_OVER_PER_CLASS = 100
+"""At most so many of what the long-tailed part leaves over are for tuning."""
 
 
 @dataclass
@@ -21,7 +23,7 @@ class Data:
     """A long-tailed training set and a balanced test set, whole in memory."""
 
     train_images: Tensor
-    """uint8 [N, H, W, C]."""
+    """uint8 [N, H, W, C]; empty if they are not asked for."""
     train_labels: Tensor
     """int64 [N]."""
     test_images: Tensor
@@ -35,20 +37,26 @@ class Data:
     """Per channel, of pixels in 0..1."""
     std: list[float]
     held_out_images: Tensor = field(default_factory=lambda: torch.empty(0))
-    """Samples of the training split that the long-tailed part leaves over, like the others; none unless asked for."""
+    """Samples of the training split that are not trained on, like the others; none unless asked for."""
     held_out_labels: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
-def load_data(cfg: Config, held_out_per_class: int = 0) -> Data:
+def load_data(cfg: Config, *, train_images: bool = True, held_out: bool = False) -> Data:
     """Read the data set of a config and take its long-tailed part.
 
-    Of the samples that this part leaves over, up to `held_out_per_class` of each class come along, to tune on: classes
-    that the part takes whole have none.
+    Args:
+        cfg: the config.
+        train_images: whether to read them; their labels come along in any case.
+        held_out: whether samples to tune on come along: `held_out_per_class` of each class, taken off before the set is
+            made long-tailed; if that is 0, up to 100 of each class of what the long-tailed part leaves over, which are
+            none of a class that it takes whole.
     """
     load = load_digits if cfg.dataset == "digits" else load_cifar
     read_train_images, labels, test_images, test_labels, names = load(cfg)
     num_classes = len(names)
-    available = ltaug.class_counts(labels, num_classes)
+    kept = set_aside(cfg, labels, names)
+    rest = all_but(kept, len(labels))
+    available = ltaug.class_counts(labels[rest], num_classes)
     profiles = {"exponential": ltaug.exponential_counts, "step": ltaug.step_counts, "pareto": ltaug.pareto_counts}
     counts = profiles[cfg.profile](int(available.max()), num_classes, cfg.imbalance_ratio)
     if int(counts.min()) == 0:
@@ -63,20 +71,41 @@ def load_data(cfg: Config, held_out_per_class: int = 0) -> Data:
             f"({names[k]}), but there are {int(available[k])} ({len(short)} of {num_classes} classes are too small). "
             "Raise it, or leave out the subsampling in data.py if the set is long-tailed by nature."
         )
-    indices = ltaug.subsample(labels, counts, seed=cfg.data_seed)
-    images = read_train_images(indices)
-    left = torch.ones(len(labels), dtype=torch.bool).index_fill(0, indices, False).nonzero()[:, 0]
-    sizes = ltaug.class_counts(labels[left], num_classes).clamp(max=held_out_per_class)
-    left = left[ltaug.subsample(labels[left], sizes, seed=cfg.data_seed)] if sizes.any() else left[:0]
+    indices = rest[ltaug.subsample(labels[rest], counts, seed=cfg.data_seed)]
+    if held_out and not cfg.held_out_per_class:
+        left = all_but(indices, len(labels))
+        sizes = ltaug.class_counts(labels[left], num_classes).clamp(max=LEFT_OVER_PER_CLASS)
+        kept = left[ltaug.subsample(labels[left], sizes, seed=cfg.data_seed)] if sizes.any() else left[:0]
+    if not held_out:
+        kept = kept[:0]
     if cfg.dataset == "digits":
-        pixels = images.double() / 255
+        pixels = read_train_images(indices).double() / 255
         mean, std = pixels.mean((0, 1, 2)).tolist(), pixels.std((0, 1, 2)).tolist()
     else:
         mean, std = CIFAR_MEAN, CIFAR_STD
     return Data(
-        images, labels[indices], test_images, test_labels, names, counts, ltaug.index_hash(indices), mean, std,
-        read_train_images(left) if len(left) else images[:0], labels[left],
+        read_train_images(indices if train_images else indices[:0]), labels[indices], test_images, test_labels, names,
+        counts, ltaug.index_hash(indices), mean, std, read_train_images(kept), labels[kept],
     )  # fmt: skip
+
+
+def set_aside(cfg: Config, labels: Tensor, names: list[str]) -> Tensor:
+    """Indices of the samples that `held_out_per_class` keeps from training."""
+    if not cfg.held_out_per_class:
+        return torch.empty(0, dtype=torch.long)
+    available = ltaug.class_counts(labels, len(names))
+    least = int(available.argmin())
+    if int(available[least]) <= cfg.held_out_per_class:
+        raise ValueError(
+            f"`held_out_per_class`={cfg.held_out_per_class} leaves nothing to train on of class {least} "
+            f"({names[least]}), which has {int(available[least])} samples. Lower it."
+        )
+    return ltaug.subsample(labels, [cfg.held_out_per_class] * len(names), seed=cfg.data_seed)
+
+
+def all_but(indices: Tensor, size: int) -> Tensor:
+    """The other indices of a set, in order."""
+    return torch.ones(size, dtype=torch.bool).index_fill(0, indices, False).nonzero()[:, 0]
 
 
 Split = tuple[Callable[[Tensor], Tensor], Tensor, Tensor, Tensor, list[str]]
@@ -189,9 +218,8 @@ def load_digits(cfg: Config, test_per_class: int = 60) -> Split:
     images = images.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
     labels = torch.from_numpy(labels).long()
     test = ltaug.subsample(labels, [test_per_class] * 10, seed=cfg.data_seed)
-    train = torch.ones(len(labels), dtype=torch.bool).index_fill(0, test, False)
     # Every class ends up with as many training samples as the smallest has, so that class 0 can be the largest.
-    rest = train.nonzero()[:, 0]
+    rest = all_but(test, len(labels))
     size = int(ltaug.class_counts(labels[rest]).min())
     rest = rest[ltaug.subsample(labels[rest], [size] * 10, seed=cfg.data_seed)]
     return images[rest].__getitem__, labels[rest], images[test], labels[test], [str(k) for k in range(10)]

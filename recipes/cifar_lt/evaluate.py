@@ -18,7 +18,6 @@ from accelerate import Accelerator
 from config import autocast_type, one_process, parse_config, plain_errors, set_threads
 from correct import (
     CALIBRATORS,
-    HELD_OUT_PER_CLASS,
     fit_calibrator,
     held_out_note,
     read_prior,
@@ -53,13 +52,16 @@ def main() -> None:
     parser.add_argument(
         "--target_prior", help="correct for: uniform, train, a JSON file, or estimate, trend (from the test logits)"
     )
-    parser.add_argument("--strength", default="1", help="of the correction: a number, or auto (default: %(default)s)")
+    parser.add_argument("--strength", help="of the correction: a number, or auto (default: 1)")
     parser.add_argument("--calibrate", choices=("none", *CALIBRATORS), default="none", help="before the correction")
     parser.add_argument(
         "--shifted", action="store_true", help="LADE's eleven test sets: prior unknown, given, estimated"
     )
     arguments = parser.parse_args()
     one_process()
+    if arguments.strength and not arguments.target_prior:
+        raise ValueError("`--strength` is that of a correction: name the prior to correct for, `--target_prior`.")
+    strength = None if arguments.strength == "auto" else read_strength(arguments.strength or "1")
     path = Path(arguments.run)
     if not (path / "config.yaml").is_file():
         raise ValueError(f"{arguments.run!r} is no run folder: it has no config.yaml.")
@@ -90,13 +92,18 @@ def main() -> None:
         raise ValueError(f"`{weights}` is damaged ({error}). `train.py --resume true` writes it anew.") from error
 
     correcting = bool(arguments.target_prior or arguments.shifted or arguments.calibrate != "none")
-    strength = None if arguments.strength == "auto" else read_strength(arguments.strength)
-    tuning = arguments.calibrate != "none" or (arguments.target_prior is not None and strength is None)
-    data = load_data(cfg, HELD_OUT_PER_CLASS) if tuning else load_data(cfg)
+    info = read_info(path) if correcting else {}
+    source = torch.tensor(info["logits_prior"], dtype=torch.float64) if correcting else None
+    target = None
+    if arguments.target_prior:
+        target = read_prior(arguments.target_prior, info["class_names"], info["class_counts"])
+    tuning = arguments.calibrate != "none" or strength is None
+    data = load_data(cfg, train_images=False, held_out=tuning)
     if tuning and not len(data.held_out_labels):
-        raise ValueError("There is nothing to tune on: the training subset takes the whole training split.")
-    target = read_prior(arguments.target_prior, data) if arguments.target_prior else None
-    source = read_source(path) if correcting else None
+        raise ValueError(
+            "There is nothing to tune on: the training subset takes the whole training split. Train with "
+            "`--held_out_per_class`."
+        )
     set_threads(cfg.threads)
     accelerator = Accelerator(mixed_precision=autocast_type(cfg.precision))
     model = build_model(len(data.class_names), in_channels=data.test_images.shape[3])
@@ -121,16 +128,14 @@ def main() -> None:
         )
         if (path / "summary.json").is_file():
             run.write_json("summary.json", {**json.loads((path / "summary.json").read_text()), "final": final})
-        print(f"\nReport: {write_report(path)}")
-    if not correcting:
-        return
+    print()
 
     # The same logits for another class mix.
-    print()
     held_out = logits_of(data.held_out_images, data.held_out_labels) if tuning else None
     calibrate = fit_calibrator(arguments.calibrate, *held_out, source) if held_out else lambda z: z
+    tuned_on = held_out_note(data, cfg.held_out_per_class) if tuning else None
     if tuning:
-        print(f"Tuned on {held_out_note(data)}.")
+        print(f"Tuned on {tuned_on}.")
     corrected, said = calibrate(logits), arguments.calibrate
     if arguments.target_prior:
         if target is None:
@@ -144,14 +149,19 @@ def main() -> None:
     if arguments.target_prior or arguments.calibrate != "none":
         results[f"{method} ({said})"] = classification_report(corrected.softmax(1), labels, data.class_counts)
         print(f"{table(results)}\n")
-        run.write_json("corrected.json", {"target_prior": target, "said": said, "final": results[f"{method} ({said})"]})
+        run.write_json("corrected.json", {
+            "said": said, "tuned_on": tuned_on, "class_names": data.class_names, "target_prior": target,
+            "uncorrected": final, "final": results[f"{method} ({said})"],
+        })  # fmt: skip
     if arguments.shifted:
         shifted = shifted_accuracy(data, logits, calibrate(logits), source)
-        print(f"{shifted_markdown(shifted)}\n")
-        run.write("shifted.csv", shifted_csv(shifted))
+        print(f"{shifted_markdown(shifted, arguments.calibrate)}\n")
+        run.write("shifted.csv", shifted_csv(shifted, arguments.calibrate))
         figure = shifted_test_accuracy({row: values for row, values in shifted.items() if "kept" not in row})
         figure.savefig(path / "shifted.png", dpi=120)
         print(f"Written: {path / 'shifted.csv'}, {path / 'shifted.png'}")
+    if epochs == cfg.epochs:
+        print(f"Report: {write_report(path)}")
 
 
 def read_strength(word: str) -> float:
@@ -165,16 +175,16 @@ def read_strength(word: str) -> float:
     return strength
 
 
-def read_source(path: Path) -> torch.Tensor:
-    """The prior that the run's logits are under."""
+def read_info(path: Path) -> dict:
+    """Class names and counts of a run, and the prior that its logits are under."""
     file = path / "ltaug.json"
-    prior = json.loads(file.read_text()).get("logits_prior") if file.is_file() else None
-    if prior is None:
+    info = json.loads(file.read_text()) if file.is_file() else {}
+    if info.get("logits_prior") is None:
         raise ValueError(
             f"`{path}` does not say which prior its logits are under (`logits_prior` in ltaug.json), so they cannot be "
             "corrected: classifiers that were computed and not trained have none, unfinished runs not yet."
         )
-    return torch.tensor(prior, dtype=torch.float64)
+    return info
 
 
 if __name__ == "__main__":

@@ -91,8 +91,6 @@ def main(cfg: Config) -> None:
     first_epoch = 0
     if cfg.resume and (checkpoint := run.latest_checkpoint()):
         folder, first_epoch = checkpoint
-        if first_epoch > cfg.epochs:
-            raise ValueError(f"`epochs` is {cfg.epochs}, but `{cfg.out}` has completed {first_epoch}. Raise it.")
         accelerator.load_state(str(folder))
         accelerator.print(f"Resumed after epoch {first_epoch} of {cfg.epochs}.")
     accelerator.init_trackers("ltaug", config={key: str(value) for key, value in vars(cfg).items()})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipe_support import Launcher, contents, copy_recipe, settings, summary
+from recipe_support import ROOT, Launcher, contents, copy_recipe, settings, summary
 from safetensors.torch import load_file
 from test_stage2 import MODEL, second
 
@@ -70,18 +70,32 @@ class TestTargetPrior:
         expected = (shift_logits(logits, source, used).argmax(1) == labels).double().mean().item()
         assert float(row(done.out, f"erm (to {word}, strength 1)")[0]) == pytest.approx(100 * expected, abs=0.051)
         assert corrected["final"]["top1"] == pytest.approx(expected)
+        assert corrected["uncorrected"] == summary(run)["final"]
+        assert corrected["class_names"] == [str(k) for k in range(10)]
+        assert corrected["tuned_on"] is None
         assert "Tuned on" not in done.out
 
-    def test_the_report_and_the_summary_stay_those_of_the_run(
+    def test_the_summary_stays_that_of_the_run_and_the_report_shows_both(
         self, launcher: Launcher, recipe: Path, run: Path
     ) -> None:
         before = summary(run)
-        launcher.run(recipe / "evaluate.py", run, "--target_prior", "uniform").good()
+        done = launcher.run(recipe / "evaluate.py", run, "--target_prior", "uniform").good()
         assert summary(run) == before
+        assert done.out.splitlines()[-1] == f"Report: {run / 'report.html'}"
+        page = (run / "report.html").read_text()
+        section = page.partition("<h2>Corrected for another class mix</h2>")[2].partition("<h2>")[0]
+        top1 = (
+            values["top1"] for values in (before["final"], json.loads((run / "corrected.json").read_text())["final"])
+        )
+        cells = "".join(f"<td class=n>{100 * value:.1f} %</td>" for value in top1)
+        assert f"<th scope=row>top-1 accuracy</th>{cells}" in section
+        assert "to uniform, strength 1" in section
 
     def test_tuning_names_what_it_was_done_on(self, launcher: Launcher, recipe: Path, run: Path) -> None:
         options = ["--target_prior", "uniform", "--strength", "auto", "--calibrate", "bias_corrected"]
         done = launcher.run(recipe / "evaluate.py", run, *options).good()
+        tuned_on = json.loads((run / "corrected.json").read_text())["tuned_on"]
+        assert f"Tuned on {tuned_on}.\n" in done.out
         # 114 digits of each class less what training took, 100 at the most; none are left of the first.
         samples = sum(min(100, 114 - n) for n in summary(run)["class_counts"])
         assert (
@@ -103,6 +117,7 @@ def test_shifted_test_sets(launcher: Launcher, recipe: Path, run: Path) -> None:
     with (run / "shifted.csv").open() as file:
         table = {line["prior"]: line for line in csv.DictReader(file)}
     assert set(table) == {"none", "given", "estimated", "trend", "estimated, kept", "trend, kept"}
+    assert {line["logits"] for line in table.values()} == {"as trained"}
     counts = torch.tensor(summary(run)["class_counts"])
     for ratio, direction in ((50, "forward"), (5, "backward")):
         chosen = subsample(labels, shifted_counts(60, counts, ratio, direction), seed=0)
@@ -110,8 +125,127 @@ def test_shifted_test_sets(launcher: Launcher, recipe: Path, run: Path) -> None:
         for name, z in (("none", logits), ("given", shift_logits(logits, source, true.clamp(min=1)))):
             expected = (z[chosen].argmax(1) == labels[chosen]).double().mean().item()
             assert float(table[name][f"{direction} {ratio}"]) == pytest.approx(expected, abs=1e-6)
-    assert len(row(done.out, "given")) == 11
+    assert len(row(done.out, "given")) == 12
     assert (run / "shifted.png").read_bytes().startswith(b"\x89PNG")
+    page = (run / "report.html").read_text()
+    assert "Accuracy by the class mix of the test set" in page
+    assert f"{100 * float(table['given']['forward 50']):.1f} %" in page
+
+
+def test_shifted_test_sets_name_the_logits_that_are_calibrated(launcher: Launcher, recipe: Path, run: Path) -> None:
+    logits, labels, _ = kept(run)
+    done = launcher.run(recipe / "evaluate.py", run, "--shifted", "--calibrate", "vector").good()
+    with (run / "shifted.csv").open() as file:
+        table = {line["prior"]: line for line in csv.DictReader(file)}
+    assert {name: line["logits"] for name, line in table.items() if "kept" not in name} == {
+        "none": "as trained", "given": "vector", "estimated": "vector", "trend": "vector",
+    }  # fmt: skip
+    assert (row(done.out, "none")[0], row(done.out, "given")[0]) == ("as trained", "vector")
+    assert float(table["none"]["uniform"]) == pytest.approx(
+        (logits.argmax(1) == labels).double().mean().item(), abs=1e-6
+    )
+
+
+# Prints, of the data of some settings, what a test looks at; the images are their own indices in the whole set.
+NUMBERED = """
+import json
+import sys
+
+import data
+from config import Config
+
+settings, asked = json.loads(sys.argv[1])
+if settings["dataset"] == "digits":
+    read = data.load_digits
+
+    def numbered(cfg):
+        _, labels, *rest = read(cfg)
+        return (lambda indices: indices.reshape(-1, 1, 1, 1), labels, *rest)
+
+    data.load_digits = numbered
+else:
+    data.decode = lambda split, *_: data.torch.zeros(len(split), 1, 1, 1)
+found = data.load_data(Config(**settings), **asked)
+print(json.dumps({
+    "hash": found.index_hash, "train": found.train_images.flatten().tolist(), "counts": found.class_counts.tolist(),
+    "held_out": found.held_out_images.flatten().tolist(), "held_out_labels": found.held_out_labels.tolist(),
+    "train_labels": found.train_labels.tolist(),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def script(recipe: Path) -> Path:
+    path = recipe / "numbered.py"
+    path.write_text(NUMBERED)
+    return path
+
+
+class TestHeldOut:
+    """Samples that are kept from training."""
+
+    def ask(self, launcher: Launcher, script: Path, values: dict, **asked: bool) -> dict:
+        return json.loads(launcher.run(script, json.dumps([values, asked])).good().out)
+
+    @pytest.mark.parametrize(
+        ("dataset", "digest"),
+        [
+            ("digits", "523ba124ea13e0cd0373d6fadc1f6c82c25c76760ffd683932515f2564a60b13"),
+            ("cifar10", "eec3bb8333edfcbbfbd2d5bb7502e3c01b5ac337fd2d3565782147c01d11d505"),
+        ],
+    )
+    def test_without_any_the_subset_is_the_published_one(
+        self, launcher: Launcher, script: Path, dataset: str, digest: str
+    ) -> None:
+        folder = ROOT.parent / "shared" / "data" / dataset
+        if dataset == "cifar10" and not folder.is_dir():
+            pytest.skip("the images are not there")
+        found = self.ask(launcher, script, {"dataset": dataset, "data_dir": str(folder)})
+        assert found["hash"] == digest
+        assert not found["held_out"]
+
+    def test_are_of_every_class_and_not_trained_on(self, launcher: Launcher, script: Path) -> None:
+        values = {"dataset": "digits", "held_out_per_class": 20, "imbalance_ratio": 5}
+        found = self.ask(launcher, script, values, held_out=True)
+        assert not set(found["train"]) & set(found["held_out"])
+        assert len(set(found["held_out"])) == 200
+        assert torch.bincount(torch.tensor(found["held_out_labels"])).tolist() == [20] * 10
+        assert found["counts"][0] == 114 - 20
+        assert found["counts"] == torch.bincount(torch.tensor(found["train_labels"])).tolist()
+        again = self.ask(launcher, script, values, held_out=True, train_images=False)
+        assert again == found | {"train": []}
+        other = self.ask(launcher, script, values | {"data_seed": 1}, held_out=True)
+        assert set(other["held_out"]) != set(found["held_out"])
+        assert self.ask(launcher, script, values) == found | {"held_out": [], "held_out_labels": []}
+
+    def test_without_them_what_is_left_over_serves(self, launcher: Launcher, script: Path) -> None:
+        found = self.ask(launcher, script, {"dataset": "digits", "imbalance_ratio": 5}, held_out=True)
+        assert not set(found["train"]) & set(found["held_out"])
+        sizes = torch.bincount(torch.tensor(found["held_out_labels"]), minlength=10).tolist()
+        assert sizes == [min(100, 114 - n) for n in found["counts"]]
+        assert sizes[0] == 0
+
+    def test_tune_the_corrections_of_a_run(self, launcher: Launcher, recipe: Path, tmp_path: Path) -> None:
+        run = tmp_path / "run"
+        launcher.run(recipe / "train.py", *settings(recipe, "erm", run, held_out_per_class=20)).good()
+        assert summary(run)["class_counts"][0] == 94
+        done = launcher.run(recipe / "evaluate.py", run, "--target_prior", "uniform", "--strength", "auto").good()
+        assert (
+            "Tuned on 200 samples of the training split that training did not use (`held_out_per_class`: 20 "
+            in done.out
+        )
+        assert "does not see" not in done.out
+
+    def test_that_leave_nothing_are_refused(self, launcher: Launcher, recipe: Path, tmp_path: Path) -> None:
+        for size, message in (
+            (114, "leaves nothing to train on of class 0 (0), which has 114 samples"),
+            (-1, "negative"),
+        ):
+            arguments = settings(recipe, "erm", tmp_path / "run", held_out_per_class=size)
+            error = launcher.run(recipe / "train.py", *arguments).error()
+            assert "`held_out_per_class`" in error
+            assert message in error
+            assert not (tmp_path / "run").exists()
 
 
 class TestBadInput:
@@ -121,10 +255,17 @@ class TestBadInput:
             (["--target_prior", "unifrom"], "`--target_prior` must be uniform, train, estimate, trend or a JSON file"),
             (["--target_prior", "uniform", "--strength", "nan"], "a number from 0, but is 'nan'"),
             (["--target_prior", "uniform", "--strength", "strong"], "`--strength` must be auto or a number from 0"),
+            (["--strength", "0.5"], "`--strength` is that of a correction: name the prior to correct for"),
+            (["--strength", "auto", "--shifted"], "`--strength` is that of a correction"),
         ],
     )
     def test_options(self, launcher: Launcher, recipe: Path, run: Path, options: list[str], message: str) -> None:
+        # Told before any data are read: the hub is out of reach.
+        config = (run / "config.yaml").read_text()
+        (run / "config.yaml").write_text(config.replace("dataset: digits", "dataset: cifar10"))
+        before = contents(run)
         assert message in launcher.run(recipe / "evaluate.py", run, *options).error()
+        assert contents(run) == before
 
     @pytest.mark.parametrize(
         ("text", "message"),
@@ -133,12 +274,33 @@ class TestBadInput:
             ("[1, 1, 1, 1, 1, 1, 1, 1, 1, 0]", "one positive number"),
             ('{"0": 1}', "has no number for '1' (9 are missing)"),
             ("[1, 1", "is not readable as JSON"),
+            ("[" * 100_000, "is not readable as JSON"),
+            ("true", "one positive number"),
+            (json.dumps([True] * 10), "one positive number"),
+            (json.dumps([0.1] * 9 + ["0.1"]), "one positive number"),
+            (json.dumps([0.1] * 9 + [-0.1]), "one positive number"),
+            (json.dumps([0.1] * 9 + [float("nan")]), "one positive number"),
+            (json.dumps([0.1] * 9 + [float("inf")]), "one positive number"),
+            (json.dumps([1] * 9 + [10**400]), "one positive number"),
+            (json.dumps([[0.1] * 10]), "one positive number"),
+            (json.dumps([[0.1]] * 10), "one positive number"),
+            (json.dumps({str(k): [0.1] for k in range(10)}), "one positive number"),
+            (
+                json.dumps({str(k): 0.1 for k in range(12)}),
+                "has a number for '10', which is no class of this run (2 are",
+            ),
         ],
     )
     def test_files(self, launcher: Launcher, recipe: Path, run: Path, text: str, message: str) -> None:
         (run / "prior.json").write_text(text)
         done = launcher.run(recipe / "evaluate.py", run, "--target_prior", run / "prior.json")
         assert message in done.error()
+
+    def test_numbers_whose_sum_overflows_are_fine(self, launcher: Launcher, recipe: Path, run: Path) -> None:
+        (run / "prior.json").write_text(json.dumps([1.5e308] * 9 + [0.75e308]))
+        launcher.run(recipe / "evaluate.py", run, "--target_prior", run / "prior.json").good()
+        used = json.loads((run / "corrected.json").read_text())["target_prior"]
+        assert used == pytest.approx([2 / 19] * 9 + [1 / 19])
 
     def test_a_run_without_a_prior_cannot_be_corrected(
         self, launcher: Launcher, recipe: Path, trained: Path, tmp_path: Path
@@ -152,7 +314,7 @@ class TestBadInput:
 
 
 def test_compare(launcher: Launcher, recipe: Path, trained: Path, tmp_path: Path) -> None:
-    other, page = tmp_path / "tau", tmp_path / "page.html"
+    other, page = tmp_path / "tau", tmp_path / "pages" / "of_today" / "page.html"
     launcher.run(recipe / "train_stage2.py", *second(recipe, "tau_norm", trained, other)).good()
     done = launcher.run(recipe / "compare.py", trained, other, "--out", page, "--title", "Two of them").good()
     assert {line.split()[1] for line in done.out.splitlines()[2:4]} == {"erm", "tau_norm"}

@@ -35,8 +35,8 @@ def kill_at_last_step(module, inputs):
 build = build_model
 
 
-def build_model(num_classes, in_channels=3):
-    model = build(num_classes, in_channels)
+def build_model(*arguments):
+    model = build(*arguments)
     model.register_forward_pre_hook(kill_at_last_step)
     return model
 """
@@ -240,11 +240,31 @@ class TestAnotherConfig:
         assert [row["lr"] for row in rows(run)] == pytest.approx([0.05, 0.1, 0.1, 0.01])
 
     def test_fewer_than_done_are_refused(self, launcher: Launcher, recipe: Path, half: Path) -> None:
+        before = contents(half)
         message = resume(launcher, recipe, half, epochs=2).error()
         assert message.startswith("`epochs` is 2, but")
         assert "has completed 4. Raise it." in message
-        assert checkpoints(half) == ["epoch_00003", "epoch_00004"]
-        assert len(rows(half)) == 4
+        assert contents(half) == before
+
+    def test_only_checkpoints_that_can_be_used_count_as_done(
+        self, launcher: Launcher, recipe: Path, half: Path
+    ) -> None:
+        damage(half / "checkpoints" / "epoch_00004" / "model.safetensors")
+        done = resume(launcher, recipe, half, epochs=3).good()
+        assert "Resumed after epoch 3 of 3" in done.out
+
+    def test_a_setting_that_the_run_did_not_know_yet_has_its_default(
+        self, launcher: Launcher, recipe: Path, half: Path
+    ) -> None:
+        config = (half / "config.yaml").read_text()
+        assert "held_out_per_class: 0\n" in config
+        (half / "config.yaml").write_text(config.replace("held_out_per_class: 0\n", ""))
+        before = contents(half)
+        message = resume(launcher, recipe, half, held_out_per_class=1).error()
+        assert "`held_out_per_class` was 0 and is now 1" in message
+        assert contents(half) == before
+        resume(launcher, recipe, half).good()
+        assert "held_out_per_class: 0\n" in (half / "config.yaml").read_text()
 
 
 class TestAnExistingFolder:
