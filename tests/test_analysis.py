@@ -15,6 +15,7 @@ from scipy.stats import beta as beta_law
 from torch import Tensor
 
 from ltaug import (
+    BetweenClass,
     ClassAwareSampler,
     ClassPowerSampler,
     CutMix,
@@ -325,6 +326,111 @@ class TestPartnersFromTheBatch:
         with pytest.raises(ValueError, match=r"Reversed.*`partner_tau`"):
             effective_prior(COUNTS, Reversed(C))
         assert torch.allclose(effective_prior(COUNTS, Reversed(C), partner_tau=1.0), class_prior(COUNTS))
+
+
+class TestPairsOfDifferentClasses:
+    @pytest.mark.parametrize("name", MIXERS)
+    @pytest.mark.parametrize("taus", [(1.0, 1.0), (1.0, -1.0), (0.0, 0.0)])
+    def test_is_the_sum_over_pairs_that_differ(self, name: str, taus: tuple[float, float]) -> None:
+        weights = MIXERS[name].expected_weights().tolist()
+        p, q = powers(taus[0]), powers(taus[1])
+        eff = [0.0] * C
+        total = sum(p[i] * q[j] for i in range(C) for j in range(C) if i != j)
+        for i in range(C):
+            for j in range(C):
+                if i != j:
+                    eff[i] += p[i] * q[j] / total * weights[i][j]
+                    eff[j] += p[i] * q[j] / total * (1 - weights[i][j])
+        found = effective_prior(COUNTS, MIXERS[name], *taus, different_classes=True)
+        assert found.tolist() == pytest.approx(eff, rel=1e-9)
+
+    def test_instance_balanced_twice_is_flatter_than_the_prior_and_balanced_is_balanced(self) -> None:
+        mixer, prior = BetweenClass(C, 16000), class_prior(COUNTS).double()
+        flatter = prior * (1 - prior)
+        found = effective_prior(COUNTS, mixer, 1.0, 1.0, different_classes=True)
+        assert torch.allclose(found, flatter / flatter.sum(), rtol=1e-6)
+        assert torch.allclose(effective_prior(COUNTS, mixer, 1.0, 1.0), prior, rtol=1e-6)
+        uniform = torch.full((C,), 1 / C, dtype=torch.float64)
+        assert torch.allclose(effective_prior(COUNTS, mixer, 0.0, 0.0, different_classes=True), uniform)
+
+    @pytest.mark.parametrize("taus", [(1.0, 1.0), (1.0, 0.0)])
+    def test_the_sampler_has_it(self, taus: tuple[float, float]) -> None:
+        size, mixer = 200_000, MIXERS["unimix"]
+        samplers = [ClassPowerSampler(LABELS, tau, num_samples=size) for tau in taus]
+        first, second = LABELS[PairSampler(*samplers, different_classes=LABELS).indices()].T
+        _, targets = mixer(torch.zeros(size, 1), first, torch.zeros(size, 1), second)
+        law = effective_prior(COUNTS, mixer, *taus, different_classes=True)
+        drawn = targets.double()
+        error = drawn.std(0) / math.sqrt(size)
+        assert ((drawn.mean(0) - law).abs() < 4.5 * error).all()
+
+    def test_a_mixer_that_is_tried_out(self) -> None:
+        weights = [[0.8 if i > j else 0.2 for j in range(C)] for i in range(C)]
+        p, q = powers(1.0), powers(0.0)
+        joint = [[p[i] * q[j] * (i != j) for j in range(C)] for i in range(C)]
+        total = sum(map(sum, joint))
+        eff = [sum(joint[k][j] * weights[k][j] + joint[j][k] * (1 - weights[j][k]) for j in range(C)) for k in range(C)]
+        found = effective_prior(COUNTS, Own(), 1.0, 0.0, different_classes=True)
+        assert found.tolist() == pytest.approx([each / total for each in eff], abs=5e-3)
+
+    def test_errors(self) -> None:
+        for arguments in ((None, 1.0, 1.0), (MixUp(C), 1.0, None)):
+            with pytest.raises(
+                ValueError, match=r"`different_classes` is about pairs .* need a `mixer` and a `partner"
+            ):
+                effective_prior(COUNTS, *arguments, different_classes=True)
+        with pytest.raises(ValueError, match="`different_classes` needs at least two classes to draw from"):
+            effective_prior([5, 0], MixUp(2), 1.0, 0.0, different_classes=True)
+
+
+class TestBetweenClass:
+    @pytest.mark.parametrize("ratio", [None, *(MIXERS[name] for name in ("mixup", "unimix"))])
+    def test_labels_are_those_of_the_ratio(self, ratio: Mixer | None) -> None:
+        mixer = BetweenClass(C, 16000, ratio=ratio)
+        for arguments in ({}, {"batch_size": 8}, {"partner_tau": -1.0}):
+            expected = effective_prior(COUNTS, ratio or MixUp(C), **arguments)
+            assert torch.equal(effective_prior(COUNTS, mixer, **arguments), expected)
+
+    def test_the_ratios_batches_and_unknown_means_are_treated_alike(self) -> None:
+        released = UniMix(COUNTS, alpha=0.2, in_batch_tau=0.5)
+        mixer = BetweenClass(C, 16000, ratio=released)
+        with pytest.raises(ValueError, match="`batch_size` is needed"):
+            effective_prior(COUNTS, mixer)
+        assert torch.equal(
+            effective_prior(COUNTS, mixer, batch_size=9), effective_prior(COUNTS, released, batch_size=9)
+        )
+
+        class Constant(MixUp):
+            def weights(self, targets: Tensor, partner_targets: Tensor) -> Tensor:
+                return torch.full((len(targets),), 0.9)
+
+        found = effective_prior(COUNTS, BetweenClass(C, 16000, ratio=Constant(C)), 1.0, -1.0)
+        expected = [0.9 * p + 0.1 * q for p, q in zip(powers(1.0), powers(-1.0), strict=True)]
+        assert found.tolist() == pytest.approx(expected, abs=1e-4)
+
+    @pytest.mark.parametrize("name", ["mixup", "unimix"])
+    @pytest.mark.parametrize("batch_size", [1, 2, 3, 24])
+    def test_different_classes_in_the_batch(self, name: str, batch_size: int) -> None:
+        mixer = BetweenClass(C, 16000, ratio=MIXERS[name], different_classes=True)
+        eff = effective_prior(COUNTS, mixer, batch_size=batch_size)
+        assert eff.sum().item() == pytest.approx(1.0, abs=1e-12)
+        means = []
+        for _ in range(1000):
+            labels = torch.multinomial(class_prior(COUNTS), batch_size, replacement=True)
+            means.append(mixer(torch.zeros(batch_size, 1), labels)[1].double().mean(0))
+        drawn = torch.stack(means)
+        error = drawn.std(0) / math.sqrt(len(drawn))
+        assert ((drawn.mean(0) - eff).abs() < 4.5 * error + 1e-7).all()
+
+    def test_different_classes_in_ever_larger_batches(self) -> None:
+        mixer = BetweenClass(C, 16000, different_classes=True)
+        far = effective_prior(COUNTS, mixer, batch_size=10**4)
+        assert torch.allclose(far, effective_prior(COUNTS, mixer), atol=1e-12)
+        # First samples come with p_k and find partners with p_j / (1 - p_k): half of each.
+        p = powers(1.0)
+        eff = [p[k] / 2 + p[k] / 2 * sum(p[i] / (1 - p[i]) for i in range(C) if i != k) for k in range(C)]
+        assert far.tolist() == pytest.approx(eff, rel=1e-9)
+        assert effective_prior([5, 0], BetweenClass(2, 16000, different_classes=True), batch_size=4).tolist() == [1, 0]
 
 
 class Own:

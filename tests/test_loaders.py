@@ -1,4 +1,5 @@
-"""The resident loader against torch's DataLoader, against single images cropped by hand, and over several processes."""
+"""The resident loaders against torch's DataLoader, against single images and clips cropped by hand, and over several
+processes."""
 
 from __future__ import annotations
 
@@ -7,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler, Sampler, TensorDataset
 
-from ltaug import ClassPowerSampler, PairDataset, PairSampler, ResidentLoader
+from ltaug import ClassPowerSampler, PairDataset, PairSampler, ResidentLoader, ResidentWaveformLoader
 from ltaug.loaders import random_crop_flip
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -18,10 +21,29 @@ SIZE = 23
 LABELS = torch.arange(SIZE) % 4
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(1, 256, size=(SIZE, 6, 5, 3), dtype=np.uint8))
 """No pixel is 0, so that black padding can be told apart; height and width differ."""
+LENGTHS = [1, 2, 5, 40, 41, 37, 12, 60, 3, 29, 30, 31, 7, 50, 18]
+CLIPS = [np.random.default_rng(k).integers(1, 2**15, size=length, dtype=np.int16) for k, length in enumerate(LENGTHS)]
+CLIP_LABELS = torch.arange(len(CLIPS)) % 3
 
 
 def loader(**options: Any) -> ResidentLoader:
     return ResidentLoader(IMAGES, LABELS, **{"batch_size": 6, "mean": MEAN, "std": STD, **options})
+
+
+def sound_loader(**options: Any) -> ResidentWaveformLoader:
+    arguments = {"waveforms": CLIPS, "labels": CLIP_LABELS, "batch_size": 4, "crop_length": 20, **options}
+    return ResidentWaveformLoader(**arguments)
+
+
+def naive_padded(clip: np.ndarray, padding: int, crop_length: int) -> np.ndarray:
+    """Zeros on both sides, and at the end until a crop fits."""
+    padded = np.pad(clip, padding)
+    return np.pad(padded, (0, max(0, crop_length - len(padded)))) / 32768
+
+
+def naive_stretched(clip: np.ndarray, scale: float) -> np.ndarray:
+    """Sample k at k / scale, in float64; NumPy repeats the last sample."""
+    return np.interp(np.arange(int(len(clip) * scale)) / scale, np.arange(len(clip)), clip.astype(np.float64))
 
 
 def normalised(images: Tensor) -> Tensor:
@@ -302,6 +324,238 @@ class TestSeveralProcesses:
         assert share.batch_indices(1, torch.arange(SIZE)).tolist() == [9, 10, 11]
 
 
+class TestWaveformCrops:
+    @pytest.mark.parametrize("padding", [None, 0, 3, 30])
+    def test_every_crop_is_one_of_its_clip(self, padding: int | None, device: torch.device) -> None:
+        length = 20
+        resident = sound_loader(padding=padding, seed=1, device=device)
+        width = length // 2 if padding is None else padding
+        for epoch in range(3):
+            resident.set_epoch(epoch)
+            batches = list(resident)
+            inputs = torch.cat([inputs for inputs, _ in batches])
+            assert inputs.dtype == torch.float32
+            assert inputs.shape == (len(CLIPS), length)
+            assert inputs.device.type == batches[0][1].device.type == device.type
+            assert torch.equal(torch.cat([labels for _, labels in batches]).cpu(), CLIP_LABELS)
+            for clip, crop in zip(CLIPS, inputs.cpu().numpy(), strict=True):
+                padded = naive_padded(clip, width, length)
+                assert any(
+                    np.array_equal(crop, view) for view in np.lib.stride_tricks.sliding_window_view(padded, length)
+                )
+
+    def test_every_start_comes_equally_often(self) -> None:
+        # rising clips without a 0, in which a crop tells where it starts; 40 + 2 * 6 - 20 + 1 = 33 starts
+        clips = np.tile(np.arange(1, 41, dtype=np.int16), (64, 1))
+        resident = ResidentWaveformLoader(clips, [0] * 64, batch_size=16, crop_length=20, padding=6)
+        table = np.zeros(33)
+        for epoch in range(100):
+            resident.set_epoch(epoch)
+            for inputs, _ in resident:
+                crops = (inputs * 32768).long()
+                place = (crops > 0).long().argmax(dim=1)  # the first sample that is not padding
+                starts = crops.gather(1, place.view(-1, 1)).view(-1) - 1 + 6 - place
+                table += np.bincount(starts.numpy(), minlength=33)
+        assert table.sum() == 6400
+        # chi-square of 32 degrees of freedom is below 75 but once in 33,000
+        expected = 6400 / 33
+        assert ((table - expected) ** 2 / expected).sum() < 75
+
+    def test_a_clip_shorter_than_the_crop_is_followed_by_zeros(self) -> None:
+        clips = [np.array([1, 2], dtype=np.int16), np.array([3], dtype=np.int16), np.array([4] * 9, dtype=np.int16)]
+        ((inputs, _),) = ResidentWaveformLoader(clips, [0, 0, 0], batch_size=3, crop_length=6, padding=1)
+        assert (inputs[:2] * 32768).tolist() == [[0, 1, 2, 0, 0, 0], [0, 3, 0, 0, 0, 0]]
+
+    def test_full_scale(self) -> None:
+        clip = torch.tensor([-32768, 32767, 0, 1], dtype=torch.int16)
+        ((inputs, _),) = ResidentWaveformLoader([clip], [0], batch_size=1, crop_length=4, padding=0)
+        assert inputs.tolist() == [[-1.0, 32767 / 32768, 0.0, 1 / 32768]]
+
+    def test_forms_of_waveforms(self) -> None:
+        whole = np.stack([clip[:12] for clip in CLIPS if len(clip) >= 12])
+        frozen = whole.copy()
+        frozen.flags.writeable = False  # as a memory map
+        forms = [whole, frozen, torch.from_numpy(whole), list(whole), tuple(torch.from_numpy(whole))]
+        batches = [flat(ResidentWaveformLoader(form, [0] * len(whole), batch_size=4, crop_length=6)) for form in forms]
+        for other in batches[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(batches[0], other, strict=True))
+
+    def test_memory(self) -> None:
+        resident = sound_loader(crop_length=20, padding=20)
+        assert resident.samples.dtype == torch.int16
+        assert resident.samples.numel() <= sum(LENGTHS) + (len(CLIPS) + 1) * 20 + 1
+
+    def test_batches_are_new(self) -> None:
+        for options in ({"padding": 0}, {"crops": 3}, {"max_scale": 1.25}):
+            resident = sound_loader(**options)
+            before = resident.samples.clone()
+            for inputs, labels in resident:
+                inputs.fill_(1)
+                labels.fill_(1)
+            assert torch.equal(resident.samples, before)
+            assert torch.equal(resident.labels, CLIP_LABELS)
+
+
+class TestWaveformStretch:
+    @given(
+        lengths=st.lists(st.integers(1, 90), min_size=1, max_size=6),
+        crop_length=st.integers(1, 60),
+        padding=st.none() | st.integers(0, 40),
+        max_scale=st.sampled_from([1.0, 1.25, 1.0001, 3.0]),
+        seed=st.integers(0, 2**32 - 1),
+    )
+    def test_clip_by_clip(
+        self, lengths: list[int], crop_length: int, padding: int | None, max_scale: float, seed: int
+    ) -> None:
+        generator = np.random.default_rng(seed)
+        clips = [generator.integers(-(2**15), 2**15, size=length, dtype=np.int16) for length in lengths]
+        resident = ResidentWaveformLoader(
+            clips,
+            [0] * len(clips),
+            batch_size=len(clips),
+            crop_length=crop_length,
+            padding=padding,
+            max_scale=max_scale,
+            seed=seed,
+        )
+        ((inputs, _),) = resident
+        width = crop_length // 2 if padding is None else padding
+        for crop, clip, scale, place in zip(inputs.numpy(), clips, *resident._scales_and_places(0, 0), strict=True):
+            padded = naive_padded(naive_stretched(clip, float(scale)), width, crop_length)
+            start = int(float(place) * (len(padded) - crop_length + 1))
+            np.testing.assert_allclose(crop, padded[start : start + crop_length], rtol=0, atol=5e-7)
+
+    def test_a_long_clip_is_read_at_the_right_places(self, device: torch.device) -> None:
+        # 5 s at 44.1 kHz of the steepest sound there is: an error of a place of 1e-3 would be one of 2e-3
+        clip = np.where(np.arange(220_500) % 2, 32767, -32768).astype(np.int16)
+        resident = ResidentWaveformLoader(
+            [clip] * 4, range(4), batch_size=4, crop_length=210_000, padding=100, max_scale=1.25, device=device
+        )
+        ((inputs, _),) = resident
+        for crop, scale, place in zip(inputs.cpu().numpy(), *resident._scales_and_places(0, 0), strict=True):
+            padded = naive_padded(naive_stretched(clip, float(scale)), 100, 210_000)
+            start = int(float(place) * (len(padded) - 210_000 + 1))
+            np.testing.assert_allclose(crop, padded[start : start + 210_000], rtol=0, atol=5e-7)
+
+    def test_log_stretch_is_uniform(self) -> None:
+        # in a rising clip the difference of neighbours is 1 / s
+        clips = np.tile(np.arange(1, 20_001, 10, dtype=np.int16), (64, 1))
+        resident = ResidentWaveformLoader(clips, [0] * 64, batch_size=64, crop_length=100, padding=0, max_scale=1.5)
+        exponents = []
+        for epoch in range(60):
+            resident.set_epoch(epoch)
+            ((inputs, _),) = resident
+            steps = (inputs[:, 99] - inputs[:, 0]).double() * 32768 / 99
+            exponents.append(torch.log(10 / steps) / np.log(1.5))
+        table = torch.histc(torch.cat(exponents), bins=20, min=-1, max=1)
+        assert table.sum() == 64 * 60
+        expected = table.sum() / 20
+        # chi-square of 19 degrees of freedom is below 55 but once in 45,000
+        assert ((table - expected) ** 2 / expected).sum() < 55
+
+    def test_no_stretch_is_the_limit(self) -> None:
+        plain, nearly = (torch.cat(flat(sound_loader(max_scale=scale))[::2]) for scale in (1.0, 1 + 1e-12))
+        equal = (plain - nearly).abs().amax(dim=1) < 1e-6
+        assert equal.float().mean() > 0.3  # int(T s) is T - 1 for every other clip, which moves some crops
+
+
+class TestWaveformTest:
+    @pytest.mark.parametrize("crops", [2, 3, 10])
+    @pytest.mark.parametrize("padding", [None, 0, 30])
+    def test_equally_spaced(self, crops: int, padding: int | None, device: torch.device) -> None:
+        length = 20
+        resident = sound_loader(crops=crops, padding=padding, device=device)
+        width = length // 2 if padding is None else padding
+        inputs = torch.cat([inputs for inputs, _ in resident]).cpu().numpy()
+        assert inputs.shape == (len(CLIPS), crops, length)
+        for clip, views in zip(CLIPS, inputs, strict=True):
+            padded = naive_padded(clip, width, length)
+            stride = (len(padded) - length) // (crops - 1)
+            for i, view in enumerate(views):
+                np.testing.assert_array_equal(view, padded[stride * i : stride * i + length])
+
+    def test_nothing_is_random(self) -> None:
+        first, second = sound_loader(crops=4), sound_loader(crops=4, seed=5)
+        second.set_epoch(3)
+        assert all(torch.equal(a, b) for a, b in zip(flat(first), flat(second), strict=True))
+
+
+class TestWaveformBatches:
+    @pytest.mark.parametrize("options", [{}, {"max_scale": 1.25}, {"crops": 3}], ids=["crop", "stretch", "test"])
+    @pytest.mark.parametrize("processes", [2, 3])
+    @pytest.mark.parametrize("paired", [False, True])
+    def test_together_they_see_what_one_sees(self, paired: bool, processes: int, options: dict) -> None:
+        def make(**shared: Any) -> ResidentWaveformLoader:
+            sampler: Any = ClassPowerSampler(CLIP_LABELS, 1.0, replacement=False, seed=5)
+            if paired:
+                sampler = PairSampler(sampler, ClassPowerSampler(CLIP_LABELS, -1.0, seed=5))
+            return sound_loader(batch_size=6, sampler=sampler, seed=4, **options, **shared)
+
+        alone = make()
+        shares = [make(num_processes=processes, process_index=index) for index in range(processes)]
+        epochs = []
+        for epoch in range(2):
+            for resident in (alone, *shares):
+                resident.set_epoch(epoch)
+            parts = [[flat(batch) for batch in share] for share in shares]
+            batches = [flat(batch) for batch in alone]
+            assert {len(part) for part in parts} == {len(batches)} == {len(alone)}
+            for number, batch in enumerate(batches):
+                assert len(batch) == (4 if paired else 2)
+                for place, tensor in enumerate(batch):
+                    together = torch.cat([part[number][place] for part in parts])
+                    assert torch.equal(together, tensor), (epoch, number, place)
+            epochs.append(torch.cat([batch[0].flatten() for batch in batches]))
+        assert not torch.equal(epochs[0], epochs[1])
+
+    def test_pairs_and_partners_are_augmented_apart(self) -> None:
+        # the same clip on both sides, long enough that two crops agree once in a thousand
+        clips = np.random.default_rng(1).integers(-999, 999, size=(15, 1000), dtype=np.int16)
+        same = PairSampler(Order(list(range(15))), Order(list(range(15))))
+        for options in ({}, {"max_scale": 1.25}):
+            resident = sound_loader(waveforms=clips, sampler=same, **options)
+            sides = [[torch.cat([pair[side][k] for pair in resident]) for k in (0, 1)] for side in (0, 1)]
+            assert torch.equal(sides[0][1], sides[1][1])
+            assert int((sides[0][0] == sides[1][0]).all(1).sum()) < 2
+
+    @pytest.mark.parametrize("options", [{}, {"max_scale": 1.25}])
+    def test_are_a_function_of_seed_epoch_and_batch(self, options: dict) -> None:
+        def epoch_of(seed: int, epoch: int) -> Tensor:
+            resident = sound_loader(seed=seed, **options)
+            resident.set_epoch(epoch)
+            return torch.cat([inputs for inputs, _ in resident])
+
+        epochs = {(seed, epoch): epoch_of(seed, epoch) for seed in range(2) for epoch in range(2)}
+        before = torch.get_rng_state()
+        for (seed, epoch), inputs in epochs.items():
+            assert torch.equal(inputs, epoch_of(seed, epoch))
+        assert torch.equal(before, torch.get_rng_state())
+        assert len({inputs.numpy().tobytes() for inputs in epochs.values()}) == 4
+
+    def test_a_small_last_batch_is_left_out(self) -> None:
+        def sizes(**options: Any) -> list[int]:
+            resident = sound_loader(batch_size=6, **options)  # 15 clips: 6, 6 and 3
+            counts = [len(labels) for _, labels in resident]
+            assert len(counts) == len(resident)
+            return counts
+
+        assert sizes() == sizes(min_last=3) == [6, 6, 3]
+        assert sizes(min_last=4) == sizes(min_last=6) == sizes(drop_last=True) == [6, 6]
+        assert sizes(sampler=Order([0] * 12), min_last=6) == [6, 6]
+        for index in range(3):
+            assert sizes(num_processes=3, process_index=index) == [2, 2, 1]
+            assert sizes(num_processes=3, process_index=index, min_last=6) == [2, 2]
+
+    def test_an_empty_share_of_a_last_batch(self) -> None:
+        for options, shape in (({}, (20,)), ({"max_scale": 1.25}, (20,)), ({"crops": 3}, (3, 20))):
+            resident = sound_loader(
+                sampler=Order([0, 1, 2, 3]), batch_size=3, num_processes=3, process_index=0, **options
+            )
+            inputs, labels = list(resident)[-1]
+            assert inputs.shape == (0, *shape)
+            assert labels.shape == (0,)
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -331,3 +585,37 @@ class TestErrors:
         arguments = {"images": IMAGES, "labels": LABELS, "batch_size": 4, "mean": MEAN, "std": STD, **options}
         with pytest.raises(ValueError, match=message):
             ResidentLoader(**arguments)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"waveforms": []}, "`waveforms` is empty"),
+            (
+                {"waveforms": [CLIPS[0], CLIPS[1].astype(np.float32)]},
+                r"`waveforms` must be int16 of shape \[T\] each.* but number 1 is float32 of shape \[2\]",
+            ),
+            ({"waveforms": [torch.zeros(3, dtype=torch.int32)]}, r"number 0 is int32 of shape \[3\]"),
+            ({"waveforms": [CLIPS[0], CLIPS[1][:0]]}, r"at least one sample, but number 1 is int16 of shape \[0\]"),
+            ({"waveforms": np.zeros((2, 3, 4), dtype=np.int16)}, r"number 0 is int16 of shape \[3, 4\]"),
+            ({"waveforms": CLIPS[3]}, r"number 0 is int16 of shape \[\]"),
+            ({"labels": [0]}, "`labels` must hold one class a waveform, but there are 1 and 15 waveforms"),
+            ({"crop_length": 0}, "`crop_length` must be at least 1, but is 0"),
+            ({"padding": -1}, "`padding` must not be negative, but is -1"),
+            ({"max_scale": 0.8}, r"`max_scale` must be at least 1, where 1 is off, but is 0\.8"),
+            ({"max_scale": float("nan")}, "`max_scale` must be at least 1, where 1 is off, but is nan"),
+            ({"crops": 0}, "`crops` must be at least 1, but is 0"),
+            ({"crops": 2, "max_scale": 1.25}, r"`crops`=2 .* without randomness, but `max_scale` is 1\.25"),
+            ({"min_last": 0}, r"`min_last` must lie in 1\.\.4, the `batch_size`, but is 0"),
+            ({"min_last": 5}, r"`min_last` must lie in 1\.\.4, the `batch_size`, but is 5"),
+            ({"batch_size": 5, "num_processes": 2}, "`batch_size`=5 .* a positive multiple of the 2 processes"),
+            ({"process_index": 1}, r"`process_index` must lie in 0\.\.0, but is 1"),
+            (
+                {"batch_size": 16, "min_last": 16},
+                r"`batch_size`=16 exceeds the 15 samples of an epoch, and `min_last`=16 leaves no batch\. Lower",
+            ),
+            ({"batch_size": 16, "drop_last": True}, "exceeds the 15 samples of an epoch, and `drop_last` leaves no"),
+        ],
+    )
+    def test_construction_of_sound(self, options: dict, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            sound_loader(**options)

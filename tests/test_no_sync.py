@@ -5,10 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ltaug import BayiasLoss, CutMix, LADELoss, MixUp, ReMix, UniMix, exponential_counts
+from ltaug import BayiasLoss, BetweenClass, CutMix, LADELoss, MixUp, ReMix, UniMix, exponential_counts
 
 COUNTS = exponential_counts(500, 100, 100)
-MIXERS = [MixUp(100), UniMix(COUNTS), UniMix(COUNTS, in_batch_tau=0.9), ReMix(COUNTS), CutMix(100)]
+MIXERS = [
+    MixUp(100),
+    UniMix(COUNTS),
+    UniMix(COUNTS, in_batch_tau=0.9),
+    ReMix(COUNTS),
+    CutMix(100),
+    BetweenClass(100, 44100),
+    BetweenClass(100, 16000, ratio=UniMix(COUNTS), different_classes=True),
+]
 
 
 @pytest.mark.gpu

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
-from ltaug import ClassPowerSampler, PairDataset, PairSampler, class_counts
+from ltaug import ClassAwareSampler, ClassPowerSampler, DeferredSampler, PairDataset, PairSampler, class_counts
 from ltaug.samplers.class_power import AliasTable
 from ltaug.samplers.pair import sampler_indices
+from ltaug.testing import check_sampler
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -322,3 +323,79 @@ class TestPairs:
         pairs = PairDataset("abc")
         assert len(pairs) == 3
         assert [pairs[1, 2], pairs[[0, 0]]] == [("b", "c"), ("a", "a")]
+
+
+class TestPairsOfDifferentClasses:
+    @pytest.mark.parametrize("taus", [(1.0, 1.0), (0.0, 0.0), (1.0, -1.0)])
+    def test_the_law_is_that_of_pairs_that_differ(self, taus: tuple[float, float]) -> None:
+        size = 50_000
+        pairs = PairSampler(*[ClassPowerSampler(LABELS, tau, num_samples=size, seed=9) for tau in taus], LABELS)
+        first, second = LABELS[pairs.indices()].T
+        p, q = (naive_class_probabilities(COUNTS, tau) for tau in taus)
+        joint = [[a * b if i != j else 0.0 for j, b in enumerate(q)] for i, a in enumerate(p)]
+        total = sum(map(sum, joint))
+        observed = torch.bincount(first * 7 + second, minlength=49).tolist()
+        assert observed[::8] == [0] * 7
+        cells = [(o, each / total) for o, each in zip(observed, (each for row in joint for each in row), strict=True)]
+        large = [(o, e) for o, e in cells if e * size > 5]
+        rest = (size - sum(o for o, _ in large), 1 - sum(e for _, e in large))
+        assert chi_square([o for o, _ in [*large, rest]], [e for _, e in [*large, rest]]) > SURE
+        # p_k (1 - q_k): the head is drawn less often than without the restriction, unless classes were balanced.
+        marginal = [p[k] * (1 - q[k]) / total for k in range(7)]
+        assert chi_square(torch.bincount(first, minlength=7).tolist(), marginal) > SURE
+
+    def test_pairs_that_differed_anyway_stay_in_their_places(self) -> None:
+        samplers = [ClassPowerSampler(LABELS, tau, seed=2) for tau in (1.0, 0.0)]
+        plain, apart = PairSampler(*samplers).indices(), PairSampler(*samplers, LABELS).indices()
+        differed = LABELS[plain[:, 0]] != LABELS[plain[:, 1]]
+        assert 100 < int(differed.sum()) < 500
+        assert torch.equal(apart[differed], plain[differed])
+
+    def test_order_is_a_function_of_seed_and_epoch(self) -> None:
+        check_sampler(lambda labels, seed: PairSampler(*[ClassPowerSampler(labels, 1.0, seed=seed)] * 2, labels))
+        check_sampler(
+            lambda labels, seed: PairSampler(
+                ClassPowerSampler(labels, 1.0, replacement=False, seed=seed),
+                DeferredSampler(
+                    ClassPowerSampler(labels, 1.0, seed=seed), ClassAwareSampler(labels, seed=seed), epoch=2
+                ),
+                different_classes=labels,
+            )
+        )
+
+    def test_what_is_drawn_anew_is_independent_of_what_was_drawn(self) -> None:
+        # With one stream for all turns, the replacements would be the pairs that were accepted before.
+        labels = torch.arange(20_000) % 2
+        pairs = PairSampler(*[ClassPowerSampler(labels, 1.0, seed=1)] * 2, labels).indices()
+        twice = len(pairs) - len(pairs.unique(dim=0))
+        assert twice < 10  # of 2e8 possible pairs 2e4 are drawn: once in a while one comes twice
+
+    def test_two_odd_ones_out_of_many(self) -> None:
+        # One pair of some hundreds differs: it takes many turns.
+        labels = [0] * 799 + [1]
+        sampler = PairSampler(*[ClassPowerSampler(labels, 1.0, seed=3)] * 2, labels)
+        drawn = sampler.indices()
+        assert ((drawn == 799).sum(1) == 1).all()
+        assert len(drawn) == 800
+        assert 300 < int((drawn[:, 0] == 799).sum()) < 500
+
+    def test_no_labels_leave_pairs_as_they_are(self) -> None:
+        samplers = [ClassPowerSampler(LABELS, 0.0)] * 2
+        assert list(PairSampler(*samplers, None)) == list(PairSampler(*samplers))
+
+    def test_errors(self) -> None:
+        ours, foreign = ClassPowerSampler([0, 1, 1]), SequentialSampler(range(3))
+        for order in ((ours, foreign), (foreign, ours)):
+            name = "second" if order[1] is foreign else "first"
+            with pytest.raises(ValueError, match=f"`{name}` must be a sampler of this library for pairs of `different"):
+                PairSampler(*order, [0, 1, 1])
+        for labels in ([1, 1, 1], []):
+            with pytest.raises(ValueError, match=f"at least two classes, .* among its {len(labels)} labels"):
+                PairSampler(ours, ours, labels)
+        with pytest.raises(ValueError, match=r"labels of the whole data set, but holds 2 and index 2 was drawn"):
+            PairSampler(ours, ours, [0, 1]).indices()
+        with pytest.raises(ValueError, match=r"`different_classes` must be integers"):
+            PairSampler(ours, ours, [0.0, 1.0, 1.0])
+        # Labels of two classes, of which the samplers know only one.
+        with pytest.raises(ValueError, match=r"must be able to draw different classes, but \d+ pairs in a row"):
+            PairSampler(*[ClassPowerSampler([0, 0, 0], num_samples=2000)] * 2, different_classes=[0, 0, 0, 1]).indices()

@@ -1,0 +1,153 @@
+"""The sound recipe: EnvNet's training at B = 64, what mixing and cropping take of it, and the decoding of clips."""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.loop import Loop, elsewhere, has_bf16, precision, race
+from benchmarks.timing import Bar, Benchmark, Options, Result, Times, threads
+from ltaug import BetweenClass, ClassPowerSampler, PairSampler, ResidentWaveformLoader
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "esc50_lt"
+ESC10 = Path(__file__).parent.parent.parent / "shared" / "data" / "esc10"
+BATCH, LENGTH, RATE, CLASSES = 64, 24_014, 16_000, 50
+CLIPS = 600
+"""About what ESC-50-LT has."""
+
+
+def recipe_module(name: str) -> ModuleType:
+    """A file of the recipe, loaded by path: a recipe is no package."""
+    spec = importlib.util.spec_from_file_location(f"benchmarks_esc50_{name}", RECIPE / f"{name}.py")
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(f"The recipe has no {name}.py in {RECIPE}.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pair_loader(max_scale: float = 1.0) -> ResidentWaveformLoader:
+    """Label-occurrence-balanced pairs of noise, five seconds each."""
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.randint(-3000, 3000, (CLIPS, 5 * RATE), generator=generator, dtype=torch.int16)
+    labels = torch.arange(CLIPS) % CLASSES
+    sampler = PairSampler(ClassPowerSampler(labels), ClassPowerSampler(labels))
+    return ResidentWaveformLoader(
+        clips, labels, batch_size=BATCH, crop_length=LENGTH, sampler=sampler, max_scale=max_scale, drop_last=True
+    )
+
+
+class EnvNetLoop(Loop):
+    """What both loops share: the network, and pairs from memory that are mixed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        torch.manual_seed(0)
+        self.model = recipe_module("model").EnvNet(CLASSES).to(device)
+        self.loader = pair_loader()
+        self.mixer = BetweenClass(CLASSES, RATE)
+        self.bf16 = False
+
+    def batches(self) -> Iterator[tuple]:
+        return iter(self.loader)
+
+    def loss(self, batch: tuple) -> Tensor:
+        first, partner = batch
+        inputs, targets = self.mixer(*first, *partner)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return F.cross_entropy(self.model(inputs), targets)
+
+
+class OurEnvNet(EnvNetLoop):
+    """As the recipe has it: bf16 where the hardware has it, channels_last."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.model = self.model.to(memory_format=torch.channels_last)
+        self.bf16 = has_bf16(device)
+
+
+def result(times: Times, steps: int, note: str) -> Result:
+    """Ratio and clips a second."""
+    ours, plain = (steps * BATCH / statistics.median(taken) for taken in (times.ours, times.reference))
+    return Result(times.speedup, f"{ours:.1f} clip/s", f"{plain:.1f} clip/s", times.spread(), note)
+
+
+def in_one_process(_: Options) -> Result:
+    """Both in this process, whose allocator is as it comes."""
+    device = torch.device("cpu")
+    with threads(2):
+        times = race(OurEnvNet(device), EnvNetLoop(device), blocks=3, steps=2)
+    return result(times, 2, f"{precision(device)}, in one process, without reuse_freed_memory()")
+
+
+def as_launched(_: Options) -> Result:
+    """As the recipe runs it, with `reuse_freed_memory`; each loop in a process of its own."""
+    with elsewhere(OurEnvNet, reuse_memory=True) as ours, elsewhere(EnvNetLoop, reuse_memory=False) as plain:
+        times = race(ours, plain, blocks=3, steps=2)
+    return result(times, 2, f"{precision(torch.device('cpu'))}, ours with reuse_freed_memory(), a process each")
+
+
+def share(max_scale: float) -> Callable[[Options], Result]:
+    """Processor time of cropping and mixing a batch, in percent of that of a whole training step."""
+
+    def run(_: Options) -> Result:
+        device = torch.device("cpu")
+        with threads(1):
+            loop = OurEnvNet(device)
+            loop.loader = pair_loader(max_scale)
+            before, steps = [], []
+            stream = loop.batches()
+            optimizer = torch.optim.SGD(loop.model.parameters(), lr=0.01)
+            for _step in range(5):
+                start = time.thread_time()
+                first, partner = next(stream)
+                loop.mixer(*first, *partner)
+                before.append(time.thread_time() - start)
+                start = time.thread_time()
+                loop.loss((first, partner)).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                steps.append(time.thread_time() - start)
+        ours, step = statistics.median(before), statistics.median(steps)
+        return Result(100 * ours / step, f"{1e3 * ours:.0f} ms", f"{step:.2f} s", note=precision(device))
+
+    return run
+
+
+def decoding(_: Options) -> Result:
+    """Clips a second of ESC-10, 44.1 kHz Ogg Vorbis to 16 kHz, into an empty cache; the note has the second time."""
+    if not ESC10.is_dir():
+        return Result(None, note="not measured: ESC-10 is not at hand")
+    from datasets import Audio, load_dataset
+
+    sound = recipe_module("sound")
+    rows = load_dataset(str(ESC10), split="train").cast_column("audio", Audio(decode=False))
+    items = [(row["audio"]["path"], row["audio"]["bytes"]) for row in rows]
+    seconds = []
+    with tempfile.TemporaryDirectory() as cache:
+        for _time in range(2):
+            start = time.perf_counter()
+            sound.read_all(items, RATE, cache_dir=cache)
+            seconds.append(time.perf_counter() - start)
+    return Result(
+        len(items) / seconds[0], f"{seconds[0]:.2f} s", note=f"{len(items)} clips; from the cache {seconds[1]:.2f} s"
+    )
+
+
+BENCHMARKS = [
+    Benchmark("envnet_training", "2", Bar(2.5), in_one_process),
+    Benchmark("envnet_training_as_launched", "2", Bar(2.5), as_launched),
+    Benchmark("sound_share", "1", Bar(3, at_least=False, unit="%"), share(1.0)),
+    Benchmark("sound_share_strong", "1", Bar(3, at_least=False, unit="%"), share(1.25)),
+    Benchmark("sound_decoding", "2", Bar(250, unit=" clip/s"), decoding),
+]
