@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-__all__ = ["RunFolder", "reuse_freed_memory"]
+__all__ = ["RunFolder", "autocast_type", "peak_memory_bytes", "reuse_freed_memory", "set_threads"]
 
 
 class RunFolder:
@@ -392,6 +392,28 @@ def _git() -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "clean": git("status", "--porcelain", "--untracked-files=no") == ""}
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def autocast_type(precision: str) -> str:
+    """accelerate's word for a precision, "fp32", "bf16", "fp16", or "auto": bf16 where the hardware computes in it.
+
+    >>> autocast_type("fp32"), autocast_type("bf16")
+    ('no', 'bf16')
+    """
+    if precision != "auto":
+        return "no" if precision == "fp32" else precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
+
+
+def set_threads(threads: int | None) -> None:
+    """Give torch its CPU threads; by default all cores of this machine, shared between its processes.
+
+    Not left to the environment: ``accelerate launch`` sets OMP_NUM_THREADS to 1 where nobody else has set it.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def peak_memory_bytes() -> int | None:

@@ -7,9 +7,10 @@ import argparse
 import json
 from pathlib import Path
 
-from config import one_process, plain_errors
+from config import plain_errors
 from results import table
 
+from ltaug.commandline import one_process
 from ltaug.report import write_comparison
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from config import autocast_type, one_process, parse_config, plain_errors, set_threads
+from config import parse_config, plain_errors
 from correct import (
     CALIBRATORS,
     fit_calibrator,
@@ -35,11 +35,12 @@ from safetensors.torch import load_file
 from train import evaluate
 
 from ltaug import ResidentLoader, RunFolder, shift_logits
+from ltaug.commandline import one_process
 from ltaug.labelshift import estimate_prior
 from ltaug.metrics import classification_report, per_class_accuracy
 from ltaug.plots import shifted_test_accuracy
 from ltaug.report import write_report
-from ltaug.run import read_config
+from ltaug.run import autocast_type, read_config, set_threads
 
 
 def main() -> None:

@@ -10,10 +10,11 @@ import json
 import time
 from pathlib import Path
 
-from config import one_process, parse_config, plain_errors
+from config import parse_config, plain_errors
 from results import table
 from train import main as train
 
+from ltaug.commandline import one_process
 from ltaug.report import write_comparison
 
 CONFIGS = Path(__file__).parent / "configs"

@@ -26,8 +26,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
-from config import Config, Stage2Config, leave, near_miss, one_process, parse_config, plain_errors
+from config import Config, Stage2Config, parse_config, plain_errors
 
+from ltaug.commandline import leave, near_miss, one_process
 from ltaug.run import read_config, write_atomically
 
 HERE = Path(__file__).resolve().parent

@@ -12,7 +12,7 @@ import time
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
-from config import Config, autocast_type, parse_config, plain_errors, set_threads
+from config import Config, parse_config, plain_errors
 from data import load_data
 from method import logits_prior, make_loss, make_mixer, make_sampler, mixes, put_classifier, seen_prior
 from model import build_model, count_parameters
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from ltaug import ManifoldMixUp, ResidentLoader, RunFolder
 from ltaug.metrics import classification_report
-from ltaug.run import reuse_freed_memory
+from ltaug.run import autocast_type, reuse_freed_memory, set_threads
 
 SHOWN = ("loss", "lr", "top1", "many", "medium", "few", "ece", "images_per_second")  # of an epoch's row, in the log
 # A bar that is written into a file comes twice a minute.

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from config import Config, Stage2Config, autocast_type, parse_config, plain_errors, set_threads
+from config import Config, Stage2Config, parse_config, plain_errors
 from data import load_data
 from model import build_model, count_parameters
 from results import save_results
@@ -34,7 +34,7 @@ from ltaug import (
     tau_normalize,
 )
 from ltaug.metrics import classification_report
-from ltaug.run import reuse_freed_memory
+from ltaug.run import autocast_type, reuse_freed_memory, set_threads
 from ltaug.stages import freeze, reinitialize, set_batch_norm_mode, unfreeze
 
 FREE = ("out", "from_run", "data_dir", "resume", "threads")  # what may change on resuming
