@@ -14,7 +14,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/ is part of the tree, not of the package
 
 from benchmarks import __main__ as command
-from benchmarks import calibration, kernels, loop, memory, plain, timing
+from benchmarks import calibration, kernels, loop, memory, plain, sound, timing
 from benchmarks.timing import Bar, Benchmark, Options, Result, Times
 from ltaug import ResidentLoader, UniMix, exponential_counts
 from ltaug.losses import LADELoss, PriorCorrectedLoss
@@ -93,6 +93,19 @@ def test_lade_equals_the_form_with_masks():
     torch.testing.assert_close(ours, theirs)
     (a,), (b,) = torch.autograd.grad(ours, logits), torch.autograd.grad(theirs, logits)
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_between_class_mixing_equals_the_loop(monkeypatch):
+    monkeypatch.setattr(sound, "PAIRS", 5)
+    mixer, batch, partner, ratios = sound.contestants()
+    partner[0] *= torch.logspace(-2, 1, 5).unsqueeze(1)  # loud and quiet ones
+    monkeypatch.setattr(mixer.ratio, "weights", lambda *_: torch.from_numpy(ratios).float())
+    monkeypatch.setattr(mixer, "partners", lambda _: torch.arange(5).flip(0))
+    for ours, theirs in (
+        (mixer(*batch, *partner), sound.numpy_loop(batch, partner, ratios)),
+        (mixer(*batch), sound.numpy_loop(batch, [tensor.flip(0) for tensor in batch], ratios)),
+    ):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_plain_partners_are_class_balanced():
@@ -232,11 +245,18 @@ def test_every_promise_has_a_line(capsys):
         "prior_corrected_loss_dense": "<= 1.35x",
         "lade_loss": ">= 3x",
         "label_aware_smoothing_loss": "<= 1.3x",
+        "between_class_mix": ">= 12x",
+        "between_class_in_batch": ">= 12x",
         "calibration": "<= 1.2 s",
         "calibration_memory": "<= 1.1x",
         "training_loop": ">= 2.2x",
         "training_loop_as_launched": ">= 2.2x",
         "training_loop_gpu": ">= 8x",
+        "envnet_training": ">= 2.5x",
+        "envnet_training_as_launched": ">= 2.5x",
+        "sound_share": "<= 3%",
+        "sound_share_strong": "<= 3%",
+        "sound_decoding": ">= 250 clip/s",
         "resident_loader": "<= 1.01x",
         "run_peak_memory": "<= 1.6 GB",
         "run_200_epochs_gpu": "<= 90 s",

@@ -53,6 +53,7 @@ ARGUMENTS: dict[str, Any] = {
 }
 # Where a method departs from a rule on purpose: {"name of the class": {"argument of the check": value}}.
 OPTIONS: dict[str, dict[str, Any]] = {
+    "BetweenClass": {"mixing": "free", "shared_weight": False, "shapes": ((5,), (2, 5), (3, 4, 5), (2, 3, 4, 5))},
     "CutMix": {"mixing": "between", "shapes": ((3, 4, 5), (2, 3, 4, 5), (4, 5))},
     "ReMix": {"shared_weight": False},
     "FocalLoss": {"fixed_classes": False},

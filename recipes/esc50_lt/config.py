@@ -1,11 +1,15 @@
-"""Every knob of the recipe, with its default and meaning."""
+"""Every knob of the recipe, with its default, and how command line and YAML files fill it."""
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
-from command_line import near_miss, parse_settings
+from ltaug import commandline
+from ltaug.commandline import near_miss, parse_settings
 
+HERE = Path(__file__).resolve().parent
 DATASETS = ("esc50", "esc10", "synthetic", "folder")
 
 
@@ -37,7 +41,7 @@ class Config:
     data_seed: int = 0
     """Which clips of each class are kept."""
     test_fold: int = 5
-    """The fold that is tested on, 1 to 5; the others are trained on."""
+    """The fold that is tested on, 1 to 5 of ESC-50; the others are trained on."""
     test_per_class: int = 8
     """Clips of each class to test on, of sets without folds."""
     sample_rate: int = 16_000
@@ -136,12 +140,11 @@ class Config:
             raise ValueError(f"`dataset` must be one of {', '.join(DATASETS)}, but is {self.dataset!r}{hint}")
         if self.dataset == "folder" and self.data_dir is None:
             raise ValueError("`dataset: folder` needs `data_dir`, the folder that holds one folder a class.")
-        if not 1 <= self.test_fold <= 5:
-            raise ValueError(f"`test_fold` must lie in 1..5, but is {self.test_fold}.")
+        if self.test_crops < 2:
+            raise ValueError(f"`test_crops` must be at least 2, spread evenly over a clip, but is {self.test_crops}.")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"`threads` must be at least 1, but is {self.threads}.")
-        for name in ("epochs", "batch_size", "eval_every", "checkpoint_every", "crop_length", "test_crops", "mels",
-                     "max_scale"):  # fmt: skip
+        for name in ("epochs", "batch_size", "eval_every", "checkpoint_every", "crop_length", "mels", "max_scale"):
             if not getattr(self, name) >= 1:
                 raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
         for name in ("seed", "data_seed", "momentum", "weight_decay", "warmup_epochs", "decay_factor", "max_gain_db"):
@@ -196,4 +199,9 @@ class Config:
 
 def parse_config(arguments: list[str] | None = None, kind: Any = Config) -> Any:
     """Read the command line (`--config FILE` first, single settings after it), or leave with a line on the fault."""
-    return parse_settings(kind, arguments)
+    return parse_settings(kind, arguments, HERE / "configs")
+
+
+def plain_errors() -> AbstractContextManager[None]:
+    """Tell mistakes in settings, data and folders in one line; with PYTHONDEVMODE=1 as a traceback."""
+    return commandline.plain_errors(HERE)

@@ -62,7 +62,8 @@ def load_data(cfg: Config) -> Data:
     Of a set with folds, `test_fold` is the test set: 8 clips a class of ESC-50 and ESC-10, whose clips cut from one
     recording are all in one fold, so that nothing leaks. The other folds (32 clips a class) are what `profile` thins
     out; `imbalance_ratio` 1 is the usual balanced protocol, a fold of it. Of other sets `test_per_class` clips of every
-    class are drawn by `data_seed`, which knows nothing of recordings: cut clips of one recording should be one file.
+    class are drawn by `data_seed`, which knows nothing of recordings: of one that was cut into several clips, parts may
+    end up on both sides.
     """
     source = {"synthetic": read_synthetic, "folder": read_folder}.get(cfg.dataset, read_esc)(cfg)
     labels, names = source.labels, source.class_names

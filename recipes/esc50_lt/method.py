@@ -50,9 +50,7 @@ def logits_prior(cfg: Config, class_counts: Tensor, mixer: Any) -> Tensor:
 
     That is at the last epoch, or the last one that mixes. float64 [C].
     """
-    epoch = cfg.epochs - 1
-    if cfg.mixer != "none" and cfg.mix_stop_at < 1:
-        epoch = max(0, round(cfg.mix_stop_at * cfg.epochs) - 1)
+    epoch = max((k for k in range(cfg.epochs) if mixes(cfg, k)), default=cfg.epochs - 1)
     first, partner = taus(cfg, epoch)
     if mixes(cfg, epoch):
         prior = effective_prior(class_counts, mixer, first, partner, different_classes=cfg.different_classes)

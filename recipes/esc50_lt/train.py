@@ -12,8 +12,7 @@ import time
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
-from command_line import autocast_type, plain_errors, set_threads
-from config import Config, parse_config
+from config import Config, parse_config, plain_errors
 from data import describe, load_data
 from method import logits_prior, make_loss, make_mixer, make_sampler, mixes
 from model import build_model, count_parameters
@@ -23,7 +22,7 @@ from tqdm.auto import tqdm
 
 from ltaug import ResidentWaveformLoader, RunFolder
 from ltaug.metrics import classification_report
-from ltaug.run import reuse_freed_memory
+from ltaug.run import autocast_type, reuse_freed_memory, set_threads
 
 SHOWN = ("loss", "lr", "top1", "top5", "many", "medium", "few", "clips_per_second")  # of an epoch's row, in the log
 # A bar that is written into a file comes twice a minute.
@@ -163,8 +162,10 @@ def evaluate(model, loader) -> tuple[torch.Tensor, torch.Tensor]:
     model.eval()
     mine = []
     for inputs, labels in loader:
-        crops = inputs.view(len(inputs), -1, inputs.shape[-1])
-        probs = model(crops.flatten(0, 1)).float().softmax(1).unflatten(0, crops.shape[:2]).mean(1)
+        size, crops, length = inputs.shape
+        # Whoever has none of a last batch hears silence: all must run the model, whose buffers they share.
+        inputs = inputs if size else inputs.new_zeros(1, crops, length)
+        probs = model(inputs.flatten(0, 1)).float().softmax(1).unflatten(0, (-1, crops)).mean(1)[:size]
         mine.append((probs.clamp_min(1e-30).log().cpu(), labels.cpu()))
     # Each process has its share of every batch; gathered, they come process by process.
     parts = gather_object(mine)

@@ -5,6 +5,7 @@ its exit code. Apart from the imports a child is a script like any other: own `_
 """
 
 import atexit
+import contextlib
 import gc
 import json
 import os
@@ -25,6 +26,10 @@ from matplotlib.backends import backend_agg, backend_svg
 
 import ltaug
 import ltaug.report
+
+with contextlib.suppress(ImportError):  # not every recipe needs them
+    import timm  # noqa: F401
+    import torchaudio.transforms  # noqa: F401
 
 IMPORTED = (
     accelerate,

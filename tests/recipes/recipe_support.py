@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -11,9 +14,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
@@ -25,9 +29,9 @@ TINY_MODEL = '''
 from torch import nn
 
 
-def build_model(num_classes, in_channels=3):
+def build_model(num_classes, {settings}):
     return nn.Sequential(
-        nn.Conv2d(in_channels, 8, 3, 2, 1), nn.{norm}, nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(),
+        {first}, nn.{norm}, nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(),
         nn.Linear(72, num_classes),
     )
 
@@ -35,6 +39,13 @@ def build_model(num_classes, in_channels=3):
 def count_parameters(model):
     return sum(parameter.numel() for parameter in model.parameters())
 '''
+# What the model.py of each recipe is asked with, and layers from what comes in to eight channels.
+INPUTS = {
+    "cifar_lt": ("in_channels=3", "nn.Conv2d(in_channels, 8, 3, 2, 1)"),
+    "esc50_lt": ("cfg", "nn.Unflatten(1, (1, 3, -1)), nn.Conv2d(1, 8, (1, 16), (1, 8))"),
+}
+# Sounds that are made, mixed and heard in milliseconds; 57 training clips, so that the last of four batches has nine.
+SMALL_SOUND = {"sample_rate": 4000, "crop_length": 900, "test_crops": 2, "batch_size": 16, "threads": 1}
 
 
 @dataclass
@@ -125,28 +136,51 @@ class Launcher:
         return [self.start(*argv, env=shared | env, **settings) for env in own]
 
 
-def copy_recipe(target: Path, model: str | None = None) -> Path:
-    """A copy of the recipe's folder; with another model.py, if one is given, and then without the report.
+def copy_recipe(target: Path, model: str | None = None, recipe: str = "cifar_lt") -> Path:
+    """A copy of a recipe's folder; with another model.py, if one is given, and then without the report.
 
     Another model is the documented way to adapt a recipe. The figures of the report take several times as long as the
-    training of a tiny model, and test_smoke.py has them.
+    training of a tiny model, and the tests of the unchanged folder have them. Synthetic sounds are fewer and shorter.
     """
-    shutil.copytree(ROOT / "recipes" / "cifar_lt", target, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "recipes" / recipe, target, ignore=shutil.ignore_patterns("__pycache__"))
     if model is not None:
         (target / "model.py").write_text(model)
-        text, line = (target / "results.py").read_text(), "from ltaug.report import write_report\n"
-        assert line in text
-        (target / "results.py").write_text(text.replace(line, "") + "\n\ndef write_report(path):\n    return path\n")
+        text = (target / "results.py").read_text()
+        assert "write_report(" in text
+        for name, nothing in (("write_report(path, *sections)", "path"), ("mistakes(*arguments)", "[]")):
+            text += f"\n\ndef {name}:\n    return {nothing}\n"
+        (target / "results.py").write_text(text)
+    if model is not None and (target / "synthetic.py").exists():
+        small = 'SYNTHETIC = {"clips_per_class": 24, "seconds": 0.25, "seed": 0}'
+        text, found = re.subn(r"^SYNTHETIC = .*$", small, (target / "data.py").read_text(), flags=re.MULTILINE)
+        assert found == 1
+        (target / "data.py").write_text(text)
     return target
 
 
-def tiny_model(norm: str = "BatchNorm2d(8)", extra: str = "") -> str:
-    """The text of a small model.py, with code of a test's own behind it."""
-    return TINY_MODEL.replace("{norm}", norm) + extra
+@contextlib.contextmanager
+def imported(folder: Path, *names: str) -> Iterator[SimpleNamespace]:
+    """Modules of a recipe, in this process. Other recipes have some of the same names: they leave it again."""
+    own = {file.stem for file in folder.glob("*.py")}
+    others = {name: sys.modules.pop(name) for name in own & set(sys.modules)}
+    sys.path.insert(0, str(folder))
+    try:
+        yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+    finally:
+        sys.path.remove(str(folder))
+        for name in own:
+            sys.modules.pop(name, None)
+        sys.modules.update(others)
+
+
+def tiny_model(norm: str = "BatchNorm2d(8)", extra: str = "", recipe: str = "cifar_lt") -> str:
+    """The text of a small model.py for a recipe, with code of a test's own behind it."""
+    settings, first = INPUTS[recipe]
+    return TINY_MODEL.format(settings=settings, first=first, norm=norm) + extra
 
 
 def settings(recipe: Path, method: str, out: Path, **changes: object) -> list[str]:
-    """Arguments of a short run on the digits."""
+    """Arguments of a short run on what the recipe's quick-start takes: the digits, or synthetic sounds."""
     values = {"out": out, "epochs": 2, "precision": "fp32", "eval_every": 1, "checkpoint_every": 1} | changes
     configs = [recipe / "configs" / f"{method}.yaml", recipe / "configs" / "quickstart.yaml"]
     arguments = [word for config in configs for word in ("--config", str(config))]
@@ -156,7 +190,7 @@ def settings(recipe: Path, method: str, out: Path, **changes: object) -> list[st
 def rows(run: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without the times."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in ("seconds", "images_per_second")} for row in lines]
+    return [{key: value for key, value in row.items() if not key.endswith(("seconds", "_per_second"))} for row in lines]
 
 
 def summary(run: Path) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def copied(recipe: Path, folder: Path) -> Path:
 
 
 def test_there_are_recipes() -> None:
-    assert "cifar_lt" in [path.name for path in RECIPES]
+    assert {"cifar_lt", "esc50_lt"} <= {path.name for path in RECIPES}
 
 
 class TestEntries:
@@ -233,8 +233,8 @@ class TestConfigs:
         monkeypatch.setattr(Path, "read_text", lambda self: text.replace(*change, 1) if self == config else "")
         assert "must open with" in header_problem(config)
 
-    def test_a_method_is_named_as_its_file(self) -> None:
-        configs = ROOT / "recipes" / "cifar_lt" / "configs"
+    def test_a_method_is_named_as_its_file(self, recipe: Path) -> None:
+        configs = recipe / "configs"
         for config in configs.glob("*.yaml"):
             if stage1 := re.search(r"^stage1: (\w+)$", config.read_text(), flags=re.MULTILINE):
                 assert (configs / f"{stage1[1]}.yaml").is_file(), config
@@ -254,7 +254,7 @@ class TestImports:
             "from recipes.esc50_lt import data",
             "from .config import Config",
             "from .. import data",
-            "import timm",  # of another extra
+            "import hypothesis",  # of another extra
             "def f():\n    import pandas",
             "import sys\nsys.path.insert(0, 'x')",
             "from sys import path",

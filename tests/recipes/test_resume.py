@@ -35,8 +35,8 @@ def kill_at_last_step(module, inputs):
 build = build_model
 
 
-def build_model(*arguments):
-    model = build(*arguments)
+def build_model(*arguments, **named):
+    model = build(*arguments, **named)
     model.register_forward_pre_hook(kill_at_last_step)
     return model
 """
