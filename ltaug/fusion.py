@@ -83,14 +83,14 @@ def uncertainty_scale(logits: Logits, mean: float, std: float) -> Tensor:
     return (mean / (excess + mean)).to(logits.dtype).view(-1, *[1] * (logits.ndim - 1))
 
 
-def noisy_or(probs: Sequence[Tensor]) -> Tensor:
+def noisy_or(probs: Sequence[Logits]) -> Tensor:
     """P = (1 - prod_m (1 - P_m)) / Z: a class is there if any modality says so.
 
     The rule of UNO and UNO-IC (Tian et al., NeurIPS 2020, Algorithm 1, https://arxiv.org/abs/2010.11820). A sure
     modality is heard beside unsure ones, which the product would not grant it.
 
     Args:
-        probs: probabilities [N, C, ...], one tensor a modality.
+        probs: probabilities [N, C, ...], one tensor or array a modality.
 
     Returns:
         Probabilities [N, C, ...].
@@ -101,18 +101,18 @@ def noisy_or(probs: Sequence[Tensor]) -> Tensor:
     >>> noisy_or([torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.0]])])
     tensor([[0.6667, 0.3333]])
     """
-    stack = _stack(probs, "probs")
+    stack, dtype = _stack(probs, "probs")
     # log1p and expm1 keep the digits of small probabilities, which 1 - (1 - p) would round to 0.
     either = -torch.expm1(torch.log1p(-stack.clamp(max=1.0)).sum(0))
-    return _normalised(either).to(probs[0].dtype)
+    return _normalised(either).to(dtype)
 
 
-def mean_fusion(probs: Sequence[Tensor]) -> Tensor:
+def mean_fusion(probs: Sequence[Logits]) -> Tensor:
     """P = mean_m P_m, normalised: every modality has the same say ("SoftAve" in Tian et al., NeurIPS 2020,
     https://arxiv.org/abs/2010.11820).
 
     Args:
-        probs: probabilities [N, C, ...], one tensor a modality.
+        probs: probabilities [N, C, ...], one tensor or array a modality.
 
     Returns:
         Probabilities [N, C, ...].
@@ -123,17 +123,18 @@ def mean_fusion(probs: Sequence[Tensor]) -> Tensor:
     >>> mean_fusion([torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.0]])])
     tensor([[0.7500, 0.2500]])
     """
-    return _normalised(_stack(probs, "probs").mean(0)).to(probs[0].dtype)
+    stack, dtype = _stack(probs, "probs")
+    return _normalised(stack.mean(0)).to(dtype)
 
 
-def product_fusion(probs: Sequence[Tensor]) -> Tensor:
+def product_fusion(probs: Sequence[Logits]) -> Tensor:
     """P = prod_m P_m / Z: right for modalities that are independent given the class, under a uniform prior.
 
     Computed from logarithms. A probability of 0 counts as the smallest positive number, so that modalities that
     exclude each other's classes give no NaN.
 
     Args:
-        probs: probabilities [N, C, ...], one tensor a modality.
+        probs: probabilities [N, C, ...], one tensor or array a modality.
 
     Returns:
         Probabilities [N, C, ...].
@@ -144,12 +145,12 @@ def product_fusion(probs: Sequence[Tensor]) -> Tensor:
     >>> product_fusion([torch.tensor([[0.8, 0.2]]), torch.tensor([[0.2, 0.8]])])
     tensor([[0.5000, 0.5000]])
     """
-    stack = _stack(probs, "probs")
-    return stack.clamp(min=torch.finfo(stack.dtype).tiny).log().sum(0).softmax(1).to(probs[0].dtype)
+    stack, dtype = _stack(probs, "probs")
+    return stack.clamp(min=torch.finfo(stack.dtype).tiny).log().sum(0).softmax(1).to(dtype)
 
 
 def uno_ic(
-    logits: Sequence[Tensor | None],
+    logits: Sequence[Logits | None],
     statistics: Sequence[tuple[float, float]],
     from_prior: Counts,
     to_prior: Counts,
@@ -162,7 +163,7 @@ def uno_ic(
     result is :func:`noisy_or` of all P_m. ``strength=0`` is UNO.
 
     Args:
-        logits: [N, C, ...], one tensor a modality; None for one that is missing.
+        logits: [N, C, ...], one tensor or array a modality; None for one that is missing.
         statistics: (mean, std) of the training samples' entropy, one pair a modality, see :func:`entropy_statistics`.
         from_prior: the prior that the logits are under, [C], usually the training counts; see
             :func:`ltaug.posthoc.shift_logits`.
@@ -181,12 +182,13 @@ def uno_ic(
     >>> uno_ic([rgb, None], [(0.4, 0.1), (0.4, 0.1)], from_prior=[9, 1], to_prior=[1, 1])
     tensor([[0.4509, 0.5491]])
     """
+    _check_list(logits, "logits")
     if len(logits) != len(statistics):
         raise ValueError(
             f"`statistics` must hold one (mean, std) a modality, {len(logits)} as `logits`, but hold "
             f"{len(statistics)}. A missing modality is None in `logits`, or in neither."
         )
-    present = [(z, pair) for z, pair in zip(logits, statistics, strict=True) if z is not None]
+    present = [(as_logits(z), pair) for z, pair in zip(logits, statistics, strict=True) if z is not None]
     if not present:
         raise ValueError("`logits` must hold at least one modality, but all are missing.")
     scaled = [z * uncertainty_scale(z, mean, std) for z, (mean, std) in present]
@@ -213,10 +215,20 @@ def _entropy(logits: Tensor) -> Tensor:
     return entropy.flatten(1).mean(1) if entropy.ndim > 1 else entropy
 
 
-def _stack(tensors: Sequence[Tensor], name: str) -> Tensor:
-    """The modalities on a new first dimension, at least single precision."""
-    if len(tensors) == 0:
+def _check_list(modalities: Sequence[Logits | None], name: str) -> None:
+    if not isinstance(modalities, list | tuple):
+        raise ValueError(
+            f"`{name}` must be a list with one tensor or array a modality, but is none. Pass a list such as "
+            "`[rgb, depth]`."
+        )
+
+
+def _stack(modalities: Sequence[Logits], name: str) -> tuple[Tensor, torch.dtype]:
+    """The modalities on a new first dimension, at least single precision, and the type of the first one."""
+    _check_list(modalities, name)
+    if len(modalities) == 0:
         raise ValueError(f"`{name}` must hold at least one modality, but is empty.")
+    tensors = [as_logits(modality, f"{name}[{place}]") for place, modality in enumerate(modalities)]
     shapes = [list(tensor.shape) for tensor in tensors]
     if any(shape != shapes[0] for shape in shapes) or len(shapes[0]) < 2:
         raise ValueError(f"`{name}` must all have one shape [N, C, ...], but have {shapes}. Resize one of them.")
@@ -230,7 +242,7 @@ def _stack(tensors: Sequence[Tensor], name: str) -> Tensor:
             f"`{name}` must be probabilities, in 0..1, but modality {modality} ranges from {low:.6g} to {high:.6g}. "
             "If these are logits, pass `logits.softmax(1)`."
         )
-    return stack
+    return stack, tensors[0].dtype if tensors[0].is_floating_point() else dtype
 
 
 def _normalised(values: Tensor) -> Tensor:

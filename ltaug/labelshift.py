@@ -19,7 +19,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltaug.posthoc.shift import Logits, as_logits
+from ltaug.posthoc.shift import Logits, as_logits, check_finite
 from ltaug.priors import Counts, as_counts, as_labels
 
 __all__ = ["estimate_prior", "prior_interval"]
@@ -295,8 +295,7 @@ class _Problem:
         rows = logits.detach().movedim(1, -1).reshape(-1, self.num_classes).float()
         if not len(rows):
             raise ValueError(f"`{name}` must hold at least one sample, but are empty.")
-        if not bool(rows.isfinite().all()):
-            raise ValueError(f"`{name}` must be finite, but hold NaN or infinity.")
+        check_finite(rows, name)
         return rows
 
     def read_trend(self, trend: Tensor) -> Tensor:

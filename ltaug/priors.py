@@ -31,7 +31,7 @@ def class_counts(labels: Counts, num_classes: int | None = None) -> Tensor:
     >>> class_counts([0, 0, 2], num_classes=4)
     tensor([2, 0, 1, 0])
     """
-    labels = as_labels(labels)
+    labels = as_integers(labels)
     if num_classes is None:
         num_classes = int(labels.max()) + 1 if labels.numel() else 0
     if labels.numel():
@@ -109,6 +109,11 @@ def shot_groups(class_counts: Counts, many: int = 100, few: int = 20) -> dict[st
 
 def as_labels(labels: Counts, name: str = "labels") -> Tensor:
     """Read class indices [N] of any integer form as an int64 tensor, or say what is wrong with them."""
+    return as_integers(labels, name).long()
+
+
+def as_integers(labels: Counts, name: str = "labels") -> Tensor:
+    """The same without the copy: small integers stay what they are, for labels of which there are very many."""
     tensor = torch.as_tensor(labels)
     if tensor.ndim != 1:
         raise ValueError(f"`{name}` must be one class index a sample, shape [N], but has shape {list(tensor.shape)}.")
@@ -118,7 +123,8 @@ def as_labels(labels: Counts, name: str = "labels") -> Tensor:
         raise ValueError(
             f"`{name}` must be integers, but are {tensor.dtype}. Convert with `.long()` if they hold indices."
         )
-    return tensor.long()
+    # torch neither counts nor compares the larger unsigned types.
+    return tensor.long() if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64) else tensor
 
 
 def as_counts(
@@ -133,7 +139,12 @@ def as_counts(
             well.
         positive: refuse classes without samples.
     """
-    counts = torch.as_tensor(class_counts)
+    try:
+        counts = torch.as_tensor(class_counts)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"`{name}` must hold one number a class, but cannot be read as numbers. Pass a list, an array or a tensor."
+        ) from error
     if counts.ndim != 1 or counts.numel() == 0:
         raise ValueError(f"`{name}` must hold one number a class, shape [C], but has shape {list(counts.shape)}.")
     if counts.dtype == torch.bool or counts.is_complex():
@@ -159,10 +170,15 @@ def as_counts(
         raise ValueError(f"`{name}` must be positive for at least one class, but all {counts.numel()} are 0.")
     if positive and bool((counts == 0).any()):
         bad = int((counts == 0).nonzero()[0])
+        if abs(float(counts.sum()) - 1.0) < 1e-3:
+            way = (
+                "A class that does not occur where the model is used gets a tiny probability, `prior.clamp(min=1e-9)`; "
+                "one that training had none of is better dropped."
+            )
+        else:
+            way = "Drop the class, or pass smoothed counts such as `counts.clamp(min=1)`."
         raise ValueError(
             f"`{name}` must be positive, but class {bad} has 0 (of {counts.numel()} classes, "
-            f"{int((counts == 0).sum())} are empty), "
-            "and the logarithm of its prior is not finite. Drop the class, or pass smoothed counts such as "
-            "`counts.clamp(min=1)`."
+            f"{int((counts == 0).sum())} are empty), and the logarithm of its prior is not finite. {way}"
         )
     return counts

@@ -245,3 +245,25 @@ def test_the_scale_and_uno_ic_say_what_is_wrong() -> None:
         fusion.uno_ic([logits, None], [(0.1, 0.1)], [1, 1, 1], [1, 1, 1])
     with pytest.raises(ValueError, match="all are missing"):
         fusion.uno_ic([None], [(0.1, 0.1)], [1, 1, 1], [1, 1, 1])
+
+
+@pytest.mark.parametrize("fuse", [fusion.noisy_or, fusion.mean_fusion, fusion.product_fusion])
+def test_arrays_and_lists_are_modalities(fuse: Callable[..., Tensor]) -> None:
+    probs = [torch.rand(4, 3, generator=torch.Generator().manual_seed(k)).softmax(1) for k in range(2)]
+    expected = fuse(probs)
+    for read in (lambda values: values.numpy(), lambda values: values.tolist()):
+        torch.testing.assert_close(fuse([read(values) for values in probs]), expected)
+    hard = fuse([torch.eye(3).long(), torch.full((3, 3), 1 / 3)])
+    assert hard.dtype == torch.float32
+    with pytest.raises(ValueError, match=r"`probs` must be a list .*\. Pass a list"):
+        fuse(torch.stack(probs))
+
+
+def test_uno_ic_takes_arrays_and_refuses_a_tensor() -> None:
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    statistics = [(0.4, 0.1), (0.4, 0.1)]
+    expected = fusion.uno_ic([logits, 2 * logits], statistics, [3, 2, 1], [1, 1, 1])
+    arrays = [logits.numpy(), (2 * logits).numpy()]
+    torch.testing.assert_close(fusion.uno_ic(arrays, statistics, [3, 2, 1], [1, 1, 1]), expected)
+    with pytest.raises(ValueError, match=r"`logits` must be a list .*Pass a list"):
+        fusion.uno_ic(torch.stack([logits, logits]), statistics, [3, 2, 1], [1, 1, 1])

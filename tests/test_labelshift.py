@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import numpy as np
@@ -347,6 +348,11 @@ VALIDATION = (torch.eye(3), torch.arange(3))
         ({"logits_prior": [1, 1]}, r"`logits` must be .* \[N, 2, \.\.\.\].* shape \[4, 3\]"),
         ({"logits_prior": [1, 0, 1]}, "`logits_prior` must be positive, but class 1 has 0"),
         ({"logits": torch.full((4, 3), float("nan"))}, "`logits` must be finite"),
+        (
+            {"logits": torch.tensor([[0.0] * 3, [0.0, 0.0, -math.inf], [0.0, -math.inf, 0.0]])},
+            r"row 1 has NaN or infinite entries \(2 of 3 rows do\)\. Drop a class .* -1e4",
+        ),
+        ({"center": "trend"}, "`center` must hold one number a class, but cannot be read"),
         ({"logits": torch.zeros(0, 3)}, "`logits` must hold at least one sample"),
         ({"logits": torch.zeros(4, 3).long()}, r"torch\.int64"),
         ({"pseudo_count": -1.0}, "`pseudo_count` must be finite and not negative, but is -1"),

@@ -181,6 +181,10 @@ class TestErrors:
         [
             (([5, 0, 1], [1, 1, 1]), {}, r"`from_prior` must be positive, but class 1 has 0 .*counts\.clamp\(min=1\)"),
             (([5, 1, 1], [1, 1, 0]), {}, "`to_prior` must be positive, but class 2 has 0"),
+            (([5, 3, 2], [0.5, 0.5, 0.0]), {}, r"`to_prior` .* class 2 has 0 .*`prior\.clamp\(min=1e-9\)`"),
+            (("train", [1, 1, 1]), {}, "`from_prior` must hold one number a class, but cannot be read"),
+            (([5, 3, 2], None), {}, "`to_prior` must hold one number a class, but cannot be read"),
+            (([5, 3, 2], [1, 1, 1]), {"strength": "auto"}, "`strength` must be one number, but is 'auto'"),
             (([5, 1, 1], [1, 1, -1]), {}, "`to_prior` must not be negative, but class 2 has -1"),
             (([5, float("nan"), 1], [1, 1, 1]), {}, "`from_prior` must be finite, but class 1 has nan"),
             (
@@ -432,6 +436,16 @@ class TestPriorShift:
         half = PriorShift(nn.Identity(), [6, 3, 1])(torch.randn(2, 3).half())
         assert half.dtype == torch.float16
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_a_cast_of_the_model_costs_the_prior_nothing(self, dtype: torch.dtype) -> None:
+        counts = [10**9, 10**5, 1]  # the last prior is 0 in half precision
+        cast, plain = (PriorShift(nn.Linear(4, 3), counts, strength=1.3) for _ in range(2))
+        outer = nn.Sequential(cast).to(dtype)
+        assert cast.model.weight.dtype == dtype
+        assert outer(torch.randn(2, 4, dtype=dtype)).dtype == dtype
+        assert torch.equal(cast.retarget([1, 2, 3]).shift, plain.retarget([1, 2, 3]).shift)
+        assert cast.state_dict().keys() == plain.state_dict().keys()
+
     def test_moves_with_the_model(self, device: torch.device) -> None:
         model = PriorShift(nn.Linear(4, 3), [6, 3, 1]).to(device)
         assert model.retarget(torch.tensor([1, 2, 3], device=device))(torch.randn(2, 4, device=device)).shape == (2, 3)
@@ -461,9 +475,15 @@ class TestPriorShift:
     def test_errors(self) -> None:
         with pytest.raises(ValueError, match="`logits_prior` must be positive, but class 1 has 0"):
             PriorShift(nn.Identity(), [3, 0])
-        with pytest.raises(ValueError, match="have 2 and 3"):
+        with pytest.raises(ValueError, match=r"`target_prior` must .* each of the 2 classes .* holds 3"):
             PriorShift(nn.Identity(), [3, 1], [1, 1, 1])
+        with pytest.raises(ValueError, match="`logits_prior` must hold one number a class"):
+            PriorShift(nn.Identity(), None)
+        with pytest.raises(ValueError, match="`strength` must be one number, but is 'auto'"):
+            PriorShift(nn.Identity(), [3, 1], strength="auto")
         model = PriorShift(nn.Identity(), [3, 1])
+        with pytest.raises(ValueError, match=r"`prior` must .* each of the 2 classes .* holds 3"):
+            model.retarget([1, 1, 1])
         before = model.shift.clone()
         with pytest.raises(ValueError, match="must be positive, but class 0 has 0"):
             model.retarget([0, 1], strength=9.0)

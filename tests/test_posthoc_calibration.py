@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltaug.posthoc import BiasCorrectedTemperatureScaling, TemperatureScaling, VectorScaling
+from ltaug.posthoc import BiasCorrectedTemperatureScaling, TemperatureScaling, VectorScaling, calibration
 
 C = 4
 BIAS = torch.tensor([0.8, -0.3, 0.1, -0.6])
@@ -65,6 +65,49 @@ class TestFit:
     def test_never_less_likely_than_before(self, make, seed: int, n: int) -> None:
         logits, labels = samples(n, seed=seed)
         assert nll(make().fit(logits, labels)(logits), labels) <= nll(logits, labels) + 1e-6
+
+    @pytest.mark.parametrize("make", ALL)
+    @pytest.mark.parametrize("prior_std", [0.3, 3.0])
+    def test_is_the_optimum_of_autograd_in_double_precision(self, make, prior_std: float) -> None:
+        logits, labels = samples(400, bias=BIAS)
+        weights = torch.linspace(0.2, 2.0, 400)
+        fitted, start = make().fit(logits, labels, weights, prior_std), make()
+        begin = [values.double() for values in start.state_dict().values()]
+        numbers = [values.clone().requires_grad_() for values in begin]
+        optimizer = torch.optim.LBFGS(
+            numbers, max_iter=500, tolerance_grad=1e-10, tolerance_change=0.0, line_search_fn="strong_wolfe"
+        )
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            scale = numbers[0] if isinstance(start, VectorScaling) else (-numbers[0]).exp()
+            z = scale * logits.double() + (numbers[1] if len(numbers) > 1 else 0.0)
+            nll = (F.cross_entropy(z, labels, reduction="none") * weights).sum() / weights.sum()
+            distance = sum(((now - then) ** 2).sum() for now, then in zip(numbers, begin, strict=True))
+            value = nll + distance / (2 * prior_std**2 * 400)
+            value.backward()
+            return value
+
+        optimizer.step(loss)
+        for found, expected in zip(fitted.state_dict().values(), numbers, strict=True):
+            torch.testing.assert_close(found.double(), expected.detach(), rtol=0, atol=2e-4)
+
+    def test_blocks_change_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        logits, labels = samples(300, bias=BIAS)
+        whole = VectorScaling(C).fit(logits, labels)(logits)
+        monkeypatch.setattr(calibration, "_BLOCK", 7 * C)
+        torch.testing.assert_close(VectorScaling(C).fit(logits, labels)(logits), whole, rtol=0, atol=1e-3)
+
+    def test_a_thousand_classes_take_few_passes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        passes = []
+        plain = calibration._Likelihood.value_and_slopes
+        monkeypatch.setattr(calibration._Likelihood, "value_and_slopes", lambda *args: passes.append(0) or plain(*args))
+        labels = torch.arange(2000) % 1000
+        logits = torch.randn(2000, 1000, generator=torch.Generator().manual_seed(0)) + 8 * F.one_hot(labels, 1000)
+        logits += torch.linspace(0.0, -4.0, 1000)  # as of a long-tailed training
+        fitted = BiasCorrectedTemperatureScaling(1000).fit(logits, labels)
+        assert len(passes) < 130
+        assert nll(fitted(logits), labels) < nll(logits, labels)
 
     def test_a_temperature_does_not_change_what_is_said(self) -> None:
         logits, labels = samples(100)
@@ -185,6 +228,10 @@ def test_arrays_and_lists_are_samples(make) -> None:
         ({"logits": torch.zeros(3, 5)}, r"`logits` must be .* shape \[3, 5\]"),
         ({"logits": torch.zeros(3, C).long()}, r"torch\.int64"),
         ({"logits": torch.full((3, C), float("inf"))}, "`logits` must be finite"),
+        (
+            {"logits": torch.zeros(3, C).index_fill(1, torch.tensor([2]), -math.inf)},
+            r"row 0 .* \(3 of 3 rows do\)\. Drop a class that -inf masks, or give it -1e4",
+        ),
         ({"labels": torch.zeros(2).long()}, r"`labels` must be .* shape \[3\].* shape \[2\]"),
         ({"labels": torch.zeros(3)}, r"torch\.float32"),
         ({"labels": torch.tensor([0, 4, 1])}, r"`labels` must lie in 0\.\.3.* 0 to 4"),

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import TypeVar, cast
+from collections.abc import Iterator
+from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ltaug.posthoc.shift import Logits, as_logits
+from ltaug.posthoc.shift import Logits, as_logits, check_finite
 from ltaug.priors import Counts
 
 __all__ = ["BiasCorrectedTemperatureScaling", "TemperatureScaling", "VectorScaling"]
 
 Self = TypeVar("Self", bound="Calibration")
 
+_BLOCK = 1 << 18
+"""Logits of a block of samples, which a cache holds."""
+
 
 class Calibration(nn.Module):
-    """What the calibrations share: some numbers, which start as the identity, and how they are fitted.
+    """What the calibrations share: scale * z + bias a class, by some numbers, which start as the identity.
 
     The numbers are buffers, not parameters: an optimiser of the model that comes before must leave them alone.
     """
@@ -30,21 +34,24 @@ class Calibration(nn.Module):
         for name, values in start.items():
             self.register_buffer(name, values.clone())
 
-    def calibrate(self, logits: Tensor, *numbers: Tensor) -> Tensor:
-        """Calibrated logits, for numbers of the logits' type."""
+    def scale_and_bias(self, *numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Both of shape [C], or [] where all classes share it."""
         raise NotImplementedError  # what a subclass is for
 
     def forward(self, logits: Logits) -> Tensor:
         """Calibrated logits, of the shape and type of ``logits`` [N, C, ...]."""
         logits = self.check(logits)
-        return self.calibrate(logits, *(cast(Tensor, getattr(self, name)).to(logits.dtype) for name in self.names))
+        numbers = (cast(Tensor, getattr(self, name)) for name in self.names)
+        scale, bias = (_along_classes(values.to(logits.dtype), logits) for values in self.scale_and_bias(*numbers))
+        return logits * scale + bias
 
     def fit(self: Self, logits: Logits, labels: Counts, weights: Logits | None = None, prior_std: float = 3.0) -> Self:
-        """Fit to held-out samples: the least negative log likelihood, by L-BFGS in float64.
+        """Fit to held-out samples: the least negative log likelihood, by L-BFGS.
 
         Every number has a weak Gaussian prior about the identity. It keeps finite what the likelihood would let run
         away (the temperature of samples that are all classified right, the bias of a class that does not occur), and
-        fades as samples come in.
+        fades as samples come in. It works in double precision, block by block, so that it needs little memory beside
+        the logits.
 
         Args:
             logits: [N, C, ...], of samples that the model was not trained on.
@@ -60,36 +67,55 @@ class Calibration(nn.Module):
             ValueError: shapes that do not belong together, labels outside 0..C-1, NaN, or weights that are negative or
                 all 0.
         """
+        # Here, not above: no training step needs scipy, so importing the library must not wait for it.
+        from scipy.optimize import minimize
+
         logits = self.check(logits)
         labels = torch.as_tensor(labels).to(logits.device)
         weights = None if weights is None else torch.as_tensor(weights).to(logits.device)
         _check_samples(logits, labels, weights)
         if not prior_std > 0.0:
             raise ValueError(f"`prior_std` must be positive, but is {prior_std}.")
+        rows = logits.detach().movedim(1, -1).flatten(0, -2)
+        share = torch.ones(labels.shape, device=rows.device) if weights is None else weights.detach()
+        share = share.double().flatten()
+        likelihood = _Likelihood(rows, labels.detach().flatten().long(), share / share.sum())
+        precision = 1.0 / (prior_std**2 * len(rows))
         with torch.inference_mode(False), torch.enable_grad():
-            z = logits.detach().to(torch.float64, copy=True)  # a copy: tensors of inference mode have no gradient
-            y = labels.detach().long().clone()
-            share = torch.ones_like(y, dtype=torch.float64) if weights is None else weights.detach().double().clone()
-            share = share / share.sum()
-            start = [values.to(z) for values in self.start]
-            numbers = [values.clone().requires_grad_() for values in start]
-            optimizer = torch.optim.LBFGS(
-                numbers, max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-14, line_search_fn="strong_wolfe"
-            )
+            start = torch.cat([values.detach().double().cpu().flatten() for values in self.start])
+            # In units of the curvature a rare class's bias is as long a way as any other number.
+            unit = (self.pull_back(start, *likelihood.curvature(*self.spread(start))).abs() + precision).rsqrt()
+            unit = unit.clamp(max=1e3)
 
-            def loss() -> Tensor:
-                optimizer.zero_grad()
-                nll = (F.cross_entropy(self.calibrate(z, *numbers), y, reduction="none") * share).sum()
-                distance = sum(((now - then) ** 2).sum() for now, then in zip(numbers, start, strict=True))
-                value: Tensor = nll + distance / (2.0 * prior_std**2 * y.numel())
-                value.backward()  # type: ignore[no-untyped-call]
-                return value
+            def loss(steps: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+                way = unit * torch.from_numpy(steps)
+                value, *slopes = likelihood.value_and_slopes(*self.spread(start + way))
+                slope = self.pull_back(start + way, *slopes) + precision * way
+                return value + precision * float(way @ way) / 2.0, (unit * slope).numpy()
 
-            optimizer.step(loss)  # type: ignore[no-untyped-call]
+            options = {"maxiter": 500, "ftol": 1e-12, "gtol": 1e-7}
+            found = minimize(loss, np.zeros(len(start)), jac=True, method="L-BFGS-B", options=options)
+            numbers = self.split(start + unit * torch.from_numpy(found.x))
         with torch.no_grad():
             for name, values in zip(self.names, numbers, strict=True):
                 getattr(self, name).copy_(values)
         return self
+
+    def split(self, vector: Tensor) -> list[Tensor]:
+        """The numbers that a vector holds one after the other."""
+        parts = torch.split(vector, [values.numel() for values in self.start])
+        return [part.view(values.shape) for part, values in zip(parts, self.start, strict=True)]
+
+    def spread(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and bias of such a vector."""
+        return self.scale_and_bias(*self.split(vector))
+
+    def pull_back(self, vector: Tensor, by_scale: Tensor, by_bias: Tensor) -> Tensor:
+        """A slope along scale and bias, [C] each, as one along the vector."""
+        vector = vector.clone().requires_grad_()
+        scale, bias = self.spread(vector)
+        slope: Tensor = torch.autograd.grad((scale * by_scale).sum() + (bias * by_bias).sum(), vector)[0]
+        return slope
 
     def check(self, logits: Logits) -> Tensor:
         """Read logits, and refuse those of another form or another number of classes."""
@@ -124,9 +150,9 @@ class TemperatureScaling(Calibration):
         """T; above 1 for a model that was too sure."""
         return math.exp(float(self.log_temperature))
 
-    def calibrate(self, logits: Tensor, *numbers: Tensor) -> Tensor:
-        """z / T."""
-        return logits * (-numbers[0]).exp()
+    def scale_and_bias(self, *numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """1 / T and 0."""
+        return (-numbers[0]).exp(), torch.zeros_like(numbers[0])
 
 
 class BiasCorrectedTemperatureScaling(Calibration):
@@ -155,9 +181,9 @@ class BiasCorrectedTemperatureScaling(Calibration):
         """T; above 1 for a model that was too sure."""
         return math.exp(float(self.log_temperature))
 
-    def calibrate(self, logits: Tensor, *numbers: Tensor) -> Tensor:
-        """z / T + b."""
-        return logits * (-numbers[0]).exp() + _along_classes(numbers[1], logits)
+    def scale_and_bias(self, *numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """1 / T and b."""
+        return (-numbers[0]).exp(), numbers[1]
 
 
 class VectorScaling(Calibration):
@@ -179,9 +205,61 @@ class VectorScaling(Calibration):
         classes = _at_least_one(num_classes)
         super().__init__(scale=torch.ones(classes), bias=torch.zeros(classes))
 
-    def calibrate(self, logits: Tensor, *numbers: Tensor) -> Tensor:
-        """w_c z_c + b_c."""
-        return logits * _along_classes(numbers[0], logits) + _along_classes(numbers[1], logits)
+    def scale_and_bias(self, *numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """w and b."""
+        return numbers[0], numbers[1]
+
+
+class _Likelihood:
+    """The negative log likelihood of softmax(scale * z + bias), and its slopes, in one pass over blocks of samples.
+
+    Args:
+        rows: z, [N, C].
+        labels: int64 [N].
+        share: weights of the samples, float64 [N]; sum to 1.
+    """
+
+    def __init__(self, rows: Tensor, labels: Tensor, share: Tensor) -> None:
+        self.rows, self.labels, self.share = rows, labels, share
+        own = rows.gather(1, labels[:, None])[:, 0].double()
+        zeros = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
+        # What the labels add to the slopes is the same for all numbers.
+        self.labels_by_bias = zeros.scatter_add(0, labels, share)
+        self.labels_by_scale = zeros.scatter_add(0, labels, share * own)
+
+    def value_and_slopes(self, scale: Tensor, bias: Tensor) -> tuple[float, Tensor, Tensor]:
+        """The loss, and its slopes by scale and bias, float64 [C] each, on the CPU."""
+        value, by_scale, by_bias = 0.0, -self.labels_by_scale, -self.labels_by_bias
+        for z, z_label, power, total, share in self.blocks(scale, bias):
+            value += float(((total.log() - z_label) * share).sum())
+            factor = share / total
+            by_bias = by_bias + factor @ power
+            by_scale = by_scale + factor @ power.mul_(z)
+        return value, by_scale.cpu(), by_bias.cpu()
+
+    def curvature(self, scale: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Second derivatives by scale and bias, float64 [C] each, on the CPU, as far as a unit of length needs them."""
+        by_scale, by_bias = torch.zeros_like(self.labels_by_scale), self.labels_by_bias.clone()
+        for z, _, power, total, share in self.blocks(scale, bias):
+            factor = share / total
+            by_bias += factor @ power
+            mean = (power * z).sum(1) / total  # logits mean the same whatever is added to all of a row
+            by_scale += factor @ power.mul_((z - mean[:, None]).square_())
+        return by_scale.cpu(), by_bias.cpu() / 2.0  # half of what is predicted, half of what there is
+
+    def blocks(self, scale: Tensor, bias: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
+        """Of a block of samples: z, the calibrated logit of the label, exp of all, their sum, and the weights."""
+        scale, bias = (values.detach().to(self.rows.device, torch.float64) for values in (scale, bias))
+        size = max(_BLOCK // self.rows.shape[1], 1)
+        for rows, labels, share in zip(
+            *(torch.split(x, size) for x in (self.rows, self.labels, self.share)), strict=True
+        ):
+            z = rows.double()
+            power = torch.addcmul(bias, z, scale)
+            power -= power.amax(1, keepdim=True)
+            z_label = power.gather(1, labels[:, None])[:, 0]
+            power.exp_()
+            yield z, z_label, power, power.sum(1), share
 
 
 def _at_least_one(num_classes: int) -> int:
@@ -191,7 +269,7 @@ def _at_least_one(num_classes: int) -> int:
 
 
 def _along_classes(values: Tensor, logits: Tensor) -> Tensor:
-    return values.view(-1, *(1,) * (logits.ndim - 2))
+    return values.view(-1, *(1,) * (logits.ndim - 2)) if values.ndim else values
 
 
 def _check_samples(logits: Tensor, labels: Tensor, weights: Tensor | None) -> None:
@@ -206,8 +284,7 @@ def _check_samples(logits: Tensor, labels: Tensor, weights: Tensor | None) -> No
             f"`labels` must lie in 0..{logits.shape[1] - 1}, the classes of `logits`, but range from "
             f"{int(labels.min())} to {int(labels.max())}."
         )
-    if not bool(logits.isfinite().all()):
-        raise ValueError("`logits` must be finite, but hold NaN or infinity.")
+    check_finite(logits)
     if weights is not None:
         if weights.shape != labels.shape:
             raise ValueError(

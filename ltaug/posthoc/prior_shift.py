@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import MutableMapping
-from typing import Any
+from collections.abc import Callable, MutableMapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,8 @@ class PriorShift(nn.Module):
     """Any model, with its logits moved to the class prior of the place where it is used: :func:`ltaug.shift_logits`
     as the last layer.
 
-    The shift is a buffer: it is saved with the model, moves with it, and becomes a constant of ``torch.export`` and
+    The shift is a buffer: it is saved with the model, moves with it (in single precision, whatever the type that the
+    model is cast to), and becomes a constant of ``torch.export`` and
     ONNX. Export again after :meth:`retarget`.
 
     A model may answer with a tensor, as those of timm do, or with something that holds the logits by name: those of
@@ -59,11 +60,11 @@ class PriorShift(nn.Module):
         super().__init__()
         self.model, self.output = model, output
         prior = as_counts(logits_prior, "logits_prior", integers=False, positive=True).double().cpu()
-        dtype = torch.get_default_dtype()
+        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self.register_buffer("logits_prior", (prior / prior.sum()).to(dtype))
-        self.register_buffer("strength", torch.tensor(strength, dtype=dtype))
+        self.register_buffer("strength", torch.ones((), dtype=dtype))
         self.register_buffer("shift", torch.zeros(prior.numel(), dtype=dtype))
-        self.retarget(torch.ones(prior.numel()) if target_prior is None else target_prior)
+        self._aim(torch.ones(prior.numel()) if target_prior is None else target_prior, strength, "target_prior")
 
     def retarget(self, prior: Counts, strength: float | None = None) -> PriorShift:
         """Move to another prior from now on.
@@ -74,14 +75,33 @@ class PriorShift(nn.Module):
 
         Returns:
             Itself.
+
+        Raises:
+            ValueError: a class has prior 0, there is not one number a class, or ``strength`` is NaN or infinite.
         """
-        if strength is None:
-            strength = float(self.strength)
-        target = as_counts(prior, "prior", integers=False, positive=True).cpu()
+        self._aim(prior, float(self.strength) if strength is None else strength, "prior")
+        return self
+
+    def _aim(self, prior: Counts, strength: float, name: str) -> None:
+        target = as_counts(prior, name, integers=False, positive=True).cpu()
+        if target.shape != self.logits_prior.shape:
+            raise ValueError(
+                f"`{name}` must hold one number for each of the {self.logits_prior.numel()} classes of `logits_prior`, "
+                f"but holds {target.numel()}."
+            )
         shift = log_prior_shift(self.logits_prior.cpu(), target, strength)
         with torch.no_grad():
             self.strength.fill_(strength)
             self.shift.copy_(shift)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PriorShift:
+        # `half()` and the like are for the model: the prior of a rare class would be 0 after it.
+        before = {name: cast(Tensor, getattr(self, name)) for name in ("logits_prior", "strength", "shift")}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, values in before.items():
+            now = cast(Tensor, getattr(self, name))
+            if now.dtype != values.dtype:
+                setattr(self, name, values.to(now.device))
         return self
 
     def forward(self, inputs: Any = None, *more: Any, **options: Any) -> Any:

@@ -36,7 +36,13 @@ def log_prior_shift(from_prior: Counts, to_prior: Counts, strength: float = 1.0)
     >>> log_prior_shift([3, 1], [1, 1])
     tensor([-0.4055,  0.6931], dtype=torch.float64)
     """
-    if not math.isfinite(strength):
+    try:
+        finite = math.isfinite(strength)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"`strength` must be one number, but is {strength!r}. 0 leaves the logits, 1 is Bayes' rule."
+        ) from error
+    if not finite:
         raise ValueError(f"`strength` must be finite, but is {float(strength)}. 0 leaves the logits, 1 is Bayes' rule.")
     source = as_counts(from_prior, "from_prior", integers=False, positive=True).double()
     target = as_counts(to_prior, "to_prior", integers=False, positive=True).double()
@@ -109,3 +115,17 @@ def as_logits(logits: Logits, name: str = "logits") -> Tensor:
             f"`{name}` must be a tensor or an array of numbers, but cannot be read as one. Of a model that answers "
             "with an object pass its `.logits`."
         ) from error
+
+
+def check_finite(logits: Tensor, name: str = "logits") -> None:
+    """Refuse logits [N, C, ...] that hold NaN or infinity."""
+    if bool(logits.isfinite().all()):
+        return
+    off = ~logits.isfinite().flatten(1).all(1)
+    row = int(off.nonzero()[0])
+    message = (
+        f"`{name}` must be finite, but row {row} has NaN or infinite entries ({int(off.sum())} of {len(off)} rows do). "
+    )
+    if bool((logits[row].isfinite() | logits[row].isneginf()).all()):
+        raise ValueError(message + "Drop a class that -inf masks, or give it -1e4, which masks it as well.")
+    raise ValueError(message + "Look for an overflow in the model first.")

@@ -108,8 +108,8 @@ def read_prior(word: str, class_names: list[str], class_counts: list[int]) -> Te
         values = [values[name] for name in class_names]
     if not isinstance(values, list) or len(values) != size or not all(map(is_positive, values)):
         raise ValueError(
-            f"`--target_prior` {word!r} must hold one positive number for each of the {size} classes; one that does not "
-            "occur gets a small one, such as 1e-9 of a sum of 1."
+            f"`--target_prior` {word!r} must hold one positive number for each of the {size} classes; one that does "
+            "not occur gets a small one, such as 1e-9 of a sum of 1."
         )
     prior = torch.tensor(values, dtype=torch.float64)
     prior = prior / prior.max()  # whose sum cannot overflow
