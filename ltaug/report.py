@@ -49,7 +49,7 @@ DECIMALS = {"classwise_ece": 5, "brier": 3, "nll": 3}
 """Metrics that are printed as they are, as in the literature; the others are percentages."""
 HIGHER_IS_BETTER = ("top1", "top5", "many", "medium", "few")
 MAX_SVG_BYTES = 150_000
-MAX_PNG_BYTES = 300_000
+MAX_PNG_BYTES = 200_000
 PNG_DPI = 170
 TABLE_ROWS = 10
 MAX_AUDIO_SECONDS = 10

@@ -431,3 +431,14 @@ class TestDifferentClasses:
         for targets in (torch.zeros(2, 5, dtype=torch.long), torch.zeros(2, C, 5)):
             with pytest.raises(ValueError, match=r"`targets` must be one class a sample, \[N\] or \[N, 4\]"):
                 mixer(torch.zeros(2, 100), targets)
+
+
+def test_an_empty_batch_stays_empty() -> None:
+    """As a process may have of a last batch."""
+    empty = torch.zeros(0, 4000)
+    assert sound_level(empty, 16000).shape == (0,)
+    mixed, targets = BetweenClass(3, 16000)(
+        empty, torch.zeros(0, dtype=torch.int64), empty, torch.zeros(0, dtype=torch.int64)
+    )
+    assert mixed.shape == (0, 4000)
+    assert targets.shape == (0, 3)

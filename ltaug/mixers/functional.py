@@ -186,6 +186,8 @@ def sound_level(waveforms: Tensor, sample_rate: float, mode: Level = "a_weighted
     check_level(mode, "mode")
     frame = frame_length(sample_rate)
     dtype = torch.promote_types(waveforms.dtype, torch.float32)
+    if not len(waveforms):  # a process may have no row of a last batch; Fourier transforms want some
+        return torch.empty(0, device=waveforms.device, dtype=dtype)
     window, weight = _a_weighting(float(sample_rate), frame, waveforms.device, dtype)
     with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
         channels = waveforms.flatten(1, -2) if waveforms.ndim > 2 else waveforms.unsqueeze(1)

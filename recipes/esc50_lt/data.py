@@ -115,6 +115,8 @@ def hold_out(cfg: Config, source: Source) -> Tensor:
     labels, names = source.labels, source.class_names
     available = ltaug.class_counts(labels, len(names))
     if source.folds is None:
+        if cfg.test_fold != 5:  # the default
+            raise ValueError(f"`test_fold`={cfg.test_fold}, but {source.name} has no folds. Leave it out.")
         wanted = cfg.test_per_class
         if wanted < 1:
             raise ValueError(f"`test_per_class` must be at least 1, but is {wanted}.")

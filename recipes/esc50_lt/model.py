@@ -86,6 +86,10 @@ class MelNetwork(nn.Module):
         # Windows of 64 ms every 16 ms: at least one bin of the transform for each of 64 bands.
         window = 2 ** round(torch.tensor(0.064 * sample_rate).log2().item())
         self.mel = MelSpectrogram(sample_rate, n_fft=window, hop_length=window // 4, n_mels=mels, f_min=20.0)
+        # Memory of its own: torch's window is a view of a longer one, which safetensors cannot load again.
+        self.mel.spectrogram.window = self.mel.spectrogram.window.clone()
+        if not timm.is_model(backbone.partition(".")[0].rpartition("/")[2]):
+            raise ValueError(f"`backbone` {backbone!r} is no model of timm. timm.list_models() lists them.")
         self.backbone = timm.create_model(backbone, pretrained=pretrained, num_classes=num_classes, in_chans=1)
 
     def forward(self, waveforms: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ def table(results: Mapping[str, Mapping[str, float | None]]) -> str:
         for key in (*ERRORS, *OTHERS):
             value = metrics.get(key)
             if value is None or value != value:
-                row.append("–")  # an empty shot group, or fewer than five classes
+                row.append("–")  # an empty shot group
             elif key in ERRORS:
                 row.append(f"{100 * (1 - value):.1f}")
             else:

@@ -160,6 +160,14 @@ class TestRun:
             assert len(data) == pytest.approx(2 * 2 * 4000, abs=100)
 
 
+def test_a_run_of_the_real_network_goes_on(launcher: Launcher, recipe: Path, run: Path, tmp_path: Path) -> None:
+    """With the buffers of torchaudio, which safetensors has to load again."""
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    arguments = settings(recipe, "unimix_bayias", copy, eval_every=2, epochs=3, resume="true", **LOW_RATE)
+    assert "Resumed after epoch 2 of 3." in launcher.run(recipe / "train.py", *arguments).good().out
+    assert [row["epoch"] for row in rows(copy)] == [0, 1, 2]
+
+
 class TestEvaluate:
     def test_makes_everything_anew_from_the_weights(self, run: Path, evaluated: tuple[Path, str]) -> None:
         assert contents(evaluated[0], but=["report.html"]) == contents(run, but=["report.html"])
