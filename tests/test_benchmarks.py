@@ -257,6 +257,8 @@ def test_every_promise_has_a_line(capsys):
         "sound_share": "<= 3%",
         "sound_share_strong": "<= 3%",
         "sound_decoding": ">= 250 clip/s",
+        "sampler_memory": "<= 1 GB",
+        "sampler_epoch_start": "<= 3 s",
         "resident_loader": "<= 1.01x",
         "run_peak_memory": "<= 1.6 GB",
         "run_200_epochs_gpu": "<= 90 s",

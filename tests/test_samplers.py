@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -14,7 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
-from ltaug import ClassAwareSampler, ClassPowerSampler, DeferredSampler, PairDataset, PairSampler, class_counts
+from ltaug import (
+    ClassAwareSampler,
+    ClassPowerSampler,
+    DeferredSampler,
+    EffectiveNumberSampler,
+    PairDataset,
+    PairSampler,
+    ProgressivelyBalancedSampler,
+    class_counts,
+)
+from ltaug.samplers._base import EpochSampler
 from ltaug.samplers.class_power import AliasTable
 from ltaug.samplers.pair import sampler_indices
 from ltaug.testing import check_sampler
@@ -40,6 +51,36 @@ def chi_square(observed: Sequence[int], probabilities: Sequence[float]) -> float
     cells = [(o, p) for o, p in zip(observed, probabilities, strict=True) if p]
     total = sum(observed)
     return float(stats.chisquare([o for o, _ in cells], [p * total for _, p in cells]).pvalue)
+
+
+def shuffled_epoch(**options: int) -> ClassPowerSampler:
+    """Instance-balanced without replacement."""
+    return ClassPowerSampler(LABELS, 1.0, replacement=False, seed=3, **options)
+
+
+def deferred() -> DeferredSampler:
+    """A shuffled epoch until epoch 2, class-balanced from there."""
+    return DeferredSampler(shuffled_epoch(), ClassPowerSampler(LABELS, 0.0, seed=4), 2)
+
+
+ORDERS = [
+    ("eaa2214d8b2a267f", lambda: ClassPowerSampler(LABELS, 1.0, seed=3)),
+    ("f9fdf691db4f9d6b", lambda: ClassPowerSampler(LABELS, 0.5, seed=3)),
+    ("24e95fa9e330b9ed", lambda: ClassPowerSampler(LABELS, 0.0, seed=3)),
+    ("0eed747d994501cf", lambda: ClassPowerSampler(LABELS, -1.0, seed=3)),
+    ("d16e766ce97becf4", lambda: ClassPowerSampler(LABELS, 0.0, num_samples=1234, seed=3)),
+    ("8fda5f6c88603d11", lambda: shuffled_epoch()),
+    ("ac0cac579d8fbc73", lambda: shuffled_epoch(num_samples=100)),
+    ("3f3352388c61954b", lambda: EffectiveNumberSampler(LABELS, 0.99, seed=3)),
+    ("d58d5ac5197cf0fd", lambda: ProgressivelyBalancedSampler(LABELS, 5, seed=3)),
+    ("3469560ddcd3d488", lambda: ClassAwareSampler(LABELS, seed=3)),
+    ("18d82ba5a39486c7", lambda: ClassAwareSampler(LABELS, 3, num_samples=2000, seed=3)),
+    ("2b924f8c47c4ca41", lambda: deferred()),
+    ("c1fea87cabd1a79e", lambda: PairSampler(shuffled_epoch(), ClassPowerSampler(LABELS, -1.0, seed=3))),
+    ("def207203628064c", lambda: PairSampler(deferred(), ClassAwareSampler(LABELS, seed=3))),
+    ("efd1e23f129f2c31", lambda: PairSampler(shuffled_epoch(), ClassPowerSampler(LABELS, 0.5, seed=3), LABELS)),
+]
+"""SHA-256 of epochs 0 and 3 of every sampler: results that were published with an order must stay reproducible."""
 
 
 class TestClassFrequencies:
@@ -151,11 +192,20 @@ class TestOrder:
         for tau, order in orders.items():
             assert list(ClassPowerSampler([0, 0, 0, 1, 1, 2], tau, seed=0)) == order
 
+    @pytest.mark.parametrize(("digest", "make"), ORDERS)
+    def test_no_order_changes_between_versions(self, digest: str, make: Callable[[], EpochSampler]) -> None:
+        sampler, found = make(), hashlib.sha256()
+        for epoch in (0, 3):
+            sampler.set_epoch(epoch)
+            found.update(sampler.indices().numpy().tobytes())
+        assert found.hexdigest().startswith(digest)
+
     @pytest.mark.parametrize("tau", TAUS)
     def test_forms_of_labels_and_of_reading_agree(self, tau: float, device: torch.device) -> None:
         expected = ClassPowerSampler(LABELS, tau).indices()
         assert expected.dtype == torch.int64
-        for form in (LABELS.tolist(), LABELS.numpy(), LABELS.to(torch.uint8), LABELS.to(device)):
+        small = [LABELS.to(dtype) for dtype in (torch.uint8, torch.int32, torch.uint16)]
+        for form in (LABELS.tolist(), LABELS.numpy(), LABELS.numpy().astype(np.uint32), *small, LABELS.to(device)):
             assert torch.equal(ClassPowerSampler(form, tau).indices(), expected)
         assert list(ClassPowerSampler(LABELS, tau)) == expected.tolist()
         assert all(type(index) is int for index in ClassPowerSampler(LABELS, tau))

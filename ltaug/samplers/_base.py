@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from ltaug.priors import Counts, as_labels
+from ltaug.priors import Counts, as_integers, class_counts
 
 
 class EpochSampler(Sampler[int]):
     """A sampler whose order is a pure function of (seed, stream, epoch).
+
+    An epoch is drawn in blocks of 2^22 = 4,194,304 indices, each from its own generator, so that the first index comes
+    at once and only a block stands in memory, however long the epoch is.
 
     Attributes:
         num_samples: indices an epoch.
@@ -22,6 +28,8 @@ class EpochSampler(Sampler[int]):
         stream: which of several samplers of one experiment this is; :class:`PairSampler` gives its second sampler
             another one.
     """
+
+    _block_size = 2**22  # part of what the orders of longer epochs are a function of
 
     def __init__(self, num_samples: int, seed: int) -> None:
         if num_samples < 1:
@@ -41,16 +49,26 @@ class EpochSampler(Sampler[int]):
 
     def indices(self) -> Tensor:
         """The whole epoch at once, int64 [num_samples]; what iterating yields one by one, and much faster."""
+        return join(self.blocks())
+
+    def blocks(self) -> Iterator[Tensor]:
+        """The epoch block by block, int64 [up to 2^22] each: the speed of :meth:`indices` for epochs of any length."""
+        begun = copy.copy(self)  # `set_epoch` chooses the next iteration, not the rest of this one
+        for start in range(0, self.num_samples, self._block_size):
+            yield begun._draw(start, min(self._block_size, self.num_samples - start))
+
+    def _draw(self, start: int, size: int) -> Tensor:
+        """The block of the epoch that begins at ``start``, int64 [size]."""
         raise NotImplementedError  # every subclass draws its own
 
-    def _generator(self) -> np.random.Generator:
+    def _generator(self, start: int = 0) -> np.random.Generator:
+        """The generator of the block that begins at ``start``."""
         # A seed sequence, not seed + epoch: the latter makes seed 0 / epoch 1 the same run as seed 1 / epoch 0.
-        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.stream, self.epoch)))
+        key = (self.stream, self.epoch, *([start // self._block_size] if start else []))
+        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
     def __iter__(self) -> Iterator[int]:
-        # Pieces, so that a very long epoch never stands in memory as Python integers.
-        for piece in torch.split(self.indices(), 65536):
-            yield from piece.tolist()
+        return itertools.chain.from_iterable(map(Tensor.tolist, pieces(self.blocks())))
 
     def __len__(self) -> int:
         return self.num_samples
@@ -66,10 +84,11 @@ class ClassDrawSampler(EpochSampler):
         labels: class of every sample, int [N].
         num_samples: indices an epoch; by default N.
         seed: see :class:`EpochSampler`.
+        table: whether the table is needed; it takes four bytes a sample.
     """
 
-    def __init__(self, labels: Counts, num_samples: int | None, seed: int) -> None:
-        array = as_labels(labels).cpu().numpy()
+    def __init__(self, labels: Counts, num_samples: int | None, seed: int, *, table: bool = True) -> None:
+        array = as_integers(labels).cpu().numpy()
         if array.size == 0:
             raise ValueError("`labels` must hold at least one sample, but is empty.")
         if array.min() < 0:
@@ -78,9 +97,10 @@ class ClassDrawSampler(EpochSampler):
             )
         super().__init__(array.size if num_samples is None else num_samples, seed)
         self.size = array.size
-        counts = np.bincount(array)
+        counts = class_counts(array).numpy()
         # CSR: the members of the c-th class that has any are order[start[c] : start[c] + count[c]]
-        self._order = np.argsort(array, kind="stable")
+        if table:
+            self._order = _sorted_by_class(array, counts, self._block_size)
         self._count = counts[counts > 0]
         self._start = np.cumsum(self._count) - self._count
 
@@ -89,7 +109,28 @@ class ClassDrawSampler(EpochSampler):
         # floor(u * n) < n for u < 1 and n < 2**53
         member = (generator.random(len(chosen)) * self._count[chosen]).astype(np.int64)
         member += self._start[chosen]
-        return torch.from_numpy(self._order[member])
+        return torch.from_numpy(self._order[member].astype(np.int64))
+
+
+def _sorted_by_class(labels: np.ndarray[Any, Any], counts: np.ndarray[Any, Any], block: int) -> np.ndarray[Any, Any]:
+    """The samples of class 0, then those of class 1, ..., each in order: a stable counting sort, a block at a time.
+
+    Beside the result, in int32 where that is enough, it needs only a block's memory; ``np.argsort`` works in int64 with
+    as much again for its own use.
+    """
+    order = np.empty(len(labels), np.int32 if len(labels) < 2**31 else np.int64)
+    free = np.cumsum(counts) - counts  # the next place of every class
+    for first in range(0, len(labels), block):
+        piece = labels[first : first + block].astype(np.int64)
+        # Sorting (class, place) as one number is several times as fast as a stable argsort of the classes.
+        piece *= block
+        piece += np.arange(len(piece))
+        piece.sort()
+        here = np.bincount(piece // block, minlength=len(counts))
+        place = np.arange(len(piece)) + np.repeat(free - (np.cumsum(here) - here), here)
+        order[place] = piece % block + first
+        free += here
+    return order
 
 
 class AliasTable:
@@ -114,3 +155,14 @@ class AliasTable:
         position = generator.random(size) * len(self._keep)
         slot = position.astype(np.int64)
         return np.where(position - slot < self._keep[slot], slot, self._alias[slot])
+
+
+def join(blocks: Iterable[Tensor]) -> Tensor:
+    """All blocks as one tensor; a single one is not copied."""
+    found = list(blocks)
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def pieces(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Blocks in smaller pieces, so that a long one never stands in memory as Python integers."""
+    return (piece for block in blocks for piece in torch.split(block, 2**16))

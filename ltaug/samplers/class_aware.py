@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ltaug.priors import Counts
 from ltaug.samplers._base import ClassDrawSampler
+from ltaug.samplers._shuffle import mix, random_key, shuffled
 
 
 class ClassAwareSampler(ClassDrawSampler):
@@ -16,7 +17,9 @@ class ClassAwareSampler(ClassDrawSampler):
 
     Every class is visited once before any is visited again, and every member of a class is used once before any is used
     again. A batch of B holds B / k classes. The released codes call an epoch max_k n_k * C samples and stop earlier by
-    hand; here it is N samples unless ``num_samples`` says otherwise.
+    hand; here it is N samples unless ``num_samples`` says otherwise. Beyond 2^22 = 4,194,304 samples, of the set or an
+    epoch, the cycles are pseudo-random permutations computed on the fly, and only a block of the epoch stands in
+    memory.
 
     Args:
         labels: class of every sample, int [N].
@@ -38,8 +41,22 @@ class ClassAwareSampler(ClassDrawSampler):
             raise ValueError(f"`samples_per_class` must be at least 1, but is {samples_per_class}.")
         self.samples_per_class = int(samples_per_class)
 
-    def indices(self) -> Tensor:
-        """The whole epoch at once, int64 [num_samples]."""
+    def _draw(self, start: int, size: int) -> Tensor:
+        if max(self.size, self.num_samples) <= self._block_size:
+            return self._whole_epoch()
+        visit, turn = np.divmod(np.arange(start, start + size), self.samples_per_class)
+        cycle, place = np.divmod(np.arange(visit[0], visit[-1] + 1), len(self._count))
+        generator = self._generator()  # of the epoch: the cycles go on from block to block
+        of_classes, of_members = random_key(generator), random_key(generator)
+        classes = shuffled(place, len(self._count), mix(of_classes, cycle), rounds=16)
+        chosen, cycle = classes[visit - visit[0]], cycle[visit - visit[0]]
+        # A class is visited once a cycle, so that the uses of its members are counted without a look back.
+        count = self._count[chosen]
+        member_cycle, use = np.divmod(cycle * self.samples_per_class + turn, count)
+        member = shuffled(use, count, mix(mix(of_members, chosen), member_cycle), rounds=16)
+        return torch.from_numpy(self._order[self._start[chosen] + member].astype(np.int64))
+
+    def _whole_epoch(self) -> Tensor:
         generator = self._generator()
         k, classes = self.samples_per_class, len(self._count)
         visits = -(-self.num_samples // k)
@@ -59,4 +76,4 @@ class ClassAwareSampler(ClassDrawSampler):
         shuffled = np.lexsort((generator.random(len(owner)), turn, owner))
         sequence = self._order[self._start[owner] + member][shuffled]
         first = np.cumsum(length) - length
-        return torch.from_numpy(sequence[first[chosen] + use][: self.num_samples])
+        return torch.from_numpy(sequence[first[chosen] + use][: self.num_samples].astype(np.int64))

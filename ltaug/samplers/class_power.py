@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ltaug.priors import Counts
 from ltaug.samplers._base import AliasTable, ClassDrawSampler
+from ltaug.samplers._shuffle import random_key, shuffled
 
 
 class ClassPowerSampler(ClassDrawSampler):
@@ -31,6 +32,15 @@ class ClassPowerSampler(ClassDrawSampler):
 
     The released UniMix code puts the exponent on samples, not on classes: its ``tau`` is this one minus 1.
     Classes without a sample are never drawn.
+
+    Any number of samples will do. An epoch is drawn in blocks of 2^22 = 4,194,304, so that the first index comes at
+    once and only a block stands in memory; the table of class members takes four bytes a sample, and ``tau=1`` needs
+    none. The shuffled epoch of a set larger than a block is a pseudo-random permutation computed on the fly: every
+    sample comes exactly once, but not every one of the N! orders is possible. What does not exceed a block has the
+    order it had before there were blocks; longer epochs, and shuffled ones of larger sets, have another one.
+
+    Under accelerate every process walks through the whole epoch to find its own batches: 0.02 to 0.05 microseconds of
+    one core for an index, or about 5 s spread over an epoch of 10^8.
 
     Args:
         labels: class of every sample, int [N].
@@ -58,7 +68,7 @@ class ClassPowerSampler(ClassDrawSampler):
         replacement: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__(labels, num_samples, seed)
+        super().__init__(labels, num_samples, seed, table=tau != 1.0)
         if not np.isfinite(tau):
             raise ValueError(f"`tau` must be finite, but is {tau}.")
         if not replacement and tau != 1.0:
@@ -78,15 +88,18 @@ class ClassPowerSampler(ClassDrawSampler):
         weight = np.exp(log - log.max())
         return np.asarray(weight / weight.sum())
 
-    def indices(self) -> Tensor:
-        """The whole epoch at once, int64 [num_samples]."""
-        generator = self._generator()
+    def _draw(self, start: int, size: int) -> Tensor:
         if not self.replacement:
-            return torch.from_numpy(generator.permutation(self.size)[: self.num_samples])
+            generator = self._generator()  # of the epoch: all blocks together are one permutation
+            if self.size <= self._block_size:
+                return torch.from_numpy(generator.permutation(self.size)[:size])
+            places = np.arange(start, start + size)
+            return torch.from_numpy(shuffled(places, self.size, random_key(generator), rounds=6))
+        generator = self._generator(start)
         if self.tau == 1.0:
-            return torch.from_numpy(generator.integers(self.size, size=self.num_samples))
+            return torch.from_numpy(generator.integers(self.size, size=size))
         if self._alias is None:
-            chosen = generator.integers(len(self._count), size=self.num_samples)
+            chosen = generator.integers(len(self._count), size=size)
         else:
-            chosen = self._alias.draw(generator, self.num_samples)
+            chosen = self._alias.draw(generator, size)
         return self._members(generator, chosen)

@@ -58,10 +58,9 @@ class DeferredSampler(EpochSampler):
         """The sampler of this epoch."""
         return self.first if self.epoch < self.switch_epoch else self.then
 
-    def indices(self) -> Tensor:
-        """The whole epoch at once, int64 [num_samples]."""
+    def _draw(self, start: int, size: int) -> Tensor:
         # A copy, so that the given samplers keep their own epoch and stream.
         sampler = copy.copy(self.current)
         sampler.stream += self.stream
         sampler.set_epoch(self.epoch)
-        return sampler.indices()
+        return sampler._draw(start, size)

@@ -31,7 +31,6 @@ class EffectiveNumberSampler(ClassDrawSampler):
         weight = self._count / effective_number(self._count, beta).numpy()
         self._alias = AliasTable(weight / weight.sum())
 
-    def indices(self) -> Tensor:
-        """The whole epoch at once, int64 [num_samples]."""
-        generator = self._generator()
-        return self._members(generator, self._alias.draw(generator, self.num_samples))
+    def _draw(self, start: int, size: int) -> Tensor:
+        generator = self._generator(start)
+        return self._members(generator, self._alias.draw(generator, size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from ltaug.priors import Counts, as_labels
-from ltaug.samplers._base import EpochSampler
+from ltaug.priors import Counts, as_integers
+from ltaug.samplers._base import EpochSampler, join, pieces
 
 T = TypeVar("T")
 
@@ -80,19 +81,30 @@ class PairSampler(Sampler[tuple[int, int]]):
 
     def indices(self) -> Tensor:
         """The whole epoch at once, int64 [num_samples, 2]."""
-        pairs = torch.stack([sampler_indices(self.first), sampler_indices(self.second)], dim=1)
-        return pairs if self.different_classes is None else self._with_different_classes(pairs, self.different_classes)
+        return join(self.blocks())
+
+    def blocks(self) -> Iterator[Tensor]:
+        """The epoch block by block, int64 [up to 2^22, 2] each."""
+        # `set_epoch` chooses the next iteration, not the rest of this one.
+        begun = [copy.copy(each) for each in (self.first, self.second) if isinstance(each, EpochSampler)]
+        start = 0
+        for block in zip(sampler_blocks(self.first), sampler_blocks(self.second), strict=True):
+            pairs = torch.stack(block, dim=1)
+            if self.different_classes is not None:
+                _make_different(pairs, self.different_classes, begun, start)
+            yield pairs
+            start += len(pairs)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         if self.different_classes is None:
             return zip(self.first, self.second, strict=True)
-        return map(tuple, self.indices().tolist())
+        return itertools.chain.from_iterable(map(tuple, piece.tolist()) for piece in pieces(self.blocks()))
 
     def __len__(self) -> int:
         return len(self.first)  # type: ignore[arg-type]
 
     def _checked(self, labels: Counts) -> Tensor:
-        table = as_labels(labels, "different_classes").cpu()
+        table = as_integers(labels, "different_classes").cpu()
         for name, sampler in (("first", self.first), ("second", self.second)):
             if not isinstance(sampler, EpochSampler):
                 raise ValueError(
@@ -106,23 +118,25 @@ class PairSampler(Sampler[tuple[int, int]]):
             )
         return table
 
-    def _with_different_classes(self, pairs: Tensor, labels: Tensor) -> Tensor:
-        """The pairs, those of one class replaced by the next of different classes, in order."""
-        alike = _same_class(pairs, labels).nonzero()[:, 0]
-        turn, in_vain = 0, 0
-        while len(alike):
-            turn += 1
-            more = torch.stack([_of_stream(sampler, 2 * turn) for sampler in (self.first, self.second)], dim=1)
-            more = more[~_same_class(more, labels)][: len(alike)]
-            pairs[alike[: len(more)]] = more
-            alike = alike[len(more) :]
-            in_vain = 0 if len(more) else in_vain + len(pairs)
-            if in_vain > max(100 * len(pairs), 100_000):
-                raise ValueError(
-                    f"`first` and `second` must be able to draw different classes, but {in_vain} pairs in a row were "
-                    "of one class. Leave out `different_classes`, or draw from more classes."
-                )
-        return pairs
+
+def _make_different(pairs: Tensor, labels: Tensor, samplers: list[EpochSampler], start: int) -> None:
+    """Replace the pairs of one class by the next of different classes, in order, of the block that begins at
+    ``start``.
+    """
+    alike = _same_class(pairs, labels).nonzero()[:, 0]
+    turn, in_vain = 0, 0
+    while len(alike):
+        turn += 1
+        more = torch.stack([_of_stream(sampler, 2 * turn, start, len(pairs)) for sampler in samplers], dim=1)
+        more = more[~_same_class(more, labels)][: len(alike)]
+        pairs[alike[: len(more)]] = more
+        alike = alike[len(more) :]
+        in_vain = 0 if len(more) else in_vain + len(pairs)
+        if in_vain > max(100 * len(pairs), 100_000):
+            raise ValueError(
+                f"`first` and `second` must be able to draw different classes, but {in_vain} pairs in a row were "
+                "of one class. Leave out `different_classes`, or draw from more classes."
+            )
 
 
 def _same_class(pairs: Tensor, labels: Tensor) -> Tensor:
@@ -135,11 +149,11 @@ def _same_class(pairs: Tensor, labels: Tensor) -> Tensor:
     return labels[pairs[:, 0]] == labels[pairs[:, 1]]
 
 
-def _of_stream(sampler: Sampler[int], further: int) -> Tensor:
-    """The same epoch of a sampler, from a stream so many places on."""
+def _of_stream(sampler: EpochSampler, further: int, start: int, size: int) -> Tensor:
+    """The same block of a sampler, from a stream so many places on."""
     moved = copy.copy(sampler)
-    moved.stream += further  # type: ignore[attr-defined]
-    return sampler_indices(moved)
+    moved.stream += further
+    return moved._draw(start, size)
 
 
 class PairDataset(Dataset[tuple[T, T]], Generic[T]):
@@ -175,3 +189,16 @@ def sampler_indices(sampler: Sampler[int] | PairSampler) -> Tensor:
     if hasattr(sampler, "indices"):
         return torch.as_tensor(sampler.indices())
     return torch.tensor(list(sampler), dtype=torch.int64)
+
+
+def sampler_blocks(sampler: Sampler[int]) -> Iterator[Tensor]:
+    """An epoch of any sampler in blocks, int64 [up to 2^22], of the same sizes for all."""
+    size = EpochSampler._block_size
+    if isinstance(sampler, EpochSampler):
+        yield from sampler.blocks()
+    elif hasattr(sampler, "indices"):
+        yield from torch.split(torch.as_tensor(sampler.indices()), size)
+    else:
+        rest = iter(sampler)
+        while block := list(itertools.islice(rest, size)):
+            yield torch.tensor(block, dtype=torch.int64)

@@ -35,13 +35,12 @@ class ProgressivelyBalancedSampler(ClassDrawSampler):
             raise ValueError(f"`total_epochs` must be at least 1, but is {total_epochs}.")
         self.total_epochs = int(total_epochs)
 
-    def indices(self) -> Tensor:
-        """The whole epoch at once, int64 [num_samples]."""
-        generator = self._generator()
-        balanced = generator.random(self.num_samples) < self.epoch / self.total_epochs
+    def _draw(self, start: int, size: int) -> Tensor:
+        generator = self._generator(start)
+        balanced = generator.random(size) < self.epoch / self.total_epochs
         # A mixture is drawn by drawing its component first; an instance-balanced draw is a uniform sample, whatever its
         # class.
-        chosen = generator.integers(len(self._count), size=self.num_samples)
+        chosen = generator.integers(len(self._count), size=size)
         drawn = self._members(generator, chosen).numpy()
-        plain = generator.integers(self.size, size=self.num_samples)
+        plain = generator.integers(self.size, size=size)
         return torch.from_numpy(np.where(balanced, drawn, plain))
