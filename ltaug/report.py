@@ -529,6 +529,7 @@ def _shifted_table(table: Mapping[str, Mapping[str, str]]) -> str:
         "given": "the mix is known",
         "estimated": "it is estimated from the unlabelled test samples, every class freely",
         "trend": "likewise, but only how far it leans to the classes that training had more of",
+        "center": "every class freely, but pulled towards the trend",
     }
     columns = list(next(iter(table.values())))
     rows = []

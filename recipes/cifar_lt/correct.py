@@ -26,6 +26,8 @@ from ltaug.posthoc import (
     shift_logits,
 )
 
+ESTIMATES = ("estimate", "trend", "center")
+"""Ways to estimate the prior: every class freely; along the training counts; freely, but pulled towards the latter."""
 CALIBRATORS = {
     "temperature": TemperatureScaling,
     "vector": VectorScaling,
@@ -81,16 +83,18 @@ def fit_calibrator(kind: str, logits: Tensor, labels: Tensor, prior: Tensor) -> 
 
 
 def read_prior(word: str, class_names: list[str], class_counts: list[int]) -> Tensor | None:
-    """uniform, train, or a JSON file of one number a class, in order or by name; None for estimate and trend. [C]."""
+    """uniform, train, or a JSON file of one number a class, in order or by name; None for what ESTIMATES names. [C]."""
     size = len(class_names)
-    if word in ("estimate", "trend"):
+    if word in ESTIMATES:
         return None
     if word == "uniform":
         return torch.full((size,), 1.0 / size, dtype=torch.float64)
     if word == "train":
         return ltaug.class_prior(class_counts)
     if not Path(word).is_file():
-        raise ValueError(f"`--target_prior` must be uniform, train, estimate, trend or a JSON file, but is {word!r}.")
+        raise ValueError(
+            f"`--target_prior` must be uniform, train, {', '.join(ESTIMATES)} or a JSON file, but is {word!r}."
+        )
     try:
         values = json.loads(Path(word).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -145,12 +149,20 @@ def shifted_sets(data: Data) -> dict[str, Tensor]:
     return sets
 
 
+def estimated_prior(word: str, logits: Tensor, source: Tensor, class_counts: Tensor) -> Tensor:
+    """The prior of the samples that unlabelled logits are of, by one of ESTIMATES. [C]."""
+    if word == "estimate":
+        return estimate_prior(logits, source)
+    trend = estimate_prior(logits, source, trend=class_counts.double().log())
+    return trend if word == "trend" else estimate_prior(logits, source, center=trend)
+
+
 def shifted_accuracy(data: Data, logits: Tensor, calibrated: Tensor, source: Tensor) -> dict[str, dict[str, float]]:
     """Top-1 on every shifted test set, by what is known of its class prior.
 
     none: nothing, the logits as trained. given: the prior itself. estimated: by EM from the unlabelled logits of the
-    test set. trend: likewise, but only how far it leans to the classes that training had more of. The "kept" rows are
-    the shares of what the given prior gains over none.
+    test set. trend: likewise, but only how far it leans to the classes that training had more of. center: every class,
+    pulled towards the trend. The "kept" rows are the shares of what the given prior gains over none.
 
     Args:
         data: whose test set it is.
@@ -158,18 +170,19 @@ def shifted_accuracy(data: Data, logits: Tensor, calibrated: Tensor, source: Ten
         calibrated: the same, calibrated; what the corrections start from.
         source: the prior that they are under, [C].
     """
-    rows: dict[str, dict[str, float]] = {name: {} for name in ("none", "given", "estimated", "trend")}
+    rows: dict[str, dict[str, float]] = {name: {} for name in ("none", "given", "estimated", "trend", "center")}
     for name, chosen in shifted_sets(data).items():
         labels, z = data.test_labels[chosen], calibrated[chosen]
         priors = {
             "given": ltaug.class_counts(labels, len(source)).double().clamp(min=0.5),
-            "estimated": estimate_prior(z, source),
-            "trend": estimate_prior(z, source, trend=data.class_counts.double().log()),
+            "estimated": estimated_prior("estimate", z, source, data.class_counts),
+            "trend": estimated_prior("trend", z, source, data.class_counts),
+            "center": estimated_prior("center", z, source, data.class_counts),
         }
         rows["none"][name] = top1(logits[chosen], labels)
         for row, prior in priors.items():
             rows[row][name] = top1(shift_logits(z, source, prior), labels)
-    for row in ("estimated", "trend"):
+    for row in ("estimated", "trend", "center"):
         gains = {
             name: (rows["given"][name] - rows["none"][name], rows[row][name] - rows["none"][name]) for name in SHIFTED
         }

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from config import parse_config, plain_errors
 from correct import (
     CALIBRATORS,
+    estimated_prior,
     fit_calibrator,
     held_out_note,
     read_prior,
@@ -36,7 +37,6 @@ from train import evaluate
 
 from ltaug import ResidentLoader, RunFolder, shift_logits
 from ltaug.commandline import one_process
-from ltaug.labelshift import estimate_prior
 from ltaug.metrics import classification_report, per_class_accuracy
 from ltaug.plots import shifted_test_accuracy
 from ltaug.report import write_report
@@ -51,7 +51,8 @@ def main() -> None:
         "--precision", choices=("auto", "fp32", "bf16", "fp16"), help="autocast type; default: the run's"
     )
     parser.add_argument(
-        "--target_prior", help="correct for: uniform, train, a JSON file, or estimate, trend (from the test logits)"
+        "--target_prior",
+        help="correct for: uniform, train, a JSON file, or estimate, trend, center (from the test logits)",
     )
     parser.add_argument("--strength", help="of the correction: a number, or auto (default: 1)")
     parser.add_argument("--calibrate", choices=("none", *CALIBRATORS), default="none", help="before the correction")
@@ -140,8 +141,12 @@ def main() -> None:
     corrected, said = calibrate(logits), arguments.calibrate
     if arguments.target_prior:
         if target is None:
-            trend = data.class_counts.double().log() if arguments.target_prior == "trend" else None
-            target = estimate_prior(corrected, source, trend=trend)
+            target = estimated_prior(arguments.target_prior, corrected, source, data.class_counts)
+            if arguments.target_prior == "estimate":
+                print(
+                    "Note: with many classes or few samples a free estimate may be worse than none; `--target_prior center` "
+                    "pulls it towards the trend of the training counts, `trend` takes that alone.", file=sys.stderr,
+                )  # fmt: skip
         if strength is None:
             strength = tuned_strength(calibrate(held_out[0]), held_out[1], source, target)
         corrected = shift_logits(corrected, source, target.clamp(min=1e-9), strength)

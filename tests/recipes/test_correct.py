@@ -49,11 +49,13 @@ def row(out: str, start: str) -> list[str]:
 
 
 class TestTargetPrior:
-    @pytest.mark.parametrize("kind", ["uniform", "train", "list", "names", "estimate", "trend"])
+    @pytest.mark.parametrize("kind", ["uniform", "train", "list", "names", "estimate", "trend", "center"])
     def test_is_the_shift_of_the_kept_logits(self, launcher: Launcher, recipe: Path, run: Path, kind: str) -> None:
         logits, labels, source = kept(run)
         numbers = torch.arange(1.0, 11.0, dtype=torch.float64)
-        target = {"uniform": torch.ones(10), "train": source, "estimate": None, "trend": None}.get(kind, numbers)
+        target = {"uniform": torch.ones(10), "train": source, "estimate": None, "trend": None, "center": None}.get(
+            kind, numbers
+        )
         word = kind
         if kind in ("list", "names"):
             word = str(run / "prior.json")
@@ -64,9 +66,13 @@ class TestTargetPrior:
         used = torch.tensor(corrected["target_prior"], dtype=torch.float64)
         if target is None:
             counts = torch.tensor(summary(run)["class_counts"], dtype=torch.float64)
-            target = estimate_prior(logits, source, trend=counts.log() if kind == "trend" else None)
+            target = estimate_prior(logits, source, trend=counts.log() if kind != "estimate" else None)
+            target = estimate_prior(logits, source, center=target) if kind == "center" else target
+            assert ("Note: with many classes" in done.err) == (kind == "estimate")
         # EM stops within its tolerance; sums of other numbers of threads round otherwise on the way.
-        assert used == pytest.approx(target / target.sum(), abs=2e-3 if kind in ("estimate", "trend") else 1e-6)
+        assert used == pytest.approx(
+            target / target.sum(), abs=2e-3 if kind in ("estimate", "trend", "center") else 1e-6
+        )
         expected = (shift_logits(logits, source, used).argmax(1) == labels).double().mean().item()
         assert float(row(done.out, f"erm (to {word}, strength 1)")[0]) == pytest.approx(100 * expected, abs=0.051)
         assert corrected["final"]["top1"] == pytest.approx(expected)
@@ -116,7 +122,9 @@ def test_shifted_test_sets(launcher: Launcher, recipe: Path, run: Path) -> None:
     done = launcher.run(recipe / "evaluate.py", run, "--shifted").good()
     with (run / "shifted.csv").open() as file:
         table = {line["prior"]: line for line in csv.DictReader(file)}
-    assert set(table) == {"none", "given", "estimated", "trend", "estimated, kept", "trend, kept"}
+    assert set(table) == {
+        "none", "given", "estimated", "trend", "center", "estimated, kept", "trend, kept", "center, kept",
+    }  # fmt: skip
     assert {line["logits"] for line in table.values()} == {"as trained"}
     counts = torch.tensor(summary(run)["class_counts"])
     for ratio, direction in ((50, "forward"), (5, "backward")):
@@ -139,6 +147,7 @@ def test_shifted_test_sets_name_the_logits_that_are_calibrated(launcher: Launche
         table = {line["prior"]: line for line in csv.DictReader(file)}
     assert {name: line["logits"] for name, line in table.items() if "kept" not in name} == {
         "none": "as trained", "given": "vector", "estimated": "vector", "trend": "vector",
+        "center": "vector",
     }  # fmt: skip
     assert (row(done.out, "none")[0], row(done.out, "given")[0]) == ("as trained", "vector")
     assert float(table["none"]["uniform"]) == pytest.approx(
@@ -252,7 +261,10 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--target_prior", "unifrom"], "`--target_prior` must be uniform, train, estimate, trend or a JSON file"),
+            (
+                ["--target_prior", "unifrom"],
+                "`--target_prior` must be uniform, train, estimate, trend, center or a JSON file",
+            ),
             (["--target_prior", "uniform", "--strength", "nan"], "a number from 0, but is 'nan'"),
             (["--target_prior", "uniform", "--strength", "strong"], "`--strength` must be auto or a number from 0"),
             (["--strength", "0.5"], "`--strength` is that of a correction: name the prior to correct for"),
