@@ -144,8 +144,8 @@ def main() -> None:
             target = estimated_prior(arguments.target_prior, corrected, source, data.class_counts)
             if arguments.target_prior == "estimate":
                 print(
-                    "Note: with many classes or few samples a free estimate may be worse than none; `--target_prior center` "
-                    "pulls it towards the trend of the training counts, `trend` takes that alone.", file=sys.stderr,
+                    "Note: with many classes or few samples a free estimate may be worse than none; `--target_prior "
+                    "center` pulls it towards the trend of the training counts, `trend` takes that alone.", file=sys.stderr,
                 )  # fmt: skip
         if strength is None:
             strength = tuned_strength(calibrate(held_out[0]), held_out[1], source, target)
