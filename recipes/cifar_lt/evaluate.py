@@ -143,10 +143,11 @@ def main() -> None:
         if target is None:
             target = estimated_prior(arguments.target_prior, corrected, source, data.class_counts)
             if arguments.target_prior == "estimate":
-                print(
+                note = (
                     "Note: with many classes or few samples a free estimate may be worse than none; `--target_prior "
-                    "center` pulls it towards the trend of the training counts, `trend` takes that alone.", file=sys.stderr,
-                )  # fmt: skip
+                    "center` pulls it towards the trend of the training counts, `trend` takes that alone."
+                )
+                print(note, file=sys.stderr)
         if strength is None:
             strength = tuned_strength(calibrate(held_out[0]), held_out[1], source, target)
         corrected = shift_logits(corrected, source, target.clamp(min=1e-9), strength)
