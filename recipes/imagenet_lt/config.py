@@ -40,6 +40,10 @@ class Config:
     """Column of the labels."""
     train_split: str = "train"
     """Of `dataset: hub`."""
+    stream: bool = False
+    """Of `dataset: hub`: read the training shards one after the other, for sets that no disk holds."""
+    stream_buffer: int = 64
+    """Encoded images of a class that a stream holds in memory at most, over all processes and workers."""
     test_split: str | None = None
     """Of `dataset: hub`; by default test or validation, whichever there is."""
     test_per_class: int = 20
@@ -57,6 +61,8 @@ class Config:
     """Start from timm's weights (downloads them)."""
     freeze: bool = False
     """Train the classifier alone; the backbone keeps its weights and statistics."""
+    lora_rank: int = 0
+    """Rank of the low-rank adapters (LoRA, by peft) that are trained in a frozen backbone; 0 is none. Needs `freeze`."""
     cosine_classifier: bool = False
     """Cosine instead of linear classifier, of scale 30."""
     drop_path: float = 0.0
@@ -65,6 +71,8 @@ class Config:
     """Pixels of a side."""
     augmentation: Literal["plain", "color", "randaugment", "flip"] = "color"
     """plain: random resized crop and flip; color: and colour jitter, as published; randaugment; flip: no crop."""
+    augment_on: Literal["workers", "device"] = "workers"
+    """Where flip, jitter and normalisation happen: image by image while decoding, or batched on the training device."""
     test_resize: float = 0.875
     """Share of the shorter side that the central crop of a test image has; 1 for small images."""
 
