@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import calibration, envnet, kernels, loop, memory, scale, sound
+from benchmarks import calibration, envnet, images, kernels, loop, memory, scale, sound
 from benchmarks.timing import Benchmark, Options, Result, cores
 from ltaug.run import environment
 
 BENCHMARKS = [
     *kernels.BENCHMARKS, *sound.BENCHMARKS, *calibration.BENCHMARKS, *loop.BENCHMARKS, *envnet.BENCHMARKS,
-    *memory.BENCHMARKS, *scale.BENCHMARKS,
+    *images.BENCHMARKS, *memory.BENCHMARKS, *scale.BENCHMARKS,
 ]  # fmt: skip
 DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "cifar100"
 LINE = "{:<27} {:<14} {:>11} {:>11} {:>8} {:<15} {:<10} {:<4} {}"

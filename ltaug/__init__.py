@@ -19,8 +19,16 @@ from ltaug.classifiers import (
     NearestClassMeanClassifier,
     tau_normalize,
 )
-from ltaug.loaders import ResidentLoader, ResidentWaveformLoader
-from ltaug.longtail import exponential_counts, index_hash, pareto_counts, shifted_counts, step_counts, subsample
+from ltaug.loaders import GlobalBatchSampler, ResidentLoader, ResidentWaveformLoader, SeededDataset
+from ltaug.longtail import (
+    exponential_counts,
+    index_hash,
+    pareto_counts,
+    profile_counts,
+    shifted_counts,
+    step_counts,
+    subsample,
+)
 from ltaug.losses import (
     BalancedSoftmaxLoss,
     BayiasLoss,
@@ -75,6 +83,7 @@ __all__ = [
     "EffectiveNumberSampler",
     "FocalLoss",
     "GeneralizedClassifier",
+    "GlobalBatchSampler",
     "LADELoss",
     "LDAMLoss",
     "LabelAwareSmoothingLoss",
@@ -92,6 +101,7 @@ __all__ = [
     "ResidentLoader",
     "ResidentWaveformLoader",
     "RunFolder",
+    "SeededDataset",
     "TemperatureScaling",
     "UniMix",
     "VectorScaling",
@@ -103,6 +113,7 @@ __all__ = [
     "exponential_counts",
     "index_hash",
     "pareto_counts",
+    "profile_counts",
     "search_strength",
     "shift_logits",
     "shifted_counts",

@@ -13,14 +13,14 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 import yaml
 
-__all__ = ["leave", "near_miss", "one_process", "parse_settings", "plain_errors"]
+__all__ = ["check_settings", "check_tracker", "leave", "near_miss", "one_process", "parse_settings", "plain_errors"]
 
 T = TypeVar("T")
 
@@ -94,6 +94,89 @@ def _check_config_file(path: str, configs: Path | None) -> None:
         raise ValueError(f"`--config` {path!r} must hold `setting: value` lines, but holds {found}.")
 
 
+def check_settings(
+    settings: Any,
+    *,
+    one_of: Mapping[str, Sequence[str]] | None = None,
+    at_least_one: Sequence[str] = (),
+    not_negative: Sequence[str] = (),
+    positive: Sequence[str] = (),
+    ratios: Sequence[str] = (),
+    shares: Sequence[str] = (),
+    in_0_to_1: Sequence[str] = (),
+) -> None:
+    """Raise a ValueError that names the first setting out of its range; for the ``__post_init__`` of a dataclass.
+
+    A setting may be null only if its type says so, and then it is in range. Of a list every value is looked at.
+
+    Args:
+        settings: a dataclass.
+        one_of: the known values of a name.
+        at_least_one: names of settings that must be >= 1.
+        not_negative: >= 0.
+        positive: > 0.
+        ratios: of the largest class over the smallest, >= 1.
+        shares: of the training, in 0..1.
+        in_0_to_1: others in 0..1.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Config:
+    ...     epochs: int = 10
+    ...     threads: int | None = None
+    ...     def __post_init__(self):
+    ...         check_settings(self, at_least_one=("epochs", "threads"))
+    >>> Config(epochs=0)
+    Traceback (most recent call last):
+    ValueError: `epochs` must be at least 1, but is 0.
+    """
+    for item in fields(settings):
+        if getattr(settings, item.name) is None and "None" not in str(item.type):
+            raise ValueError(f"`{item.name}` needs a value, but is null.")
+    for name, known in (one_of or {}).items():
+        if (value := getattr(settings, name)) not in known:
+            hint = near_miss(value, known) or "."
+            raise ValueError(f"`{name}` must be one of {', '.join(known)}, but is {value!r}{hint}")
+    rules: list[tuple[Sequence[str], Callable[[float], bool], str]] = [
+        (at_least_one, lambda value: value >= 1, "must be at least 1"),
+        (not_negative, lambda value: value >= 0, "must not be negative"),
+        ((*positive, *ratios), lambda value: value > 0, "must be positive"),
+        (shares, lambda value: 0 <= value <= 1, "is a share of the training and must lie in 0..1"),
+        (in_0_to_1, lambda value: 0 <= value <= 1, "must lie in 0..1"),
+    ]
+    for names, holds, rule in rules:
+        for name in names:
+            value = getattr(settings, name)
+            for number in value if isinstance(value, list) else [value]:
+                if number is not None and not holds(number):
+                    raise ValueError(f"`{name}` {rule}, but is {number}.")
+    for name in ratios:
+        if (ratio := getattr(settings, name)) is not None and ratio < 1:
+            raise ValueError(
+                f"`{name}` is largest over smallest class and must be at least 1, but is {ratio}. "
+                f"Did you mean {1 / ratio:g}?"
+            )
+
+
+def check_tracker(log_with: str | None) -> None:
+    """Raise a ValueError if a tracker of accelerate is not installed, which accelerate itself passes over silently.
+
+    >>> check_tracker("abacus")
+    Traceback (most recent call last):
+    ValueError: `log_with` is 'abacus', but the trackers installed here are: ...
+    """
+    if log_with is None:
+        return
+    from accelerate.tracking import get_available_trackers  # type: ignore[import-untyped]
+
+    trackers = [str(tracker) for tracker in get_available_trackers()]
+    if log_with not in ("all", *trackers):
+        raise ValueError(
+            f"`log_with` is {log_with!r}, but the trackers installed here are: {', '.join(trackers) or 'none'}. "
+            "Install its package, or leave the setting out: metrics.jsonl has the same rows."
+        )
+
+
 def near_miss(word: str, known: Iterable[str]) -> str:
     """', did you mean X?' or nothing.
 
@@ -114,7 +197,9 @@ def plain_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        leave("stopped. The same command with `--resume true` continues after the last checkpoint.", code=130)
+        trains = Path(sys.argv[0]).name.startswith("train")  # the others have no such setting
+        hint = "The same command with `--resume true` continues after the last checkpoint."
+        leave(f"stopped. {hint if trains else 'What was saved before is intact.'}", code=130)
     except (OSError, ValueError, RuntimeError) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
         mistake = isinstance(error, OSError) or Path(__file__).resolve().parent in raised_in.parents

@@ -19,7 +19,15 @@ from scipy.optimize import nnls
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltaug.posthoc.shift import Logits, as_logits, check_finite
+from ltaug.posthoc.shift import (
+    Logits,
+    as_array,
+    as_logits,
+    as_number,
+    as_whole,
+    check_finite,
+    check_no_probabilities,
+)
 from ltaug.priors import Counts, as_counts, as_labels
 
 __all__ = ["estimate_prior", "prior_interval"]
@@ -40,7 +48,7 @@ def estimate_prior(
     method: str = "em",
     *,
     validation: tuple[Logits, Counts] | None = None,
-    trend: Tensor | None = None,
+    trend: Logits | None = None,
     center: Counts | None = None,
     pseudo_count: float | None = None,
     soft: bool = False,
@@ -117,28 +125,18 @@ def estimate_prior(
         float64 [C] on the device of ``logits``; sums to 1.
 
     Raises:
-        ValueError: wrong shapes, NaN, an option that the method has no use for, a class that ``center`` has none of or
-            that has no validation samples, or confusions that cannot be inverted ("bbse").
+        ValueError: wrong shapes, NaN, probabilities for logits (two samples or more, each of numbers that are not
+            negative and sum to 1; only predictions that are counted may come from these), an option that the method has
+            no use for, a class that ``center`` has none of or that has no validation samples, or confusions that cannot
+            be inverted ("bbse").
 
     >>> logits = torch.tensor([0.9, 0.1]).log().repeat(80, 1)
     >>> logits[60:] = logits[60:].flip(1)
     >>> estimate_prior(logits, logits_prior=[1, 1], pseudo_count=0.0)  # 3/4 say class 0, which 9 in 10 of it do
     tensor([0.8125, 0.1875], dtype=torch.float64)
     """
-    problem = _Problem(
-        logits,
-        logits_prior,
-        method,
-        validation,
-        trend,
-        center,
-        pseudo_count,
-        soft,
-        shrinkage,
-        max_iterations,
-        tolerance,
-    )
-    return problem.solve(None, None)[:, 0]
+    problem = _Problem(logits, logits_prior, method, validation, trend, center, pseudo_count, soft, shrinkage)
+    return problem.solve(max_iterations, tolerance)[:, 0]
 
 
 def prior_interval(
@@ -150,7 +148,7 @@ def prior_interval(
     replicates: int = 200,
     seed: int = 0,
     validation: tuple[Logits, Counts] | None = None,
-    trend: Tensor | None = None,
+    trend: Logits | None = None,
     center: Counts | None = None,
     pseudo_count: float | None = None,
     soft: bool = False,
@@ -179,23 +177,12 @@ def prior_interval(
     >>> bool(low[0] < 0.5 < high[0])
     True
     """
+    level = as_number(level, "level")
     if not 0.0 < level < 1.0:
         raise ValueError(f"`level` must lie in (0, 1), but is {level}.")
-    if replicates < 2:
-        raise ValueError(f"`replicates` must be at least 2, but is {replicates}; 200 or more give steady ends.")
-    problem = _Problem(
-        logits,
-        logits_prior,
-        method,
-        validation,
-        trend,
-        center,
-        pseudo_count,
-        soft,
-        shrinkage,
-        max_iterations,
-        tolerance,
-    )
+    replicates = as_whole(replicates, "replicates", 2, "200 or more give steady ends.")
+    seed = as_whole(seed, "seed")
+    problem = _Problem(logits, logits_prior, method, validation, trend, center, pseudo_count, soft, shrinkage)
     generator = torch.Generator().manual_seed(seed)
     n = len(problem.probs)
     times = torch.stack([_draws(torch.arange(n), generator) for _ in range(replicates)], dim=1)
@@ -206,7 +193,7 @@ def prior_interval(
         for rows in members:
             for r in range(replicates):
                 validation_times[rows, r] = _draws(rows, generator)
-    answers = problem.solve(times, validation_times)
+    answers = problem.solve(max_iterations, tolerance, times, validation_times)
     tail = (1.0 - level) / 2
     low, high = answers.quantile(torch.tensor([tail, 1.0 - tail], dtype=torch.float64, device=answers.device), dim=1)
     return low, high
@@ -227,13 +214,11 @@ class _Problem:
         logits_prior: Counts,
         method: str,
         validation: tuple[Logits, Counts] | None,
-        trend: Tensor | None,
+        trend: Logits | None,
         center: Counts | None,
         pseudo_count: float | None,
         soft: bool,
         shrinkage: float,
-        max_iterations: int,
-        tolerance: float,
     ) -> None:
         if method not in ("em", "bbse", "rlls"):
             raise ValueError(f'`method` must be "em", "bbse" or "rlls", but is {method!r}.')
@@ -241,13 +226,8 @@ class _Problem:
         prior = as_counts(logits_prior, "logits_prior", integers=False, positive=True).double().to(logits.device)
         self.prior = prior / prior.sum()
         self.num_classes = prior.numel()
-        self.method, self.shrinkage = method, shrinkage
-        self.max_iterations, self.tolerance = max_iterations, tolerance
-        for name, value in (("pseudo_count", pseudo_count or 0.0), ("shrinkage", shrinkage), ("tolerance", tolerance)):
-            if not 0.0 <= value < math.inf:
-                raise ValueError(f"`{name}` must be finite and not negative, but is {value}.")
-        if max_iterations < 1:
-            raise ValueError(f"`max_iterations` must be at least 1, but is {max_iterations}.")
+        self.method, self.shrinkage = method, _as_amount(shrinkage, "shrinkage")
+        pseudo_count = None if pseudo_count is None else _as_amount(pseudo_count, "pseudo_count")
         self.labels = torch.zeros(0, dtype=torch.int64)  # of the validation samples, which "em" has none of
         self.trend: Tensor | None = None
         if method == "em":
@@ -257,7 +237,7 @@ class _Problem:
                     f'`{name}` is for "bbse" and "rlls" only. To use labelled samples with "em", fit '
                     "`BiasCorrectedTemperatureScaling` to them and pass its logits."
                 )
-            self.probs = self.read(logits, "logits").softmax(1)
+            self.probs = self.outputs(self.read(logits, "logits", soft=True), soft=True)
             self.trend = None if trend is None else self.read_trend(trend)
             self.pseudo_counts = self.read_pseudo_counts(center, pseudo_count)
             return
@@ -265,11 +245,17 @@ class _Problem:
             raise ValueError(f'`trend` is for "em" only, but `method` is {method!r}.')
         if validation is None:
             raise ValueError(f'`validation` must be logits and labels of held-out samples for "{method}", but is None.')
-        self.probs = self.outputs(self.read(logits, "logits"), soft)
+        if not isinstance(validation, (tuple, list)) or len(validation) != 2:
+            raise ValueError(
+                "`validation` must be a pair, the logits and the labels of held-out samples, but is none. Pass "
+                "`(logits, labels)`."
+            )
+        self.probs = self.outputs(self.read(logits, "logits", soft), soft)
         self.pseudo_counts = self.read_pseudo_counts(center, pseudo_count)
         held_out = as_logits(validation[0], "validation[0]").to(logits.device)
-        self.validation = self.outputs(self.read(held_out, "validation[0]"), soft)
-        self.labels = as_labels(torch.as_tensor(validation[1]).flatten(), "validation[1]").to(logits.device)
+        self.validation = self.outputs(self.read(held_out, "validation[0]", soft), soft)
+        labels = as_array(validation[1], "validation[1]")
+        self.labels = as_labels(labels.flatten(), "validation[1]").to(logits.device)
         outside = (self.labels < 0) | (self.labels >= self.num_classes)
         if len(self.labels) != len(self.validation) or bool(outside.any()):
             raise ValueError(
@@ -285,28 +271,33 @@ class _Problem:
                 'takes them for. Use `method="em"`.'
             )
 
-    def read(self, logits: Tensor, name: str) -> Tensor:
+    def read(self, logits: Tensor, name: str, soft: bool) -> Tensor:
         """Logits [N, C, ...] as rows, float32 [N', C]."""
         if logits.ndim < 2 or logits.shape[1] != self.num_classes or not logits.is_floating_point():
             raise ValueError(
                 f"`{name}` must be floating point of shape [N, {self.num_classes}, ...], one class for each of "
                 f"`logits_prior`, but are {logits.dtype} of shape {list(logits.shape)}."
             )
-        rows = logits.detach().movedim(1, -1).reshape(-1, self.num_classes).float()
+        rows = logits.detach().movedim(1, -1).reshape(-1, self.num_classes)
         if not len(rows):
             raise ValueError(f"`{name}` must hold at least one sample, but are empty.")
         check_finite(rows, name)
-        return rows
+        if soft:  # predictions are the same whether they come from logits or not
+            check_no_probabilities(rows, name)
+        return rows.float()
 
-    def read_trend(self, trend: Tensor) -> Tensor:
+    def read_trend(self, trend: Logits) -> Tensor:
         """An orthonormal basis of what the trend spans beside the constant, which means nothing to a prior."""
-        columns = torch.as_tensor(trend).to(self.prior)
-        columns = columns.unsqueeze(1) if columns.ndim == 1 else columns
-        if columns.ndim != 2 or len(columns) != self.num_classes or not bool(columns.isfinite().all()):
+        columns = as_array(trend, "trend", " The usual one is `class_counts.log()`.")
+        if columns.is_complex() or columns.dtype == torch.bool:
+            raise ValueError(f"`trend` must be real numbers, but is {columns.dtype}.")
+        columns = columns.detach().to(self.prior)
+        if columns.ndim not in (1, 2) or len(columns) != self.num_classes or not bool(columns.isfinite().all()):
             raise ValueError(
                 f"`trend` must be finite, of shape [{self.num_classes}] or [{self.num_classes}, K], but has shape "
                 f"{list(columns.shape)}; a class without training samples has no log count."
             )
+        columns = columns.view(self.num_classes, -1)
         columns = columns - columns.mean(0)
         if int(torch.linalg.matrix_rank(columns)) < columns.shape[1]:
             raise ValueError("`trend` must differ between classes, and no column of it may follow from the others.")
@@ -330,12 +321,19 @@ class _Problem:
     def outputs(rows: Tensor, soft: bool) -> Tensor:
         return rows.softmax(1) if soft else F.one_hot(rows.argmax(1), rows.shape[1]).float()
 
-    def solve(self, times: Tensor | None, validation_times: Tensor | None) -> Tensor:
+    def solve(
+        self,
+        max_iterations: int,
+        tolerance: float,
+        times: Tensor | None = None,
+        validation_times: Tensor | None = None,
+    ) -> Tensor:
         """The estimates, float64 [C, R], where sample i counts ``times[i, r]`` times."""
+        max_iterations, tolerance = as_whole(max_iterations, "max_iterations", 1), _as_amount(tolerance, "tolerance")
         n = len(self.probs)
         times = (torch.ones(n, 1) if times is None else times).to(self.probs.device)
         if self.method == "em":
-            return self.solve_em(times)
+            return self.solve_em(times, max_iterations, tolerance)
         if validation_times is None:
             validation_times = torch.ones(len(self.labels), 1)
         seen = _sums(self.probs, times) / n
@@ -343,12 +341,12 @@ class _Problem:
         counts = n * torch.stack(answers, dim=1) + self.pseudo_counts
         return counts / counts.sum(0)
 
-    def solve_em(self, times: Tensor) -> Tensor:
+    def solve_em(self, times: Tensor, max_iterations: int, tolerance: float) -> Tensor:
         replicates = times.shape[1]
         estimate = self.prior.new_full((self.num_classes, replicates), 1.0 / self.num_classes)
         theta = None if self.trend is None else self.prior.new_zeros(self.trend.shape[1], replicates)
         change = math.inf
-        for _ in range(self.max_iterations):
+        for _ in range(max_iterations):
             # No smaller, or a sample that only this class explains would divide 0 by 0.
             weights = (estimate / self.prior.unsqueeze(1)).clamp(min=1e-30)
             counts = weights * self.shares(weights.float(), times) + self.pseudo_counts
@@ -358,13 +356,13 @@ class _Problem:
                 update = (self.trend @ theta).softmax(0)
             change = float((update - estimate).abs().sum(0).max())
             estimate = update
-            if change < self.tolerance:
+            if change < tolerance:
                 return estimate
         # A trend's steps are Newton's and end soon; it is no simplex, whose bound `rise` is.
-        if self.tolerance > 0.0 and (theta is not None or self.rise(estimate, times) > _RISE):
+        if tolerance > 0.0 and (theta is not None or self.rise(estimate, times) > _RISE):
             warnings.warn(
-                f"EM stopped after `max_iterations`={self.max_iterations} with a change of {change:.1e} an iteration, "
-                f"above `tolerance`={self.tolerance:.1e}. The classes overlap much: allow more iterations.",
+                f"EM stopped after `max_iterations`={max_iterations} with a change of {change:.1e} an iteration, "
+                f"above `tolerance`={tolerance:.1e}. The classes overlap much: allow more iterations.",
                 RuntimeWarning,
                 stacklevel=4,  # the line that called estimate_prior or prior_interval
             )
@@ -411,6 +409,13 @@ class _Problem:
         log = math.log(2 * self.num_classes / 0.05)
         m = len(self.validation)
         return self.shrinkage * 3 * (2 * log / (3 * m) + math.sqrt(2 * log / m))
+
+
+def _as_amount(value: float, name: str) -> float:
+    value = as_number(value, name)
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"`{name}` must be finite and not negative, but is {value}.")
+    return value
 
 
 def _blocks(rows: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

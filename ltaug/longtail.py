@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,7 +11,15 @@ from torch import Tensor
 
 from ltaug.priors import Counts, as_counts, as_labels
 
-__all__ = ["exponential_counts", "index_hash", "pareto_counts", "shifted_counts", "step_counts", "subsample"]
+__all__ = [
+    "exponential_counts",
+    "index_hash",
+    "pareto_counts",
+    "profile_counts",
+    "shifted_counts",
+    "step_counts",
+    "subsample",
+]
 
 
 def exponential_counts(n_max: int, num_classes: int, imbalance_ratio: float) -> Tensor:
@@ -83,6 +92,66 @@ def pareto_counts(n_max: int, num_classes: int, imbalance_ratio: float, alpha: f
     steps = [k / max(num_classes - 1.0, 1.0) for k in range(num_classes)]
     # 1e-9: a last class of exactly n_max / imbalance_ratio samples must not lose one to the rounding of the power.
     return torch.tensor([int(n_max * (1.0 + reach * step) ** -(alpha + 1.0) + 1e-9) for step in steps])
+
+
+def profile_counts(
+    profile: str,
+    available: Counts,
+    imbalance_ratio: float,
+    class_names: Sequence[str],
+    unit: str = "samples",
+    otherwise: str = "take all of them as they are with `--profile natural`",
+) -> Tensor:
+    """Training samples a class that a profile takes of those there are; the largest class is class 0.
+
+    Args:
+        profile: "exponential", "step" or "pareto", of the size of the largest class there is; "natural" takes all.
+        available: samples that each class has, [C].
+        imbalance_ratio: largest over smallest class, >= 1; "natural" does not look at it.
+        class_names: C names, for messages.
+        unit: what the samples are, for messages: clips, images.
+        otherwise: what can be done where the profile asks for more than there is, besides a higher ratio; likewise.
+
+    Returns:
+        int64 [C], each at least 1 and at most what is there.
+
+    Raises:
+        ValueError: a class has no samples, or is left without, or has fewer than the profile asks for.
+
+    >>> profile_counts("exponential", [100, 90, 80], 10, ["ant", "bee", "cat"]).tolist()
+    [100, 31, 10]
+    """
+    profiles = {"exponential": exponential_counts, "step": step_counts, "pareto": pareto_counts}
+    if profile != "natural" and profile not in profiles:
+        raise ValueError(f"`profile` must be one of natural, {', '.join(profiles)}, but is {profile!r}.")
+    available = as_counts(available, "available").cpu()
+    num_classes, largest = available.numel(), int(available.max())
+    if len(class_names) != num_classes:
+        raise ValueError(
+            f"`class_names` must hold one name a class, {num_classes} as `available`, but hold {len(class_names)}."
+        )
+    if (empty := (available == 0).nonzero()[:, 0]).numel():
+        k = int(empty[0])
+        raise ValueError(
+            f"Class {k} ({class_names[k]}) has no training {unit} ({len(empty)} of {num_classes} classes have none). "
+            "Add some, or take the class out."
+        )
+    if profile == "natural":
+        return available
+    counts = profiles[profile](largest, num_classes, imbalance_ratio)
+    if int(counts.min()) == 0:
+        raise ValueError(
+            f"`imbalance_ratio`={imbalance_ratio:g} leaves class {int(counts.argmin())} without training {unit}, "
+            f"since the largest class has {largest}. Lower it."
+        )
+    if (short := (available < counts).nonzero()[:, 0]).numel():
+        k = int(short[0])
+        raise ValueError(
+            f"`imbalance_ratio`={imbalance_ratio:g} asks for {int(counts[k])} training {unit} of class {k} "
+            f"({class_names[k]}), but there are {int(available[k])} ({len(short)} of {num_classes} classes are too "
+            f"small). Raise it, or {otherwise}."
+        )
+    return counts
 
 
 def subsample(labels: Counts, counts: Counts, seed: int = 0) -> Tensor:

@@ -200,6 +200,8 @@ class _Run:
     """What ``corrected.json`` says."""
     shifted: dict[str, dict[str, str]]
     """The cells of ``shifted.csv``, by row and column."""
+    shifted_by: dict[str, Any]
+    """What ``shifted.json`` says of them."""
     accuracy: Tensor | None
     """Fraction a class [C], NaN without test sample; None where the run has no test result yet."""
 
@@ -234,6 +236,7 @@ class _Run:
             per_class=per_class,
             corrected=read("corrected.json", _json_mapping, {}),
             shifted=read("shifted.csv", _shifted, {}),
+            shifted_by=read("shifted.json", _json_mapping, {}),
             logits=logits if keep_logits else None,
             accuracy=_accuracy(logits, per_class),
             problems=problems,
@@ -392,7 +395,7 @@ def _metrics_section(run: _Run) -> str:
         add("Cost", "parameters", f"{parameters:,.0f}", "numbers that training adjusts")
     if duration := _duration(summary.get("wall_time_s")):
         add("Cost", "training time", duration, "wall clock")
-    if (rate := _number(summary.get("images_per_second"))) is not None:
+    if (rate := _number(summary.get("images_per_second", summary.get("clips_per_second")))) is not None:
         add("Cost", "speed", f"{rate:,.0f} / s", "training samples a second")
     if (memory := _number(summary.get("peak_memory_bytes"))) is not None:
         add("Cost", "peak memory", f"{memory / 2**30:.2f} GiB", "the most that was held at once")
@@ -504,8 +507,21 @@ def _correction_section(run: _Run) -> str:
         rows = [(METRICS[key][0], _metric(key, before.get(key)), _metric(key, after.get(key))) for key in keys]
         heads = ("metric", "as trained", f"corrected<br><small>{said}</small>")
         parts.append(f"<p>{note}</p>{_table(heads, rows, numbers=(1, 2))}")
+    curve = run.corrected.get("strength_curve")
+    if isinstance(curve, dict):
+        figure = _figure(
+            "Accuracy by the strength of the correction",
+            lambda: plots.accuracy_against_lambda(
+                {"held-out accuracy": curve["accuracy"]}, curve["strengths"], run.corrected.get("strength")
+            ),
+            "On the held-out samples, weighted towards the class mix that is corrected for. 0 is no correction, 1 the "
+            "one of Bayes' rule, the star what was chosen and used above; the test set had no say.",
+            alt="Line chart of held-out accuracy by the strength of the correction.",
+        )
+        parts.append(f"<div class=figures>{figure}</div>")
     if run.shifted:
-        parts.append(_shifted_table(run.shifted))
+        tuned_on = escape(str(run.shifted_by.get("tuned_on") or ""))
+        parts.append(_shifted_table(run.shifted, tuned_on))
         curves = {
             prior: {test: _number(cell) for test, cell in cells.items() if test != "logits"}
             for prior, cells in run.shifted.items()
@@ -523,9 +539,10 @@ def _correction_section(run: _Run) -> str:
     return _section("Corrected for another class mix", "".join(parts)) if parts else ""
 
 
-def _shifted_table(table: Mapping[str, Mapping[str, str]]) -> str:
+def _shifted_table(table: Mapping[str, Mapping[str, str]], tuned_on: str) -> str:
     meanings = {
         "none": "nothing is known of the test set's class mix",
+        "calibrated": "likewise, with calibrated logits",
         "given": "the mix is known",
         "estimated": "it is estimated from the unlabelled test samples, every class freely",
         "trend": "likewise, but only how far it leans to the classes that training had more of",
@@ -542,7 +559,8 @@ def _shifted_table(table: Mapping[str, Mapping[str, str]]) -> str:
     note = (
         "<p>Top-1 accuracy on test sets of other class mixes, all drawn from the run's: in forward R the most frequent "
         "class of the training is R times as frequent as its rarest, in backward R the rarest as the most frequent. "
-        "Only the row none is without calibration, where the column of the logits names one.</p>"
+        "Only the row none is without calibration, where the column of the logits names one."
+        f"{f' Calibrated on {tuned_on}.' if tuned_on else ''}</p>"
     )
     numbers = [place for place, key in enumerate(columns, 1) if key != "logits"]
     return note + _table(("class mix", *map(escape, columns)), rows, numbers)

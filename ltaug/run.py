@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 import yaml
@@ -326,9 +327,12 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write under another name, flush to the disk, rename: ``path`` holds the old content or the new, never a part."""
+    """Write under another name, flush to the disk, rename: ``path`` holds the old content or the new, never a part.
+
+    Of several processes that write one path the last one wins: each has a name of its own until it is done.
+    """
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)

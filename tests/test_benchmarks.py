@@ -14,7 +14,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/ is part of the tree, not of the package
 
 from benchmarks import __main__ as command
-from benchmarks import calibration, kernels, loop, memory, plain, sound, timing
+from benchmarks import calibration, images, kernels, loop, memory, plain, sound, timing
 from benchmarks.timing import Bar, Benchmark, Options, Result, Times
 from ltaug import ResidentLoader, UniMix, exponential_counts
 from ltaug.losses import LADELoss, PriorCorrectedLoss
@@ -116,6 +116,35 @@ def test_plain_partners_are_class_balanced():
     drawn = [pairs[k % 100] for k in range(1000)]
     assert [label for _, label, _, _ in drawn[:100]] == labels
     assert 0.4 < statistics.mean(label for _, _, _, label in drawn) < 0.6
+
+
+def test_the_image_loaders_make_the_same_kind_of_batches(tmp_path, monkeypatch):
+    for name in ("timm", "torchvision"):
+        pytest.importorskip(name)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    assert 50_000 < images.write_photos(tmp_path, 36) < 100_000
+    makers = (images.our_epochs, images.timm_epochs)
+    try:
+        ours, timms = (torch.cat([inputs for inputs, _ in make(tmp_path, 8, 0)()]) for make in makers)
+    finally:
+        for name in {"config", "data", "loader"} & (set(sys.modules) - before):
+            del sys.modules[name]  # the recipe's, whose names others have, too
+    assert ours.shape == timms.shape == (32, 3, 224, 224)
+    assert ours.dtype == timms.dtype
+    # Both are normalised and jittered: the photos are grey on average, 0.5, and as rough as each other.
+    torch.testing.assert_close(ours.mean((0, 2, 3)), timms.mean((0, 2, 3)), rtol=0, atol=0.35)
+    torch.testing.assert_close(ours.std((2, 3)).mean(), timms.std((2, 3)).mean(), rtol=0.15, atol=0)
+
+
+def test_unimix_batches_draw_all_of_imagenet_lt():
+    labels = images.imagenet_lt_labels()
+    counts = torch.bincount(labels)
+    assert (len(labels), len(counts), counts.min()) == (115_846, 1000, 5)
+    batches = images.unimix_batches(labels, 16)
+    seen = torch.tensor([item[2] for batch in batches for item in batch])
+    assert len(seen) == 115_840
+    assert len(seen.unique()) == len(seen)
 
 
 def test_the_epoch_of_indices_has_the_size_of_inaturalist():
@@ -257,6 +286,9 @@ def test_every_promise_has_a_line(capsys):
         "sound_share": "<= 3%",
         "sound_share_strong": "<= 3%",
         "sound_decoding": ">= 250 clip/s",
+        "image_loader": ">= 1x",
+        "image_sampler_mixer_share": "<= 2%",
+        "resnet50_training": ">= 0.95x",
         "sampler_memory": "<= 1 GB",
         "sampler_epoch_start": "<= 3 s",
         "resident_loader": "<= 1.01x",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -10,7 +12,15 @@ from typing import Literal
 import pytest
 
 from ltaug import commandline
-from ltaug.commandline import leave, near_miss, one_process, parse_settings, plain_errors
+from ltaug.commandline import (
+    check_settings,
+    check_tracker,
+    leave,
+    near_miss,
+    one_process,
+    parse_settings,
+    plain_errors,
+)
 
 
 @dataclass
@@ -88,6 +98,79 @@ def test_a_wrong_file_is_told(configs: Path, capsys: pytest.CaptureFixture[str])
 def test_near_miss() -> None:
     assert near_miss("unimx", ["unimix", "mixup"]) == ", did you mean 'unimix'?"
     assert near_miss("zzz", ["unimix", "mixup"]) == ""
+
+
+@dataclass
+class Checked:
+    dataset: str = "digits"
+    epochs: int = 1
+    threads: int | None = None
+    seed: int = 0
+    lr: float = 1e-9
+    ratio: float = 1.0
+    stops: list[float] = field(default_factory=lambda: [0.0, 1.0])
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_settings(
+            self,
+            one_of={"dataset": ("digits", "cifar10")},
+            at_least_one=("epochs", "threads"),
+            not_negative=("seed",),
+            positive=("lr",),
+            ratios=("ratio",),
+            shares=("stops",),
+            in_0_to_1=("decay",),
+        )
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"epochs": None}, "`epochs` needs a value, but is null."),
+        ({"dataset": "cifar1"}, "`dataset` must be one of digits, cifar10, but is 'cifar1', did you mean 'cifar10'?"),
+        ({"dataset": "x"}, "`dataset` must be one of digits, cifar10, but is 'x'."),
+        ({"epochs": 0}, "`epochs` must be at least 1, but is 0."),
+        ({"threads": 0}, "`threads` must be at least 1, but is 0."),
+        ({"seed": -1}, "`seed` must not be negative, but is -1."),
+        ({"lr": 0.0}, "`lr` must be positive, but is 0.0."),
+        ({"lr": float("nan")}, "`lr` must be positive, but is nan."),
+        ({"ratio": -3.0}, "`ratio` must be positive, but is -3.0."),
+        ({"ratio": 0.01}, "`ratio` is largest over smallest class and must be at least 1, but is 0.01. Did you mean "
+            "100?"),
+        ({"stops": [0.5, 60.0]}, "`stops` is a share of the training and must lie in 0..1, but is 60.0."),
+        ({"decay": 1.01}, "`decay` must lie in 0..1, but is 1.01."),
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_are_named(setting: dict[str, object], message: str) -> None:
+    Checked()  # all defaults but `threads` lie on the edge
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Checked(**setting)  # type: ignore[arg-type]
+
+
+def test_a_tracker_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracking = pytest.importorskip("accelerate.tracking")
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: ["abacus"])
+    for word in (None, "all", "abacus"):
+        check_tracker(word)
+    with pytest.raises(ValueError, match=r"`log_with` is 'wandb', but the trackers installed here are: abacus\. Ins"):
+        check_tracker("wandb")
+    monkeypatch.setattr(tracking, "get_available_trackers", list)
+    with pytest.raises(ValueError, match="the trackers installed here are: none"):
+        check_tracker("wandb")
+
+
+@pytest.mark.parametrize(("program", "resumes"), [("train.py", True), ("train_stage2.py", True), ("sweep.py", False)])
+def test_only_a_training_is_told_to_resume(
+    program: str, resumes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sys, "argv", [f"/recipes/{program}"])
+    with pytest.raises(SystemExit) as end, plain_errors(tmp_path):
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+    line = capsys.readouterr().err
+    assert line.startswith(f"{program}: error: stopped. ")
+    assert ("--resume true" in line) == resumes
 
 
 @pytest.mark.parametrize(

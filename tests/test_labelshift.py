@@ -182,6 +182,8 @@ class TestTrend:
     def test_units_do_not_matter(self) -> None:
         logits, _ = world(300)
         one = estimate_prior(logits, UNIFORM, trend=TRAIN.log())
+        for same in (TRAIN.log().tolist(), TRAIN.log().numpy()):
+            assert torch.equal(estimate_prior(logits, UNIFORM, trend=same), one)
         other = estimate_prior(logits, UNIFORM, trend=-1000 * TRAIN.log() + 7)
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
@@ -364,6 +366,25 @@ VALIDATION = (torch.eye(3), torch.arange(3))
         ({"method": "bbse", "validation": (None, torch.arange(3))}, r"`validation\[0\]` must be a tensor or an array"),
         ({"method": "bbse", "validation": (torch.eye(3), torch.arange(0))}, "each of the 3 .* holds 0"),
         ({"max_iterations": 0}, "`max_iterations` must be at least 1"),
+        ({"max_iterations": 2.5}, r"`max_iterations` must be one whole number, but is 2\.5"),
+        ({"tolerance": "small"}, "`tolerance` must be one number, but is 'small'"),
+        ({"tolerance": -1e-6}, "`tolerance` must be finite and not negative"),
+        ({"shrinkage": None}, "`shrinkage` must be one number, but is None"),
+        ({"pseudo_count": [1, 1, 1]}, r"`pseudo_count` must be one number, but is \[1, 1, 1\]"),
+        ({"trend": "log"}, r"`trend` must be a tensor or an array of numbers.* `class_counts\.log\(\)`"),
+        ({"trend": [1.0, 2.0]}, r"`trend` must be finite, of shape \[3\].* has shape \[2\]"),
+        ({"trend": [True, False, True]}, r"`trend` must be real numbers, but is torch\.bool"),
+        ({"trend": torch.arange(3).cfloat()}, r"`trend` must be real numbers, but is torch\.complex64"),
+        ({"method": "bbse", "validation": torch.eye(3)}, r"`validation` must be a pair.*`\(logits, labels\)`"),
+        ({"method": "bbse", "validation": (torch.eye(3),)}, "`validation` must be a pair"),
+        ({"method": "bbse", "validation": (torch.eye(3), "abc")}, r"`validation\[1\]` must be a tensor or an array"),
+        ({"method": "bbse", "validation": (torch.eye(3), torch.rand(3))}, r"`validation\[1\]` must be integers"),
+        ({"logits": torch.eye(3)}, r"`logits` must be logits, but are probabilities.*\.log\(\)"),
+        ({"logits": torch.full((2, 3, 5), 1 / 3)}, "`logits` must be logits, but are probabilities"),
+        (
+            {"method": "rlls", "soft": True, "validation": VALIDATION},
+            r"`validation\[0\]` must be logits, but are probabilities",
+        ),
         ({"validation": VALIDATION}, '`validation` is for "bbse" and "rlls" only.*BiasCorrected'),
         ({"soft": True}, '`soft` is for "bbse"'),
         ({"trend": torch.ones(3)}, "`trend` must differ"),
@@ -382,7 +403,35 @@ def test_bad_arguments_are_named(options: dict, message: str) -> None:
         estimate_prior(**arguments)
 
 
-@pytest.mark.parametrize(("options", "message"), [({"level": 1.0}, "`level`"), ({"replicates": 1}, "`replicates`")])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_probabilities_are_told_from_logits(dtype: torch.dtype) -> None:
+    probs = world(300)[0].softmax(1).to(dtype)
+    with pytest.raises(ValueError, match="`logits` must be logits, but are probabilities"):
+        estimate_prior(probs, UNIFORM)
+    with pytest.raises(ValueError, match="`logits` must be logits, but are probabilities"):
+        prior_interval(probs, UNIFORM, replicates=2)
+    estimate_prior(probs.double().clamp(min=1e-12).log(), UNIFORM)  # which are logits
+    estimate_prior(probs[:1], UNIFORM)  # one sample may be either
+    # Predictions are the same, whatever they are taken from.
+    held_out, labels = world(300, seed=1, prior=UNIFORM)
+    counted = [
+        estimate_prior(read(probs), UNIFORM, "rlls", validation=(read(held_out.softmax(1).to(dtype)), labels))
+        for read in (Tensor.clone, lambda values: values.double().clamp(min=1e-300).log())
+    ]
+    assert torch.equal(*counted)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"level": 1.0}, "`level` must lie in"),
+        ({"level": "0.9"}, "`level` must be one number, but is '0.9'"),
+        ({"replicates": 1}, r"`replicates` must be at least 2, but is 1\. 200 or more"),
+        ({"replicates": 20.0}, r"`replicates` must be one whole number, but is 20\.0"),
+        ({"seed": "x"}, "`seed` must be one whole number, but is 'x'"),
+        ({"max_iterations": 0}, "`max_iterations` must be at least 1"),
+    ],
+)
 def test_bad_intervals_are_named(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         prior_interval(torch.zeros(4, 3), [1, 1, 1], **options)

@@ -1,5 +1,5 @@
 """The resident loaders against torch's DataLoader, against single images and clips cropped by hand, and over several
-processes."""
+processes; global batches and seeded samples over workers and processes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, TensorDataset
 
-from ltaug import ClassPowerSampler, PairDataset, PairSampler, ResidentLoader, ResidentWaveformLoader
+from ltaug import (
+    ClassPowerSampler,
+    GlobalBatchSampler,
+    PairDataset,
+    PairSampler,
+    ResidentLoader,
+    ResidentWaveformLoader,
+    SeededDataset,
+)
 from ltaug.loaders import random_crop_flip
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -556,6 +564,138 @@ class TestWaveformBatches:
             assert labels.shape == (0,)
 
 
+class Noisy(Dataset):
+    """Index and three numbers of torch's generator."""
+
+    def __len__(self) -> int:
+        return SIZE
+
+    def __getitem__(self, k: int) -> tuple[int, Tensor]:
+        if k == 22:
+            raise OSError("unreadable")
+        return k, torch.rand(3)
+
+
+class TestGlobalBatches:
+    @given(
+        size=st.integers(1, 60), share=st.integers(1, 5), processes=st.integers(1, 4), epoch=st.integers(0, 9),
+        first=st.integers(0, 3), paired=st.booleans(),
+    )  # fmt: skip
+    def test_together_the_processes_see_what_one_sees(
+        self, size: int, share: int, processes: int, epoch: int, first: int, paired: bool
+    ) -> None:
+        order: Any = ClassPowerSampler([0, 1] * size, 0.0, num_samples=size, seed=3)
+        if paired:
+            order = PairSampler(order, order)
+        batch_size, steps = share * processes, size // (share * processes)
+        if not steps:
+            with pytest.raises(ValueError, match="exceeds"):
+                GlobalBatchSampler(order, batch_size, num_processes=processes)
+            return
+        first = min(first, steps)
+        parts = []
+        for index in range(processes):
+            batches = GlobalBatchSampler(order, batch_size, num_processes=processes, process_index=index)
+            batches.set_epoch(epoch, first)
+            parts.append(list(batches))
+            assert len(parts[-1]) == len(batches) == steps - first
+            assert {len(batch) for batch in parts[-1]} <= {share}
+        order.set_epoch(epoch)
+        rows = [row if paired else (row,) for row in order]
+        together = [[item for part in step for item in part] for step in zip(*parts, strict=True)]
+        expected = [(epoch, place, *row) for place, row in enumerate(rows)][first * batch_size : steps * batch_size]
+        assert [item for batch in together for item in batch] == expected
+
+    def test_an_epoch_is_read_as_it_is_needed(self) -> None:
+        taken = []
+
+        class Counting(Order):
+            def __iter__(self) -> Any:
+                for k in self.order:
+                    taken.append(k)
+                    yield k
+
+        stream = iter(GlobalBatchSampler(Counting(list(range(1000))), 10))
+        next(stream)
+        assert len(taken) <= 11
+
+    def test_the_sampler_may_be_exchanged(self) -> None:
+        batches = GlobalBatchSampler(Order([1, 2, 3, 4]), 2)
+        batches.sampler = PairSampler(Order([5, 6]), Order([7, 8]))
+        batches.set_epoch(1)
+        assert list(batches) == [[(1, 0, 5, 7), (1, 1, 6, 8)]]
+
+
+class TestSeeded:
+    @staticmethod
+    def epoch_of(
+        epoch: int, *, first: int = 0, seed: int = 4, paired: bool = True, processes: int = 1, **options: Any
+    ) -> list[Tensor]:
+        """All tensors of an epoch, batch by batch, put together from all processes."""
+        order: Any = ClassPowerSampler(torch.arange(22) % 4, 0.0, seed=5)
+        if paired:
+            order = PairSampler(order, order)
+        parts = []
+        for index in range(processes):
+            batches = GlobalBatchSampler(order, 6, num_processes=processes, process_index=index)
+            batches.set_epoch(epoch, first)
+            parts.append(
+                [flat(batch) for batch in DataLoader(SeededDataset(Noisy(), seed), batch_sampler=batches, **options)]
+            )
+        return [torch.cat(tensors) for step in zip(*parts, strict=True) for tensors in zip(*step, strict=True)]
+
+    @pytest.mark.parametrize("paired", [False, True])
+    def test_the_same_on_any_number_of_processes_and_workers_and_after_resuming(self, paired: bool) -> None:
+        alone = self.epoch_of(2, paired=paired)
+        each = 4 if paired else 2
+        assert len(alone) == 3 * each
+        others = [
+            self.epoch_of(2, paired=paired, processes=2),
+            self.epoch_of(2, paired=paired, processes=3),
+            self.epoch_of(2, paired=paired, num_workers=2, multiprocessing_context="fork"),
+            alone[:each] + self.epoch_of(2, paired=paired, first=1),
+        ]
+        for other in others:
+            assert all(torch.equal(a, b) for a, b in zip(alone, other, strict=True))
+
+    def test_seed_epoch_place_and_stream_count(self) -> None:
+        noise = [
+            SeededDataset(Noisy(), seed)[epoch, place, 3][1]
+            for seed in range(2) for epoch in range(2) for place in range(50)
+        ]  # fmt: skip
+        assert len({tuple(each.tolist()) for each in noise}) == 200
+        (_, first), (_, second) = SeededDataset(Noisy())[0, 0, 3, 3]
+        assert not torch.equal(first, second)
+        assert torch.equal(first, SeededDataset(Noisy())[0, 0, 3][1])
+
+    def test_the_numbers_are_uniform(self) -> None:
+        dataset = SeededDataset(Noisy(), 8)
+        table = torch.histc(torch.cat([dataset[1, place, 0][1] for place in range(2000)]), bins=20, min=0, max=1)
+        # chi-square of 19 degrees of freedom is below 55 but once in 45,000
+        assert ((table - 300) ** 2 / 300).sum() < 55
+
+    def test_leaves_the_global_generator_alone(self) -> None:
+        before, dataset = torch.get_rng_state(), SeededDataset(Noisy())
+        dataset[0, 0, 1, 2]
+        with pytest.raises(OSError, match="unreadable"):
+            dataset[0, 0, 22]
+        assert torch.equal(before, torch.get_rng_state())
+        assert len(dataset) == SIZE
+
+    def test_workers_live_on_into_the_next_epoch(self) -> None:
+        batches = GlobalBatchSampler(Order(list(range(12))), 4)
+        loader = DataLoader(
+            SeededDataset(Noisy()), batch_sampler=batches, num_workers=1, persistent_workers=True,
+            multiprocessing_context="fork",
+        )  # fmt: skip
+        epochs = []
+        for epoch in (0, 1, 0):
+            batches.set_epoch(epoch)
+            epochs.append(torch.cat(flat(loader)[1::2]))
+        assert torch.equal(epochs[0], epochs[2])
+        assert not torch.equal(epochs[0], epochs[1])
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -619,3 +759,28 @@ class TestErrors:
     def test_construction_of_sound(self, options: dict, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             sound_loader(**options)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"batch_size": 0}, "`batch_size`=0 is the global batch and must be a positive multiple"),
+            ({"num_processes": 3}, "`batch_size`=4 .* a positive multiple of the 3 processes"),
+            ({"num_processes": 2, "process_index": 2}, r"`process_index` must lie in 0\.\.1, but is 2"),
+            ({"batch_size": 9}, "`batch_size`=9 exceeds the 8 samples of an epoch, and only full batches are taken"),
+        ],
+    )
+    def test_global_batches(self, options: dict, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            GlobalBatchSampler(**{"sampler": Order([0] * 8), "batch_size": 4, **options})
+
+    def test_epochs_and_items(self) -> None:
+        batches = GlobalBatchSampler(Order([0] * 8), 4)
+        with pytest.raises(ValueError, match="`epoch` must not be negative, but is -1"):
+            batches.set_epoch(-1)
+        with pytest.raises(ValueError, match=r"`first_step` must lie in 0\.\.2, the steps of an epoch, but is 3"):
+            batches.set_epoch(0, 3)
+        with pytest.raises(ValueError, match="`seed` must not be negative, but is -1"):
+            SeededDataset(Noisy(), -1)
+        for item in (3, (0, 3), (0, 1, 2, 3, 4)):
+            with pytest.raises(ValueError, match=r"`item` must be \(epoch, place, index\) .* Use `GlobalBatchSampler`"):
+                SeededDataset(Noisy())[item]

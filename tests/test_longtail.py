@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import struct
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ltaug import (
     exponential_counts,
     index_hash,
     pareto_counts,
+    profile_counts,
     shifted_counts,
     step_counts,
     subsample,
@@ -125,6 +127,44 @@ class TestProfiles:
     def test_pareto_shape_out_of_range(self, alpha: float) -> None:
         with pytest.raises(ValueError, match="`alpha` must be positive"):
             pareto_counts(10, 2, 2, alpha)
+
+
+class TestProfileCounts:
+    NAMES = ("ant", "bee", "cat")
+
+    @given(
+        st.sampled_from([("exponential", exponential_counts), ("step", step_counts), ("pareto", pareto_counts)]),
+        st.integers(50, 500),
+        st.floats(1.0, 50.0),
+    )
+    def test_is_the_profile_of_the_largest_class(self, profile, largest: int, ratio: float) -> None:
+        name, counts = profile
+        expected = counts(largest, 3, ratio)
+        assert torch.equal(profile_counts(name, [largest] * 3, ratio, self.NAMES), expected)
+        # Just enough is enough, and one less is not.
+        assert torch.equal(profile_counts(name, expected, ratio, self.NAMES), expected)
+        expected[2] -= 1
+        with pytest.raises(ValueError, match=rf"of class 2 \(cat\), but there are {expected[2]} \(1 of 3|no training"):
+            profile_counts(name, expected, ratio, self.NAMES)
+
+    def test_natural_is_what_there_is(self) -> None:
+        assert profile_counts("natural", [3, 90, 1], 0.0, self.NAMES).tolist() == [3, 90, 1]
+
+    @pytest.mark.parametrize(
+        ("profile", "available", "ratio", "message"),
+        [
+            ("flat", [9, 9, 9], 3, "`profile` must be one of natural, exponential, step, pareto, but is 'flat'."),
+            ("natural", [9, 9], 3, "`class_names` must hold one name a class, 2 as `available`, but hold 3."),
+            ("natural", [9, 0, 0], 3, "Class 1 (bee) has no training clips (2 of 3 classes have none). Add some, or "),
+            ("exponential", [9, 9, 9], 18, "`imbalance_ratio`=18 leaves class 2 without training clips, since the "
+                "largest class has 9. Lower it."),
+            ("step", [8, 9, 1], 3, "`imbalance_ratio`=3 asks for 9 training clips of class 0 (ant), but there are 8 (2 "
+                "of 3 classes are too small). Raise it, or find more."),
+        ],
+    )  # fmt: skip
+    def test_faults_are_named(self, profile: str, available: list[int], ratio: float, message: str) -> None:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            profile_counts(profile, available, ratio, self.NAMES, unit="clips", otherwise="find more")
 
 
 def published_subset(labels: list[int], counts: list[int], seed: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from matplotlib.figure import Figure
 
 from ltaug import metrics, plots
 from ltaug.longtail import exponential_counts
-from ltaug.plots import training
+from ltaug.plots import _numbers, model, training
+from ltaug.posthoc import search_strength, strength_curve
 
 
 def png(figure: Figure) -> bytes:
@@ -402,11 +404,42 @@ def test_logit_statistics_are_those_of_own_and_other_samples() -> None:
         (torch.zeros(2, 3), [0, 1], r"`logits` must have shape \[N, C\].*\[2, 3\]"),
         (torch.zeros(3, 2), [0, 1], r"`logits` must have shape"),
         (torch.zeros(2, 2), [0, 2], r"`labels` must lie in 0..1, but range from 0 to 2"),
+        (torch.zeros(0, 2), [], "`logits` must hold at least one sample"),
+        (torch.full((2, 2), math.nan), [0, 1], r"`logits` must be finite, but row 0 .* \(2 of 2 rows do\)"),
+        (torch.tensor([[0.0, 1.0], [math.inf, 0.0]]), [0, 1], "`logits` must be finite, but row 1"),
+        ("logits", [0, 1], "`logits` must be a tensor or an array of numbers"),
     ],
 )
 def test_logits_that_do_not_fit_are_refused(logits: torch.Tensor, labels: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plots.logit_statistics(logits, labels, [5, 500])
+
+
+def test_logit_statistics_do_not_mind_how_large_logits_are() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 1e4 + torch.randn(3000, 200, generator=generator)
+    labels = torch.randint(200, (3000,), generator=generator)
+    moments = model._own_and_other_moments(logits, labels)
+    own = torch.nn.functional.one_hot(labels, 200).bool()
+    for (mean, deviation), mask in zip(moments, (own, ~own), strict=True):
+        for k in (0, 7, 199):
+            values = logits[:, k][mask[:, k]].double()
+            assert mean[k] == pytest.approx(float(values.mean()))
+            assert deviation[k] == pytest.approx(float(values.std(correction=0)), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "counts", [[500, 90, 80, 70, 60, 50, 40, 30, 25, 10], [500] * 18 + [50, 5], [500, 50] + [5] * 98, [500, 5]]
+)
+def test_every_group_is_named_and_no_name_lies_on_another(counts: list[int]) -> None:
+    figure = plots.compare_per_class_accuracy({"run": [0.5] * len(counts)}, counts)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.texts] == [name for name, _, _ in _numbers.group_spans(np.array(counts))]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert boxes[0].x0 >= axes.bbox.x0 - 1
+    assert boxes[-1].x1 <= axes.bbox.x1 + 1
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
 
 
 def batch_norms(**layers: list[float]) -> dict[str, torch.Tensor]:
@@ -480,6 +513,16 @@ def test_curves_of_lambda_are_marked_at_none_full_and_chosen() -> None:
     assert two.get_xdata().tolist() == [0, 1, 2]  # the unknown value is passed over
 
 
+def test_the_curve_of_a_search_is_drawn_as_it_comes() -> None:
+    strengths, scores = strength_curve(lambda lam: 0.5 - 0.1 * (lam - 1.5) ** 2, limit=3.0)
+    found = search_strength(lambda lam: 0.5 - 0.1 * (lam - 1.5) ** 2, limit=3.0, method="grid")
+    axes = plots.accuracy_against_lambda({"top-1": scores}, strengths, chosen=found).axes[0]
+    (star, _) = (line for line in axes.lines if line.get_marker() == "*")
+    assert star.get_xydata().tolist() == [[1.5, 50.0]]
+    (line,) = (line for line in axes.lines if line.get_label() == "top-1")
+    assert len(line.get_xdata()) == 31
+
+
 def test_lambdas_that_were_not_tried_have_no_mark() -> None:
     figure = plots.accuracy_against_lambda({"run": [0.5, 0.6]}, [0.25, 0.75])
     assert legend(figure) == ["run"]
@@ -514,6 +557,19 @@ def test_shifted_tests_run_from_forward_to_backward() -> None:
     assert none.get_ydata().tolist() == pytest.approx([50, 40, 30, 10])
     assert (estimated.get_xdata().tolist(), estimated.get_ydata().tolist()) == ([3], [60])
     png(plots.shifted_test_accuracy({}))
+
+
+def test_shifted_tests_that_agree_are_both_seen() -> None:
+    values = {"uniform": 0.5, "forward 50": 0.6, "backward 50": 0.4}
+    for runs in (3, 5):
+        lines = plots.shifted_test_accuracy({f"run {k}": values for k in range(runs)}).axes[0].lines[:runs]
+        widths = [line.get_linewidth() for line in lines]
+        sizes = [line.get_markersize() for line in lines]
+        assert widths == sorted(widths, reverse=True)
+        assert sizes == sorted(sizes, reverse=True)
+        assert len({(line.get_linestyle(), line.get_linewidth()) for line in lines}) == runs
+        assert all(line.get_linestyle() != "-" for line in lines[2:])  # through the gaps shows what lies below
+        assert widths[0] - widths[-1] > 2
 
 
 @pytest.mark.parametrize("name", ["forwards 50", "backward", "forward 0.5", "top1"])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -98,16 +99,38 @@ class TestFit:
         monkeypatch.setattr(calibration, "_BLOCK", 7 * C)
         torch.testing.assert_close(VectorScaling(C).fit(logits, labels)(logits), whole, rtol=0, atol=1e-3)
 
-    def test_a_thousand_classes_take_few_passes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("make", [BiasCorrectedTemperatureScaling, VectorScaling])
+    def test_hundreds_of_classes_take_few_passes(self, make, monkeypatch: pytest.MonkeyPatch) -> None:
         passes = []
         plain = calibration._Likelihood.value_and_slopes
         monkeypatch.setattr(calibration._Likelihood, "value_and_slopes", lambda *args: passes.append(0) or plain(*args))
-        labels = torch.arange(2000) % 1000
-        logits = torch.randn(2000, 1000, generator=torch.Generator().manual_seed(0)) + 8 * F.one_hot(labels, 1000)
-        logits += torch.linspace(0.0, -4.0, 1000)  # as of a long-tailed training
-        fitted = BiasCorrectedTemperatureScaling(1000).fit(logits, labels)
+        labels = torch.arange(1000) % 500
+        logits = torch.randn(1000, 500, generator=torch.Generator().manual_seed(0)) + 8 * F.one_hot(labels, 500)
+        logits += torch.linspace(0.0, -4.0, 500)  # as of a long-tailed training
+        fitted = make(500).fit(logits, labels)
         assert len(passes) < 130
         assert nll(fitted(logits), labels) < nll(logits, labels)
+
+    def test_logits_far_from_zero_take_few_passes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # There a scale and a bias pull alike; the answer is that of a search that bears it, and knows no passes.
+        passes = []
+        plain = calibration._Likelihood.value_and_slopes
+        monkeypatch.setattr(calibration._Likelihood, "value_and_slopes", lambda *args: passes.append(0) or plain(*args))
+        logits, labels = samples(400, bias=BIAS)
+        logits = logits.double() - torch.tensor([40.0, 20.0, 30.0, 10.0]) * (1 - 1e-3)
+        labels = torch.multinomial((logits + 25).softmax(1) * 0.5 + 0.125, 1)[:, 0]
+        fitted = VectorScaling(C).fit(logits, labels, prior_std=math.inf)
+        assert len(passes) < 100
+        start = np.concatenate([np.ones(C), np.zeros(C)])
+
+        def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
+            w = torch.from_numpy(x).requires_grad_()
+            value = F.cross_entropy(logits * w[:C] + w[C:], labels)
+            value.backward()
+            return value.item(), w.grad.numpy()
+
+        best = minimize(loss, start, jac=True, method="BFGS", options={"gtol": 1e-9, "maxiter": 5000}).fun
+        assert F.cross_entropy(fitted(logits), labels).item() == pytest.approx(best, abs=1e-5)
 
     def test_a_temperature_does_not_change_what_is_said(self) -> None:
         logits, labels = samples(100)
@@ -141,14 +164,14 @@ class TestFiniteAnswers:
     @pytest.mark.parametrize("make", ALL)
     def test_separable_samples(self, make, prior_std: float) -> None:
         labels = torch.arange(C).repeat(5)
-        logits = F.one_hot(labels, C).float()
+        logits = F.one_hot(labels, C) - 1.0
         calibrate = make().fit(logits, labels, prior_std=prior_std)
         assert all(bool(numbers.isfinite().all()) for numbers in calibrate.state_dict().values())
         assert nll(calibrate(logits), labels) < 0.5 * nll(logits, labels)
 
     def test_separable_samples_stay_less_than_certain(self) -> None:
         labels = torch.arange(C).repeat(5)
-        calibrate = TemperatureScaling().fit(F.one_hot(labels, C).float(), labels)
+        calibrate = TemperatureScaling().fit(F.one_hot(labels, C) - 1.0, labels)
         assert 0.05 < calibrate.temperature < 0.5
 
     def test_all_wrong_samples(self) -> None:
@@ -239,7 +262,13 @@ def test_arrays_and_lists_are_samples(make) -> None:
         ({"weights": torch.ones(C)}, r"`weights` must be one a label, shape \[3\].*class_weights\[labels\]"),
         ({"weights": torch.zeros(3)}, "positive sum"),
         ({"weights": torch.tensor([1.0, -1.0, 1.0])}, "not negative"),
+        ({"weights": torch.ones(3).cfloat()}, "`weights` must be finite and not negative"),
+        ({"weights": "balanced"}, "`weights` must be a tensor or an array of numbers"),
+        ({"labels": "abc"}, "`labels` must be a tensor or an array of numbers"),
+        ({"labels": [True, False, True]}, r"`labels` must be at least one class index.*torch\.bool"),
         ({"prior_std": 0.0}, "`prior_std` must be positive"),
+        ({"prior_std": "wide"}, "`prior_std` must be one number, but is 'wide'"),
+        ({"logits": torch.eye(C)[:3]}, "`logits` must be logits, but are probabilities"),
     ],
 )
 def test_bad_arguments_are_named(changes: dict, message: str) -> None:
@@ -248,6 +277,24 @@ def test_bad_arguments_are_named(changes: dict, message: str) -> None:
         VectorScaling(C).fit(**arguments)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("make", ALL)
+def test_probabilities_are_told_from_logits(make, dtype: torch.dtype) -> None:
+    logits, labels = samples(200)
+    probs = logits.softmax(1).to(dtype)
+    with pytest.raises(ValueError, match=r"`logits` must be logits, but are probabilities.*\.log\(\)"):
+        make().fit(probs, labels)
+    with pytest.raises(ValueError, match="are probabilities"):
+        make().fit(probs.view(10, 4, 5, C).movedim(-1, 1), labels.view(10, 4, 5))
+    make().fit(probs.clamp(min=1e-6).log(), labels)  # which are logits
+    make().fit(probs[:1], labels[:1])  # one sample may be either
+    mixed = probs.clone()
+    mixed[0] += 1  # so may these: a row that is no distribution
+    make().fit(mixed, labels)
+
+
 def test_no_classes_are_refused() -> None:
     with pytest.raises(ValueError, match="`num_classes` must be at least 1, but is 0"):
         VectorScaling(0)
+    with pytest.raises(ValueError, match=r"`num_classes` must be one whole number, but is 2\.5"):
+        BiasCorrectedTemperatureScaling(2.5)

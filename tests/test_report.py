@@ -149,7 +149,6 @@ def assert_self_contained(page: Page) -> None:
         for tag, attributes in page.tags
         if attributes.get("http-equiv") == "Content-Security-Policy"
     )
-    assert policy is not None
     assert policy.startswith("default-src 'none';")
     assert "http" not in policy
     style = page.source[page.source.index("<style>") : page.source.index("</style>")]
@@ -179,6 +178,7 @@ def test_a_complete_run_has_every_figure_and_headline(tmp_path: Path) -> None:
     assert page.row("class-wise ECE")[1] == f"{final['classwise_ece']:.5f}"
     assert page.row("parameters")[1] == "470,292"
     assert page.row("training time")[1] == "2 h 35 min"
+    assert page.row("speed")[1] == "2,210 / s"
     assert page.row("peak memory")[1] == "1.50 GiB"
     assert page.row("decay_epochs")[1] == "[3, 4]"
     assert page.row("packages.numpy")[1] == np.__version__
@@ -207,6 +207,13 @@ def test_an_empty_shot_group_is_a_dash(tmp_path: Path) -> None:
     page = Page(write_report(path))
     assert page.row("few-shot accuracy")[1] == "–"
     assert not re.search(r"\bnan\b|\bNone\b", re.sub(r'src="[^"]*"', "", page.source))
+
+
+@pytest.mark.usefixtures("quick")
+def test_speed_is_shown_of_clips_as_of_images(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run", {})
+    run.write_json("summary.json", {"clips_per_second": 81.6})
+    assert Page(write_report(run.path)).row("speed")[1] == "82 / s"
 
 
 @pytest.mark.usefixtures("quick")

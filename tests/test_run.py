@@ -346,6 +346,21 @@ class TestFullDisk:
             write_atomically(tmp_path / "file", b"data")
         assert everything_in(tmp_path) == {}
 
+    def test_two_that_write_one_path_do_not_break_each_other(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file, fsync = tmp_path / "file", os.fsync
+
+        def slowly(handle: Any) -> None:
+            monkeypatch.setattr(os, "fsync", fsync)
+            write_atomically(file, "of the other, which is faster")
+            assert everything_in(tmp_path).pop("file") == b"of the other, which is faster"
+            fsync(handle)
+
+        monkeypatch.setattr(os, "fsync", slowly)
+        write_atomically(file, "ours")
+        assert everything_in(tmp_path) == {"file": b"ours"}
+
     @pytest.mark.parametrize("how", [lambda patch: FullDisk(patch, room=30), fail_to_flush], ids=["write", "flush"])
     def test_every_file_of_a_run_keeps_its_last_version(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Any

@@ -30,6 +30,7 @@ RUN_STYLES = ("-", "--", "-.", ":")
 
 # Inches and points: shrunk to 400 pixels, a figure of this width still has letters of more than ten pixels.
 WIDTH, LABEL_SIZE, TEXT_SIZE = 5.2, 11, 10
+NAME_WIDTH = {"many": 0.12, "medium": 0.17, "few": 0.1}  # of the axes, with a gap
 
 
 def axes_of(ax: Axes | None, height: float) -> tuple[Figure, Axes]:
@@ -180,22 +181,37 @@ def run_line(position: int, name: str) -> dict[str, Any]:
 
 
 def name_groups(ax: Axes, spans: Sequence[tuple[str, int, int]]) -> None:
-    """Shade the shot groups along an x axis of ranks, and name those that are wide enough above it."""
+    """Shade the shot groups along an x axis of ranks, and name each above it, or beside that where it is too narrow."""
     num_classes = spans[-1][2]
+    middles = []
     for name, start, stop in spans:
         ax.axvspan(start + 0.5, stop + 0.5, color=GROUP_COLORS[name], alpha=0.10, linewidth=0)
-        # A group narrower than its name would write over its neighbour.
-        if (stop - start) / num_classes >= 0.14:
-            middle = ((start + stop) / 2 + 0.5, 1.01)
-            ax.text(
-                *middle,
-                name,
-                transform=ax.get_xaxis_transform(),
-                ha="center",
-                va="bottom",
-                fontsize=TEXT_SIZE,
-                color=GROUP_COLORS[name],
-            )
+        middles.append((start + stop) / 2 / num_classes)
+    for (name, _, _), middle in zip(spans, _apart(middles, [NAME_WIDTH[name] for name, _, _ in spans]), strict=True):
+        ax.text(
+            middle,
+            1.01,
+            name,
+            transform=ax.transAxes,
+            ha="center",
+            va="bottom",
+            fontsize=TEXT_SIZE,
+            color=GROUP_COLORS[name],
+        )
+
+
+def _apart(middles: Sequence[float], widths: Sequence[float]) -> list[float]:
+    """Places from 0 to 1 next to those wanted, in their order, where things of these widths do not overlap."""
+    places = list(middles)
+    end = 0.0
+    for i, width in enumerate(widths):
+        places[i] = max(places[i], end + width / 2)
+        end = places[i] + width / 2
+    end = 1.0
+    for i, width in reversed(list(enumerate(widths))):
+        places[i] = min(places[i], end - width / 2)
+        end = places[i] - width / 2
+    return places
 
 
 def panels(names: Collection[str], height: float, extra: float = 0.4) -> tuple[Figure, list[Axes]]:

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ltaug.plots._numbers import Values, as_float, as_floats
-from ltaug.plots._style import GREY, axes_of, legend_above, legend_height, note, run_columns, run_line, style_axes
+from ltaug.plots._style import (
+    GREY,
+    RUN_STYLES,
+    axes_of,
+    legend_above,
+    legend_height,
+    note,
+    run_columns,
+    run_line,
+    style_axes,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +39,7 @@ def accuracy_against_lambda(
     Args:
         curves: for every curve, by name (a run, or a measure such as "top-5"), a fraction for each lambda, [L]; NaN or
             None where it is not known.
-        lambdas: rising, [L].
+        lambdas: rising, [L]; :func:`ltaug.posthoc.strength_curve` returns them and a curve.
         chosen: the lambda that a search on validation data has chosen, one for all curves or one a curve by name.
         ax: where to draw.
 
@@ -82,7 +92,7 @@ def accuracy_against_lambda(
     for label, (marker, size) in marks.items():
         if label in drawn:
             ax.plot([], [], marker, color=GREY, markersize=0.8 * size, label=label)
-    style_axes(ax, xlabel="strength λ of the correction", ylabel="test accuracy (%)")
+    style_axes(ax, xlabel="strength λ of the correction", ylabel="accuracy (%)")
     if ax.get_legend_handles_labels()[0]:
         legend_above(ax, columns=columns)
     else:
@@ -117,8 +127,14 @@ def shifted_test_accuracy(runs: Mapping[str, Mapping[str, float | None]], ax: Ax
     for position, (name, values) in enumerate(table.items()):
         heights = np.array([100 * values.get(shift, math.nan) for shift in places])
         known = np.isfinite(heights)
-        marker = "osD^vPX"[position % 7]
-        ax.plot(np.flatnonzero(known), heights[known], marker=marker, **run_line(position, name) | {"markersize": 5})
+        # A good estimate lies on the true prior: what is drawn later is thinner, and dashed, so that both are seen.
+        room = (len(table) - 1 - position) / max(len(table) - 1, 1)
+        looks = run_line(position, name) | {
+            "linestyle": RUN_STYLES[max(position - 1, 0) % len(RUN_STYLES)],
+            "linewidth": 1.6 + 2.2 * room,
+            "markersize": 4 + 3 * room,
+        }
+        ax.plot(np.flatnonzero(known), heights[known], marker="osD^vPX"[position % 7], **looks)
     if 0.0 in places:
         ax.axvline(places.index(0.0), color=GREY, linewidth=1, linestyle=":", zorder=1)
     style_axes(ax, xlabel="← forward    imbalance ratio of the test set    backward →", ylabel="test accuracy (%)")

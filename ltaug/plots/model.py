@@ -29,6 +29,7 @@ from ltaug.plots._style import (
     run_line,
     style_axes,
 )
+from ltaug.posthoc.shift import as_logits, check_finite
 from ltaug.priors import Counts, as_counts, as_labels
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def logit_statistics(logits: Tensor, labels: Counts, class_counts: Counts, ax: A
         The figure: lines at the means, bands of one standard deviation (the root of the variance) to each side.
 
     Raises:
-        ValueError: the shapes do not agree, or a label is no class.
+        ValueError: the shapes do not agree, a label is no class, logits are NaN or infinite, or there are none.
 
     >>> import torch
     >>> figure = logit_statistics(torch.tensor([[3.0, -1.0], [1.0, 2.0]]), [0, 1], [5, 500])
@@ -121,13 +122,15 @@ def logit_statistics(logits: Tensor, labels: Counts, class_counts: Counts, ax: A
     """
     counts = as_counts(class_counts).cpu().numpy()
     truth = as_labels(labels).cpu()
-    values = torch.as_tensor(logits).detach().cpu()
+    values = as_logits(logits).detach().cpu()
     if values.ndim != 2 or values.shape != (len(truth), len(counts)):
         raise ValueError(
             f"`logits` must have shape [N, C], {len(truth)} as `labels` by {len(counts)} as `class_counts`, but have "
             f"shape {list(values.shape)}."
         )
-    if len(truth) and not (int(truth.min()) >= 0 and int(truth.max()) < len(counts)):
+    if not len(truth):
+        raise ValueError("`logits` must hold at least one sample, but are empty.")
+    if not (int(truth.min()) >= 0 and int(truth.max()) < len(counts)):
         raise ValueError(
             f"`labels` must lie in 0..{len(counts) - 1}, but range from {int(truth.min())} to {int(truth.max())}."
         )
@@ -136,9 +139,9 @@ def logit_statistics(logits: Tensor, labels: Counts, class_counts: Counts, ax: A
     window = smoothing_window(len(counts))
     ranks = np.arange(1, len(counts) + 1)
     name_groups(ax, group_spans(counts[order]))
-    own = torch.zeros_like(values, dtype=torch.bool).scatter_(1, truth[:, None], True)
-    for chosen, label, color, style in ((own, "positive", BLUE, "-"), (~own, "negative", VERMILLION, "-.")):
-        mean, deviation = (running_mean(column[order], window) for column in _moments(values, chosen))
+    looks = (("positive", BLUE, "-"), ("negative", VERMILLION, "-."))
+    for (label, color, style), moments in zip(looks, _own_and_other_moments(values, truth), strict=True):
+        mean, deviation = (running_mean(column[order], window) for column in moments)
         marker = "o" if window == 1 else ""
         ax.plot(ranks, mean, color=color, linestyle=style, linewidth=2, marker=marker, markersize=4, label=label)
         ax.fill_between(ranks, mean - deviation, mean + deviation, color=color, alpha=0.22, linewidth=0)
@@ -151,17 +154,25 @@ def logit_statistics(logits: Tensor, labels: Counts, class_counts: Counts, ax: A
     return figure
 
 
-def _moments(values: Tensor, chosen: Tensor) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of the chosen entries of each column; NaN in a column without any."""
-    means, deviations = [], []
-    # A few columns at a time: the logits of iNaturalist in double precision would fill the memory.
-    for start in range(0, values.shape[1], 256):
-        mask = chosen[:, start : start + 256]
-        numbers = values[:, start : start + 256].double()
-        size = mask.sum(0)
-        means.append(torch.where(mask, numbers, 0.0).sum(0) / size)
-        deviations.append((torch.where(mask, numbers - means[-1], 0.0).square().sum(0) / size).sqrt())
-    return as_floats(torch.cat(means)), as_floats(torch.cat(deviations))
+def _own_and_other_moments(values: Tensor, labels: Tensor) -> list[tuple[Floats, Floats]]:
+    """Mean and standard deviation of each column for the samples of its class, and for all others; NaN without any."""
+    zeros = torch.zeros(values.shape[1], dtype=torch.float64)
+    own = values.gather(1, labels[:, None])[:, 0].double()
+    sizes = torch.bincount(labels, minlength=len(zeros))
+    first, second = (zeros.scatter_add(0, labels, own**power) for power in (1, 2))
+    all_first, all_second = zeros.clone(), zeros.clone()
+    # A few samples at a time: the logits of iNaturalist in double precision would fill the memory.
+    for rows in torch.split(values, max((1 << 18) // len(zeros), 1)):
+        numbers = rows.double()
+        all_first += numbers.sum(0)
+        all_second += numbers.square_().sum(0)
+    if not bool(all_second.isfinite().all()):  # a sum tells it sooner than every number
+        check_finite(values)
+    moments = []
+    for n, total, squares in ((sizes, first, second), (len(labels) - sizes, all_first - first, all_second - second)):
+        mean = torch.where(n > 0, total / n, math.nan)
+        moments.append((as_floats(mean), as_floats((squares / n - mean.square()).clamp(min=0.0).sqrt())))
+    return moments
 
 
 def batch_norm_statistics(

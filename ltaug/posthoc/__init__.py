@@ -2,7 +2,7 @@
 
 from ltaug.posthoc.calibration import BiasCorrectedTemperatureScaling, TemperatureScaling, VectorScaling
 from ltaug.posthoc.prior_shift import PriorShift
-from ltaug.posthoc.search import search_strength
+from ltaug.posthoc.search import search_strength, strength_curve
 from ltaug.posthoc.shift import log_prior_shift, shift_logits
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "log_prior_shift",
     "search_strength",
     "shift_logits",
+    "strength_curve",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, TypeVar, cast
 
@@ -10,7 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ltaug.posthoc.shift import Logits, as_logits, check_finite
+from ltaug.posthoc.shift import (
+    Logits,
+    as_array,
+    as_logits,
+    as_number,
+    as_whole,
+    check_finite,
+    check_no_probabilities,
+)
 from ltaug.priors import Counts
 
 __all__ = ["BiasCorrectedTemperatureScaling", "TemperatureScaling", "VectorScaling"]
@@ -21,8 +30,9 @@ _BLOCK = 1 << 18
 """Logits of a block of samples, which a cache holds."""
 
 
-class Calibration(nn.Module):
-    """What the calibrations share: scale * z + bias a class, by some numbers, which start as the identity.
+class Calibration(nn.Module, ABC):
+    """What the calibrations share: scale * z + bias a class, by some numbers, which start as the identity. Biases are
+    numbers themselves, the last.
 
     The numbers are buffers, not parameters: an optimiser of the model that comes before must leave them alone.
     """
@@ -34,9 +44,9 @@ class Calibration(nn.Module):
         for name, values in start.items():
             self.register_buffer(name, values.clone())
 
+    @abstractmethod
     def scale_and_bias(self, *numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Both of shape [C], or [] where all classes share it."""
-        raise NotImplementedError  # what a subclass is for
 
     def forward(self, logits: Logits) -> Tensor:
         """Calibrated logits, of the shape and type of ``logits`` [N, C, ...]."""
@@ -64,38 +74,43 @@ class Calibration(nn.Module):
             Itself, fitted anew whatever it was before.
 
         Raises:
-            ValueError: shapes that do not belong together, labels outside 0..C-1, NaN, or weights that are negative or
+            ValueError: shapes that do not belong together, labels outside 0..C-1, NaN, probabilities for logits (two
+                samples or more, each of numbers that are not negative and sum to 1), or weights that are negative or
                 all 0.
         """
         # Here, not above: no training step needs scipy, so importing the library must not wait for it.
         from scipy.optimize import minimize
 
         logits = self.check(logits)
-        labels = torch.as_tensor(labels).to(logits.device)
-        weights = None if weights is None else torch.as_tensor(weights).to(logits.device)
+        labels = as_array(labels, "labels").to(logits.device)
+        weights = None if weights is None else as_array(weights, "weights").to(logits.device)
         _check_samples(logits, labels, weights)
+        prior_std = as_number(prior_std, "prior_std")
         if not prior_std > 0.0:
             raise ValueError(f"`prior_std` must be positive, but is {prior_std}.")
         rows = logits.detach().movedim(1, -1).flatten(0, -2)
+        check_no_probabilities(rows)
         share = torch.ones(labels.shape, device=rows.device) if weights is None else weights.detach()
         share = share.double().flatten()
         likelihood = _Likelihood(rows, labels.detach().flatten().long(), share / share.sum())
         precision = 1.0 / (prior_std**2 * len(rows))
         with torch.inference_mode(False), torch.enable_grad():
             start = torch.cat([values.detach().double().cpu().flatten() for values in self.start])
+            center, by_scale, by_bias = likelihood.curvature(*self.spread(start))
             # In units of the curvature a rare class's bias is as long a way as any other number.
-            unit = (self.pull_back(start, *likelihood.curvature(*self.spread(start))).abs() + precision).rsqrt()
-            unit = unit.clamp(max=1e3)
+            unit = (self.pull_back(start, by_scale, by_bias).abs() + precision).rsqrt().clamp(max=1e3)
 
             def loss(steps: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
-                way = unit * torch.from_numpy(steps)
-                value, *slopes = likelihood.value_and_slopes(*self.spread(start + way))
-                slope = self.pull_back(start + way, *slopes) + precision * way
+                point = (start + unit * torch.from_numpy(steps)).requires_grad_()
+                vector = self.uncentered(point, center)
+                way = vector.detach() - start
+                value, *slopes = likelihood.value_and_slopes(*self.spread(vector.detach()))
+                (slope,) = torch.autograd.grad(vector, point, self.pull_back(vector, *slopes) + precision * way)
                 return value + precision * float(way @ way) / 2.0, (unit * slope).numpy()
 
-            options = {"maxiter": 500, "ftol": 1e-12, "gtol": 1e-7}
+            options = {"maxiter": 500, "maxcor": 30, "ftol": 1e-10, "gtol": 1e-7}
             found = minimize(loss, np.zeros(len(start)), jac=True, method="L-BFGS-B", options=options)
-            numbers = self.split(start + unit * torch.from_numpy(found.x))
+            numbers = self.split(self.uncentered(start + unit * torch.from_numpy(found.x), center))
         with torch.no_grad():
             for name, values in zip(self.names, numbers, strict=True):
                 getattr(self, name).copy_(values)
@@ -110,9 +125,21 @@ class Calibration(nn.Module):
         """Scale and bias of such a vector."""
         return self.scale_and_bias(*self.split(vector))
 
+    def uncentered(self, vector: Tensor, center: Tensor) -> Tensor:
+        """The numbers for logits, from those for logits less ``center``, [C].
+
+        Where the logits of a class are far from 0, its scale and its bias pull the same way, and a search for both
+        takes many steps; about their mean they have little to do with each other.
+        """
+        *others, last = self.split(vector)
+        if last.ndim:
+            scale, _ = self.spread(vector)
+            last = last - (scale - 1.0) * center
+        return torch.cat([part.flatten() for part in (*others, last)])
+
     def pull_back(self, vector: Tensor, by_scale: Tensor, by_bias: Tensor) -> Tensor:
         """A slope along scale and bias, [C] each, as one along the vector."""
-        vector = vector.clone().requires_grad_()
+        vector = vector.detach().requires_grad_()
         scale, bias = self.spread(vector)
         slope: Tensor = torch.autograd.grad((scale * by_scale).sum() + (bias * by_bias).sum(), vector)[0]
         return slope
@@ -174,7 +201,7 @@ class BiasCorrectedTemperatureScaling(Calibration):
     bias: Tensor
 
     def __init__(self, num_classes: int) -> None:
-        super().__init__(log_temperature=torch.zeros(()), bias=torch.zeros(_at_least_one(num_classes)))
+        super().__init__(log_temperature=torch.zeros(()), bias=torch.zeros(as_whole(num_classes, "num_classes", 1)))
 
     @property
     def temperature(self) -> float:
@@ -202,7 +229,7 @@ class VectorScaling(Calibration):
     bias: Tensor
 
     def __init__(self, num_classes: int) -> None:
-        classes = _at_least_one(num_classes)
+        classes = as_whole(num_classes, "num_classes", 1)
         super().__init__(scale=torch.ones(classes), bias=torch.zeros(classes))
 
     def scale_and_bias(self, *numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,15 +264,22 @@ class _Likelihood:
             by_scale = by_scale + factor @ power.mul_(z)
         return value, by_scale.cpu(), by_bias.cpu()
 
-    def curvature(self, scale: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Second derivatives by scale and bias, float64 [C] each, on the CPU, as far as a unit of length needs them."""
-        by_scale, by_bias = torch.zeros_like(self.labels_by_scale), self.labels_by_bias.clone()
+    def curvature(self, scale: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean logit of each class, and second derivatives by scale, about that mean, and by bias, as far as a unit of
+        length needs them: float64 [C] each, on the CPU.
+
+        Samples count half for the class they are of, and half for those that are predicted.
+        """
+        own = self.rows.gather(1, self.labels[:, None])[:, 0].double()
+        size, first = self.labels_by_bias.clone(), self.labels_by_scale.clone()
+        second = torch.zeros_like(size).scatter_add(0, self.labels, self.share * own.square())
         for z, _, power, total, share in self.blocks(scale, bias):
             factor = share / total
-            by_bias += factor @ power
-            mean = (power * z).sum(1) / total  # logits mean the same whatever is added to all of a row
-            by_scale += factor @ power.mul_((z - mean[:, None]).square_())
-        return by_scale.cpu(), by_bias.cpu() / 2.0  # half of what is predicted, half of what there is
+            size += factor @ power
+            first += factor @ power.mul_(z)
+            second += factor @ power.mul_(z)
+        mean = first / size.clamp(min=1e-300)
+        return mean.cpu(), (second - first * mean).clamp(min=0.0).cpu() / 2.0, size.cpu() / 2.0
 
     def blocks(self, scale: Tensor, bias: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
         """Of a block of samples: z, the calibrated logit of the label, exp of all, their sum, and the weights."""
@@ -262,19 +296,14 @@ class _Likelihood:
             yield z, z_label, power, power.sum(1), share
 
 
-def _at_least_one(num_classes: int) -> int:
-    if num_classes < 1:
-        raise ValueError(f"`num_classes` must be at least 1, but is {num_classes}.")
-    return num_classes
-
-
 def _along_classes(values: Tensor, logits: Tensor) -> Tensor:
     return values.view(-1, *(1,) * (logits.ndim - 2)) if values.ndim else values
 
 
 def _check_samples(logits: Tensor, labels: Tensor, weights: Tensor | None) -> None:
     expected = [logits.shape[0], *logits.shape[2:]]
-    if list(labels.shape) != expected or labels.is_floating_point() or not labels.numel():
+    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if list(labels.shape) != expected or not whole or not labels.numel():
         raise ValueError(
             f"`labels` must be at least one class index, of shape {expected} for `logits` of shape "
             f"{list(logits.shape)}, but are {labels.dtype} of shape {list(labels.shape)}."
@@ -291,5 +320,5 @@ def _check_samples(logits: Tensor, labels: Tensor, weights: Tensor | None) -> No
                 f"`weights` must be one a label, shape {expected}, but have shape {list(weights.shape)}. Class weights "
                 "become sample weights by `class_weights[labels]`."
             )
-        if not bool((weights >= 0).all()) or not 0.0 < float(weights.double().sum()) < math.inf:
+        if weights.is_complex() or not bool((weights >= 0).all()) or not 0.0 < float(weights.double().sum()) < math.inf:
             raise ValueError("`weights` must be finite and not negative, with a positive sum.")

@@ -5,60 +5,75 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-__all__ = ["search_strength"]
+from ltaug.posthoc.shift import as_number
+
+__all__ = ["search_strength", "strength_curve"]
 
 
 def search_strength(
-    score: Callable[[float], float], step: float = 0.1, high: float = 2.0, limit: float = 10.0
+    score: Callable[[float], float], step: float = 0.1, high: float = 2.0, limit: float = 10.0, method: str = "paper"
 ) -> float:
     """The strength of a prior correction that scores best on held-out data (IC, Tian et al., NeurIPS 2020, Algorithm 2,
-    https://arxiv.org/abs/2010.11820).
+    https://arxiv.org/abs/2010.11820), on the grid 0, step, 2 step, ...
 
-    A binary search for the peak of ``score`` on the grid 0, step, 2 step, ...: O(log) calls, none of them twice, and
-    those that it takes to walk over flat parts. If one step is worse than none, 0 is the answer; while the upper end is
-    no worse than none, the range grows, up to ``limit``. For a score that rises to one peak and falls after it the
-    answer is the peak, the smallest strength of a flat one; for any other, the best of the strengths that were scored,
-    the smallest of equals, so never worse than 0.
+    ======= ===========================================================================================================
+    "paper" Algorithm 2, a binary search for the peak: O(log) calls, none of them twice, and those that it takes to walk
+            over flat parts. If one step is worse than none, 0 is the answer; while the upper end is no worse than none,
+            the range grows, up to ``limit``. For a score that rises to one peak and falls after it the answer is the
+            peak, the smallest strength of a flat one; for any other, the best of the strengths that were scored, the
+            smallest of equals, so never worse than 0.
+    "grid"  every strength up to ``limit`` is scored, 101 by default. The answer is the best; of equals the middle one,
+            which is the furthest from where the score falls, but 0 where nothing is better than 0.
+    ======= ===========================================================================================================
+
+    Accuracy on few samples is a ragged curve: a single sample that the first step gets wrong, with none yet to make up
+    for it, and "paper" answers 0. Take "grid" there; "paper" is for scores that are smooth, such as a likelihood, or
+    cost much.
 
     The paper's listing leaves the grid, runs forever where no strength is worse than none, takes a flat part for a
-    rising one and widens the range in steps of 5, where this one doubles it.
+    rising one and widens the range in steps of 5, where "paper" doubles it.
 
     Args:
         score: takes a strength and returns a number, higher is better: for instance accuracy on held-out samples of
             ``shift_logits(logits, counts, target, strength)``. Never the split whose result is reported.
         step: spacing of the grid.
-        high: upper end of the range at first.
+        high: upper end of the range of "paper" at first.
         limit: upper end of the range at most.
+        method: "paper" or "grid".
 
     Returns:
         A strength in 0..``limit``, on the grid.
 
     Raises:
-        ValueError: the score is NaN, or not 0 < ``step`` <= ``high`` <= ``limit``.
+        ValueError: the score is NaN or no number, not 0 < ``step`` <= ``high`` <= ``limit``, or ``method`` is another.
 
     >>> search_strength(lambda strength: -((strength - 1.3) ** 2))
     1.3
+    >>> accuracy = {0.0: 0.50, 0.5: 0.49, 1.0: 0.61, 1.5: 0.63, 2.0: 0.58}
+    >>> [search_strength(accuracy.get, step=0.5, limit=2.0, method=name) for name in ("paper", "grid")]
+    [0.0, 1.5]
     """
+    if method not in ("paper", "grid"):
+        raise ValueError(f'`method` must be "paper" or "grid", but is {method!r}.')
+    step, high, limit = as_number(step, "step"), as_number(high, "high"), as_number(limit, "limit")
     if not 0.0 < step <= high <= limit < math.inf:
         raise ValueError(
             f"`step`, `high` and `limit` must be finite with 0 < step <= high <= limit, but are {step}, {high} and "
             f"{limit}."
         )
+    if method == "grid":
+        strengths, values = strength_curve(score, step, limit)
+        most = max(values)
+        best = [strength for strength, value in zip(strengths, values, strict=True) if value == most]
+        return best[0] if best[0] == 0.0 else best[(len(best) - 1) // 2]
     scores: dict[int, float] = {}  # by grid index: multiples of a float step would not compare equal
-
-    def strength(k: int) -> float:
-        return round(k * step, 12)  # 0.3, not 0.30000000000000004
 
     def at(k: int) -> float:
         if k not in scores:
-            value = float(score(strength(k)))
-            if math.isnan(value):
-                raise ValueError(f"`score` must return a number, but is NaN at strength {strength(k)}.")
-            scores[k] = value
+            scores[k] = _scored(score, _strength(k, step))
         return scores[k]
 
-    # 1e-9: the end of the grid must not be lost to the rounding of the quotient (0.3 / 0.1 < 3).
-    low, top, last = 0, int(high / step + 1e-9), int(limit / step + 1e-9)
+    low, top, last = 0, _steps(high, step), _steps(limit, step)
     if at(1) < at(0):
         return 0.0
     while top < last and at(top) >= at(0):
@@ -74,4 +89,49 @@ def search_strength(
             top = middle  # on a flat top too: its left end is the answer
     at(low)
     at(top)
-    return strength(min(scores, key=lambda k: (-scores[k], k)))
+    return _strength(min(scores, key=lambda k: (-scores[k], k)), step)
+
+
+def strength_curve(
+    score: Callable[[float], float], step: float = 0.1, limit: float = 10.0
+) -> tuple[list[float], list[float]]:
+    """What every strength of a prior correction scores (IC, Fig. 3): for a look at it with
+    :func:`ltaug.plots.accuracy_against_lambda`.
+
+    :func:`search_strength` with ``method="grid"`` takes the best of the same strengths. Where both are wanted, wrap a
+    costly score in ``functools.cache``.
+
+    Args:
+        score: takes a strength and returns a number, as for :func:`search_strength`.
+        step: spacing of the strengths.
+        limit: the largest strength.
+
+    Returns:
+        Strengths 0, step, ..., ``limit``, and the score of each.
+
+    Raises:
+        ValueError: the score is NaN or no number, or not 0 < ``step`` <= ``limit``.
+
+    >>> strength_curve(lambda strength: 1.0 - strength**2, step=0.5, limit=1.0)
+    ([0.0, 0.5, 1.0], [1.0, 0.75, 0.0])
+    """
+    step, limit = as_number(step, "step"), as_number(limit, "limit")
+    if not 0.0 < step <= limit < math.inf:
+        raise ValueError(f"`step` and `limit` must be finite with 0 < step <= limit, but are {step} and {limit}.")
+    strengths = [_strength(k, step) for k in range(_steps(limit, step) + 1)]
+    return strengths, [_scored(score, strength) for strength in strengths]
+
+
+def _strength(k: int, step: float) -> float:
+    return round(k * step, 12)  # 0.3, not 0.30000000000000004
+
+
+def _steps(end: float, step: float) -> int:
+    return int(end / step + 1e-9)  # the end must not be lost to the rounding of the quotient (0.3 / 0.1 < 3)
+
+
+def _scored(score: Callable[[float], float], strength: float) -> float:
+    value = as_number(score(strength), "score", f"That is what it returns for strength {strength}.")
+    if math.isnan(value):
+        raise ValueError(f"`score` must return a number, but is NaN at strength {strength}.")
+    return value

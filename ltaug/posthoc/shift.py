@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,9 @@ Logits = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 """Logits of any array-like form, [N, C, ...]."""
 
 __all__ = ["log_prior_shift", "shift_logits"]
+
+_ROWS = 64
+"""Samples that are looked at to tell logits from probabilities."""
 
 
 def log_prior_shift(from_prior: Counts, to_prior: Counts, strength: float = 1.0) -> Tensor:
@@ -36,14 +40,9 @@ def log_prior_shift(from_prior: Counts, to_prior: Counts, strength: float = 1.0)
     >>> log_prior_shift([3, 1], [1, 1])
     tensor([-0.4055,  0.6931], dtype=torch.float64)
     """
-    try:
-        finite = math.isfinite(strength)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"`strength` must be one number, but is {strength!r}. 0 leaves the logits, 1 is Bayes' rule."
-        ) from error
-    if not finite:
-        raise ValueError(f"`strength` must be finite, but is {float(strength)}. 0 leaves the logits, 1 is Bayes' rule.")
+    strength = as_number(strength, "strength", "0 leaves the logits, 1 is Bayes' rule.")
+    if not math.isfinite(strength):
+        raise ValueError(f"`strength` must be finite, but is {strength}. 0 leaves the logits, 1 is Bayes' rule.")
     source = as_counts(from_prior, "from_prior", integers=False, positive=True).double()
     target = as_counts(to_prior, "to_prior", integers=False, positive=True).double()
     if source.shape != target.shape:
@@ -73,7 +72,9 @@ def shift_logits(logits: Logits, from_prior: Counts, to_prior: Counts, strength:
     ============================================== ==================== ================== =========================
 
     Args:
-        logits: [N, C, ...], classes on ``dim``; a tensor, an array or nested lists.
+        logits: [N, C, ...], classes on ``dim``; a tensor, an array or nested lists. Log probabilities are logits,
+            probabilities are not, and nobody notices them here: the shift never looks at the numbers that it moves, so
+            that it waits for no device and can be compiled and exported.
         from_prior: the prior that the logits are under, [C]: the training prior for a model trained with plain
             cross-entropy, uniform for a prior-corrected one. Counts or probabilities.
         to_prior: the prior to move to, [C].
@@ -106,15 +107,53 @@ def shift_logits(logits: Logits, from_prior: Counts, to_prior: Counts, strength:
 
 def as_logits(logits: Logits, name: str = "logits") -> Tensor:
     """Read logits of any array-like form as a tensor, or say that they are none."""
-    if isinstance(logits, Tensor):
-        return logits
+    return as_array(logits, name, " Of a model that answers with an object pass its `.logits`.")
+
+
+def as_array(values: Logits | Counts, name: str, advice: str = "") -> Tensor:
+    """Read numbers of any array-like form as a tensor, or say that they are none."""
+    if isinstance(values, Tensor):
+        return values
     try:
-        return torch.as_tensor(logits)
+        return torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"`{name}` must be a tensor or an array of numbers, but cannot be read as one. Of a model that answers "
-            "with an object pass its `.logits`."
+            f"`{name}` must be a tensor or an array of numbers, but cannot be read as one.{advice}"
         ) from error
+
+
+def as_number(value: Any, name: str, advice: str = "") -> float:
+    """Read one number, or say that it is none; text is none, whatever it says."""
+    try:
+        return float(0.0 + value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"`{name}` must be one number, but is {value!r}. {advice}".rstrip()) from error
+
+
+def as_whole(value: Any, name: str, least: int | None = None, advice: str = "") -> int:
+    """Read one whole number, or say that it is none or too small."""
+    try:
+        number = operator.index(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"`{name}` must be one whole number, but is {value!r}.") from error
+    if least is not None and number < least:
+        raise ValueError(f"`{name}` must be at least {least}, but is {number}. {advice}".rstrip())
+    return number
+
+
+def check_no_probabilities(rows: Tensor, name: str = "logits") -> None:
+    """Refuse rows [N, C] that are probabilities.
+
+    A few rows tell: logits of one or another may happen to be a distribution, but not all of two or more.
+    """
+    some = rows[:: max(len(rows) // _ROWS, 1)].detach()
+    sums = some.double().sum(1)
+    slack = max(1e-4, torch.finfo(rows.dtype).eps)  # half precision rounds what adds up to 1
+    if len(some) > 1 and bool((some >= 0).all() & ((sums - 1.0).abs() < slack).all()):
+        raise ValueError(
+            f"`{name}` must be logits, but are probabilities: no entry is negative, and each row sums to 1. Pass what "
+            "the model gives before its softmax, or the logarithm, `probs.clamp(min=1e-12).log()`."
+        )
 
 
 def check_finite(logits: Tensor, name: str = "logits") -> None:

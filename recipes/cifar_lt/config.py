@@ -2,12 +2,12 @@
 
 import math
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ltaug import commandline
-from ltaug.commandline import near_miss, parse_settings
+from ltaug.commandline import check_settings, check_tracker, parse_settings
 
 HERE = Path(__file__).resolve().parent
 DATASETS = ("cifar10", "cifar100", "digits")
@@ -146,31 +146,17 @@ class Config:
     """Tracker of accelerate, besides the run folder: tensorboard, wandb, ..."""
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            if getattr(self, item.name) is None and "None" not in str(item.type):
-                raise ValueError(f"`{item.name}` needs a value, but is null.")
-        if self.dataset not in DATASETS:
-            hint = near_miss(self.dataset, DATASETS) or "."
-            raise ValueError(f"`dataset` must be one of {', '.join(DATASETS)}, but is {self.dataset!r}{hint}")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"`threads` must be at least 1, but is {self.threads}.")
-        for name in ("epochs", "batch_size", "eval_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
-        for name in (
-            "seed", "data_seed", "held_out_per_class", "momentum", "weight_decay", "warmup_epochs", "decay_factor",
-            "crop_padding",
-        ):  # fmt: skip
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"`{name}` must not be negative, but is {getattr(self, name)}.")
-        for name in ("lr", "imbalance_ratio", "alpha"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be positive, but is {getattr(self, name)}.")
-        if self.imbalance_ratio < 1:
-            raise ValueError(
-                "`imbalance_ratio` is largest over smallest class and must be at least 1, but is "
-                f"{self.imbalance_ratio}. Did you mean {1 / self.imbalance_ratio:g}?"
-            )
+        check_settings(
+            self,
+            one_of={"dataset": DATASETS},
+            at_least_one=("epochs", "batch_size", "eval_every", "checkpoint_every", "threads"),
+            not_negative=(
+                "seed", "data_seed", "held_out_per_class", "momentum", "weight_decay", "warmup_epochs", "decay_factor",
+                "crop_padding",
+            ),
+            positive=("lr", "alpha"),
+            ratios=("imbalance_ratio",),
+        )  # fmt: skip
         if isinstance(self.prior, str) and self.prior not in ("train", "effective"):
             raise ValueError(f"`prior` must be train, effective or a list of numbers, but is {self.prior!r}.")
         if not isinstance(self.prior, str) and not all(value > 0 for value in self.prior):
@@ -183,17 +169,7 @@ class Config:
             raise ValueError("`class_weights` cannot weight `loss: lade`, whose regulariser is no mean over samples.")
         if self.mixer == "manifold_mixup" and self.compile:
             raise ValueError("`mixer: manifold_mixup` changes the graph in every step. Set `compile: false`.")
-        if self.log_with is not None:
-            # accelerate itself passes over a tracker that is not installed, silently.
-            from accelerate.tracking import get_available_trackers
-
-            trackers = ["all", *map(str, get_available_trackers())]
-            if self.log_with not in trackers:
-                raise ValueError(
-                    f"`log_with` is {self.log_with!r}, but the trackers installed here are: "
-                    f"{', '.join(trackers[1:]) or 'none'}. Install its package, or leave the setting out: "
-                    "metrics.jsonl has the same rows."
-                )
+        check_tracker(self.log_with)
         if self.out is None:
             self.out = f"runs/{self.dataset}_ir{self.imbalance_ratio:g}_{self.method}_seed{self.seed}"
 
@@ -282,19 +258,12 @@ class Stage2Config:
     """Epochs between two checkpoints; the last epoch is always saved."""
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            if getattr(self, item.name) is None and "None" not in str(item.type):
-                raise ValueError(f"`{item.name}` needs a value, but is null.")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"`threads` must be at least 1, but is {self.threads}.")
-        for name in ("batch_size", "checkpoint_every", "samples_per_class"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
-        for name in ("epochs", "momentum", "weight_decay", "delta_lr_ratio", "tau"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"`{name}` must not be negative, but is {getattr(self, name)}.")
-        if not self.lr > 0:
-            raise ValueError(f"`lr` must be positive, but is {self.lr}.")
+        check_settings(
+            self,
+            at_least_one=("batch_size", "checkpoint_every", "samples_per_class", "threads"),
+            not_negative=("epochs", "momentum", "weight_decay", "delta_lr_ratio", "tau"),
+            positive=("lr",),
+        )
         computed = self.classifier in ("tau_norm", "ncm")
         if computed and self.epochs:
             raise ValueError(

@@ -10,6 +10,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -24,15 +25,20 @@ from ltaug.posthoc import (
     VectorScaling,
     search_strength,
     shift_logits,
+    strength_curve,
 )
 
-ESTIMATES = ("estimate", "trend", "center")
-"""Ways to estimate the prior: every class freely; along the training counts; freely, but pulled towards the latter."""
+ESTIMATED = {"estimated": "estimate", "trend": "trend", "center": "center"}
+"""Ways to estimate the prior: every class freely; along the training counts; freely, but pulled towards the latter.
+The rows of a table, and what `--target_prior` calls them."""
+ESTIMATES = tuple(ESTIMATED.values())
 CALIBRATORS = {
     "temperature": TemperatureScaling,
     "vector": VectorScaling,
     "bias_corrected": BiasCorrectedTemperatureScaling,
 }
+LARGEST_STRENGTH = 3.0
+"""Of a search; the paper's own largest is 2.1."""
 RATIOS = (50, 25, 10, 5, 2)
 SHIFTED = (*(f"forward {ratio}" for ratio in RATIOS), "uniform", *(f"backward {ratio}" for ratio in reversed(RATIOS)))
 """LADE's eleven test sets: as long-tailed as training, uniform, the reverse."""
@@ -64,22 +70,27 @@ def weights_towards(prior: Tensor, labels: Tensor) -> Tensor:
 
 
 def fit_calibrator(kind: str, logits: Tensor, labels: Tensor, prior: Tensor) -> Callable[[Tensor], Tensor]:
-    """Calibration of logits that are under a prior, by a labelled set of any class mix."""
+    """Calibration of logits that are under a prior, by a labelled set of any class mix; the result is under it, too.
+
+    The logits are shifted to that set's own mix, calibrated there and shifted back. Weighting the samples towards the
+    prior instead would leave only those of its frequent classes with a say.
+    """
     if kind == "none":
         return lambda z: z
-    num_classes = logits.shape[1]
-    sizes = (num_classes,) if kind != "temperature" else ()
-    # Fitted among the classes that there are: the others would seem never to occur. They get the others' mean.
+    counts = ltaug.class_counts(labels, logits.shape[1]).double()
+    # A class without samples takes no part in the fit, and gets the others' mean.
     present, index = labels.unique(return_inverse=True)
+    mix = torch.where(counts > 0, counts, counts[present].mean())
+    sizes = (len(counts),) if kind != "temperature" else ()
     fitted = CALIBRATORS[kind](*(len(present) for _ in sizes))
-    fitted.fit(logits[:, present], index, weights=weights_towards(prior, labels))
+    fitted.fit(shift_logits(logits, prior, mix)[:, present], index)
     calibrator = CALIBRATORS[kind](*sizes)
     for name, value in fitted.named_buffers():
         buffer = calibrator.get_buffer(name)
         buffer.fill_(value.mean())
         if value.ndim:
             buffer[present] = value
-    return calibrator
+    return lambda z: shift_logits(calibrator(shift_logits(z, prior, mix)), mix, prior)
 
 
 def read_prior(word: str, class_names: list[str], class_counts: list[int]) -> Tensor | None:
@@ -125,15 +136,22 @@ def is_positive(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
 
 
-def tuned_strength(logits: Tensor, labels: Tensor, source: Tensor, target: Tensor) -> float:
-    """IC's strength for a target prior: the one with the best accuracy on a labelled set weighted towards it."""
+def tuned_strength(
+    logits: Tensor, labels: Tensor, source: Tensor, target: Tensor
+) -> tuple[float, dict[str, list[float]]]:
+    """IC's strength for a target prior: the one with the best accuracy on a labelled set weighted towards it.
+
+    Accuracy on few samples is a ragged curve, so all of it is looked at; it comes second.
+    """
     weights = weights_towards(target, labels)
 
+    @cache
     def score(strength: float) -> float:
         hit = shift_logits(logits, source, target, strength).argmax(1) == labels
         return float((weights * hit).sum() / weights.sum())
 
-    return search_strength(score)
+    strengths, scores = strength_curve(score, limit=LARGEST_STRENGTH)
+    return search_strength(score, limit=LARGEST_STRENGTH, method="grid"), {"strengths": strengths, "accuracy": scores}
 
 
 def shifted_sets(data: Data) -> dict[str, Tensor]:
@@ -157,32 +175,35 @@ def estimated_prior(word: str, logits: Tensor, source: Tensor, class_counts: Ten
     return trend if word == "trend" else estimate_prior(logits, source, center=trend)
 
 
-def shifted_accuracy(data: Data, logits: Tensor, calibrated: Tensor, source: Tensor) -> dict[str, dict[str, float]]:
+def shifted_accuracy(
+    data: Data, logits: Tensor, calibrated: Tensor | None, source: Tensor
+) -> dict[str, dict[str, float]]:
     """Top-1 on every shifted test set, by what is known of its class prior.
 
-    none: nothing, the logits as trained. given: the prior itself. estimated: by EM from the unlabelled logits of the
-    test set. trend: likewise, but only how far it leans to the classes that training had more of. center: every class,
-    pulled towards the trend. The "kept" rows are the shares of what the given prior gains over none.
+    none: nothing, the logits as trained. calibrated: likewise, but calibrated, if they are. given: the prior itself.
+    estimated: by EM from the unlabelled logits of the test set. trend: likewise, but only how far it leans to the
+    classes that training had more of. center: every class, pulled towards the trend. The "kept" rows are the shares of
+    what the given prior gains over none.
 
     Args:
         data: whose test set it is.
         logits: of the test set, as the model gives them, [N, C].
-        calibrated: the same, calibrated; what the corrections start from.
+        calibrated: the same, calibrated, which the corrections then start from; None if they are not.
         source: the prior that they are under, [C].
     """
-    rows: dict[str, dict[str, float]] = {name: {} for name in ("none", "given", "estimated", "trend", "center")}
+    unshifted = ("none",) if calibrated is None else ("none", "calibrated")
+    rows: dict[str, dict[str, float]] = {name: {} for name in (*unshifted, "given", *ESTIMATED)}
+    start = logits if calibrated is None else calibrated
     for name, chosen in shifted_sets(data).items():
-        labels, z = data.test_labels[chosen], calibrated[chosen]
-        priors = {
-            "given": ltaug.class_counts(labels, len(source)).double().clamp(min=0.5),
-            "estimated": estimated_prior("estimate", z, source, data.class_counts),
-            "trend": estimated_prior("trend", z, source, data.class_counts),
-            "center": estimated_prior("center", z, source, data.class_counts),
-        }
+        labels, z = data.test_labels[chosen], start[chosen]
+        priors = {"given": ltaug.class_counts(labels, len(source)).double().clamp(min=0.5)}
+        priors |= {row: estimated_prior(word, z, source, data.class_counts) for row, word in ESTIMATED.items()}
         rows["none"][name] = top1(logits[chosen], labels)
+        if calibrated is not None:
+            rows["calibrated"][name] = top1(z, labels)
         for row, prior in priors.items():
             rows[row][name] = top1(shift_logits(z, source, prior), labels)
-    for row in ("estimated", "trend", "center"):
+    for row in ESTIMATED:
         gains = {
             name: (rows["given"][name] - rows["none"][name], rows[row][name] - rows["none"][name]) for name in SHIFTED
         }
@@ -197,7 +218,7 @@ def top1(logits: Tensor, labels: Tensor) -> float:
 
 
 def shifted_logits(row: str, calibration: str) -> str:
-    """The logits that a row of :func:`shifted_accuracy` starts from: "none" knows nothing of a calibration."""
+    """The logits that a row of :func:`shifted_accuracy` starts from; "none" knows nothing of a calibration."""
     return "as trained" if "none" in (row, calibration) else calibration
 
 

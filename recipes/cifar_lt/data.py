@@ -57,20 +57,10 @@ def load_data(cfg: Config, *, train_images: bool = True, held_out: bool = False)
     kept = set_aside(cfg, labels, names)
     rest = all_but(kept, len(labels))
     available = ltaug.class_counts(labels[rest], num_classes)
-    profiles = {"exponential": ltaug.exponential_counts, "step": ltaug.step_counts, "pareto": ltaug.pareto_counts}
-    counts = profiles[cfg.profile](int(available.max()), num_classes, cfg.imbalance_ratio)
-    if int(counts.min()) == 0:
-        raise ValueError(
-            f"`imbalance_ratio`={cfg.imbalance_ratio:g} leaves class {int(counts.argmin())} without training samples, "
-            f"since the largest class has {int(available.max())}. Lower it."
-        )
-    if (short := (available < counts).nonzero()[:, 0]).numel():
-        k = int(short[0])
-        raise ValueError(
-            f"`imbalance_ratio`={cfg.imbalance_ratio:g} asks for {int(counts[k])} training samples of class {k} "
-            f"({names[k]}), but there are {int(available[k])} ({len(short)} of {num_classes} classes are too small). "
-            "Raise it, or leave out the subsampling in data.py if the set is long-tailed by nature."
-        )
+    counts = ltaug.profile_counts(
+        cfg.profile, available, cfg.imbalance_ratio, names,
+        otherwise="leave out the subsampling in data.py if the set is long-tailed by nature",
+    )  # fmt: skip
     indices = rest[ltaug.subsample(labels[rest], counts, seed=cfg.data_seed)]
     if held_out and not cfg.held_out_per_class:
         left = all_but(indices, len(labels))

@@ -138,7 +138,7 @@ def main() -> None:
     tuned_on = held_out_note(data, cfg.held_out_per_class) if tuning else None
     if tuning:
         print(f"Tuned on {tuned_on}.")
-    corrected, said = calibrate(logits), arguments.calibrate
+    corrected, said, curve = calibrate(logits), arguments.calibrate, None
     if arguments.target_prior:
         if target is None:
             target = estimated_prior(arguments.target_prior, corrected, source, data.class_counts)
@@ -149,7 +149,7 @@ def main() -> None:
                 )
                 print(note, file=sys.stderr)
         if strength is None:
-            strength = tuned_strength(calibrate(held_out[0]), held_out[1], source, target)
+            strength, curve = tuned_strength(calibrate(held_out[0]), held_out[1], source, target)
         corrected = shift_logits(corrected, source, target.clamp(min=1e-9), strength)
         said = f"to {arguments.target_prior}, strength {strength:g}" + (f", {said}" if said != "none" else "")
     results = {method: final}
@@ -157,13 +157,18 @@ def main() -> None:
         results[f"{method} ({said})"] = classification_report(corrected.softmax(1), labels, data.class_counts)
         print(f"{table(results)}\n")
         run.write_json("corrected.json", {
-            "said": said, "tuned_on": tuned_on, "class_names": data.class_names, "target_prior": target,
-            "uncorrected": final, "final": results[f"{method} ({said})"],
+            "said": said, "strength": strength if arguments.target_prior else None, "strength_curve": curve,
+            "calibration": arguments.calibrate, "tuned_on": tuned_on, "class_names": data.class_names,
+            "target_prior": target, "uncorrected": final, "final": results[f"{method} ({said})"],
         })  # fmt: skip
     if arguments.shifted:
-        shifted = shifted_accuracy(data, logits, calibrate(logits), source)
+        calibrated = calibrate(logits) if arguments.calibrate != "none" else None
+        shifted = shifted_accuracy(data, logits, calibrated, source)
         print(f"{shifted_markdown(shifted, arguments.calibrate)}\n")
         run.write("shifted.csv", shifted_csv(shifted, arguments.calibrate))
+        run.write_json("shifted.json", {
+            "calibration": arguments.calibrate, "tuned_on": tuned_on if arguments.calibrate != "none" else None,
+        })  # fmt: skip
         figure = shifted_test_accuracy({row: values for row, values in shifted.items() if "kept" not in row})
         figure.savefig(path / "shifted.png", dpi=120)
         print(f"Written: {path / 'shifted.csv'}, {path / 'shifted.png'}")

@@ -5,53 +5,27 @@
 Needs no files; under three minutes on two CPU cores. A second call continues where the first one stopped.
 """
 
-import argparse
-import json
-import time
 from pathlib import Path
 
-from config import parse_config, plain_errors
+from config import HERE, parse_config, plain_errors
 from results import table
 from train import main as train
 
-from ltaug.commandline import one_process
-from ltaug.report import write_comparison
+from ltaug.sweeps import quickstart
 
-CONFIGS = Path(__file__).parent / "configs"
 METHODS = ("erm", "class_balanced", "bayias", "mixup_bayias", "unimix_bayias")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", default="runs/quickstart", help="folder of the runs (default: %(default)s)")
-    parser.add_argument("--methods", nargs="+", default=METHODS, help="files of configs/ (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=80, help="epochs of each method (default: %(default)s)")
-    arguments = parser.parse_args()
-    one_process()
-    start = time.perf_counter()
-    runs = {}
-    for method in arguments.methods:
-        runs[method] = Path(arguments.out) / method
-        config = ["--config", str(CONFIGS / f"{method}.yaml")]
-        settings = [
-            *config,
-            "--config",
-            str(CONFIGS / "quickstart.yaml"),
-            "--out",
-            str(runs[method]),
-            "--resume",
-            "true",
-        ]
-        train(parse_config(settings + parse_config(config).stretched(arguments.epochs)))
-    # Finished runs of earlier calls stay in the table.
-    runs |= {path.parent.name: path.parent for path in sorted(Path(arguments.out).glob("*/summary.json"))}
-    results = {method: json.loads((run / "summary.json").read_text())["final"] for method, run in runs.items()}
-    title, page = "Long-tailed digits, side by side", Path(arguments.out) / "report.html"
-    page = write_comparison(list(runs.values()), page, title=title)
-    seconds = time.perf_counter() - start
-    print(f"\n{table(results)}\n\n{len(arguments.methods)} methods in {seconds:.0f} s. Open {page} in a browser.")
+def train_method(method: str, out: Path, epochs: int | None) -> None:
+    """A run, its schedule stretched."""
+    config = ["--config", str(HERE / "configs" / f"{method}.yaml")]
+    words = [*config, "--config", str(HERE / "configs" / "quickstart.yaml"), "--out", str(out), "--resume", "true"]
+    train(parse_config(words + parse_config(config).stretched(epochs or parse_config(words).epochs)))
 
 
 if __name__ == "__main__":
     with plain_errors():
-        main()
+        quickstart(
+            __doc__, train_method, table, methods=METHODS, out="runs/quickstart",
+            title="Long-tailed digits, side by side",
+        )  # fmt: skip

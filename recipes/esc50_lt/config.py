@@ -2,12 +2,12 @@
 
 import math
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ltaug import commandline
-from ltaug.commandline import near_miss, parse_settings
+from ltaug.commandline import check_settings, check_tracker, parse_settings
 
 HERE = Path(__file__).resolve().parent
 DATASETS = ("esc50", "esc10", "synthetic", "folder")
@@ -132,53 +132,28 @@ class Config:
     """Tracker of accelerate, besides the run folder: tensorboard, wandb, ..."""
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            if getattr(self, item.name) is None and "None" not in str(item.type):
-                raise ValueError(f"`{item.name}` needs a value, but is null.")
-        if self.dataset not in DATASETS:
-            hint = near_miss(self.dataset, DATASETS) or "."
-            raise ValueError(f"`dataset` must be one of {', '.join(DATASETS)}, but is {self.dataset!r}{hint}")
+        check_settings(
+            self,
+            one_of={"dataset": DATASETS},
+            at_least_one=(
+                "epochs", "batch_size", "eval_every", "checkpoint_every", "crop_length", "mels", "max_scale", "threads",
+            ),
+            not_negative=(
+                "seed", "data_seed", "momentum", "weight_decay", "warmup_epochs", "decay_factor", "max_gain_db",
+            ),
+            positive=("lr", "alpha", "warmup_factor"),
+            ratios=("imbalance_ratio",),
+            shares=("rebalance_at", "mix_stop_at", "decay_at"),
+        )  # fmt: skip
         if self.dataset == "folder" and self.data_dir is None:
             raise ValueError("`dataset: folder` needs `data_dir`, the folder that holds one folder a class.")
         if self.test_crops < 2:
             raise ValueError(f"`test_crops` must be at least 2, spread evenly over a clip, but is {self.test_crops}.")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"`threads` must be at least 1, but is {self.threads}.")
-        for name in ("epochs", "batch_size", "eval_every", "checkpoint_every", "crop_length", "mels", "max_scale"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
-        for name in ("seed", "data_seed", "momentum", "weight_decay", "warmup_epochs", "decay_factor", "max_gain_db"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"`{name}` must not be negative, but is {getattr(self, name)}.")
-        for name in ("lr", "imbalance_ratio", "alpha", "warmup_factor"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be positive, but is {getattr(self, name)}.")
-        if self.imbalance_ratio < 1:
-            raise ValueError(
-                "`imbalance_ratio` is largest over smallest class and must be at least 1, but is "
-                f"{self.imbalance_ratio}. Did you mean {1 / self.imbalance_ratio:g}?"
-            )
         if not self.sample_rate >= 4000:
             raise ValueError(f"`sample_rate` is in samples a second and at least 4000, but is {self.sample_rate}.")
-        for name, share in [
-            ("rebalance_at", self.rebalance_at), ("mix_stop_at", self.mix_stop_at),
-            *(("decay_at", share) for share in self.decay_at),
-        ]:  # fmt: skip
-            if not 0 <= share <= 1:
-                raise ValueError(f"`{name}` is a share of the training and must lie in 0..1, but is {share}.")
         if self.different_classes and self.mixer == "none":
             raise ValueError("`different_classes` is about pairs, but `mixer` is none. Leave it out.")
-        if self.log_with is not None:
-            # accelerate itself passes over a tracker that is not installed, silently.
-            from accelerate.tracking import get_available_trackers
-
-            trackers = ["all", *map(str, get_available_trackers())]
-            if self.log_with not in trackers:
-                raise ValueError(
-                    f"`log_with` is {self.log_with!r}, but the trackers installed here are: "
-                    f"{', '.join(trackers[1:]) or 'none'}. Install its package, or leave the setting out: "
-                    "metrics.jsonl has the same rows."
-                )
+        check_tracker(self.log_with)
         if self.out is None:
             fold = "" if self.test_fold == 5 else f"_fold{self.test_fold}"
             ratio = "natural" if self.profile == "natural" else f"ir{self.imbalance_ratio:g}"

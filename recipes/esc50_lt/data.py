@@ -71,7 +71,12 @@ def load_data(cfg: Config) -> Data:
         raise ValueError(f"{source.name} must have at least two classes, but has {len(names)}: {', '.join(names)}.")
     test = hold_out(cfg, source)
     rest = torch.ones(len(labels), dtype=torch.bool).index_fill(0, test, False).nonzero()[:, 0]
-    counts = profile_counts(cfg, ltaug.class_counts(labels[rest], len(names)), names)
+    available = ltaug.class_counts(labels[rest], len(names))
+    if (empty := (available == 0).nonzero()[:, 0]).numel():
+        k = int(empty[0])
+        raise ValueError(f"Class {k} ({names[k]}) has test clips only. Choose another `test_fold`.")
+    # Classes in label order, the largest first.
+    counts = ltaug.profile_counts(cfg.profile, available, cfg.imbalance_ratio, names, unit="clips")
     train = rest[ltaug.subsample(labels[rest], counts, seed=cfg.data_seed)]
 
     # The choice is made before anything is decoded, and so does not depend on what can be.
@@ -136,31 +141,6 @@ def hold_out(cfg: Config, source: Source) -> Tensor:
         k = int(missing[0])
         raise ValueError(f"`test_fold`={cfg.test_fold} has no clip of class {k} ({names[k]}). Choose another one.")
     return test
-
-
-def profile_counts(cfg: Config, available: Tensor, names: list[str]) -> Tensor:
-    """Training clips a class, int64 [C]; classes in label order, the largest first."""
-    profiles = {"exponential": ltaug.exponential_counts, "step": ltaug.step_counts, "pareto": ltaug.pareto_counts}
-    if cfg.profile == "natural":
-        counts = available
-    else:
-        counts = profiles[cfg.profile](int(available.max()), len(names), cfg.imbalance_ratio)
-        if int(counts.min()) == 0:
-            raise ValueError(
-                f"`imbalance_ratio`={cfg.imbalance_ratio:g} leaves class {int(counts.argmin())} without training "
-                f"clips, since the largest class has {int(available.max())}. Lower it."
-            )
-    if (empty := (available == 0).nonzero()[:, 0]).numel():
-        k = int(empty[0])
-        raise ValueError(f"Class {k} ({names[k]}) has test clips only. Choose another `test_fold`.")
-    if (short := (available < counts).nonzero()[:, 0]).numel():
-        k = int(short[0])
-        raise ValueError(
-            f"`imbalance_ratio`={cfg.imbalance_ratio:g} asks for {int(counts[k])} training clips of class {k} "
-            f"({names[k]}), but there are {int(available[k])} ({len(short)} of {len(names)} classes are too small). "
-            "Raise it, or take all clips as they are with `--profile natural`."
-        )
-    return counts
 
 
 def read_esc(cfg: Config) -> Source:

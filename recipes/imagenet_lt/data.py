@@ -6,9 +6,10 @@ Labels are known without decoding an image; images are read and decoded when the
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,8 +57,8 @@ class Part:
     names: Names
     rows: Tensor
     """int64 [N]: where `open` finds them."""
-    open: Callable[[int, str], Image.Image]
-    """An image of a row and a name. Worker processes get it, too."""
+    open: Any
+    """From a row and a name to an image; worker processes get it, too. Of a stream, its `Shards`."""
 
     def take(self, indices: Tensor) -> "Part":
         """The images of some indices."""
@@ -122,37 +123,43 @@ class ImageSet(torch.utils.data.Dataset):
         return image
 
     def _decode(self, k: int) -> Image.Image | None:
-        if self.broken[k]:
-            return None
-        try:
-            return to_rgb(self.open(int(self.rows[k]), self.names[k]))
-        except Exception as error:  # of many types, from the depths of Pillow
-            self.broken[k] = 1
-            unknown = isinstance(error, UnidentifiedImageError)
-            reason = "of no kind that Pillow knows" if unknown else getattr(error, "strerror", None) or error
-            print(
-                f"Warning: the image {self.names[k]!r} cannot be read ({reason}) and is replaced by another one of its "
-                "class.",
-                file=sys.stderr,
-                flush=True,
-            )
-            return None
+        name = self.names[k]
+        return decode(lambda: self.open(int(self.rows[k]), name), name, self.broken, k, "another one of its class")
 
 
 @dataclass
 class Data:
     """A training set, a test set and perhaps a set to tune on, none of it decoded."""
 
-    train: ImageSet
+    train: Any
+    """An ImageSet, or the StreamSet of a stream."""
     test: ImageSet
     val: ImageSet | None
-    """ImageNet-LT's and Places-LT's validation images, to tune on."""
+    """ImageNet-LT's and Places-LT's validation images, or those of `held_out_per_class`, to tune on."""
     class_names: list[str]
     class_counts: Tensor
     """Training images a class, int64 [C]."""
     index_hash: str
     """SHA-256 of the indices of the training images in the list or data set they are taken from: of one source, equal
     hashes are equal subsets."""
+
+
+def decode(open: Callable[[], Image.Image], name: str, broken: Tensor, k: int, other: str) -> Image.Image | None:
+    """An image in RGB, or None if it cannot be read, which is told once and kept in ``broken[k]``."""
+    if broken[k]:
+        return None
+    try:
+        return to_rgb(open())
+    except Exception as error:  # of many types, from the depths of Pillow
+        broken[k] = 1
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "of no kind that Pillow knows" if unknown else getattr(error, "strerror", None) or error
+        print(
+            f"Warning: the image {name!r} cannot be read ({reason}) and is replaced by {other}.",
+            file=sys.stderr,
+            flush=True,
+        )
+        return None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -169,8 +176,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def load_data(cfg: Config) -> Data:
     """Find the images of a config's data set and take the part of them that its profile asks for.
 
-    Where a source has no test set, `test_per_class` images of every class are held out by `data_seed`. The natural
-    profile takes all others; `exponential`, `step` and `pareto` thin them out, the largest class first.
+    Where a source has no test set, `test_per_class` images of every class are held out by `data_seed`; and
+    `held_out_per_class` of those that are left, to tune on, where it has no images for that. The natural profile
+    takes all others; `exponential`, `step` and `pareto` thin them out, the largest class first.
     """
     readers = {
         "imagenet_lt": read_imagenet, "places_lt": read_places, "inaturalist2018": read_inat, "folder": read_folder,
@@ -180,18 +188,35 @@ def load_data(cfg: Config) -> Data:
     names, train, test = source.class_names, source.train, source.test
     if len(names) < 2:
         raise ValueError(f"{source.name} must have at least two classes, but has {len(names)}: {', '.join(names)}.")
+    if cfg.stream and cfg.profile != "natural":
+        raise ValueError(f"`stream` takes every image there is, but `profile` is {cfg.profile}. Leave one of them out.")
+    if cfg.stream and test is None:
+        raise ValueError(
+            f"{source.name} has no split to test on, and a stream holds no images out. Name one with `--test_split`, "
+            "or leave out `--stream`."
+        )
     if test is None:
-        held_out = hold_out(cfg, train.labels, names)
-        rest = torch.ones(len(train.labels), dtype=torch.bool).index_fill(0, held_out, False).nonzero()[:, 0]
-        train, test = train.take(rest), train.take(held_out)
-    counts = profile_counts(cfg, ltaug.class_counts(train.labels, len(names)), names)
+        train, test = split_off(train, hold_out(cfg, train.labels, names))
+    val = source.val
+    if cfg.held_out_per_class:
+        if val or cfg.stream:
+            reason = "a stream holds no images out" if cfg.stream else f"{source.name} has images to tune on"
+            raise ValueError(f"`held_out_per_class` is {cfg.held_out_per_class}, but {reason}. Leave it out.")
+        train, val = split_off(train, hold_out(cfg, train.labels, names, "held_out_per_class"))
+    available = ltaug.class_counts(train.labels, len(names))
+    counts = ltaug.profile_counts(cfg.profile, available, cfg.imbalance_ratio, names, unit="images")
     if cfg.profile == "natural":
         indices = torch.arange(len(train.labels))
     else:
         indices = ltaug.subsample(train.labels, counts, seed=cfg.data_seed)
+    if cfg.stream:
+        from streaming import StreamSet  # which imports this module
+
+        images = StreamSet(train, cfg.stream_buffer)
+    else:
+        images = ImageSet(train.take(indices))
     return Data(
-        ImageSet(train.take(indices)), ImageSet(test), ImageSet(source.val) if source.val else None, names, counts,
-        ltaug.index_hash(indices),
+        images, ImageSet(test), ImageSet(val) if val else None, names, counts, ltaug.index_hash(indices)
     )  # fmt: skip
 
 
@@ -206,47 +231,25 @@ def describe(data: Data) -> str:
     )
 
 
-def hold_out(cfg: Config, labels: Tensor, names: list[str]) -> Tensor:
-    """Indices of the test images of a set that has no test split."""
-    available, wanted = ltaug.class_counts(labels, len(names)), cfg.test_per_class
+def split_off(part: Part, indices: Tensor) -> tuple[Part, Part]:
+    """The images of all other indices, and of these."""
+    rest = torch.ones(len(part.labels), dtype=torch.bool).index_fill(0, indices, False).nonzero()[:, 0]
+    return part.take(rest), part.take(indices)
+
+
+def hold_out(cfg: Config, labels: Tensor, names: list[str], setting: str = "test_per_class") -> Tensor:
+    """Indices of as many images of every class as a setting says."""
+    available, wanted = ltaug.class_counts(labels, len(names)), getattr(cfg, setting)
     if wanted < 1:
-        raise ValueError(f"`test_per_class` must be at least 1, but is {wanted}.")
+        raise ValueError(f"`{setting}` must be at least 1, but is {wanted}.")
     if (short := (available < wanted + 1).nonzero()[:, 0]).numel():
         k = int(short[0])
         raise ValueError(
-            f"`test_per_class`={wanted} and a training image need {wanted + 1} images of every class, but class {k} "
+            f"`{setting}`={wanted} and a training image need {wanted + 1} images of every class, but class {k} "
             f"({names[k]}) has {int(available[k])} ({len(short)} of {len(names)} classes are too small). Lower it, "
             "or add images."
         )
     return ltaug.subsample(labels, [wanted] * len(names), seed=cfg.data_seed)
-
-
-def profile_counts(cfg: Config, available: Tensor, names: list[str]) -> Tensor:
-    """Training images a class, int64 [C]; classes in label order, the largest first."""
-    profiles = {"exponential": ltaug.exponential_counts, "step": ltaug.step_counts, "pareto": ltaug.pareto_counts}
-    if cfg.profile == "natural":
-        counts = available
-    else:
-        counts = profiles[cfg.profile](int(available.max()), len(names), cfg.imbalance_ratio)
-        if int(counts.min()) == 0:
-            raise ValueError(
-                f"`imbalance_ratio`={cfg.imbalance_ratio:g} leaves class {int(counts.argmin())} without training "
-                f"images, since the largest class has {int(available.max())}. Lower it."
-            )
-    if (empty := (available == 0).nonzero()[:, 0]).numel():
-        k = int(empty[0])
-        raise ValueError(
-            f"Class {k} ({names[k]}) has no training images ({len(empty)} of {len(names)} classes have none). Add "
-            "some, or take the class out."
-        )
-    if (short := (available < counts).nonzero()[:, 0]).numel():
-        k = int(short[0])
-        raise ValueError(
-            f"`imbalance_ratio`={cfg.imbalance_ratio:g} asks for {int(counts[k])} training images of class {k} "
-            f"({names[k]}), but there are {int(available[k])} ({len(short)} of {len(names)} classes are too small). "
-            "Raise it, or take all images as they are with `--profile natural`."
-        )
-    return counts
 
 
 class Files:
@@ -274,10 +277,15 @@ class Rows:
         """Open an image that a row holds, as its bytes or its path."""
         if self.images is None:
             self.images = column_of(self.rows, self.column)
-        file = self.images[row].as_py() or {"bytes": None, "path": None}
-        if not (file["bytes"] or file["path"]):
-            raise ValueError("there is none")
-        return Image.open(io.BytesIO(file["bytes"]) if file["bytes"] else file["path"])
+        return open_stored(self.images[row].as_py())
+
+
+def open_stored(file: dict | None) -> Image.Image:
+    """Open an image that is stored as its bytes or its path."""
+    file = file or {"bytes": None, "path": None}
+    if not (file["bytes"] or file["path"]):
+        raise ValueError("there is none")
+    return Image.open(io.BytesIO(file["bytes"]) if file["bytes"] else file["path"])
 
 
 def read_imagenet(cfg: Config) -> Source:
@@ -370,7 +378,8 @@ def from_rows(cfg: Config, lists: dict[str, ImageList], wnids: list[str]) -> Sou
     parts, class_names = {}, wnids
     for part, each in lists.items():
         split = "train" if each.paths[0].startswith("train/") else "validation"
-        rows = checked_split(cfg, splits, split, source)
+        check_split(splits, split, source)
+        rows = checked_columns(cfg, splits, split, source)
         images = undecoded(rows, cfg.image_column, source)
         wanted = [
             f"{name.rpartition('.')[0]}_{wnids[label]}.JPEG"
@@ -482,15 +491,27 @@ def read_hub(cfg: Config) -> Source:
             "`--dataset hub` needs `--hub_id`, a data set of the hub, or `--data_dir`, a folder of parquet files."
         )
     splits, source = load_splits(cfg, cfg.hub_id, "folders of images with `--dataset folder`")
-    test_split = cfg.test_split or next((split for split in ("test", "validation") if split in splits), None)
+    test_split = choose_test_split(cfg, splits)
     if test_split == cfg.train_split:
         raise ValueError(f"`test_split` must not be the training split, {test_split!r}.")
-    parts, names = [], []
+    if cfg.stream:
+        from streaming import Shards  # which imports this module
+    parts: list[Part] = []
+    names: list[str] = []
     for setting, split in (("train_split", cfg.train_split), ("test_split", test_split)):
         if split is None:
             continue
-        rows = checked_split(cfg, splits, split, source, f"Name the right one with `--{setting}`; a")
-        labels = read_labels(rows, split, cfg.label_column, source)
+        streamed = cfg.stream and split == cfg.train_split
+        check_split(splits, split, source, f"Name the right one with `--{setting}`; a")
+        if streamed:
+            try:
+                rows = Shards(*splits[split], split, cfg.image_column, cfg.label_column, source)
+            except OSError as error:
+                raise unreachable(source, error) from error
+            labels = rows.labels
+        else:
+            rows = checked_columns(cfg, splits, split, source)
+            labels = read_labels(rows, split, cfg.label_column, source)
         if not names:
             known = getattr(rows.features[cfg.label_column], "names", None)
             names = list(known or map(str, range(int(labels.max()) + 1)))
@@ -500,10 +521,18 @@ def read_hub(cfg: Config) -> Source:
                 f"{split} split range from {int(labels.min())} to {int(labels.max())}. Name another column with "
                 f"`--label_column`, or another split with `--{setting}`."
             )
+        if streamed:
+            parts.append(Part(labels, Names([]), torch.empty(0), rows))
+            continue
         images = undecoded(rows, cfg.image_column, source)
         files = (name or f"{split} {k}" for k, name in enumerate(stored_names(images, cfg.image_column).to_pylist()))
         parts.append(Part(labels, Names(files), torch.arange(len(labels)), Rows(images, cfg.image_column)))
     return Source(repr(source), names, *parts)
+
+
+def choose_test_split(cfg: Config, splits: Collection[str]) -> str | None:
+    """The name of the split to test on, or None."""
+    return cfg.test_split or next((split for split in ("test", "validation") if split in splits), None)
 
 
 def load_splits(cfg: Config, hub_id: str | None, otherwise: str):
@@ -515,33 +544,57 @@ def load_splits(cfg: Config, hub_id: str | None, otherwise: str):
         hint = f" Leave it out to read {hub_id} from the hub." if hub_id else ""
         raise ValueError(f"`data_dir` {cfg.data_dir!r} is no folder.{hint}")
     try:
-        return load_dataset(source), source
+        return stream_splits(cfg, source) if cfg.stream else load_dataset(source), source
     except Exception as error:  # the hub client and the file readers raise many types
         if cfg.data_dir:
             raise ValueError(
                 f"`data_dir` {cfg.data_dir!r} cannot be read as a data set: {error}. It must hold parquet files, or "
                 f"{otherwise}."
             ) from error
-        if "gated" in f"{type(error).__name__} {error}".lower():
-            raise ConnectionError(
-                f"The data set {source!r} is open to those only who have accepted its terms. Accept them at "
-                f"https://huggingface.co/datasets/{source}, then log in with `hf auth login` or set HF_TOKEN; or read "
-                "a local copy with `--data_dir FOLDER`."
-            ) from error
-        raise ConnectionError(
-            f"The data set {source!r} could not be loaded from the hub ({type(error).__name__}: {error}). Offline "
-            "ways: `--data_dir FOLDER` with parquet files of the same columns, a cache filled earlier (set "
-            "HF_HUB_OFFLINE=1), or `--dataset digits`, which needs no files."
-        ) from error
+        raise unreachable(source, error) from error
 
 
-def checked_split(cfg: Config, splits, split: str, source: str, hint: str = "A"):
-    """A split with the columns of images and labels."""
+def unreachable(source: str, error: Exception) -> ConnectionError:
+    """What to do where a data set of the hub cannot be read."""
+    if "gated" in f"{type(error).__name__} {error}".lower():
+        return ConnectionError(
+            f"The data set {source!r} is open to those only who have accepted its terms. Accept them at "
+            f"https://huggingface.co/datasets/{source}, then log in with `hf auth login` or set HF_TOKEN; or read "
+            "a local copy with `--data_dir FOLDER`."
+        )
+    return ConnectionError(
+        f"The data set {source!r} could not be loaded from the hub ({type(error).__name__}: {error}). Offline "
+        "ways: `--data_dir FOLDER` with parquet files of the same columns, a cache filled earlier (set "
+        "HF_HUB_OFFLINE=1), or `--dataset digits`, which needs no files."
+    )
+
+
+def stream_splits(cfg: Config, source: str) -> dict[str, Any]:
+    """The files of each split and what their columns are, none of them downloaded; the split to test on by index."""
+    from datasets import load_dataset, load_dataset_builder
+
+    builder = load_dataset_builder(source)
+    files, features = builder.config.data_files, builder.info.features
+    if other := [file for each in files.values() for file in each if not file.endswith(".parquet")]:
+        raise ValueError(f"a stream reads parquet files only, but there is {other[0]}")
+    splits: dict[str, Any] = {str(split): (list(map(str, each)), features) for split, each in files.items()}
+    test_split = choose_test_split(cfg, splits)
+    if test_split in splits and test_split != cfg.train_split:
+        splits |= load_dataset("parquet", data_files={test_split: splits[test_split][0]}, features=features)
+    return splits
+
+
+def check_split(splits: Collection[str], split: str, source: str, hint: str = "A") -> None:
+    """Refuse a split that is not there."""
     if split not in splits:
         raise ValueError(
             f"{source!r} has no split named {split!r}, but {', '.join(splits)}. {hint} folder's splits are told by its "
             f"file names: {split}-0.parquet."
         )
+
+
+def checked_columns(cfg: Config, splits, split: str, source: str):
+    """A split with the columns of images and labels."""
     for setting in ("image_column", "label_column"):
         if (column := getattr(cfg, setting)) not in splits[split].column_names:
             raise ValueError(
@@ -558,18 +611,22 @@ def column_of(rows, column: str):
 
 def read_labels(rows, split: str, column: str, source: str) -> Tensor:
     """The class indices of a split, int64 [N]."""
-    import pyarrow
-
     if not len(rows):
         raise ValueError(f"{source!r} has an empty {split} split. Put images into it.")
-    labels = column_of(rows, column)
+    return torch.from_numpy(checked_labels(column_of(rows, column), f"its {split} split", column, source))
+
+
+def checked_labels(labels, where: str, column: str, source: str) -> np.ndarray:
+    """A column of class indices, int64 [N]."""
+    import pyarrow
+
     if not pyarrow.types.is_integer(labels.type) or labels.null_count:
         k = int(np.flatnonzero(labels.is_null())[0]) if pyarrow.types.is_integer(labels.type) else 0
         raise ValueError(
-            f"{source!r} must hold class indices in {column!r}, but image {k} of its {split} split has "
-            f"{labels[k].as_py()!r}. Name another column with `--label_column`."
+            f"{source!r} must hold class indices in {column!r}, but image {k} of {where} has {labels[k].as_py()!r}. "
+            "Name another column with `--label_column`."
         )
-    return torch.from_numpy(labels.to_numpy().astype(np.int64))
+    return labels.to_numpy().astype(np.int64)
 
 
 def undecoded(rows, column: str, source: str):

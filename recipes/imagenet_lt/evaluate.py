@@ -2,8 +2,8 @@
 
     python recipes/imagenet_lt/evaluate.py runs/imagenet_lt_resnet50_erm_seed0 --target_prior uniform
 
-On one process. With `--target_prior uniform` this is PC Softmax; `--strength` makes it IC, and `auto` searches it on
-the validation images, which only ImageNet-LT has.
+On one process. With `--target_prior uniform` this is PC Softmax; `--strength` makes it IC. `--strength auto` and
+`--calibrate` are tuned on the validation images, which ImageNet-LT and Places-LT have.
 """
 
 import argparse
@@ -13,16 +13,24 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from classifier import load_weights, plain_network
 from config import parse_config, plain_errors
+from correct import (
+    CALIBRATORS,
+    estimated_prior,
+    fit_calibrator,
+    read_info,
+    read_prior,
+    read_strength,
+    tuned_strength,
+)
 from data import load_data
 from loader import test_loader, test_transform
 from model import build_model
 from results import examples, save_test, table
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from train import evaluate
 
-from ltaug import RunFolder, search_strength, shift_logits
+from ltaug import RunFolder, shift_logits
 from ltaug.commandline import one_process
 from ltaug.metrics import classification_report
 from ltaug.report import write_report
@@ -31,90 +39,101 @@ from ltaug.run import autocast_type, read_config, set_threads
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("run", help="run folder of train.py")
+    parser.add_argument("run", help="run folder of train.py or train_stage2.py")
     parser.add_argument("--data_dir", help="folder of the data, if it has moved since the training")
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16", "fp16"), help="autocast type; default: the run's"
     )
     parser.add_argument(
-        "--target_prior", choices=("uniform", "train"), help="also with the logits shifted from their prior to this one"
+        "--target_prior",
+        help="correct for: uniform, train, a JSON file, or estimate, trend, center (from the test logits)",
     )
-    parser.add_argument("--strength", default="1", help="of that shift: a number, or auto (default: %(default)s)")
+    parser.add_argument("--strength", help="of the correction: a number, or auto (default: 1)")
+    parser.add_argument("--calibrate", choices=("none", *CALIBRATORS), default="none", help="before the correction")
     arguments = parser.parse_args()
     one_process()
+    if arguments.strength and not arguments.target_prior:
+        raise ValueError("`--strength` is that of a correction: name the prior to correct for, `--target_prior`.")
+    strength = None if arguments.strength == "auto" else read_strength(arguments.strength or "1")
     path = Path(arguments.run)
     if not (path / "config.yaml").is_file():
         raise ValueError(f"{arguments.run!r} is no run folder: it has no config.yaml.")
+    # A second stage keeps the settings of its network and data beside its own.
+    second = (path / "stage1.yaml").is_file()
+    if not (path / "model.safetensors").is_file():
+        script = "train_stage2.py" if second else "train.py"
+        raise ValueError(f"{arguments.run!r} has no final weights. Finish it: `{script} --resume true`.")
     # Without the tracker, which this machine may lack.
-    settings = ["--config", str(path / "config.yaml"), "--log_with", "null", "--out", str(path), "--resume", "true"]
+    settings = ["--config", str(path / ("stage1.yaml" if second else "config.yaml")), "--log_with", "null"]
+    settings += ["--out", str(path), "--resume", "true"]
     for name in ("data_dir", "precision"):
         if getattr(arguments, name):
             settings += [f"--{name}", getattr(arguments, name)]
     cfg = parse_config(settings)
-    run = RunFolder(path, read_config(path / "config.yaml"), resume=True, write_config=False)
-    weights, info = path / "model.safetensors", path / "ltaug.json"
-    if not weights.is_file():
-        raise ValueError(f"{arguments.run!r} has no final weights. Finish it: `train.py --resume true`.")
-    try:
-        state = load_file(weights)
-    except SafetensorError as error:
-        raise ValueError(f"`{weights}` is damaged ({error}). `train.py --resume true` writes it anew.") from error
+    own = read_config(path / "config.yaml")
+    method, run = own["method"], RunFolder(path, own, resume=True, write_config=False)
 
+    correcting = bool(arguments.target_prior or arguments.calibrate != "none")
+    info = read_info(path) if correcting else {}
+    source = torch.tensor(info["logits_prior"], dtype=torch.float64) if correcting else None
+    target = None
+    if arguments.target_prior:
+        target = read_prior(arguments.target_prior, info["class_names"], info["class_counts"])
+    tuning = arguments.calibrate != "none" or strength is None
     data = load_data(cfg)
-    classes = len(json.loads(info.read_text())["class_names"])
-    if classes != len(data.class_names):
-        raise ValueError(f"{arguments.run!r} knows {classes} classes, but the data have {len(data.class_names)}.")
+    if tuning and data.val is None:
+        raise ValueError(
+            "`--calibrate` and `--strength auto` tune, which needs validation images, but this data set has none."
+        )
+    model = build_model(len(data.class_names), plain_network(cfg))
+    load_weights(model, path, data.class_names)
     set_threads(cfg.threads)
     accelerator = Accelerator(mixed_precision=autocast_type(cfg.precision))
-    model = build_model(classes, cfg)
-    model.load_state_dict(state)
     if cfg.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model = accelerator.prepare(model)
 
     def logits_of(images) -> tuple[torch.Tensor, torch.Tensor]:
         images.transform = test_transform(cfg)
-        return evaluate(accelerator, model, test_loader(cfg, images, 1, 0))
+        return evaluate(accelerator, model, test_loader(cfg, images, 1, 0, accelerator.device))
 
     logits, labels = logits_of(data.test)
-    results = {cfg.method: classification_report(logits.softmax(1), labels, data.class_counts)}
-    if arguments.target_prior:
-        source = torch.tensor(json.loads(info.read_text())["logits_prior"], dtype=torch.float64)
-        target = torch.ones_like(source) if arguments.target_prior == "uniform" else data.class_counts.double()
-        target = target / target.sum()
-        strength = tuned_strength(logits_of, data, source, target) if arguments.strength == "auto" else None
-        strength = read_strength(arguments.strength) if strength is None else strength
-        shifted = shift_logits(logits, source, target, strength).softmax(1)
-        name = f"{cfg.method} (to {arguments.target_prior}, strength {strength:g})"
-        results[name] = classification_report(shifted, labels, data.class_counts)
-    print(table(results))
     final = save_test(run, data, logits, labels)
     if (path / "summary.json").is_file():
         run.write_json("summary.json", {**json.loads((path / "summary.json").read_text()), "final": final})
-    print(f"\nReport: {write_report(path, examples(data, logits, labels))}")
+    print(table({method: final}))
+    print()
 
-
-def tuned_strength(logits_of, data, source: torch.Tensor, target: torch.Tensor) -> float:
-    """IC's strength of the best mean accuracy over classes on the validation images."""
-    if data.val is None:
-        raise ValueError("`--strength auto` needs validation images, which this data set lacks. Give a number.")
-    logits, labels = logits_of(data.val)
-    strength = search_strength(
-        lambda value: float((shift_logits(logits, source, target, value).argmax(1) == labels).double().mean())
-    )
-    print(f"Strength {strength:g}, searched on the {len(labels)} validation images.", file=sys.stderr)
-    return strength
-
-
-def read_strength(word: str) -> float:
-    """A number, or what is wrong with it."""
-    try:
-        strength = float(word)
-    except ValueError:
-        strength = -1.0
-    if not 0.0 <= strength < float("inf"):
-        raise ValueError(f"`--strength` must be auto or a number from 0, but is {word!r}.")
-    return strength
+    # The same logits for another class mix.
+    held_out = logits_of(data.val) if tuning else None
+    calibrate = fit_calibrator(arguments.calibrate, *held_out, source) if held_out else lambda z: z
+    tuned_on = f"{len(data.val)} validation images" if tuning else None
+    if tuning:
+        print(f"Tuned on {tuned_on}.")
+    corrected, said, curve = calibrate(logits), arguments.calibrate, None
+    if arguments.target_prior:
+        if target is None:
+            target = estimated_prior(arguments.target_prior, corrected, source, data.class_counts)
+            if arguments.target_prior == "estimate":
+                note = (
+                    "Note: with many classes or few samples a free estimate may be worse than none; `--target_prior "
+                    "center` pulls it towards the trend of the training counts, `trend` takes that alone."
+                )
+                print(note, file=sys.stderr)
+        if strength is None:
+            strength, curve = tuned_strength(calibrate(held_out[0]), held_out[1], source, target)
+        corrected = shift_logits(corrected, source, target.clamp(min=1e-9), strength)
+        said = f"to {arguments.target_prior}, strength {strength:g}" + (f", {said}" if said != "none" else "")
+    if correcting:
+        name = f"{method} ({said})"
+        results = {method: final, name: classification_report(corrected.softmax(1), labels, data.class_counts)}
+        print(f"{table(results)}\n")
+        run.write_json("corrected.json", {
+            "said": said, "strength": strength if arguments.target_prior else None, "strength_curve": curve,
+            "calibration": arguments.calibrate, "tuned_on": tuned_on, "class_names": data.class_names,
+            "target_prior": target, "uncorrected": final, "final": results[name],
+        })  # fmt: skip
+    print(f"Report: {write_report(path, examples(data, logits, labels))}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,10 @@
-"""From files to batches: transforms, and an order and augmentation that do not depend on how many processes read."""
+"""From files to batches: an order and an augmentation that do not depend on how many processes read.
 
+Workers decode, crop and resize, and hand over uint8 images, a quarter of the bytes of float ones. What is left to do is
+done with whole batches on the device of the training.
+"""
+
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,15 +13,21 @@ import timm
 import torch
 from config import Config
 from data import ImageSet
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from PIL import Image
+from streaming import Stream, StreamSet, exponents
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler, SequentialSampler, Subset
 from torchvision.transforms import v2
 
-from ltaug.samplers.pair import sampler_indices
+from ltaug import GlobalBatchSampler, SeededDataset
+from ltaug.run import reuse_freed_memory
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# The published strength, of the released codes of classifier balancing and MiSLAS.
-JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.0}
+JITTER = 0.4
+"""Of brightness, contrast and saturation: the published strength, of the released codes of classifier balancing and
+MiSLAS."""
+LUMA = (0.2989, 0.587, 0.114)
+"""Share of red, green and blue in grey, as torchvision has it."""
 
 
 def mean_and_std(cfg: Config) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -25,69 +36,160 @@ def mean_and_std(cfg: Config) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return (known.mean, known.std) if known else (IMAGENET_MEAN, IMAGENET_STD)
 
 
-def train_transform(cfg: Config) -> v2.Transform:
-    """What a training image goes through, to float [3, H, W]."""
-    size = cfg.image_size
-    if cfg.augmentation == "flip":
-        steps = [v2.Resize((size, size), antialias=True)]
-    else:
-        steps = [v2.RandomResizedCrop(size, antialias=True)]
-    steps.append(v2.RandomHorizontalFlip())
-    if cfg.augmentation == "color":
-        steps.append(v2.ColorJitter(**JITTER))
-    if cfg.augmentation == "randaugment":
-        steps.append(v2.RandAugment())
-    return v2.Compose([v2.ToImage(), *steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(*mean_and_std(cfg))])
+class TrainTransform:
+    """What a training image goes through in a worker, from PIL to uint8 [3, H, W]; with `augment_on: device` up to the
+    flip, and the random numbers of flip and jitter come along, float [7]."""
+
+    def __init__(self, cfg: Config) -> None:
+        self.size, self.augmentation, self.on_device = cfg.image_size, cfg.augmentation, cfg.augment_on == "device"
+
+    def __call__(self, image: Image.Image) -> Tensor | tuple[Tensor, Tensor]:
+        """Crop and augment an image by torch's generator."""
+        box = (0, 0, *image.size) if self.augmentation == "flip" else random_box(*image.size)
+        if self.augmentation == "randaugment":
+            # On PIL images, as published; on tensors it takes three times as long.
+            resized = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
+            pixels = to_pixels(v2.RandAugment()(resized))
+        else:
+            # Cropped before it becomes a tensor, and interleaved as Pillow has it: torch resizes that fastest.
+            cropped, size = to_pixels(image.crop(box))[None], (self.size, self.size)
+            pixels = nn.functional.interpolate(cropped, size, mode="bilinear", antialias=True)[0]
+        draws = torch.rand(7)
+        if self.on_device:
+            return pixels, draws
+        if draws[0] < 0.5:
+            pixels = pixels.flip(-1)
+        if self.augmentation == "color":
+            jittered = jitter_image(pixels.contiguous().float(), draws).round_()
+            pixels = torch.from_numpy(jittered.numpy().astype(np.uint8))  # torch's own cast takes far longer
+        return pixels
+
+
+def train_transform(cfg: Config) -> TrainTransform:
+    """What a training image goes through before it is part of a batch."""
+    return TrainTransform(cfg)
 
 
 def test_transform(cfg: Config) -> v2.Transform:
-    """A central crop, to float [3, H, W]."""
+    """A central crop, from PIL to uint8 [3, H, W]."""
     size = cfg.image_size
     resize = v2.Resize((size, size)) if cfg.test_resize == 1 else v2.Resize(round(size / cfg.test_resize))
-    return v2.Compose([
-        v2.ToImage(), resize, v2.CenterCrop(size), v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(*mean_and_std(cfg)),
-    ])  # fmt: skip
+    return v2.Compose([to_pixels, resize, v2.CenterCrop(size)])
 
 
-class Seeded(Dataset):
-    """Images augmented by a pure function of (seed, epoch, place in the epoch), whichever worker reads them."""
-
-    def __init__(self, images: ImageSet, seed: int, epoch: int) -> None:
-        self.images, self.seed, self.epoch = images, seed, epoch
-
-    def __getitem__(self, item: tuple[int, ...]) -> Any:
-        place, *indices = item
-        samples = []
-        for stream, index in enumerate(indices):
-            entropy = np.random.SeedSequence(self.seed, spawn_key=(self.epoch, place, stream))
-            state = int(entropy.generate_state(1, np.uint64)[0]) >> 1
-            # torchvision draws from torch's generator. Without workers that is the one of the mixing, to be left alone.
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(state)
-                samples.append(self.images[index])
-        return samples[0] if len(samples) == 1 else tuple(samples)
+def to_pixels(image: Image.Image) -> Tensor:
+    """uint8 [3, H, W]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-class Rows(Sampler[list[tuple[int, ...]]]):
-    """This process's rows of every global batch of an epoch, from a step on: (place, index) or (place, index, partner).
+def random_box(width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a random crop of 8 to 100 % of the area, with sides as 3:4 to 4:3 (log-uniform).
 
-    Full batches only, so that all processes take as many steps.
+    As torchvision's RandomResizedCrop: the first of ten draws that fits into the image, or the largest central crop.
     """
+    for share, shape, x, y in torch.rand(10, 4, dtype=torch.float64).tolist():
+        area, ratio = width * height * (0.08 + 0.92 * share), (3 / 4) ** (1 - 2 * shape)
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(x * (width - w + 1)), int(y * (height - h + 1))
+            return left, top, left + w, top + h
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
 
-    def __init__(self, order: Tensor, batch_size: int, processes: int, process: int, first_step: int = 0) -> None:
-        self.order = order.view(len(order), -1)
-        self.batch_size, self.share, self.process = batch_size, batch_size // processes, process
-        self.first_step = first_step
 
-    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
-        for step in range(self.first_step, len(self.order) // self.batch_size):
-            start = step * self.batch_size + self.process * self.share
-            rows = self.order[start : start + self.share].tolist()
-            yield [(start + k, *row) for k, row in enumerate(rows)]
+def jitter_image(image: Tensor, draws: Tensor) -> Tensor:
+    """Brightness, contrast and saturation of float [3, H, W] in 0..255, in place; `draws` in 0..1, float [7].
+
+    Three of the numbers are factors f in 0.6..1.4, and the last three decide on the order. Each step blends the image
+    with another one, black, its mean grey or its grey: f x + (1 - f) other, clamped.
+    """
+    factors = (1 + JITTER * (2 * draws[1:4] - 1)).tolist()
+    for step in draws[4:].argsort().tolist():
+        factor = factors[step]
+        image.mul_(factor)  # first, since it is linear: greys are of what it leaves
+        if step == 1:
+            image.add_(float(image.mean((1, 2)) @ image.new_tensor(LUMA)) * (1 / factor - 1))
+        elif step == 2:
+            image.add_(grey(image).mul_(1 / factor - 1))
+        image.clamp_(0, 255)
+    return image
+
+
+def jitter_batch(images: Tensor, draws: Tensor) -> Tensor:
+    """What `jitter_image` does, of float [N, 3, H, W] with `draws` [N, 7], for which it would be many small steps."""
+    order = draws[:, 4:].argsort(1)
+    factors = (1 + JITTER * (2 * draws[:, 1:4] - 1)).gather(1, order)
+    for step, factor in zip(order.T[..., None, None, None], factors.T[..., None, None, None], strict=True):
+        shade = grey(images)
+        other = torch.where(step == 1, shade.mean((2, 3), keepdim=True), shade).mul_((1 - factor) * (step > 0))
+        images = images.mul_(factor).add_(other).clamp_(0, 255)
+    return images
+
+
+def grey(images: Tensor) -> Tensor:
+    """[..., 3, H, W] to [..., 1, H, W]."""
+    red, green, blue = images.split(1, dim=-3)
+    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+
+
+class Finished:
+    """The batches of a loader, finished on a device: float [N, 3, H, W], normalised; labels stay where they are."""
+
+    def __init__(self, loader: DataLoader, cfg: Config, device: torch.device | str) -> None:
+        self.loader, self.device, self.color = loader, device, cfg.augmentation == "color"
+        mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in mean_and_std(cfg))
+        self.scale, self.offset = 1 / (255 * std), -mean / std
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            if isinstance(batch[1], Tensor):
+                yield self.finish(batch[0]), batch[1]
+            else:
+                yield [(self.finish(inputs), labels) for inputs, labels in batch]
 
     def __len__(self) -> int:
-        return len(self.order) // self.batch_size - self.first_step
+        return len(self.loader)
+
+    def finish(self, inputs: Tensor | list[Tensor]) -> Tensor:
+        """From uint8 images, or such images and the numbers for their augmentation."""
+        images, *draws = (part.to(self.device, non_blocking=True) for part in
+                          ([inputs] if isinstance(inputs, Tensor) else inputs))  # fmt: skip
+        if draws:
+            images = torch.where(draws[0][:, :1, None, None] < 0.5, images.flip(-1), images)
+        images = images.float()
+        if draws and self.color:
+            images = jitter_batch(images, *draws)
+        return images.mul_(self.scale).add_(self.offset)
+
+
+class TrainLoader(Finished):
+    """Batches ``(images, labels)``, or two of these for pairs, an epoch at a time. Its workers live as long as it."""
+
+    def __init__(
+        self, cfg: Config, images: ImageSet, processes: int, process: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.batches = GlobalBatchSampler(
+            SequentialSampler(images), cfg.batch_size, num_processes=processes, process_index=process
+        )
+        self.cfg, self.images, self.processes, self.process = cfg, images, processes, process
+        settings = worker_settings(cfg) | {"persistent_workers": cfg.decoders > 0}
+        super().__init__(
+            DataLoader(SeededDataset(images, cfg.seed), batch_sampler=self.batches, **settings), cfg, device
+        )
+
+    def epoch(self, sampler: Sampler, epoch: int, first_step: int = 0) -> Iterator[Any]:
+        """This process's batches of an epoch in a sampler's order, from a step on."""
+        if isinstance(self.images, StreamSet):  # workers of its own each epoch
+            stream = Stream(
+                self.images, exponents(sampler), self.cfg.batch_size, self.cfg.seed, epoch, self.processes,
+                self.process, first_step,
+            )  # fmt: skip
+            self.loader = DataLoader(stream, batch_size=stream.share, **worker_settings(self.cfg))
+            return iter(self)
+        self.batches.sampler = sampler
+        self.batches.set_epoch(epoch, first_step)
+        return iter(self)
 
 
 def steps_of_an_epoch(cfg: Config, images: ImageSet, processes: int) -> int:
@@ -102,33 +204,33 @@ def steps_of_an_epoch(cfg: Config, images: ImageSet, processes: int) -> int:
     return len(images) // cfg.batch_size
 
 
-def train_loader(
-    cfg: Config, images: ImageSet, sampler: Sampler, epoch: int, processes: int, process: int, first_step: int = 0
-) -> DataLoader:
-    """An epoch of batches ``(images, labels)``, or of two of these for pairs."""
-    rows = Rows(sampler_indices(sampler), cfg.batch_size, processes, process, first_step)
-    return DataLoader(Seeded(images, cfg.seed, epoch), batch_sampler=rows, **worker_settings(cfg))
-
-
-def test_loader(cfg: Config, images: ImageSet, processes: int, process: int) -> DataLoader:
+def test_loader(
+    cfg: Config,
+    images: ImageSet,
+    processes: int,
+    process: int,
+    device: torch.device | str = "cpu",  # noqa: PT028
+) -> Finished:
     """This process's contiguous share of a set, in its order."""
     low, high = (len(images) * k // processes for k in (process, process + 1))
-    subset = torch.utils.data.Subset(images, range(low, high))
-    return DataLoader(subset, batch_size=max(1, cfg.batch_size // processes), **worker_settings(cfg))
+    loader = DataLoader(
+        Subset(images, range(low, high)), batch_size=max(1, cfg.batch_size // processes), **worker_settings(cfg)
+    )
+    return Finished(loader, cfg, device)
 
 
 def worker_settings(cfg: Config) -> dict[str, Any]:
     """What both loaders share."""
     # A generator of their own: a loader draws a number when it starts, and the mixing's shall not move on for it.
     settings: dict[str, Any] = {
-        "num_workers": cfg.workers, "pin_memory": torch.cuda.is_available(), "generator": torch.Generator(),
+        "num_workers": cfg.decoders, "pin_memory": torch.cuda.is_available(), "generator": torch.Generator(),
     }  # fmt: skip
-    if cfg.workers:
-        # One thread each: they share the cores. Forked workers would inherit the training's thread pools.
-        settings |= {"worker_init_fn": one_thread, "prefetch_factor": 4}
+    if cfg.decoders:
+        settings |= {"worker_init_fn": prepare_worker, "prefetch_factor": 4}
     return settings
 
 
-def one_thread(_worker: int) -> None:
-    """So that workers do not compete."""
+def prepare_worker(_worker: int) -> None:
+    """One thread each, since workers share the cores; and pages that are taken once."""
     torch.set_num_threads(1)
+    reuse_freed_memory()

@@ -1,12 +1,14 @@
-"""Any network of timm, and the ResNet-10 of the long-tailed literature."""
+"""Any network of timm, and the ResNet-10 of the long-tailed literature; frozen and with adapters, if asked for."""
 
 from typing import Any
 
 import timm
+from adapters import classifier_of, put_adapters
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
 from ltaug import CosineClassifier
+from ltaug.stages import freeze, unfreeze
 
 
 def build_model(num_classes: int, cfg: Any) -> nn.Module:
@@ -14,6 +16,8 @@ def build_model(num_classes: int, cfg: Any) -> nn.Module:
 
     ResNet-10 has one basic block in each of its four stages: 5.4 M parameters for 1,000 classes.
     """
+    if cfg.freeze and cfg.drop_path:
+        raise ValueError(f"`drop_path`={cfg.drop_path} drops nothing in a frozen network. Set it to 0.")
     if cfg.model == "resnet10":
         if cfg.pretrained:
             raise ValueError("`model: resnet10` has no pretrained weights in timm. Set `pretrained: false`.")
@@ -23,18 +27,24 @@ def build_model(num_classes: int, cfg: Any) -> nn.Module:
             close = timm.list_models(f"*{cfg.model[:6]}*")[:5]
             hint = f" Some are: {', '.join(close)}." if close else " timm.list_models() lists them."
             raise ValueError(f"`model` {cfg.model!r} is no model of timm.{hint}")
+        try:
+            known = timm.get_pretrained_cfg(cfg.model.rpartition("/")[2])  # also of OWNER/NAME on the hub
+        except RuntimeError as error:
+            tags = ", ".join(timm.list_pretrained(f"{cfg.model.partition('.')[0]}.*"))
+            raise ValueError(f"`model` {cfg.model!r} is unknown to timm. It has {tags}.") from error
+        if cfg.pretrained and known and not known.has_weights:
+            raise ValueError(f"timm has no weights of `model` {cfg.model!r}. Set `pretrained: false`.")
         extra = {"drop_path_rate": cfg.drop_path} if cfg.drop_path else {}
         # Vision transformers know their input's size; convolutional networks do not take one.
-        if "vit" in cfg.model or "deit" in cfg.model:
+        if known and known.fixed_input_size:
             extra["img_size"] = cfg.image_size
         model = timm.create_model(cfg.model, pretrained=cfg.pretrained, num_classes=num_classes, **extra)
     if cfg.cosine_classifier:
         put_cosine_classifier(model, num_classes)
+    if cfg.lora_rank:
+        put_adapters(model, cfg)
     if cfg.freeze:
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
-        for parameter in model.get_classifier().parameters():
-            parameter.requires_grad_(True)
+        freeze_backbone(model)
     return model
 
 
@@ -48,6 +58,29 @@ def put_cosine_classifier(model: nn.Module, num_classes: int) -> None:
     place = next(name for name, module in model.named_modules() if module is head)
     parent, _, name = place.rpartition(".")
     setattr(model.get_submodule(parent), name, CosineClassifier(head.in_features, num_classes, scale=30.0))
+
+
+def freeze_backbone(model: nn.Module) -> None:
+    """Let only classifier and adapters learn, and keep the rest as in evaluation, whatever `train()` says.
+
+    Else batch norm would normalise by the batch and move its statistics, and dropout and stochastic depth would act.
+    """
+    freeze(model)
+    unfreeze(classifier_of(model))
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.requires_grad_(True)
+    kind = type(model)
+
+    def train(self: nn.Module, mode: bool = True) -> nn.Module:
+        kind.train(self, False)
+        classifier_of(self).train(mode)
+        self.training = mode
+        return self
+
+    # A class of its own, and no attribute, which a copy (the moving average) would share with the original.
+    model.__class__ = type(f"Frozen{kind.__name__}", (kind,), {"train": train})
+    model.train()
 
 
 def count_parameters(model: nn.Module) -> int:

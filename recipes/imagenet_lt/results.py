@@ -24,9 +24,12 @@ EXAMPLES, SIDE = 8, 128
 
 def save_results(
     run: RunFolder, cfg: Config, data: Data, logits: Tensor, labels: Tensor, model_state: Mapping[str, Tensor],
-    logits_prior: Tensor, parameters: int, accelerator: Accelerator,
+    logits_prior: Tensor | None, parameters: int, accelerator: Accelerator, **more: Any,
 ) -> None:  # fmt: skip
-    """Write everything of the run folder that exists only once the last epoch is done. Called on the main process."""
+    """Write everything of the run folder that exists only once the last epoch is done. Called on the main process.
+
+    `more` goes into the summary, over what the config says.
+    """
     rows = run.rows()
     final = save_test(run, data, logits, labels)
     run.save_model(model_state, {
@@ -43,8 +46,10 @@ def save_results(
         "num_processes": accelerator.num_processes, "training_images": len(data.train),
         "unreadable_images": int(data.train.unreadable) + int(data.test.unreadable), "index_hash": data.index_hash,
         "class_counts": data.class_counts, "class_names": data.class_names,
+        **more,
     })  # fmt: skip
-    print(f"\n{table({cfg.method: final})}\n\nReport: {write_report(run.path, examples(data, logits, labels))}")
+    page = write_report(run.path, examples(data, logits, labels))
+    print(f"\n{table({more.get('name', cfg.method): final})}\n\nReport: {page}")
 
 
 def save_test(run: RunFolder, data: Data, logits: Tensor, labels: Tensor) -> dict[str, Any]:

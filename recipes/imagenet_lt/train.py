@@ -11,13 +11,15 @@ import time
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
+from adapters import plain_state
 from config import Config, parse_config, plain_errors
 from data import describe, load_data
-from loader import steps_of_an_epoch, test_loader, test_transform, train_loader, train_transform
+from loader import TrainLoader, steps_of_an_epoch, test_loader, test_transform, train_transform
 from method import logits_prior, make_loss, make_mixer, make_sampler, mixes, seen_prior
 from model import build_model, count_parameters
 from optimizer import make_optimizer
 from results import save_results
+from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import nn
 from tqdm.auto import tqdm
@@ -45,7 +47,8 @@ def main(cfg: Config) -> None:
         data = load_data(cfg)
     data.train.transform, data.test.transform = train_transform(cfg), test_transform(cfg)
     steps = steps_of_an_epoch(cfg, data.train, processes)
-    tests = test_loader(cfg, data.test, processes, process)
+    trains = TrainLoader(cfg, data.train, processes, process, device)
+    tests = test_loader(cfg, data.test, processes, process, device)
 
     # 2. Method: how samples are mixed, and what is minimised.
     mixer = make_mixer(cfg, data.class_counts)
@@ -64,7 +67,7 @@ def main(cfg: Config) -> None:
         f"{processes} process(es), {accelerator.mixed_precision}"
     )
     if cfg.sync_bn and processes > 1:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = convert_sync_batchnorm(model)
     if cfg.channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(cfg, model)
@@ -97,13 +100,11 @@ def main(cfg: Config) -> None:
               disable=not accelerator.is_main_process, **PROGRESS) as progress:  # fmt: skip
         for epoch in range(first_epoch, cfg.epochs):
             start, begin = time.perf_counter(), first_step if epoch == first_epoch else 0
-            loader = train_loader(
-                cfg, data.train, make_sampler(cfg, data.train.labels, epoch), epoch, processes, process, begin
-            )
+            batches = trains.epoch(make_sampler(cfg, data.train.labels, epoch), epoch, begin)
             mixing, loss_function = mixer if mixes(cfg, epoch) else None, criterion(epoch)
             model.train()
             total = torch.zeros((), device=device)
-            for step, batch in enumerate(loader, begin):
+            for step, batch in enumerate(batches, begin):
                 for group in optimizer.param_groups:
                     group["lr"] = cfg.lr_at(epoch + step / steps) * group.get("lr_scale", 1.0)
                 total += train_step(cfg, accelerator, forward, batch, mixing, loss_function, optimizer)
@@ -129,7 +130,7 @@ def main(cfg: Config) -> None:
     # 6. What came out.
     logits, labels = evaluate(accelerator, tested, tests)
     if accelerator.is_main_process:
-        state = tested.state_dict() if ema else accelerator.get_state_dict(model)
+        state = plain_state(tested if ema else accelerator.unwrap_model(model))
         prior = logits_prior(cfg, data.class_counts, mixer, processes)
         save_results(run, cfg, data, logits, labels, state, prior, parameters, accelerator)
     # Leave together and let go of the process group's threads: gloo's abort an interpreter that closes under them.

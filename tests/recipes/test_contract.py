@@ -81,9 +81,12 @@ def header_problem(config: Path) -> str | None:
     folder = "/".join(path.split("/")[:2])
     wanted = f"# {LAUNCH} {folder}/train.py --config {path}"
     if stage1 := re.search(r"^stage1: (\w+)$", config.read_text(), flags=re.MULTILINE):
-        dataset = "cifar10" if "_cifar10_" in f"{config.stem}_" else "cifar100"
-        ratio = found[1] if (found := re.search(r"_ir(\d+)$", config.stem)) else "100"
-        run = f"runs/{dataset}_ir{ratio}_{stage1[1]}_seed0"
+        if folder == "recipes/imagenet_lt":
+            data = "places_lt_resnet152" if config.stem.endswith("_places") else "imagenet_lt_resnet50"
+        else:
+            ratio = found[1] if (found := re.search(r"_ir(\d+)$", config.stem)) else "100"
+            data = f"cifar10_ir{ratio}" if "_cifar10_" in f"{config.stem}_" else f"cifar100_ir{ratio}"
+        run = f"runs/{data}_{stage1[1]}_seed0"
         wanted = f"# {LAUNCH} {folder}/train_stage2.py --config {path} --from_run {run}"
     first = config.read_text().partition("\n")[0]
     return None if first == wanted else f"{path} must open with {wanted!r}, but does with {first!r}"

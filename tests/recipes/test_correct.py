@@ -146,7 +146,7 @@ def test_shifted_test_sets_name_the_logits_that_are_calibrated(launcher: Launche
     with (run / "shifted.csv").open() as file:
         table = {line["prior"]: line for line in csv.DictReader(file)}
     assert {name: line["logits"] for name, line in table.items() if "kept" not in name} == {
-        "none": "as trained", "given": "vector", "estimated": "vector", "trend": "vector",
+        "none": "as trained", "calibrated": "vector", "given": "vector", "estimated": "vector", "trend": "vector",
         "center": "vector",
     }  # fmt: skip
     assert (row(done.out, "none")[0], row(done.out, "given")[0]) == ("as trained", "vector")

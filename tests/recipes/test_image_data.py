@@ -72,7 +72,7 @@ def load(
     defaults = {
         "dataset": "folder", "data_dir": None, "hub_id": None, "list_dir": None, "image_column": "image",
         "label_column": "label", "train_split": "train", "test_split": None, "test_per_class": 1, "profile": "natural",
-        "imbalance_ratio": 4.0, "data_seed": 0,
+        "imbalance_ratio": 4.0, "data_seed": 0, "stream": False, "stream_buffer": 4, "held_out_per_class": 0,
     }  # fmt: skip
 
     def run(**changes: object) -> SimpleNamespace:
@@ -193,6 +193,8 @@ class TestImageNet:
         lists, rows = fake.write_lists(tmp_path / "lists"), fake.write_rows(tmp_path / "hub")
         data = load(dataset="imagenet_lt", data_dir=rows, list_dir=lists)
         self.the_lists(data, fake)
+        with pytest.raises(ValueError, match="`held_out_per_class` is 1, but ImageNet-LT has images to tune on"):
+            load(dataset="imagenet_lt", data_dir=rows, list_dir=lists, held_out_per_class=1)
         assert data.class_names == list(reversed(HUB_NAMES))
         assert "not the published lists of ImageNet-LT" in capsys.readouterr().err
         assert modules.data.describe(data) == (
@@ -560,6 +562,19 @@ class TestFolder:
                 assert data.class_names[images[k][1]] == name.split("/")[0]
         assert list(load(data_dir=root, test_per_class=2, data_seed=1).test.names) != list(data.test.names)
 
+    @pytest.mark.parametrize("profile", ["natural", "exponential"])
+    def test_images_to_tune_on(self, load: Callable, profile: str, tmp_path: Path) -> None:
+        root = self.write(tmp_path / "data", {"ant": 10, "bee": 6, "cat": 4})
+        settings = {"data_dir": root, "test_per_class": 1, "profile": profile, "imbalance_ratio": 7.0}
+        plain, data = load(**settings), load(**settings, held_out_per_class=2)
+        assert list(data.test.names) == list(plain.test.names)
+        assert data.val.labels.tolist() == [0, 0, 1, 1, 2, 2]
+        assert data.class_counts.tolist() == ([7, 3, 1] if profile == "natural" else [7, 2, 1])
+        parts = [set(images.names) for images in (data.train, data.val, data.test)]
+        assert len(set.union(*parts)) == sum(map(len, parts)) == len(data.train) + 6 + 3
+        with pytest.raises(ValueError, match=r"`held_out_per_class`=3 and a training .* class 2 \(cat\) has 3 "):
+            load(**settings, held_out_per_class=3)
+
     @pytest.mark.parametrize("test", ["test", "val", "validation"])
     def test_splits(self, load: Callable, test: str, tmp_path: Path) -> None:
         self.write(tmp_path / "train", {"ant": 6, "bee": 3, "cat": 2})
@@ -678,6 +693,24 @@ class TestHub:
         fails(r"Class 1 \(1\) has no training images \(1 of 3 classes have none\)")
         folder = self.write(tmp_path / "null", {"train": [0, 1, None, 1], "test": [0]})
         fails("must hold class indices in 'label', but image 2 of its train split has None")
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_the_gated_hub(self, load: Callable, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+        """Without a token, and with one of somebody who has not accepted the terms."""
+        import datasets
+
+        said = iter(["is a gated dataset on the Hub. You must be authenticated", "GatedRepoError: 403", "no route"])
+
+        def refused(source: str) -> None:
+            raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{source}' {next(said)}")
+
+        monkeypatch.setattr(datasets, "load_dataset_builder" if stream else "load_dataset", refused)
+        where = "https://huggingface.co/datasets/some/images"
+        for _ in range(2):
+            with pytest.raises(ConnectionError, match=rf"'some/images' .* Accept them at {where}, then .*set HF_TOKEN"):
+                load(dataset="hub", hub_id="some/images", stream=stream)
+        with pytest.raises(ConnectionError, match=r"'some/images' could not be loaded .*no route"):
+            load(dataset="hub", hub_id="some/images", stream=stream)
 
     @pytest.mark.skipif(not CIFAR100.is_dir(), reason="CIFAR-100 is not here")
     def test_cifar_100(self, load: Callable) -> None:

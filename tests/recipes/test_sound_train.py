@@ -231,47 +231,49 @@ class TestSweep:
         arguments = ["--methods", *methods, "--seeds", "0", "1", "--out", out, *words, "--", *behind]
         return launcher.run(recipe / "sweep.py", *arguments)
 
+    def plant(self, out: Path, name: str, final: dict[str, float | None], epochs: int = 1) -> None:
+        (out / name).mkdir()
+        values = {"dataset": "synthetic", "imbalance_ratio": 10.0, "profile": "pareto", "model": "envnet"}
+        values |= {"epochs": epochs, "final": final, "wall_time_s": 60.0, "parameters": 1}
+        (out / name / "summary.json").write_text(json.dumps(values))
+
     def test_trains_what_is_missing_and_makes_a_table(self, launcher: Launcher, tiny: Path, tmp_path: Path) -> None:
-        finals = {
-            "erm_fold5_seed1": {"top1": 0.5, "top5": 0.75, "medium": None, "few": 0.25},
-            "bc_fold5_seed0": {"top1": 0.625, "top5": 0.875, "medium": None, "few": 0.5},
-            "bc_fold5_seed1": {"top1": 0.75, "top5": 1.0, "medium": None, "few": 0.5},
-        }
-        for name, final in finals.items():
-            (tmp_path / name).mkdir()
-            (tmp_path / name / "summary.json").write_text(json.dumps({"final": final}))
+        rest = {"many": None, "medium": None, "ece": 0.1}
+        self.plant(tmp_path, "erm_fold5_seed1", {"top1": 0.5, "top5": 0.75, "few": 0.25, **rest})
+        self.plant(tmp_path, "bc_fold5_seed0", {"top1": 0.625, "top5": 0.875, "few": 0.5, **rest})
+        self.plant(tmp_path, "bc_fold5_seed1", {"top1": 0.75, "top5": 1.0, "few": 0.5, **rest})
         first = self.sweep(launcher, tiny, tmp_path).good()
-        assert re.findall(r"^(\S+) \.\.\.$", first.out, re.MULTILINE) == [str(tmp_path / "erm_fold5_seed0")]
+        assert re.findall(r"^[\d:]{8} (\S+) \(", first.out, re.MULTILINE) == ["erm_fold5_seed0"]
         real = summary(tmp_path / "erm_fold5_seed0")
         assert (real["seed"], real["test_fold"], real["epochs"], real["name"]) == (0, 5, 1, "erm")
         values = [100 * (1 - real["final"]["top1"]), 50.0]
         lines = {line.split(" | ")[0]: line for line in first.out.splitlines()}
-        assert f"| 2 | {statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} | " in lines["| erm"]
+        assert f"| `erm` | {statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} | " in lines["| `erm`"]
         # 37.5 and 25.0: 31.25 and 12.5 / sqrt(2); no class is of medium size; the rare ones have no spread.
-        assert lines["| bc"] == "| bc | 2 | 31.2 ± 8.8 | 6.2 ± 8.8 | – | 50.0 ± 0.0 |"
+        wanted = "| `bc` | 31.2 ± 8.8 | 6.2 ± 8.8 | – | – | 50.0 ± 0.0 | 10.0 ± 0.0 | 2 | 1 | 1.0 |"
+        assert lines["| `bc`"] == wanted
 
-        before = contents(tmp_path)
-        second = self.sweep(launcher, tiny, tmp_path).good()
-        assert "..." not in second.out
-        assert second.out.splitlines()[-3:] == first.out.splitlines()[-3:]
-        only = self.sweep(launcher, tiny, tmp_path, "--table_only", epochs=7).good()
-        assert only.out.splitlines()[-3:] == first.out.splitlines()[-3:]
+        before = contents(tmp_path, but=["table.png"])
+        for words in ((), ("--table",)):
+            again = self.sweep(launcher, tiny, tmp_path, *words).good()
+            assert " of 4)" not in again.out
+            assert wanted in again.out
         error = self.sweep(launcher, tiny, tmp_path, methods=["erm"], epochs=7).error()
-        assert "`epochs` was 1 and is now 7" in error  # a finished run is of other settings
-        assert contents(tmp_path) == before
+        assert "`epochs` 1, asked 7" in error  # a finished run is of other settings
+        assert contents(tmp_path, but=["table.png"]) == before
 
     def test_a_failed_run_is_told_at_the_end(self, launcher: Launcher, tiny: Path, tmp_path: Path) -> None:
-        (tmp_path / "erm_fold5_seed0").mkdir()
-        (tmp_path / "erm_fold5_seed0" / "summary.json").write_text(json.dumps({"final": {"top1": 0.5}}))
+        final = {"top1": 0.5, "top5": None, "many": None, "medium": None, "few": None, "ece": None}
+        self.plant(tmp_path, "erm_fold5_seed0", final)
         failing = Path(shutil.copytree(tiny, tmp_path / "recipe"))
         (failing / "train.py").write_text("raise SystemExit(2)")
         done = self.sweep(launcher, failing, tmp_path, methods=["erm"])
         assert done.code == 1
-        assert f"error: not finished: {tmp_path / 'erm_fold5_seed1'}. The same command tries them again." in done.err
+        assert "FAILED erm_fold5_seed1: it ended with code 2" in done.err
         assert "Traceback" not in done.err
-        assert "| erm | 1 | 50.0 | – | – | – |" in done.out
+        assert "| `erm` | 50.0 | – | – | – | – | – | 1 | 1 | 1.0 |" in done.out
         done = self.sweep(launcher, failing, tmp_path, methods=["erm", "bcc"])
-        assert "Did you mean the method bc?" in done.error()
+        assert "there is no 'bcc', did you mean 'bc'?" in done.error()
 
 
 def test_quickstart_puts_methods_side_by_side(launcher: Launcher, tiny: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The sweep: what it runs and what not, several at once, locks, failures, and the table it makes."""
+"""The sweep of cifar_lt: what it runs and what not, several at once, failures, and the table it makes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import json
 import math
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -164,51 +162,25 @@ class TestPlan:
         )
         assert inside(recipe, text, env) == [80, 64, [64, 72], None, "digits"]
 
-    def test_a_ratio_has_its_own_config(self, recipe: Path, env: Mapping[str, str]) -> None:
-        text = "print(json.dumps([sweep.config_file('mislas', 'cifar10', each).stem for each in (10, 50, 100, 200)]))"
-        names = ["mislas_cifar10_ir10", "mislas_cifar10_ir50", "mislas_cifar10", "mislas_cifar10"]
-        assert inside(recipe, text, env) == names
-
-    def test_a_data_set_has_its_own_config(self, recipe: Path, env: Mapping[str, str]) -> None:
-        stem = "sweep.config_file('unimix_bayias', each, 100).stem"
-        text = f"print(json.dumps([{stem} for each in ('cifar10', 'cifar100')]))"
-        assert inside(recipe, text, env) == ["unimix_bayias_cifar10", "unimix_bayias"]
-
-
-class TestLock:
-    TRY = "with sweep.lock(Path({out!r}), 'run') as mine:\n    print(json.dumps(mine is not None))"
-
-    def owned(self, out: Path, host: str, *pids: int) -> Path:
-        path = out / "locks" / "run"
-        path.parent.mkdir()
-        path.write_text(json.dumps({"host": host, "pids": pids}))
-        return path
-
-    def test_a_free_one_is_taken_and_given_back(self, recipe: Path, env: Mapping[str, str], tmp_path: Path) -> None:
-        assert inside(recipe, self.TRY.format(out=str(tmp_path)), env) is True
-        assert not list((tmp_path / "locks").iterdir())
-
-    def test_that_of_a_living_process_is_respected(self, recipe: Path, env: Mapping[str, str], tmp_path: Path) -> None:
-        path = self.owned(tmp_path, socket.gethostname(), os.getpid())
-        assert inside(recipe, self.TRY.format(out=str(tmp_path)), env) is False
-        assert path.exists()
-
-    def test_that_of_a_dead_process_is_taken_over(self, recipe: Path, env: Mapping[str, str], tmp_path: Path) -> None:
-        with subprocess.Popen([sys.executable, "-c", ""]) as ended:
-            ended.wait()
-        path = self.owned(tmp_path, socket.gethostname(), ended.pid)
-        assert inside(recipe, self.TRY.format(out=str(tmp_path)), env) is True
-        # A sweep that was killed may have left its run behind.
-        path.write_text(json.dumps({"host": socket.gethostname(), "pids": [ended.pid, os.getpid()]}))
-        assert inside(recipe, self.TRY.format(out=str(tmp_path)), env) is False
-
-    @pytest.mark.parametrize(("age", "free"), [(10, False), (1000, True)])
-    def test_of_another_machine_its_age_decides(
-        self, recipe: Path, env: Mapping[str, str], tmp_path: Path, age: float, free: bool
+    @pytest.mark.parametrize(
+        ("method", "dataset", "ratios", "names"),
+        [
+            ("mislas", "cifar10", (10, 50, 100, 200),
+             ["mislas_cifar10_ir10", "mislas_cifar10_ir50", "mislas_cifar10", "mislas_cifar10"]),
+            ("unimix_bayias", "cifar10", (100,), ["unimix_bayias_cifar10"]),
+            ("unimix_bayias", "cifar100", (100,), ["unimix_bayias"]),
+        ],
+    )  # fmt: skip
+    def test_a_data_set_and_a_ratio_have_their_own_config(
+        self, recipe: Path, env: Mapping[str, str], method: str, dataset: str, ratios: tuple[int, ...], names: list[str]
     ) -> None:
-        path = self.owned(tmp_path, "another.machine", 1)
-        os.utime(path, (time.time() - age,) * 2)
-        assert inside(recipe, self.TRY.format(out=str(tmp_path)), env) is free
+        text = (
+            "import argparse\nask = argparse.Namespace(out='out', epochs=None)\n"
+            f"runs = [sweep.make_run({method!r}, {dataset!r}, each, 0, ask, []) for each in {ratios!r}]\n"
+            "print(json.dumps([[Path(run.arguments[1]).stem, run.name] for run in runs]))"
+        )
+        folders = [f"{dataset}_ir{ratio}_{method}_seed0" for ratio in ratios]
+        assert inside(recipe, text, env) == [list(pair) for pair in zip(names, folders, strict=True)]
 
 
 class TestTable:
@@ -235,10 +207,9 @@ class TestTable:
             values = {"dataset": "cifar10", "imbalance_ratio": 100.0, "profile": profile, "epochs": 10, "final": final}
             values |= {"wall_time_s": 60.0, "parameters": 1}
             (run / "summary.json").write_text(json.dumps(values))
-        text = f"rows = sweep.collect(Path({str(tmp_path)!r}))\nprint(json.dumps([rows, sweep.percent(None, None)]))"
-        rows, dash = inside(recipe, text, env)
+        text = f"from ltaug.sweeps import collect\nprint(json.dumps(collect(Path({str(tmp_path)!r}), sweep.TABLE)))"
+        rows = inside(recipe, text, env)
         assert {row["method"]: row["published"] for row in rows} == {"mislas": {"MiSLAS": 82.1}, "ncm": {}, "erm": {}}
-        assert dash == "–"
 
     def test_published_numbers_are_of_configs(self) -> None:
         folder = ROOT / "recipes" / "cifar_lt"

@@ -1,0 +1,189 @@
+"""A whole small set of sound, held in memory or on the device and read in batches of random crops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from ltaug.loaders._base import _ResidentBase
+from ltaug.priors import as_labels
+from ltaug.samplers.pair import PairSampler
+
+__all__ = ["ResidentWaveformLoader"]
+
+
+class ResidentWaveformLoader(_ResidentBase):
+    r"""Batches of a data set of sound that stays in memory (or on the GPU) as int16: random crops out of recordings of
+    any lengths, and optionally a random stretch of time.
+
+    The counterpart of :class:`ResidentLoader` for waveforms, with the same samplers, pairs, epochs and processes: it
+    yields ``(inputs, labels)``, or two of these for a :class:`~ltaug.samplers.PairSampler`; inputs are float32 [N,
+    ``crop_length``], samples divided by 32768. The preparation is that of between-class learning (Tokozume, Ushiku and
+    Harada, *Learning from Between-class Examples for Deep Sound Recognition*, ICLR 2018):
+
+    1. a clip of T samples is stretched by :math:`s = \texttt{max\_scale}^u, u \sim U(-1, 1)`, to
+       :math:`\lfloor T s \rfloor` samples; sample k is read at k / s, linearly interpolated, and the last sample is
+       repeated where a neighbour is missing;
+    2. zeros of length ``padding`` are put on both sides, and more at the end of a clip that is still shorter than a
+       crop;
+    3. a crop starts at any place with the same probability.
+
+    Their random gain acts on the mixed sound, so that it has no place here.
+
+    With ``crops`` = K > 1, for testing, nothing is random: of a clip padded to P samples, crop i of 0..K-1 starts at
+    :math:`i \lfloor (P - \texttt{crop\_length}) / (K - 1) \rfloor`, and inputs are [N, K, ``crop_length``].
+
+    The crops and stretches are a pure function of (seed, epoch, batch), drawn for the global batch: several processes
+    see together what one sees. Samples and padding take two bytes each in memory, and neighbouring clips share theirs:
+    one ``padding`` a clip.
+
+    Args:
+        waveforms: int16 [T] for each clip, or int16 [N, T] for all; copied to ``device``.
+        labels: class indices, int [N].
+        batch_size: clips (or pairs) a *global* batch; a multiple of ``num_processes``.
+        crop_length: samples of a crop.
+        sampler: any sampler of indices or of index pairs; ``set_epoch`` is passed on. By default the order of the set.
+        padding: zeros on each side of a clip; by default ``crop_length // 2``.
+        max_scale: the greatest stretch, at least 1; 1 is none.
+        crops: 1 for one random crop a clip, more for that many equally spaced ones.
+        drop_last: leave out the last batch of an epoch when it is not full.
+        min_last: leave out the last batch when it has fewer samples than this, e.g. ``2 * num_processes`` where batch
+            normalisation needs two on every process.
+        seed: of the crops and stretches.
+        device: where the set lives and batches are made.
+        num_processes: how many processes share the set.
+        process_index: which one this is.
+
+    Raises:
+        ValueError: waveforms are not int16 or have no samples, labels do not fit, ``max_scale`` is given with several
+            crops, sizes are out of range or cannot be divided, or no batch can be formed.
+
+    >>> waveforms = [torch.full((length,), 16384, dtype=torch.int16) for length in (5, 8, 3)]
+    >>> loader = ResidentWaveformLoader(waveforms, [0, 1, 1], batch_size=2, crop_length=6)
+    >>> [tuple(inputs.shape) for inputs, labels in loader]
+    [(2, 6), (1, 6)]
+    >>> loader = ResidentWaveformLoader(waveforms[:1], [0], batch_size=1, crop_length=4, padding=2, crops=2)
+    >>> next(iter(loader))[0].tolist()
+    [[[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 0.0, 0.0]]]
+    """
+
+    def __init__(
+        self,
+        waveforms: Sequence[Tensor | np.ndarray[Any, Any]] | Tensor | np.ndarray[Any, Any],
+        labels: Tensor | Sequence[int],
+        *,
+        batch_size: int,
+        crop_length: int,
+        sampler: Sampler[int] | PairSampler | None = None,
+        padding: int | None = None,
+        max_scale: float = 1.0,
+        crops: int = 1,
+        drop_last: bool = False,
+        min_last: int = 1,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        num_processes: int = 1,
+        process_index: int = 0,
+    ) -> None:
+        clips = [clip.cpu().numpy() if isinstance(clip, Tensor) else np.asarray(clip) for clip in waveforms]
+        if not clips:
+            raise ValueError("`waveforms` is empty.")
+        for k, clip in enumerate(clips):
+            if clip.dtype != np.int16 or clip.ndim != 1 or not clip.size:
+                raise ValueError(
+                    f"`waveforms` must be int16 of shape [T] each, with at least one sample, but number {k} is "
+                    f"{clip.dtype} of shape {list(clip.shape)}."
+                )
+        labels = as_labels(labels)
+        if len(labels) != len(clips):
+            raise ValueError(
+                f"`labels` must hold one class a waveform, but there are {len(labels)} and {len(clips)} waveforms."
+            )
+        if crop_length < 1:
+            raise ValueError(f"`crop_length` must be at least 1, but is {crop_length}.")
+        padding = crop_length // 2 if padding is None else padding
+        if padding < 0:
+            raise ValueError(f"`padding` must not be negative, but is {padding}.")
+        if not 1 <= max_scale < float("inf"):
+            raise ValueError(f"`max_scale` must be at least 1, where 1 is off, but is {max_scale}.")
+        if crops < 1:
+            raise ValueError(f"`crops` must be at least 1, but is {crops}.")
+        if crops > 1 and max_scale > 1:
+            raise ValueError(
+                f"`crops`={crops} takes equally spaced crops without randomness, but `max_scale` is {max_scale}. "
+                "Leave `max_scale` at 1 for testing."
+            )
+        super().__init__(labels, batch_size, sampler, drop_last, seed, device, num_processes, process_index, min_last)
+        self.crop_length = crop_length
+        self.padding = padding
+        self.max_scale = max_scale
+        self.crops = crops
+        # All clips in one row, with the zeros between two neighbours serving both, so that a crop is one run of memory.
+        lengths = np.array([clip.size for clip in clips])
+        gaps = np.maximum(padding, crop_length - padding - lengths)
+        ends = padding + np.cumsum(lengths + gaps) - gaps
+        samples = np.zeros(ends[-1] + gaps[-1] + 1, dtype=np.int16)  # one more: a stretch reads one beyond a clip
+        for clip, end in zip(clips, ends, strict=True):
+            samples[end - clip.size : end] = clip
+        self.samples = torch.from_numpy(samples).to(device)
+        self._lengths = torch.from_numpy(lengths)
+        self._starts = torch.from_numpy(ends - lengths)
+
+    def _load(self, indices: Tensor, batch: int, stream: int) -> tuple[Tensor, Tensor]:
+        device = self.samples.device
+        labels = self.labels[indices.to(device, non_blocking=True)]
+        indices = indices.cpu()
+        lengths, starts = self._lengths[indices], self._starts[indices]
+        if self.crops > 1:
+            room = (lengths + 2 * self.padding - self.crop_length).clamp_(min=0)
+            offsets = torch.arange(self.crops) * (room // (self.crops - 1)).view(-1, 1)
+            inputs = self._runs((starts.view(-1, 1) + offsets - self.padding).view(-1))
+            return inputs.view(len(indices), self.crops, self.crop_length), labels
+        scales, places = self._scales_and_places(batch, stream)
+        scaled = (lengths * scales).long()
+        room = (scaled + 2 * self.padding - self.crop_length).clamp_(min=0)
+        offsets = (places * (room + 1)).long() - self.padding
+        if self.max_scale == 1:
+            return self._runs(starts + offsets), labels
+        table = torch.stack([starts, lengths, scaled, offsets, scales], dim=1).to(device, non_blocking=True)
+        inputs = torch.empty(len(indices), self.crop_length, device=device)
+        # Clip by clip, what is in between stays in a processor's cache: twice as fast. A GPU takes all at once.
+        parts = max(1, len(indices)) if device.type == "cpu" else 1
+        for rows, out in zip(table.chunk(parts), inputs.chunk(parts), strict=True):
+            self._stretched_runs(rows, out)
+        return inputs, labels
+
+    def _scales_and_places(self, batch: int, stream: int) -> tuple[Tensor, Tensor]:
+        """Stretch and place of the crop, in 0..1, of this process's samples, drawn for the global batch."""
+        generator, full = self._random(batch, stream)
+        exponents, places = generator.random((2, full))
+        scales = self.max_scale ** (2 * exponents - 1)
+        low, high = self._share(full)
+        return torch.from_numpy(scales[low:high]), torch.from_numpy(places[low:high])
+
+    def _runs(self, starts: Tensor) -> Tensor:
+        """Crops of the row of all samples, float32 [len(starts), crop_length]."""
+        # Every run of `crop_length` samples in memory, overlapping: one index for a whole crop.
+        runs = self.samples.as_strided((len(self.samples) - self.crop_length + 1, self.crop_length), (1, 1))
+        crops = runs.index_select(0, starts.to(self.samples.device, non_blocking=True))
+        return crops.float().mul_(1 / 32768)
+
+    def _stretched_runs(self, table: Tensor, out: Tensor) -> None:
+        """Write crops of stretched clips into ``out``, [N, crop_length]. A row of the table, float64 [N, 5], holds
+        where the clip starts among all samples, its length, its length when stretched, where in that the crop starts,
+        and the stretch.
+        """
+        starts, lengths, scaled, offsets, scales = table.T.unsqueeze(2)
+        places = offsets + torch.arange(self.crop_length, dtype=torch.float64, device=table.device)
+        outside = (places < 0) | (places >= scaled)
+        # float64, since in a long clip float32 has no bits left for the fraction. Clamped to the last sample, which has
+        # a fraction of 0, so that its right neighbour does not count.
+        positions = (places / scales).clamp_(min=0).minimum(lengths - 1)
+        left = (positions.long() + starts.long()).view(-1)
+        left, right = (self.samples.index_select(0, index).float().view(out.shape) for index in (left, left + 1))
+        torch.lerp(left, right, positions.frac().float(), out=out).mul_(1 / 32768).masked_fill_(outside, 0.0)

@@ -1,0 +1,144 @@
+"""Evaluate a run folder again, from its weights: metrics, logits, report; and correct it for another class mix.
+
+    python recipes/inaturalist/evaluate.py runs/inaturalist2018_resnet50_erm_seed0 --target_prior uniform
+
+On one process. With `--target_prior uniform` this is PC Softmax; `--strength` makes it IC. `--strength auto` and
+`--calibrate` are tuned on the images that `--held_out_per_class` has kept from the training.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from classifier import load_weights, plain_network
+from config import parse_config, plain_errors
+from correct import (
+    CALIBRATORS,
+    estimated_prior,
+    fit_calibrator,
+    read_info,
+    read_prior,
+    read_strength,
+    tuned_strength,
+)
+from data import load_data
+from loader import test_loader, test_transform
+from model import build_model
+from results import examples, save_test, table
+from train import evaluate
+
+from ltaug import RunFolder, shift_logits
+from ltaug.commandline import one_process
+from ltaug.metrics import classification_report
+from ltaug.report import write_report
+from ltaug.run import autocast_type, read_config, set_threads
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("run", help="run folder of train.py or train_stage2.py")
+    parser.add_argument("--data_dir", help="folder of the images, if it has moved since the training")
+    for name in ("list_dir", "train_json", "test_json"):
+        parser.add_argument(f"--{name}", help="likewise")
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16", "fp16"), help="autocast type; default: the run's"
+    )
+    parser.add_argument(
+        "--target_prior",
+        help="correct for: uniform, train, a JSON file, or estimate, trend, center (from the test logits)",
+    )
+    parser.add_argument("--strength", help="of the correction: a number, or auto (default: 1)")
+    parser.add_argument("--calibrate", choices=("none", *CALIBRATORS), default="none", help="before the correction")
+    arguments = parser.parse_args()
+    one_process()
+    if arguments.strength and not arguments.target_prior:
+        raise ValueError("`--strength` is that of a correction: name the prior to correct for, `--target_prior`.")
+    strength = None if arguments.strength == "auto" else read_strength(arguments.strength or "1")
+    path = Path(arguments.run)
+    if not (path / "config.yaml").is_file():
+        raise ValueError(f"{arguments.run!r} is no run folder: it has no config.yaml.")
+    # A second stage keeps the settings of its network and data beside its own.
+    second = (path / "stage1.yaml").is_file()
+    if not (path / "model.safetensors").is_file():
+        script = "train_stage2.py" if second else "train.py"
+        raise ValueError(f"{arguments.run!r} has no final weights. Finish it: `{script} --resume true`.")
+    # Without the tracker, which this machine may lack.
+    settings = ["--config", str(path / ("stage1.yaml" if second else "config.yaml")), "--log_with", "null"]
+    settings += ["--out", str(path), "--resume", "true"]
+    for name in ("data_dir", "list_dir", "train_json", "test_json", "precision"):
+        if getattr(arguments, name):
+            settings += [f"--{name}", getattr(arguments, name)]
+    cfg = parse_config(settings)
+    own = read_config(path / "config.yaml")
+    method, run = own["method"], RunFolder(path, own, resume=True, write_config=False)
+
+    correcting = bool(arguments.target_prior or arguments.calibrate != "none")
+    info = read_info(path) if correcting else {}
+    source = torch.tensor(info["logits_prior"], dtype=torch.float64) if correcting else None
+    target = None
+    if arguments.target_prior:
+        target = read_prior(arguments.target_prior, info["class_names"], info["class_counts"])
+    tuning = arguments.calibrate != "none" or strength is None
+    data = load_data(cfg)
+    if tuning and data.val is None:
+        raise ValueError(
+            "`--calibrate` and `--strength auto` tune, which needs images that were held out, but this run has "
+            "trained on all. Train one with `--held_out_per_class 1` or more."
+        )
+    model = build_model(len(data.class_names), plain_network(cfg))
+    load_weights(model, path, data.class_names)
+    set_threads(cfg.threads)
+    accelerator = Accelerator(mixed_precision=autocast_type(cfg.precision))
+    if cfg.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    model = accelerator.prepare(model)
+
+    def logits_of(images) -> tuple[torch.Tensor, torch.Tensor]:
+        images.transform = test_transform(cfg)
+        return evaluate(accelerator, model, test_loader(cfg, images, 1, 0, accelerator.device))
+
+    logits, labels = logits_of(data.test)
+    final = save_test(run, data, logits, labels)
+    if (path / "summary.json").is_file():
+        run.write_json("summary.json", {**json.loads((path / "summary.json").read_text()), "final": final})
+    print(table({method: final}))
+    print()
+
+    # The same logits for another class mix.
+    held_out = logits_of(data.val) if tuning else None
+    calibrate = fit_calibrator(arguments.calibrate, *held_out, source) if held_out else lambda z: z
+    tuned_on = f"{len(data.val)} held-out images" if tuning else None
+    if tuning:
+        print(f"Tuned on {tuned_on}.")
+    corrected, said, curve = calibrate(logits), arguments.calibrate, None
+    if arguments.target_prior:
+        if target is None:
+            target = estimated_prior(arguments.target_prior, corrected, source, data.class_counts)
+            if arguments.target_prior == "estimate":
+                note = (
+                    "Note: with many classes or few samples a free estimate may be worse than none; `--target_prior "
+                    "center` pulls it towards the trend of the training counts, `trend` takes that alone."
+                )
+                print(note, file=sys.stderr)
+        if strength is None:
+            strength, curve = tuned_strength(calibrate(held_out[0]), held_out[1], source, target)
+        corrected = shift_logits(corrected, source, target.clamp(min=1e-9), strength)
+        said = f"to {arguments.target_prior}, strength {strength:g}" + (f", {said}" if said != "none" else "")
+    if correcting:
+        name = f"{method} ({said})"
+        results = {method: final, name: classification_report(corrected.softmax(1), labels, data.class_counts)}
+        print(f"{table(results)}\n")
+        run.write_json("corrected.json", {
+            "said": said, "strength": strength if arguments.target_prior else None, "strength_curve": curve,
+            "calibration": arguments.calibrate, "tuned_on": tuned_on, "class_names": data.class_names,
+            "target_prior": target, "uncorrected": final, "final": results[name],
+        })  # fmt: skip
+    print(f"Report: {write_report(path, examples(data, logits, labels))}")
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        main()
