@@ -68,30 +68,26 @@ def world(seed: int, num_classes: int, samples: int, steps: int) -> World:
 
 def accuracies(counts: Tensor, held_out: Sample, test: Sample, truth: Tensor) -> dict[str, float]:
     """Accuracy on a test set by what is done to its logits."""
-    uniform, y = torch.ones(len(counts)), held_out[1]
-    weighted = BiasCorrectedTemperatureScaling(len(counts)).fit(*held_out, weights=counts[y])(test[0])
-    held = shift_logits(held_out[0], counts, uniform)  # to the prior of the held-out samples
-    calibrate = BiasCorrectedTemperatureScaling(len(counts)).fit(held, y)
-    raw, z = test[0], calibrate(shift_logits(test[0], counts, uniform))
-    trend = estimate_prior(z, uniform, trend=counts.log())
-    held_out = calibrate(held), y
+    y, raw = held_out[1], test[0]
+    weighted = BiasCorrectedTemperatureScaling(len(counts)).fit(*held_out, weights=counts[y])(raw)
+    calibrate = BiasCorrectedTemperatureScaling(len(counts)).fit(*held_out, logits_prior=counts)
+    z, held_out = calibrate(raw), (calibrate(held_out[0]), y)
+    trend = estimate_prior(z, counts, trend=counts.log())
 
-    def accuracy(logits: Tensor, prior: Tensor, target: Tensor) -> float:
-        return float((shift_logits(logits, prior, target).argmax(1) == test[1]).double().mean())
+    def accuracy(logits: Tensor, target: Tensor) -> float:
+        return float((shift_logits(logits, counts, target).argmax(1) == test[1]).double().mean())
 
     return {
-        "nothing": accuracy(raw, counts, counts),
-        "true prior": accuracy(raw, counts, truth),
-        "EM": accuracy(raw, counts, estimate_prior(raw, counts)),
-        "calibrated with weights, EM": accuracy(weighted, counts, estimate_prior(weighted, counts)),
-        "calibrated, true prior": accuracy(z, uniform, truth),
-        "calibrated, EM": accuracy(z, uniform, estimate_prior(z, uniform)),
-        "calibrated, trend": accuracy(z, uniform, trend),
-        "calibrated, EM about the trend": accuracy(z, uniform, estimate_prior(z, uniform, center=trend)),
-        "calibrated, RLLS": accuracy(z, uniform, estimate_prior(z, uniform, "rlls", validation=held_out)),
-        "calibrated, soft BBSE": accuracy(
-            z, uniform, estimate_prior(z, uniform, "bbse", validation=held_out, soft=True)
-        ),
+        "nothing": accuracy(raw, counts),
+        "true prior": accuracy(raw, truth),
+        "EM": accuracy(raw, estimate_prior(raw, counts)),
+        "calibrated with weights, EM": accuracy(weighted, estimate_prior(weighted, counts)),
+        "calibrated, true prior": accuracy(z, truth),
+        "calibrated, EM": accuracy(z, estimate_prior(z, counts)),
+        "calibrated, trend": accuracy(z, trend),
+        "calibrated, EM about the trend": accuracy(z, estimate_prior(z, counts, center=trend)),
+        "calibrated, RLLS": accuracy(z, estimate_prior(z, counts, "rlls", validation=held_out)),
+        "calibrated, soft BBSE": accuracy(z, estimate_prior(z, counts, "bbse", validation=held_out, soft=True)),
     }
 
 

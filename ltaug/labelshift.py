@@ -2,8 +2,8 @@
 
 Every method needs logits that mean what they say: an overconfident network, or one that favours some classes beyond
 its prior, misleads it more than a small test set does. Calibrate first, with
-:class:`ltaug.posthoc.BiasCorrectedTemperatureScaling` on held-out samples; ten a class do. Best under the prior of the
-held-out samples: shift all logits there, fit without weights, and pass that prior as ``logits_prior``.
+:class:`ltaug.posthoc.BiasCorrectedTemperatureScaling` on held-out samples; ten a class do. They may have any class mix:
+tell ``fit`` the prior of the logits, ``logits_prior``, which the calibrated ones stay under.
 """
 
 from __future__ import annotations

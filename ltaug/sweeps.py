@@ -245,7 +245,7 @@ def sweep(
     if rows:
         _write_tables(rows, table, out)
     for name, reason in failed.items():
-        print(f"FAILED {name}: {reason}. Its output: {out / 'logs' / name}.log", file=sys.stderr)
+        sys.stderr.write(f"FAILED {name}: {reason}. Its output: {out / 'logs' / name}.log\n")
     if failed:
         leave(f"{len(failed)} of the runs failed; the others are in the table. Start it again to repeat the failed.", 1)
 
@@ -297,7 +297,7 @@ def _work(runs: Sequence[Run], out: Path, launch: Sequence[str]) -> dict[str, st
                 with lock(out, run.name) as held:
                     if held and not run.finished():
                         number = f"{len(runs) - len(left) + 1} of {len(runs)}"
-                        print(f"{time.strftime('%H:%M:%S')} {run.name} ({number})", flush=True)
+                        _say(f"{time.strftime('%H:%M:%S')} {run.name} ({number})")
                         if reason := _train(run, out, launch, held):
                             failed[run.name] = reason
                         left.remove(run)
@@ -314,7 +314,8 @@ def _train(run: Run, out: Path, launch: Sequence[str], held: Path) -> str | None
     before = log.stat().st_size if log.exists() else 0
     command = [*launch, str(run.script), *run.arguments, "--resume", "true"]
     with log.open("a") as file:
-        print(shlex.join(command), file=file, flush=True)
+        file.write(f"{shlex.join(command)}\n")
+        file.flush()
         with subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
             try:
                 write_atomically(held, _owner(os.getpid(), process.pid))
@@ -487,7 +488,7 @@ def _write_tables(rows: Sequence[dict[str, Any]], table: Table, out: Path) -> No
     if any(row["stage1"] for row in rows):
         lines += ["Epochs and minutes of a second stage are its own, on top of those of its first stage.", ""]
     text = "\n".join(lines)
-    print(f"\n{text}")
+    _say(f"\n{text}")
     write_atomically(out / "table.md", text)
     file = io.StringIO()
     flat = [
@@ -499,7 +500,7 @@ def _write_tables(rows: Sequence[dict[str, Any]], table: Table, out: Path) -> No
     writer.writerows(flat)
     write_atomically(out / "table.csv", file.getvalue())
     _plot(rows, table, out / "table.png")
-    print(f"Written: {out / 'table.md'}, {out / 'table.csv'}, {out / 'table.png'}")
+    _say(f"Written: {out / 'table.md'}, {out / 'table.csv'}, {out / 'table.png'}")
 
 
 def _plot(rows: Sequence[dict[str, Any]], table: Table, path: Path) -> None:
@@ -572,4 +573,9 @@ def quickstart(
     results = {method: json.loads((run / "summary.json").read_text())["final"] for method, run in runs.items()}
     page = write_comparison(list(runs.values()), folder / "report.html", title=title)
     seconds = time.perf_counter() - start
-    print(f"\n{table(results)}\n\n{len(arguments.methods)} methods in {seconds:.0f} s. Open {page} in a browser.")
+    _say(f"\n{table(results)}\n\n{len(arguments.methods)} methods in {seconds:.0f} s. Open {page} in a browser.")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

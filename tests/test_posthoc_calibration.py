@@ -298,3 +298,59 @@ def test_no_classes_are_refused() -> None:
         VectorScaling(0)
     with pytest.raises(ValueError, match=r"`num_classes` must be one whole number, but is 2\.5"):
         BiasCorrectedTemperatureScaling(2.5)
+
+
+class TestLogitsPrior:
+    """Held-out samples of another class mix than the prior that the logits are under."""
+
+    @pytest.fixture
+    def world(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits that are right under a prior, but three times too sure, and labels of a flat mix."""
+        generator = torch.Generator().manual_seed(0)
+        prior = torch.tensor([0.6, 0.25, 0.1, 0.05], dtype=torch.float64)
+        labels = torch.arange(4).repeat(5000)
+        points = 1.5 * torch.eye(4, dtype=torch.float64)[labels]
+        points += torch.randn(points.shape, generator=generator, dtype=torch.float64)
+        return 3.0 * (1.5 * points + prior.log()), labels, prior
+
+    @pytest.mark.parametrize("kind", [TemperatureScaling, BiasCorrectedTemperatureScaling, VectorScaling])
+    def test_finds_the_logits_of_that_prior(self, world: tuple[Tensor, Tensor, Tensor], kind: type) -> None:
+        logits, labels, prior = world
+        sizes = () if kind is TemperatureScaling else (4,)
+        calibrated = kind(*sizes).fit(logits, labels, logits_prior=prior)(logits)
+        assert (calibrated.softmax(1) - (logits / 3).softmax(1)).abs().mean() < 0.01
+        # Without it the samples' own mix is taken for the prior.
+        assert (kind(*sizes).fit(logits, labels)(logits).softmax(1) - (logits / 3).softmax(1)).abs().mean() > 0.03
+
+    def test_minimises_the_likelihood_of_the_shifted_logits(self, world: tuple[Tensor, Tensor, Tensor]) -> None:
+        logits, labels, prior = (world[0][7:2000:3], world[1][7:2000:3], world[2])
+        fitted = TemperatureScaling().fit(logits, labels, prior_std=math.inf, logits_prior=prior)
+        z, y, mix = logits.numpy(), labels.numpy(), np.bincount(labels.numpy(), minlength=4) / len(labels)
+
+        def loss(temperature: float) -> float:
+            moved = z / temperature + np.log(mix / prior.numpy())
+            moved -= np.log(np.exp(moved).sum(1, keepdims=True))
+            return -moved[np.arange(len(y)), y].mean()
+
+        best = min(np.arange(0.5, 6.0, 0.002), key=loss)
+        assert fitted.temperature == pytest.approx(best, abs=0.003)
+
+    def test_its_scale_means_nothing(self, world: tuple[Tensor, Tensor, Tensor]) -> None:
+        logits, labels, prior = world
+        one, other = (VectorScaling(4).fit(logits, labels, logits_prior=p) for p in (prior, 1000 * prior))
+        torch.testing.assert_close(one.scale, other.scale)
+        torch.testing.assert_close(one.bias, other.bias, atol=1e-4, rtol=0.0)
+
+    def test_a_class_without_samples_takes_no_part(self, world: tuple[Tensor, Tensor, Tensor]) -> None:
+        logits, labels, prior = world
+        seen = labels != 0
+        calibrate = VectorScaling(4).fit(logits[seen], labels[seen], logits_prior=prior)
+        alone = VectorScaling(3).fit(logits[seen][:, 1:], labels[seen] - 1, logits_prior=prior[1:])
+        torch.testing.assert_close(calibrate.scale[1:], alone.scale, atol=1e-4, rtol=0.0)
+        assert calibrate.scale[0] == pytest.approx(float(alone.scale.mean()), abs=1e-4)
+        assert calibrate.bias[0] == pytest.approx(float(calibrate.bias[1:].mean()), abs=1e-6)
+
+    @pytest.mark.parametrize("prior", [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, -1.0]])
+    def test_bad_ones_are_named(self, world: tuple[Tensor, Tensor, Tensor], prior: list[float]) -> None:
+        with pytest.raises(ValueError, match="`logits_prior`"):
+            VectorScaling(4).fit(*world[:2], logits_prior=prior)

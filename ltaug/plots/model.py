@@ -165,7 +165,7 @@ def _own_and_other_moments(values: Tensor, labels: Tensor) -> list[tuple[Floats,
     for rows in torch.split(values, max((1 << 18) // len(zeros), 1)):
         numbers = rows.double()
         all_first += numbers.sum(0)
-        all_second += numbers.square_().sum(0)
+        all_second += numbers.square().sum(0)
     if not bool(all_second.isfinite().all()):  # a sum tells it sooner than every number
         check_finite(values)
     moments = []

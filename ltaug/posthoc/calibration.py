@@ -20,7 +20,7 @@ from ltaug.posthoc.shift import (
     check_finite,
     check_no_probabilities,
 )
-from ltaug.priors import Counts
+from ltaug.priors import Counts, as_counts
 
 __all__ = ["BiasCorrectedTemperatureScaling", "TemperatureScaling", "VectorScaling"]
 
@@ -55,8 +55,20 @@ class Calibration(nn.Module, ABC):
         scale, bias = (_along_classes(values.to(logits.dtype), logits) for values in self.scale_and_bias(*numbers))
         return logits * scale + bias
 
-    def fit(self: Self, logits: Logits, labels: Counts, weights: Logits | None = None, prior_std: float = 3.0) -> Self:
+    def fit(
+        self: Self,
+        logits: Logits,
+        labels: Counts,
+        weights: Logits | None = None,
+        prior_std: float = 3.0,
+        logits_prior: Counts | None = None,
+    ) -> Self:
         """Fit to held-out samples: the least negative log likelihood, by L-BFGS.
+
+        Held-out samples often have another class mix m than the prior p that the logits are under: a few samples of
+        every class beside a long-tailed training set. With ``logits_prior`` p the likelihood is that of scale * z +
+        bias + log(m / p): of calibrated logits, which stay under p, corrected for the mix of the samples that judge
+        them. Weights of p / m ask for the same, but leave the samples of p's frequent classes alone to say it.
 
         Every number has a weak Gaussian prior about the identity. It keeps finite what the likelihood would let run
         away (the temperature of samples that are all classified right, the bias of a class that does not occur), and
@@ -66,17 +78,18 @@ class Calibration(nn.Module, ABC):
         Args:
             logits: [N, C, ...], of samples that the model was not trained on.
             labels: class indices, [N, ...].
-            weights: of the samples, of the shape of ``labels``. Held-out samples of prior s calibrate for a world of
-                prior t with the weights ``(t / s)[labels]``; class-balanced that is ``(1 / class_counts)[labels]``.
+            weights: of the samples, of the shape of ``labels``.
             prior_std: standard deviation of the Gaussian prior; infinity for plain maximum likelihood.
+            logits_prior: the prior that the logits are under, [C], counts or probabilities; by default the class mix of
+                the held-out samples. Classes that these lack take no part, and get the mean of the others' numbers.
 
         Returns:
             Itself, fitted anew whatever it was before.
 
         Raises:
             ValueError: shapes that do not belong together, labels outside 0..C-1, NaN, probabilities for logits (two
-                samples or more, each of numbers that are not negative and sum to 1), or weights that are negative or
-                all 0.
+                samples or more, each of numbers that are not negative and sum to 1), weights that are negative or all
+                0, or a ``logits_prior`` of another number of classes or with a 0.
         """
         # Here, not above: no training step needs scipy, so importing the library must not wait for it.
         from scipy.optimize import minimize
@@ -92,7 +105,7 @@ class Calibration(nn.Module, ABC):
         check_no_probabilities(rows)
         share = torch.ones(labels.shape, device=rows.device) if weights is None else weights.detach()
         share = share.double().flatten()
-        likelihood = _Likelihood(rows, labels.detach().flatten().long(), share / share.sum())
+        likelihood = _Likelihood(rows, labels.detach().flatten().long(), share / share.sum(), logits_prior)
         precision = 1.0 / (prior_std**2 * len(rows))
         with torch.inference_mode(False), torch.enable_grad():
             start = torch.cat([values.detach().double().cpu().flatten() for values in self.start])
@@ -113,6 +126,8 @@ class Calibration(nn.Module, ABC):
             numbers = self.split(self.uncentered(start + unit * torch.from_numpy(found.x), center))
         with torch.no_grad():
             for name, values in zip(self.names, numbers, strict=True):
+                if values.ndim:
+                    values[~likelihood.present] = values[likelihood.present].mean()
                 getattr(self, name).copy_(values)
         return self
 
@@ -238,21 +253,34 @@ class VectorScaling(Calibration):
 
 
 class _Likelihood:
-    """The negative log likelihood of softmax(scale * z + bias), and its slopes, in one pass over blocks of samples.
+    """The negative log likelihood of softmax(scale * z + bias + shift), and its slopes, in one pass over blocks of
+    samples. The shift is from the prior of the logits to the class mix of the samples.
 
     Args:
         rows: z, [N, C].
         labels: int64 [N].
         share: weights of the samples, float64 [N]; sum to 1.
+        logits_prior: [C]; None if it is the mix of the samples.
     """
 
-    def __init__(self, rows: Tensor, labels: Tensor, share: Tensor) -> None:
+    def __init__(self, rows: Tensor, labels: Tensor, share: Tensor, logits_prior: Counts | None = None) -> None:
         self.rows, self.labels, self.share = rows, labels, share
         own = rows.gather(1, labels[:, None])[:, 0].double()
         zeros = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
         # What the labels add to the slopes is the same for all numbers.
         self.labels_by_bias = zeros.scatter_add(0, labels, share)
         self.labels_by_scale = zeros.scatter_add(0, labels, share * own)
+        self.shift, self.present = zeros, torch.ones(len(zeros), dtype=torch.bool)
+        if logits_prior is not None:
+            prior = as_counts(logits_prior, "logits_prior", integers=False, positive=True).double().cpu()
+            if prior.shape != zeros.shape:
+                raise ValueError(
+                    f"`logits_prior` must hold one number for each of the {len(zeros)} classes of `logits`, but has "
+                    f"shape {list(prior.shape)}."
+                )
+            # A class without samples has log 0 and so takes no part.
+            self.shift = (self.labels_by_bias / prior.to(zeros.device)).log()
+            self.present = self.labels_by_bias.cpu() > 0
 
     def value_and_slopes(self, scale: Tensor, bias: Tensor) -> tuple[float, Tensor, Tensor]:
         """The loss, and its slopes by scale and bias, float64 [C] each, on the CPU."""
@@ -273,17 +301,23 @@ class _Likelihood:
         own = self.rows.gather(1, self.labels[:, None])[:, 0].double()
         size, first = self.labels_by_bias.clone(), self.labels_by_scale.clone()
         second = torch.zeros_like(size).scatter_add(0, self.labels, self.share * own.square())
+        within = torch.zeros_like(size)
         for z, _, power, total, share in self.blocks(scale, bias):
             factor = share / total
+            row_mean = (power * z).sum(1) / total
+            within += factor @ (power * (z - row_mean[:, None]).square_())
             size += factor @ power
             first += factor @ power.mul_(z)
             second += factor @ power.mul_(z)
         mean = first / size.clamp(min=1e-300)
-        return mean.cpu(), (second - first * mean).clamp(min=0.0).cpu() / 2.0, size.cpu() / 2.0
+        about = (second - first * mean).clamp(min=0.0) / 2.0
+        # Where all samples have the same logits only their spread within a sample says how far is far.
+        return mean.cpu(), (about + 0.01 * within).cpu(), size.cpu() / 2.0
 
     def blocks(self, scale: Tensor, bias: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
         """Of a block of samples: z, the calibrated logit of the label, exp of all, their sum, and the weights."""
         scale, bias = (values.detach().to(self.rows.device, torch.float64) for values in (scale, bias))
+        bias = bias + self.shift
         size = max(_BLOCK // self.rows.shape[1], 1)
         for rows, labels, share in zip(
             *(torch.split(x, size) for x in (self.rows, self.labels, self.share)), strict=True

@@ -12,6 +12,8 @@ from ltaug.commandline import check_settings, check_tracker, parse_settings
 
 HERE = Path(__file__).resolve().parent
 DATASETS = ("inaturalist2018", "json", "folder", "digits")
+PLACES = ("data_dir", "list_dir", "train_json", "test_json")
+"""Settings that say where the data are, which may move."""
 COSINE_SCALE = 30.0
 """What the cosine classifier multiplies its cosines by."""
 
@@ -50,7 +52,7 @@ class Config:
     pretrained: bool = False
     """Start from timm's weights (downloads them)."""
     freeze: bool = False
-    """Train the classifier alone; the backbone keeps its weights and statistics."""
+    """Train the classifier (and adapters) alone; the backbone keeps its weights and statistics."""
     lora_rank: int = 0
     """Rank of the low-rank adapters (LoRA, by peft) that a frozen backbone is trained by; 0 is none. Needs `freeze`."""
     cosine_classifier: bool = False

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from classifier import load_weights, plain_network
-from config import parse_config, plain_errors
+from config import PLACES, parse_config, plain_errors
 from correct import (
     CALIBRATORS,
     estimated_prior,
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run", help="run folder of train.py or train_stage2.py")
     parser.add_argument("--data_dir", help="folder of the images, if it has moved since the training")
-    for name in ("list_dir", "train_json", "test_json"):
+    for name in PLACES[1:]:
         parser.add_argument(f"--{name}", help="likewise")
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16", "fp16"), help="autocast type; default: the run's"
@@ -68,7 +68,7 @@ def main() -> None:
     # Without the tracker, which this machine may lack.
     settings = ["--config", str(path / ("stage1.yaml" if second else "config.yaml")), "--log_with", "null"]
     settings += ["--out", str(path), "--resume", "true"]
-    for name in ("data_dir", "list_dir", "train_json", "test_json", "precision"):
+    for name in (*PLACES, "precision"):
         if getattr(arguments, name):
             settings += [f"--{name}", getattr(arguments, name)]
     cfg = parse_config(settings)

@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 
 import yaml
-from config import DATASETS, HERE, Stage2Config, parse_config, plain_errors
+from config import DATASETS, HERE, PLACES, Stage2Config, parse_config, plain_errors
 
 from ltaug.sweeps import Run, Table, chosen_settings, config_file, read_arguments, read_published, sweep, sweep_parser
 
 CONFIGS = HERE / "configs"
 OWN = ("config", "method", "dataset", "seed", "out", "resume")  # what a sweep says by itself
-BOTH_STAGES = ("data_dir", "list_dir", "train_json", "test_json", "threads", "workers")
+BOTH_STAGES = (*PLACES, "threads", "workers")
 NOT_COMPARED = ("out", "from_run", "resume", "log_with", *BOTH_STAGES)
 TABLE = Table(
     setting=("dataset", "model"),

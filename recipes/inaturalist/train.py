@@ -11,7 +11,8 @@ import time
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
-from config import Config, parse_config, plain_errors
+from adapters import plain_state
+from config import PLACES, Config, parse_config, plain_errors
 from data import describe, load_data
 from loader import TrainLoader, steps_of_an_epoch, test_loader, test_transform, train_transform
 from method import logits_prior, make_loss, make_mixer, make_sampler, mixes, seen_prior
@@ -30,8 +31,7 @@ from ltaug.run import autocast_type, reuse_freed_memory, set_threads
 SHOWN = ("loss", "lr", "top1", "top5", "many", "medium", "few", "ece", "images_per_second")  # of an epoch's row
 # A bar that is written into a file comes twice a minute.
 PROGRESS = {"unit": "img", "unit_scale": True, "smoothing": 0.05, "mininterval": 0.1 if sys.stderr.isatty() else 30}
-# What may change on resuming.
-FREE = ("epochs", "out", "data_dir", "list_dir", "train_json", "test_json", "resume", "threads", "workers")
+FREE = ("epochs", "out", *PLACES, "resume", "threads", "workers")  # what may change on resuming
 
 
 def main(cfg: Config) -> None:
@@ -47,6 +47,7 @@ def main(cfg: Config) -> None:
         data = load_data(cfg)
     data.train.transform, data.test.transform = train_transform(cfg), test_transform(cfg)
     steps = steps_of_an_epoch(cfg, data.train, processes)
+    trains = TrainLoader(cfg, data.train, processes, process, device)
     tests = test_loader(cfg, data.test, processes, process, device)
 
     # 2. Method: how samples are mixed, and what is minimised.
@@ -94,13 +95,12 @@ def main(cfg: Config) -> None:
                 (folder / "progress.json").write_text(json.dumps({"step": step}))
 
     # 5. Train.
-    loader = TrainLoader(cfg, data.train, processes, process, device)
     images = steps * cfg.batch_size
     with tqdm(total=cfg.epochs * images, initial=first_epoch * images + first_step * cfg.batch_size,
               disable=not accelerator.is_main_process, **PROGRESS) as progress:  # fmt: skip
         for epoch in range(first_epoch, cfg.epochs):
             start, begin = time.perf_counter(), first_step if epoch == first_epoch else 0
-            batches = loader.epoch(make_sampler(cfg, data.train.labels, epoch), epoch, begin)
+            batches = trains.epoch(make_sampler(cfg, data.train.labels, epoch), epoch, begin)
             mixing, loss_function = mixer if mixes(cfg, epoch) else None, criterion(epoch)
             model.train()
             total = torch.zeros((), device=device)
@@ -130,7 +130,7 @@ def main(cfg: Config) -> None:
     # 6. What came out.
     logits, labels = evaluate(accelerator, tested, tests)
     if accelerator.is_main_process:
-        state = tested.state_dict() if ema else accelerator.get_state_dict(model)
+        state = plain_state(tested if ema else accelerator.unwrap_model(model))
         prior = logits_prior(cfg, data.class_counts, mixer, processes)
         save_results(run, cfg, data, logits, labels, state, prior, parameters, accelerator)
     # Leave together and let go of the process group's threads: gloo's abort an interpreter that closes under them.

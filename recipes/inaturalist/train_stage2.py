@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from classifier import class_means, find_classifier, folded, load_weights, new_classifier, plain_network
-from config import Config, Stage2Config, parse_config, plain_errors
+from config import PLACES, Config, Stage2Config, parse_config, plain_errors
 from data import load_data
 from loader import TrainLoader, steps_of_an_epoch, test_loader, test_transform, train_transform
 from model import build_model, count_parameters
@@ -30,7 +30,7 @@ from ltaug.metrics import classification_report
 from ltaug.run import autocast_type, reuse_freed_memory, set_threads
 from ltaug.stages import freeze, set_batch_norm_mode, unfreeze
 
-FREE = ("out", "from_run", "data_dir", "list_dir", "train_json", "test_json", "resume", "threads", "workers")
+FREE = ("out", "from_run", *PLACES, "resume", "threads", "workers")  # what may change on resuming
 
 
 def main(cfg: Stage2Config) -> None:
@@ -177,7 +177,7 @@ def read_first_stage(cfg: Stage2Config) -> Config:
     if (path / "stage1.yaml").is_file():
         raise ValueError(f"`from_run` {cfg.from_run!r} is itself a second stage. Name the run of its first stage.")
     settings = ["--config", str(path / "config.yaml"), "--log_with", "null"]
-    for name in ("data_dir", "list_dir", "train_json", "test_json"):
+    for name in PLACES:
         if getattr(cfg, name):
             settings += [f"--{name}", getattr(cfg, name)]
     return parse_config(settings)

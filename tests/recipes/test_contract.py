@@ -83,6 +83,8 @@ def header_problem(config: Path) -> str | None:
     if stage1 := re.search(r"^stage1: (\w+)$", config.read_text(), flags=re.MULTILINE):
         if folder == "recipes/imagenet_lt":
             data = "places_lt_resnet152" if config.stem.endswith("_places") else "imagenet_lt_resnet50"
+        elif folder == "recipes/inaturalist":
+            data = "inaturalist2018_resnet50"
         else:
             ratio = found[1] if (found := re.search(r"_ir(\d+)$", config.stem)) else "100"
             data = f"cifar10_ir{ratio}" if "_cifar10_" in f"{config.stem}_" else f"cifar100_ir{ratio}"

@@ -229,7 +229,10 @@ class TestJson:
         def run(train: dict | str, test: dict | str, **changes: object) -> Any:
             for name, value in (("train", train), ("test", test)):
                 if isinstance(value, dict):
-                    tree(tmp_path, {"images": [image for image in value.get("images", []) if "file_name" in image]})
+                    tree(
+                        tmp_path,
+                        {"images": [image for image in value.get("images", []) if {"id", "file_name"} <= image.keys()]},
+                    )
                 write(tmp_path / f"{name}.json", value if isinstance(value, str) else json.dumps(value))
             words = {"train_json": tmp_path / "train.json", "test_json": tmp_path / "test.json"}
             return load(**{"dataset": "json", "data_dir": tmp_path, **words, **changes})
