@@ -42,27 +42,11 @@ def weights_towards(prior: Tensor, labels: Tensor) -> Tensor:
 
 # Copied from recipes/cifar_lt/correct.py
 def fit_calibrator(kind: str, logits: Tensor, labels: Tensor, prior: Tensor) -> Callable[[Tensor], Tensor]:
-    """Calibration of logits that are under a prior, by a labelled set of any class mix; the result is under it, too.
-
-    The logits are shifted to that set's own mix, calibrated there and shifted back. Weighting the samples towards the
-    prior instead would leave only those of its frequent classes with a say.
-    """
+    """Calibration of logits that are under a prior, by a labelled set of any class mix; the result is under it, too."""
     if kind == "none":
         return lambda z: z
-    counts = ltaug.class_counts(labels, logits.shape[1]).double()
-    # A class without samples takes no part in the fit, and gets the others' mean.
-    present, index = labels.unique(return_inverse=True)
-    mix = torch.where(counts > 0, counts, counts[present].mean())
-    sizes = (len(counts),) if kind != "temperature" else ()
-    fitted = CALIBRATORS[kind](*(len(present) for _ in sizes))
-    fitted.fit(shift_logits(logits, prior, mix)[:, present], index)
-    calibrator = CALIBRATORS[kind](*sizes)
-    for name, value in fitted.named_buffers():
-        buffer = calibrator.get_buffer(name)
-        buffer.fill_(value.mean())
-        if value.ndim:
-            buffer[present] = value
-    return lambda z: shift_logits(calibrator(shift_logits(z, prior, mix)), mix, prior)
+    sizes = (logits.shape[1],) if kind != "temperature" else ()
+    return CALIBRATORS[kind](*sizes).fit(logits, labels, logits_prior=prior)
 
 
 # Copied from recipes/cifar_lt/correct.py
