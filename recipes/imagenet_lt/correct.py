@@ -32,7 +32,6 @@ LARGEST_STRENGTH = 3.0
 """Of a search; the paper's own largest is 2.1."""
 
 
-# Copied from recipes/cifar_lt/correct.py
 def weights_towards(prior: Tensor, labels: Tensor) -> Tensor:
     """Sample weights under which the classes of a labelled set have another prior; mean 1."""
     counts = ltaug.class_counts(labels, len(prior))
@@ -40,7 +39,6 @@ def weights_towards(prior: Tensor, labels: Tensor) -> Tensor:
     return weights / weights.mean()
 
 
-# Copied from recipes/cifar_lt/correct.py
 def fit_calibrator(kind: str, logits: Tensor, labels: Tensor, prior: Tensor) -> Callable[[Tensor], Tensor]:
     """Calibration of logits that are under a prior, by a labelled set of any class mix; the result is under it, too."""
     if kind == "none":
@@ -49,7 +47,6 @@ def fit_calibrator(kind: str, logits: Tensor, labels: Tensor, prior: Tensor) -> 
     return CALIBRATORS[kind](*sizes).fit(logits, labels, logits_prior=prior)
 
 
-# Copied from recipes/cifar_lt/correct.py
 def read_prior(word: str, class_names: list[str], class_counts: list[int]) -> Tensor | None:
     """uniform, train, or a JSON file of one number a class, in order or by name; None for what ESTIMATES names. [C]."""
     size = len(class_names)
@@ -88,13 +85,11 @@ def read_prior(word: str, class_names: list[str], class_counts: list[int]) -> Te
     return prior / prior.sum()
 
 
-# Copied from recipes/cifar_lt/correct.py
 def is_positive(value: object) -> bool:
     """Whether a value of a JSON file is a positive number; `true` is none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
 
 
-# Copied from recipes/cifar_lt/correct.py
 def tuned_strength(
     logits: Tensor, labels: Tensor, source: Tensor, target: Tensor
 ) -> tuple[float, dict[str, list[float]]]:
@@ -113,7 +108,6 @@ def tuned_strength(
     return search_strength(score, limit=LARGEST_STRENGTH, method="grid"), {"strengths": strengths, "accuracy": scores}
 
 
-# Copied from recipes/cifar_lt/correct.py
 def estimated_prior(word: str, logits: Tensor, source: Tensor, class_counts: Tensor) -> Tensor:
     """The prior of the samples that unlabelled logits are of, by one of ESTIMATES. [C]."""
     if word == "estimate":
@@ -122,7 +116,6 @@ def estimated_prior(word: str, logits: Tensor, source: Tensor, class_counts: Ten
     return trend if word == "trend" else estimate_prior(logits, source, center=trend)
 
 
-# Copied from recipes/cifar_lt/evaluate.py
 def read_strength(word: str) -> float:
     """A number, or what is wrong with it."""
     try:
@@ -134,7 +127,6 @@ def read_strength(word: str) -> float:
     return strength
 
 
-# Copied from recipes/cifar_lt/evaluate.py
 def read_info(path: Path) -> dict:
     """Class names and counts of a run, and the prior that its logits are under."""
     file = path / "ltaug.json"

@@ -39,7 +39,7 @@ def module(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Cal
 
     def run(*argv: object, cwd: Path | None = None) -> Done:
         done = subprocess.run(
-            [sys.executable, "-m", *map(str, argv)], cwd=cwd or tmp_path_factory.getbasetemp(), env=env, timeout=300,
+            [sys.executable, "-m", *map(str, argv)], cwd=cwd or tmp_path_factory.getbasetemp(), env=env, timeout=1200,
             capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
         )  # fmt: skip
         return Done(done.returncode, done.stdout, done.stderr)

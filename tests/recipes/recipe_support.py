@@ -80,7 +80,7 @@ class Process:
     out: Path
     err: Path
 
-    def wait(self, timeout: float = 300.0) -> Done:
+    def wait(self, timeout: float = 1200.0) -> Done:
         """Wait for its end."""
         code = self.launcher.ask({"wait": self.pid}, timeout, self.kill)
         return Done(code, self.out.read_text(), self.err.read_text())
@@ -98,7 +98,7 @@ class Launcher:
         command = [sys.executable, str(HERE / "launcher.py")]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
 
-    def ask(self, request: dict[str, Any], timeout: float = 300.0, too_late: Callable[[], None] = lambda: None) -> int:
+    def ask(self, request: dict[str, Any], timeout: float = 1200.0, too_late: Callable[[], None] = lambda: None) -> int:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(request) + "\n")
@@ -204,7 +204,7 @@ def contents(folder: Path, but: Sequence[str] = ()) -> dict[str, bytes]:
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
 
 
-def wait_until(condition: Callable[[], bool], timeout: float = 120.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout: float = 600.0) -> None:
     """Look again and again."""
     end = time.monotonic() + timeout
     while not condition():

@@ -449,7 +449,7 @@ class TestFaultsOfTheProgram:
         code = "from config import plain_errors\nwith plain_errors():\n    raise OSError('the disk is full')"
         for flags, status in (([], 2), (["-X", "dev", "-W", "ignore"], 1)):
             command = [sys.executable, *flags, "-c", code]
-            done = subprocess.run(command, cwd=recipe, capture_output=True, text=True, timeout=60, check=False)
+            done = subprocess.run(command, cwd=recipe, capture_output=True, text=True, timeout=300, check=False)
             assert done.returncode == status, done.stderr
             assert ("Traceback" in done.stderr) == (status == 1)
             assert done.stderr.endswith("rror: the disk is full\n")

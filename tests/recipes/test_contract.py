@@ -60,7 +60,7 @@ def parse(recipe: Path, lists: list[tuple[bool, list[str]]], env: Mapping[str, s
     """
     done = subprocess.run(
         [sys.executable, "-c", PARSE], input=json.dumps([str(recipe), str(ROOT), lists]), env=env, capture_output=True,
-        text=True, timeout=120, check=False,
+        text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

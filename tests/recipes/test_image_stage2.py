@@ -253,9 +253,7 @@ class TestEvaluate:
         assert "Tuned on 200 validation images.\n" in done.out
         logits, labels, source = self.kept(run)
         uniform = torch.ones(10)
-        # The digits tuned on are balanced: under that mix the temperature is fitted.
-        fitted = TemperatureScaling().fit(shift_logits(logits, source, uniform), labels)
-        calibrated = shift_logits(fitted(shift_logits(logits, source, uniform)), uniform, source)
+        calibrated = TemperatureScaling().fit(logits, labels, logits_prior=source)(logits)
         hits = [
             (shift_logits(calibrated, source, uniform, step / 10).argmax(1) == labels).double().mean().item()
             for step in range(31)
