@@ -107,7 +107,7 @@ class TestSweep:
         monkeypatch.setattr(sweeps, "WAIT_S", 0.05)
         run, out = make(script, "one_0"), script.parent / "out"
         with lock(out, "one_0") as mine:
-            assert mine is not None
+            assert mine == out / "locks" / "one_0"
             working = threading.Thread(target=sweep, args=([run, make(script, "two_0")], table_of(), out))
             working.start()
             end = time.monotonic() + 60
@@ -157,12 +157,12 @@ class TestLock:
 
     def test_a_free_one_is_taken_and_given_back(self, tmp_path: Path) -> None:
         with lock(tmp_path, "run") as mine:
-            assert mine is not None
+            assert mine == tmp_path / "locks" / "run"
             assert json.loads(mine.read_text()) == {"host": socket.gethostname(), "pids": [os.getpid()]}
             with lock(tmp_path, "run") as again:
                 assert again is None
             with lock(tmp_path, "another") as other:
-                assert other is not None
+                assert other == tmp_path / "locks" / "another"
             assert mine.exists()
         assert not list((tmp_path / "locks").iterdir())
 
@@ -174,7 +174,7 @@ class TestLock:
     def test_it_is_renewed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sweeps, "BEAT_S", 0.01)
         with lock(tmp_path, "run") as mine:
-            assert mine is not None
+            assert mine == tmp_path / "locks" / "run"
             os.utime(mine, (0, 0))
             end = time.monotonic() + 30
             while mine.stat().st_mtime < 1 and time.monotonic() < end:
@@ -186,7 +186,8 @@ class TestLock:
             ended.wait()
         path = self.owned(tmp_path, socket.gethostname(), ended.pid)
         with lock(tmp_path, "run") as mine:
-            assert mine is not None
+            assert mine == path
+            assert json.loads(path.read_text())["pids"] == [os.getpid()]
         # A sweep that was killed may have left its run behind.
         path.write_text(json.dumps({"host": socket.gethostname(), "pids": [ended.pid, os.getpid()]}))
         with lock(tmp_path, "run") as mine:

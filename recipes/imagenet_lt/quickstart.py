@@ -2,7 +2,7 @@
 
     accelerate launch --config_file accelerate_config.yaml recipes/imagenet_lt/quickstart.py
 
-Needs no files; under three minutes on two CPU cores. A second call continues where the first one stopped.
+Needs no files. A second call continues where the first one stopped.
 """
 
 from pathlib import Path
