@@ -9,7 +9,7 @@ import json
 import math
 import os
 import wave
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -30,7 +30,7 @@ from ltaug.run import read_config, write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["audio_html", "figure_html", "write_comparison", "write_report"]
+__all__ = ["audio_html", "figure_html", "results_table", "write_comparison", "write_report"]
 
 METRICS = {
     "top1": ("top-1 accuracy", "test samples whose most probable class is the right one"),
@@ -180,6 +180,33 @@ def write_comparison(
 
 
 # What a run folder holds
+
+
+def results_table(
+    results: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str], errors: Collection[str] = ()
+) -> str:
+    """Markdown table of final metrics, a row a run, for the terminal: shares in percent, a dash for what is missing.
+
+    Args:
+        results: metrics by run, as :func:`ltaug.metrics.classification_report` makes them.
+        columns: heads by metric, in their order.
+        errors: metrics that are accuracies and shown as errors, 1 - accuracy.
+
+    >>> runs = {"erm": {"top1": 0.4, "nll": 2.5}, "bayias": {"top1": 0.45, "nll": None}}
+    >>> print(results_table(runs, {"top1": "top-1 error", "nll": "NLL"}, errors=["top1"]))
+    |        | top-1 error | NLL   |
+    | ---    | ---:        | ---:  |
+    | erm    | 60.0        | 2.500 |
+    | bayias | 55.0        | –     |
+    """
+    lines = [["", *columns.values()], ["---"] + ["---:"] * len(columns)]
+    for name, final in results.items():
+        values = ((key, _number(final.get(key))) for key in columns)
+        shown = ((key, 1 - value if value is not None and key in errors else value) for key, value in values)
+        lines.append([name, *(_metric(key, value).removesuffix(" %") for key, value in shown)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
 @dataclass

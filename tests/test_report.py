@@ -22,7 +22,7 @@ import torch
 
 from ltaug import metrics, plots, report
 from ltaug.longtail import exponential_counts
-from ltaug.report import audio_html, figure_html, write_comparison, write_report
+from ltaug.report import audio_html, figure_html, results_table, write_comparison, write_report
 from ltaug.run import RunFolder
 
 pytest.importorskip("matplotlib")
@@ -559,3 +559,18 @@ def test_a_run_in_progress_can_be_compared(tmp_path: Path) -> None:
     assert page.row("bin progress, after 4 epochs")[1].endswith(" %")
     assert page.row("cno result yet")[1] == "–"
     assert len(page.images) == 2
+
+
+def test_results_table() -> None:
+    nan = float("nan")
+    final = {"top1": 0.4, "few": nan, "classwise_ece": 0.0123456, "nll": 2.5, "ece": 0.0049}
+    columns = {"top1": "top-1", "few": "few", "classwise_ece": "cw", "nll": "NLL", "ece": "ECE15", "brier": "Brier"}
+    lines = results_table({"erm": final, "a longer name": {"top1": 1.0}}, columns).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells == [
+        ["", *columns.values()], ["---"] + ["---:"] * 6, ["erm", "40.0", "–", "0.01235", "2.500", "0.5", "–"],
+        ["a longer name", "100.0", "–", "–", "–", "–", "–"],
+    ]  # fmt: skip
+    errors = results_table({"erm": final}, columns, errors=["top1", "few"]).splitlines()[2]
+    assert [cell.strip() for cell in errors.strip("|").split("|")][:3] == ["erm", "60.0", "–"]

@@ -79,6 +79,24 @@ def load_data(cfg: Config, *, train_images: bool = True, held_out: bool = False)
     )  # fmt: skip
 
 
+def held_out_note(data: Data, held_out_per_class: int) -> str:
+    """What was tuned on, for whoever reads the numbers."""
+    if held_out_per_class:
+        return (
+            f"{len(data.held_out_labels)} samples of the training split that training did not use "
+            f"(`held_out_per_class`: {held_out_per_class} of each of the {len(data.class_counts)} classes)"
+        )
+    counts = ltaug.class_counts(data.held_out_labels, len(data.class_counts))
+    classes = int((counts > 0).sum())
+    blind = [name for name, count in zip(data.class_names, counts.tolist(), strict=True) if not count]
+    # Such a class loses unseen what the others gain: a searched strength comes out too large.
+    warning = f"; none of {', '.join(blind[:3])}, whose errors a searched strength does not see" if blind else ""
+    return (
+        f"{len(data.held_out_labels)} samples of the training split that training did not use ({classes} of "
+        f"{len(data.class_counts)} classes, up to {LEFT_OVER_PER_CLASS} each{warning})"
+    )
+
+
 def set_aside(cfg: Config, labels: Tensor, names: list[str]) -> Tensor:
     """Indices of the samples that `held_out_per_class` keeps from training."""
     if not cfg.held_out_per_class:

@@ -9,34 +9,24 @@ On one process.
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from config import parse_config, plain_errors
-from correct import (
-    CALIBRATORS,
-    estimated_prior,
-    fit_calibrator,
-    held_out_note,
-    read_prior,
-    shifted_accuracy,
-    shifted_csv,
-    shifted_markdown,
-    tuned_strength,
-)
-from data import load_data
+from data import held_out_note, load_data
 from method import put_classifier
 from model import build_model
 from results import table
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from shifted import shifted_accuracy, shifted_csv, shifted_markdown
 from train import evaluate
 
-from ltaug import ResidentLoader, RunFolder, shift_logits
+from ltaug import ResidentLoader, RunFolder
 from ltaug.commandline import one_process
+from ltaug.correction import Correction, add_correction_options
 from ltaug.metrics import classification_report, per_class_accuracy
 from ltaug.plots import shifted_test_accuracy
 from ltaug.report import write_report
@@ -50,20 +40,12 @@ def main() -> None:
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16", "fp16"), help="autocast type; default: the run's"
     )
-    parser.add_argument(
-        "--target_prior",
-        help="correct for: uniform, train, a JSON file, or estimate, trend, center (from the test logits)",
-    )
-    parser.add_argument("--strength", help="of the correction: a number, or auto (default: 1)")
-    parser.add_argument("--calibrate", choices=("none", *CALIBRATORS), default="none", help="before the correction")
+    add_correction_options(parser)
     parser.add_argument(
         "--shifted", action="store_true", help="LADE's eleven test sets: prior unknown, given, estimated"
     )
     arguments = parser.parse_args()
     one_process()
-    if arguments.strength and not arguments.target_prior:
-        raise ValueError("`--strength` is that of a correction: name the prior to correct for, `--target_prior`.")
-    strength = None if arguments.strength == "auto" else read_strength(arguments.strength or "1")
     path = Path(arguments.run)
     if not (path / "config.yaml").is_file():
         raise ValueError(f"{arguments.run!r} is no run folder: it has no config.yaml.")
@@ -93,13 +75,10 @@ def main() -> None:
     except SafetensorError as error:
         raise ValueError(f"`{weights}` is damaged ({error}). `train.py --resume true` writes it anew.") from error
 
-    correcting = bool(arguments.target_prior or arguments.shifted or arguments.calibrate != "none")
-    info = read_info(path) if correcting else {}
-    source = torch.tensor(info["logits_prior"], dtype=torch.float64) if correcting else None
-    target = None
-    if arguments.target_prior:
-        target = read_prior(arguments.target_prior, info["class_names"], info["class_counts"])
-    tuning = arguments.calibrate != "none" or strength is None
+    words = (arguments.target_prior, arguments.strength, arguments.calibrate)
+    correcting = arguments.target_prior or arguments.strength or arguments.calibrate != "none"
+    correction = Correction.of_run(path, *words) if correcting or arguments.shifted else None
+    tuning = bool(correction and correction.tunes)
     data = load_data(cfg, train_images=False, held_out=tuning)
     if tuning and not len(data.held_out_labels):
         raise ValueError(
@@ -133,37 +112,17 @@ def main() -> None:
     print()
 
     # The same logits for another class mix.
-    held_out = logits_of(data.held_out_images, data.held_out_labels) if tuning else None
-    calibrate = fit_calibrator(arguments.calibrate, *held_out, source) if held_out else lambda z: z
     tuned_on = held_out_note(data, cfg.held_out_per_class) if tuning else None
     if tuning:
         print(f"Tuned on {tuned_on}.")
-    corrected, said, curve = calibrate(logits), arguments.calibrate, None
-    if arguments.target_prior:
-        if target is None:
-            target = estimated_prior(arguments.target_prior, corrected, source, data.class_counts)
-            if arguments.target_prior == "estimate":
-                note = (
-                    "Note: with many classes or few samples a free estimate may be worse than none; `--target_prior "
-                    "center` pulls it towards the trend of the training counts, `trend` takes that alone."
-                )
-                print(note, file=sys.stderr)
-        if strength is None:
-            strength, curve = tuned_strength(calibrate(held_out[0]), held_out[1], source, target)
-        corrected = shift_logits(corrected, source, target.clamp(min=1e-9), strength)
-        said = f"to {arguments.target_prior}, strength {strength:g}" + (f", {said}" if said != "none" else "")
-    results = {method: final}
-    if arguments.target_prior or arguments.calibrate != "none":
-        results[f"{method} ({said})"] = classification_report(corrected.softmax(1), labels, data.class_counts)
-        print(f"{table(results)}\n")
-        run.write_json("corrected.json", {
-            "said": said, "strength": strength if arguments.target_prior else None, "strength_curve": curve,
-            "calibration": arguments.calibrate, "tuned_on": tuned_on, "class_names": data.class_names,
-            "target_prior": target, "uncorrected": final, "final": results[f"{method} ({said})"],
-        })  # fmt: skip
+        correction.tune(*logits_of(data.held_out_images, data.held_out_labels))
+    if correcting:
+        corrected = correction.evaluate(logits, labels, final, tuned_on)
+        run.write_json("corrected.json", corrected)
+        print(f"{table({method: final, f'{method} ({correction})': corrected['final']})}\n")
     if arguments.shifted:
-        calibrated = calibrate(logits) if arguments.calibrate != "none" else None
-        shifted = shifted_accuracy(data, logits, calibrated, source)
+        calibrated = correction.calibrate(logits) if arguments.calibrate != "none" else None
+        shifted = shifted_accuracy(data, logits, calibrated, correction.logits_prior)
         print(f"{shifted_markdown(shifted, arguments.calibrate)}\n")
         run.write("shifted.csv", shifted_csv(shifted, arguments.calibrate))
         run.write_json("shifted.json", {
@@ -174,29 +133,6 @@ def main() -> None:
         print(f"Written: {path / 'shifted.csv'}, {path / 'shifted.png'}")
     if epochs == cfg.epochs:
         print(f"Report: {write_report(path)}")
-
-
-def read_strength(word: str) -> float:
-    """A number, or what is wrong with it."""
-    try:
-        strength = float(word)
-    except ValueError:
-        strength = math.nan
-    if not 0.0 <= strength < math.inf:
-        raise ValueError(f"`--strength` must be auto or a number from 0, but is {word!r}.")
-    return strength
-
-
-def read_info(path: Path) -> dict:
-    """Class names and counts of a run, and the prior that its logits are under."""
-    file = path / "ltaug.json"
-    info = json.loads(file.read_text()) if file.is_file() else {}
-    if info.get("logits_prior") is None:
-        raise ValueError(
-            f"`{path}` does not say which prior its logits are under (`logits_prior` in ltaug.json), so they cannot be "
-            "corrected: classifiers that were computed and not trained have none, unfinished runs not yet."
-        )
-    return info
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from ltaug import RunFolder
 from ltaug.metrics import classification_report, per_class_accuracy
-from ltaug.report import write_report
+from ltaug.report import results_table, write_report
 from ltaug.run import peak_memory_bytes
 
 COLUMNS = {
     "top1": "top-1", "top5": "top-5", "many": "many", "medium": "medium", "few": "few", "ece": "ECE15", "mce": "MCE",
     "classwise_ece": "class-wise ECE", "brier": "Brier", "nll": "NLL",
 }  # fmt: skip
-PERCENT = ("top1", "top5", "many", "medium", "few", "ece", "mce")
 
 
 def save_results(
@@ -51,18 +50,5 @@ def save_results(
 
 
 def table(results: Mapping[str, Mapping[str, float | None]]) -> str:
-    """Markdown table of final metrics, a row a run; accuracies and the first two calibration errors in percent."""
-    lines = [["", *COLUMNS.values()], ["---"] + ["---:"] * len(COLUMNS)]
-    for name, metrics in results.items():
-        row = [name]
-        for key in COLUMNS:
-            value = metrics.get(key)
-            if value is None or value != value:
-                row.append("–")  # an empty shot group
-            else:
-                digits = 1 if key in PERCENT else 5 if key == "classwise_ece" else 3
-                row.append(f"{100 * value if key in PERCENT else value:.{digits}f}")
-        lines.append(row)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+    """Markdown table of final metrics, a row a run."""
+    return results_table(results, COLUMNS)

@@ -21,8 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from train import evaluate
 
-from ltaug import ResidentWaveformLoader, RunFolder, shift_logits
+from ltaug import ResidentWaveformLoader, RunFolder
 from ltaug.commandline import one_process
+from ltaug.correction import Correction, add_correction_options
 from ltaug.metrics import classification_report
 from ltaug.report import write_report
 from ltaug.run import autocast_type, read_config, set_threads
@@ -35,9 +36,7 @@ def main() -> None:
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16", "fp16"), help="autocast type; default: the run's"
     )
-    parser.add_argument(
-        "--target_prior", choices=("uniform", "train"), help="also with the logits shifted from their prior to this one"
-    )
+    add_correction_options(parser, tuning=False)
     arguments = parser.parse_args()
     one_process()
     path = Path(arguments.run)
@@ -62,7 +61,10 @@ def main() -> None:
         state = load_file(weights)
     except SafetensorError as error:
         raise ValueError(f"`{weights}` is damaged ({error}). `train.py --resume true` writes it anew.") from error
-    source = read_source(path) if arguments.target_prior else None
+    words = (arguments.target_prior, arguments.strength)
+    correction = Correction.of_run(path, *words) if any(words) else None
+    if correction and correction.tunes:
+        raise ValueError("`--strength auto` is searched on held-out clips, which this recipe does not keep. Give one.")
 
     data = load_data(cfg)
     set_threads(cfg.threads)
@@ -78,28 +80,16 @@ def main() -> None:
     )  # fmt: skip
     logits, labels = evaluate(model, loader)
     results = {cfg.method: classification_report(logits.softmax(1), labels, data.class_counts)}
-    if source is not None:
-        target = torch.ones_like(source) if arguments.target_prior == "uniform" else data.class_counts.double()
-        corrected = shift_logits(logits, source, target / target.sum()).softmax(1)
-        results[f"{cfg.method} (to {arguments.target_prior})"] = classification_report(
-            corrected, labels, data.class_counts
-        )
+    if correction:
+        corrected = correction.evaluate(logits, labels, results[cfg.method])
+        run.write_json("corrected.json", corrected)
+        results[f"{cfg.method} ({correction})"] = corrected["final"]
     print(table(results))
     if epochs == cfg.epochs:
         final = save_test(run, data, logits, labels)
         if (path / "summary.json").is_file():
             run.write_json("summary.json", {**json.loads((path / "summary.json").read_text()), "final": final})
         print(f"\nReport: {write_report(path, mistakes(cfg, data, logits, labels))}")
-
-
-def read_source(path: Path) -> torch.Tensor:
-    """The prior that the run's logits are under."""
-    file = path / "ltaug.json"
-    if not file.is_file():
-        raise ValueError(
-            f"`{path}` has no ltaug.json, which says what prior its logits are under. Finish the run first."
-        )
-    return torch.tensor(json.loads(file.read_text())["logits_prior"], dtype=torch.float64)
 
 
 if __name__ == "__main__":

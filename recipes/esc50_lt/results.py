@@ -12,7 +12,7 @@ from torch import Tensor
 from ltaug import RunFolder
 from ltaug.metrics import classification_report, per_class_accuracy
 from ltaug.plots import spectrogram
-from ltaug.report import audio_html, figure_html, write_report
+from ltaug.report import audio_html, figure_html, results_table, write_report
 from ltaug.run import peak_memory_bytes
 
 ERRORS = {"top1": "top-1 error", "top5": "top-5 error", "many": "many", "medium": "medium", "few": "few"}
@@ -82,18 +82,4 @@ def mistakes(cfg: Config, data: Data, logits: Tensor, labels: Tensor) -> list[tu
 
 def table(results: Mapping[str, Mapping[str, float | None]]) -> str:
     """Markdown table of final metrics, a row a run: errors and ECE in percent."""
-    lines = [["", *ERRORS.values(), *OTHERS.values()], ["---"] + ["---:"] * (len(ERRORS) + len(OTHERS))]
-    for name, metrics in results.items():
-        row = [name]
-        for key in (*ERRORS, *OTHERS):
-            value = metrics.get(key)
-            if value is None or value != value:
-                row.append("–")  # an empty shot group
-            elif key in ERRORS:
-                row.append(f"{100 * (1 - value):.1f}")
-            else:
-                row.append(f"{100 * value:.1f}" if key == "ece" else f"{value:.3f}")
-        lines.append(row)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+    return results_table(results, ERRORS | OTHERS, errors=ERRORS)

@@ -11,7 +11,7 @@ from ltaug import commandline
 from ltaug.commandline import check_settings, check_tracker, parse_settings
 
 HERE = Path(__file__).resolve().parent
-DATASETS = ("imagenet_lt", "places_lt", "inaturalist2018", "folder", "hub", "digits")
+DATASETS = ("imagenet_lt", "places_lt", "folder", "hub", "digits")
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Config:
     """Seed of everything but the choice of a subset."""
 
     dataset: str = "imagenet_lt"
-    """imagenet_lt, places_lt, inaturalist2018 (official lists), folder, hub (any with images and labels), or digits."""
+    """imagenet_lt, places_lt (official lists), folder, hub (any with images and labels), or digits."""
     data_dir: str | None = None
     """Folder of the images, or of parquet files; by default imagenet_lt and hub read the hub."""
     hub_id: str | None = None

@@ -1,4 +1,4 @@
-"""The data: ImageNet-LT, Places-LT and iNaturalist 2018 by their official lists, any folder or hub data set, or digits.
+"""The data: ImageNet-LT and Places-LT by their official lists, any folder or hub data set, or digits.
 
 Labels are known without decoding an image; images are read and decoded when they are asked for.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from config import Config
-from lists import IMAGENET_LT, PLACES_LT, ImageList, first_ten, read_inaturalist, read_lists
+from lists import IMAGENET_LT, PLACES_LT, ImageList, first_ten, read_lists
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -181,8 +181,8 @@ def load_data(cfg: Config) -> Data:
     takes all others; `exponential`, `step` and `pareto` thin them out, the largest class first.
     """
     readers = {
-        "imagenet_lt": read_imagenet, "places_lt": read_places, "inaturalist2018": read_inat, "folder": read_folder,
-        "hub": read_hub, "digits": read_digits,
+        "imagenet_lt": read_imagenet, "places_lt": read_places, "folder": read_folder, "hub": read_hub,
+        "digits": read_digits,
     }  # fmt: skip
     source = readers[cfg.dataset](cfg)
     names, train, test = source.class_names, source.train, source.test
@@ -323,12 +323,6 @@ def read_places(cfg: Config) -> Source:
     folders = class_folders(lists["train"])
     shared = os.path.commonpath(folders)
     return from_tree(cfg, PLACES_LT.name, lists, [folder[len(shared) :].strip("/") or folder for folder in folders])
-
-
-def read_inat(cfg: Config) -> Source:
-    """iNaturalist 2018: the images of the official JSON files, in `list_dir` or `data_dir`, and a local folder tree."""
-    need_folder(cfg, "the folder that has train_val2018/ and the JSON files")
-    return from_tree(cfg, "iNaturalist 2018", *read_inaturalist(Path(cfg.list_dir or cfg.data_dir)))
 
 
 def class_folders(images: ImageList) -> list[str]:

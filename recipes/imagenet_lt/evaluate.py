@@ -8,31 +8,21 @@ On one process. With `--target_prior uniform` this is PC Softmax; `--strength` m
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from classifier import load_weights, plain_network
 from config import parse_config, plain_errors
-from correct import (
-    CALIBRATORS,
-    estimated_prior,
-    fit_calibrator,
-    read_info,
-    read_prior,
-    read_strength,
-    tuned_strength,
-)
 from data import load_data
 from loader import test_loader, test_transform
 from model import build_model
 from results import examples, save_test, table
 from train import evaluate
 
-from ltaug import RunFolder, shift_logits
+from ltaug import RunFolder
 from ltaug.commandline import one_process
-from ltaug.metrics import classification_report
+from ltaug.correction import Correction, add_correction_options
 from ltaug.report import write_report
 from ltaug.run import autocast_type, read_config, set_threads
 
@@ -44,17 +34,9 @@ def main() -> None:
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16", "fp16"), help="autocast type; default: the run's"
     )
-    parser.add_argument(
-        "--target_prior",
-        help="correct for: uniform, train, a JSON file, or estimate, trend, center (from the test logits)",
-    )
-    parser.add_argument("--strength", help="of the correction: a number, or auto (default: 1)")
-    parser.add_argument("--calibrate", choices=("none", *CALIBRATORS), default="none", help="before the correction")
+    add_correction_options(parser)
     arguments = parser.parse_args()
     one_process()
-    if arguments.strength and not arguments.target_prior:
-        raise ValueError("`--strength` is that of a correction: name the prior to correct for, `--target_prior`.")
-    strength = None if arguments.strength == "auto" else read_strength(arguments.strength or "1")
     path = Path(arguments.run)
     if not (path / "config.yaml").is_file():
         raise ValueError(f"{arguments.run!r} is no run folder: it has no config.yaml.")
@@ -73,13 +55,10 @@ def main() -> None:
     own = read_config(path / "config.yaml")
     method, run = own["method"], RunFolder(path, own, resume=True, write_config=False)
 
-    correcting = bool(arguments.target_prior or arguments.calibrate != "none")
-    info = read_info(path) if correcting else {}
-    source = torch.tensor(info["logits_prior"], dtype=torch.float64) if correcting else None
-    target = None
-    if arguments.target_prior:
-        target = read_prior(arguments.target_prior, info["class_names"], info["class_counts"])
-    tuning = arguments.calibrate != "none" or strength is None
+    words = (arguments.target_prior, arguments.strength, arguments.calibrate)
+    correcting = arguments.target_prior or arguments.strength or arguments.calibrate != "none"
+    correction = Correction.of_run(path, *words) if correcting else None
+    tuning = bool(correction and correction.tunes)
     data = load_data(cfg)
     if tuning and data.val is None:
         raise ValueError(
@@ -105,34 +84,14 @@ def main() -> None:
     print()
 
     # The same logits for another class mix.
-    held_out = logits_of(data.val) if tuning else None
-    calibrate = fit_calibrator(arguments.calibrate, *held_out, source) if held_out else lambda z: z
     tuned_on = f"{len(data.val)} validation images" if tuning else None
     if tuning:
         print(f"Tuned on {tuned_on}.")
-    corrected, said, curve = calibrate(logits), arguments.calibrate, None
-    if arguments.target_prior:
-        if target is None:
-            target = estimated_prior(arguments.target_prior, corrected, source, data.class_counts)
-            if arguments.target_prior == "estimate":
-                note = (
-                    "Note: with many classes or few samples a free estimate may be worse than none; `--target_prior "
-                    "center` pulls it towards the trend of the training counts, `trend` takes that alone."
-                )
-                print(note, file=sys.stderr)
-        if strength is None:
-            strength, curve = tuned_strength(calibrate(held_out[0]), held_out[1], source, target)
-        corrected = shift_logits(corrected, source, target.clamp(min=1e-9), strength)
-        said = f"to {arguments.target_prior}, strength {strength:g}" + (f", {said}" if said != "none" else "")
+        correction.tune(*logits_of(data.val))
     if correcting:
-        name = f"{method} ({said})"
-        results = {method: final, name: classification_report(corrected.softmax(1), labels, data.class_counts)}
-        print(f"{table(results)}\n")
-        run.write_json("corrected.json", {
-            "said": said, "strength": strength if arguments.target_prior else None, "strength_curve": curve,
-            "calibration": arguments.calibrate, "tuned_on": tuned_on, "class_names": data.class_names,
-            "target_prior": target, "uncorrected": final, "final": results[name],
-        })  # fmt: skip
+        corrected = correction.evaluate(logits, labels, final, tuned_on)
+        run.write_json("corrected.json", corrected)
+        print(f"{table({method: final, f'{method} ({correction})': corrected['final']})}\n")
     print(f"Report: {write_report(path, examples(data, logits, labels))}")
 
 

@@ -1,7 +1,6 @@
-"""The official lists of ImageNet-LT, Places-LT and iNaturalist 2018: fetched, kept, read, and checked."""
+"""The official lists of ImageNet-LT and Places-LT: fetched, kept, read, and checked."""
 
 import hashlib
-import json
 import os
 import sys
 import urllib.request
@@ -46,8 +45,8 @@ class Official:
     smallest: int
     files: dict[str, File]
     """Of the splits train, test, and perhaps val."""
-    groups: tuple[int, int, int] | None = None
-    """Classes with more than 100, 20 to 100, fewer than 20 training images, where that is published."""
+    groups: tuple[int, int, int]
+    """Classes with more than 100, 20 to 100, fewer than 20 training images."""
 
 
 IMAGENET_LT = Official(
@@ -79,11 +78,6 @@ PLACES_LT = Official(
     },
     (131, 163, 71),
 )  # fmt: skip
-INATURALIST = Official(
-    "iNaturalist 2018", 8142, 1000, 2,
-    {"train": File("train2018.json", 437_513), "test": File("val2018.json", 24_426)},
-)  # fmt: skip
-INATURALIST_ADDRESS = "https://ml-inat-competition-datasets.s3.amazonaws.com/2018"
 
 
 @dataclass
@@ -201,7 +195,7 @@ def check(official: Official, lists: dict[str, ImageList], strict: bool) -> None
         ("classes", len(counts), official.classes),
         ("images in the largest class", int(counts.max()), official.largest),
         ("images in the smallest class", int(counts.min()), official.smallest),
-        ("many-, medium- and few-shot classes", groups, official.groups or groups),
+        ("many-, medium- and few-shot classes", groups, official.groups),
     ] + [(f"{part} images", len(lists[part].paths), file.images) for part, file in official.files.items()]
     if differences := ", ".join(f"{here} {what} instead of {there}" for what, here, there in compared if here != there):
         if strict:
@@ -211,53 +205,6 @@ def check(official: Official, lists: dict[str, ImageList], strict: bool) -> None
             f"published ones: {differences}.",
             file=sys.stderr,
         )
-
-
-def read_inaturalist(folder: Path) -> tuple[dict[str, ImageList], list[str]]:
-    """The lists by split, and the classes' names, from the official JSON files in a folder."""
-    for file in INATURALIST.files.values():
-        if not (folder / file.name).is_file():
-            raise ValueError(
-                f"`{folder}` must hold {' and '.join(each.name for each in INATURALIST.files.values())}, but has no "
-                f"{file.name}. Fetch {INATURALIST_ADDRESS}/{file.name}.tar.gz and unpack it there, or name the folder "
-                "that has it with `--list_dir`."
-            )
-    contents = {part: parse_json(folder / file.name) for part, file in INATURALIST.files.items()}
-    names = contents["train"][1]
-    numbers = {number: k for k, number in enumerate(sorted(names))}
-    lists = {}
-    for part, (images, _, categories) in contents.items():
-        name = f"`{folder / INATURALIST.files[part].name}`"
-        if odd := [path for number, path in images if categories.get(number) not in numbers]:
-            raise ValueError(
-                f"{name}: {len(odd)} of {len(images)} images have no annotation with a category of the training "
-                f"images, the first of which are {first_ten(odd)}."
-            )
-        labels = torch.tensor([numbers[categories[number]] for number, _ in images])
-        lists[part] = ImageList(name, [path for _, path in images], labels)
-    check(INATURALIST, lists, strict=False)
-    return lists, [names[number] for number in numbers]
-
-
-def parse_json(path: Path) -> tuple[list[tuple[int, str]], dict[int, str], dict[int, int]]:
-    """Images (number, path), categories (number: name), and the category of each image's number."""
-
-    def slim(entry: dict):
-        """Drop what is not asked for while reading, so that the memory holds a part of the file only."""
-        if "file_name" in entry:
-            return entry["id"], entry["file_name"]
-        return (entry["image_id"], entry["category_id"]) if "category_id" in entry else entry
-
-    try:
-        with path.open(encoding="utf-8") as file:
-            content = json.load(file, object_hook=slim)
-        categories = {entry["id"]: str(entry.get("name", entry["id"])) for entry in content["categories"]}
-        return content["images"], categories, dict(content["annotations"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"`{path}` must be JSON with images (id, file_name), annotations (image_id, category_id) and categories "
-            f"(id, name), but is not ({type(error).__name__}: {error})."
-        ) from error
 
 
 def first_twice(paths: list[str]) -> str:

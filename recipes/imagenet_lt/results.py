@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ltaug import RunFolder, shot_groups
 from ltaug.metrics import classification_report, per_class_accuracy
-from ltaug.report import write_report
+from ltaug.report import results_table, write_report
 from ltaug.run import peak_memory_bytes
 
 COLUMNS = {"top1": "top-1", "top5": "top-5", "many": "many", "medium": "medium", "few": "few", "ece": "ECE15",
@@ -92,17 +92,5 @@ def thumbnail(image: Any, caption: str) -> str:
 
 
 def table(results: Mapping[str, Mapping[str, float | None]]) -> str:
-    """Markdown table of final metrics, a row a run; all but NLL in percent."""
-    lines = [["", *COLUMNS.values()], ["---"] + ["---:"] * len(COLUMNS)]
-    for name, metrics in results.items():
-        row = [name]
-        for key in COLUMNS:
-            value = metrics.get(key)
-            if value is None or value != value:
-                row.append("–")  # an empty shot group
-            else:
-                row.append(f"{value:.3f}" if key == "nll" else f"{100 * value:.1f}")
-        lines.append(row)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+    """Markdown table of final metrics, a row a run."""
+    return results_table(results, COLUMNS)

@@ -206,7 +206,9 @@ class TestEvaluate:
         assert "its weights after 1 of 2 epochs" in done.err
         assert "| erm |" in done.out
         error = launcher.run(tiny / "evaluate.py", broken, "--target_prior", "uniform").error()
-        assert "has no ltaug.json, which says what prior its logits are under. Finish the run first." in error
+        assert "does not say which prior its logits are under" in error
+        error = launcher.run(tiny / "evaluate.py", run, "--target_prior", "uniform", "--strength", "auto").error()
+        assert "searched on held-out clips, which this recipe does not keep" in error
         assert contents(broken) == before
         assert "'nowhere' is no run folder" in launcher.run(tiny / "evaluate.py", "nowhere").error()
         data = (run / "model.safetensors").read_bytes()
