@@ -169,6 +169,8 @@ class Config:
             shares=("rebalance_at", "mix_stop_at"),
             in_0_to_1=("test_resize", "ema", "drop_path"),
         )  # fmt: skip
+        if self.pretrained and self.model == "resnet10":
+            raise ValueError("`model: resnet10` has no pretrained weights in timm. Set `pretrained: false`.")
         if self.image_size < 16:
             raise ValueError(f"`image_size` is in pixels and must be at least 16, but is {self.image_size}.")
         if self.prior != "train" and self.loss == "ce":

@@ -4,8 +4,10 @@ Workers decode, crop and resize, and hand over uint8 images, a quarter of the by
 done with whole batches on the device of the training.
 """
 
+import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from config import Config
 from data import ImageSet
 from PIL import Image
 from streaming import Stream, StreamSet, exponents
+from timm.models import PretrainedCfg, load_model_config_from_hf
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, SequentialSampler, Subset
 from torchvision.transforms import v2
@@ -32,8 +35,30 @@ LUMA = (0.2989, 0.587, 0.114)
 
 def mean_and_std(cfg: Config) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Of the pixels in 0..1: those that the pretrained weights were trained with, or else ImageNet's."""
-    known = timm.get_pretrained_cfg(cfg.model) if cfg.pretrained else None
-    return (known.mean, known.std) if known else (IMAGENET_MEAN, IMAGENET_STD)
+    known = weights_of(cfg.model) if cfg.pretrained else None
+    return (tuple(known.mean), tuple(known.std)) if known else (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def weights_of(name: str) -> PretrainedCfg | None:
+    """What timm knows of a model's weights: the size, mean and standard deviation of their images. None of some models.
+
+    Of hf-hub:OWNER/NAME and local-dir:FOLDER it is what stands there.
+    """
+    source, _, place = name.partition(":")
+    if source == "hf-hub":
+        return PretrainedCfg(**load_model_config_from_hf(place)[0])
+    if source == "local-dir":
+        said = json.loads((Path(place) / "config.json").read_text(encoding="utf-8"))
+        return PretrainedCfg(**said["pretrained_cfg"] | {"file": place})
+    if not timm.is_model(name.partition(".")[0]):
+        close = timm.list_models(f"*{name[:6]}*")[:5]
+        hint = f" Some are: {', '.join(close)}." if close else " timm.list_models() lists them."
+        raise ValueError(f"`model` {name!r} is no model of timm.{hint}")
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tags = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*"))
+        raise ValueError(f"`model` {name!r} is unknown to timm. It has {tags}.") from error
 
 
 class TrainTransform:

@@ -4,6 +4,7 @@ from typing import Any
 
 import timm
 from adapters import classifier_of, put_adapters
+from loader import weights_of
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
@@ -19,19 +20,9 @@ def build_model(num_classes: int, cfg: Any) -> nn.Module:
     if cfg.freeze and cfg.drop_path:
         raise ValueError(f"`drop_path`={cfg.drop_path} drops nothing in a frozen network. Set it to 0.")
     if cfg.model == "resnet10":
-        if cfg.pretrained:
-            raise ValueError("`model: resnet10` has no pretrained weights in timm. Set `pretrained: false`.")
         model = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=num_classes, drop_path_rate=cfg.drop_path)
     else:
-        if not timm.is_model(cfg.model.partition(".")[0]) and "hf" not in cfg.model.partition(":")[0]:
-            close = timm.list_models(f"*{cfg.model[:6]}*")[:5]
-            hint = f" Some are: {', '.join(close)}." if close else " timm.list_models() lists them."
-            raise ValueError(f"`model` {cfg.model!r} is no model of timm.{hint}")
-        try:
-            known = timm.get_pretrained_cfg(cfg.model.rpartition("/")[2])  # also of OWNER/NAME on the hub
-        except RuntimeError as error:
-            tags = ", ".join(timm.list_pretrained(f"{cfg.model.partition('.')[0]}.*"))
-            raise ValueError(f"`model` {cfg.model!r} is unknown to timm. It has {tags}.") from error
+        known = weights_of(cfg.model)
         if cfg.pretrained and known and not known.has_weights:
             raise ValueError(f"timm has no weights of `model` {cfg.model!r}. Set `pretrained: false`.")
         extra = {"drop_path_rate": cfg.drop_path} if cfg.drop_path else {}

@@ -5,6 +5,7 @@ from typing import Any
 import timm
 from adapters import classifier_of, put_adapters
 from config import COSINE_SCALE
+from loader import weights_of
 from torch import nn
 
 from ltaug import CosineClassifier
@@ -15,15 +16,7 @@ def build_model(num_classes: int, cfg: Any) -> nn.Module:
     """The network of a config. Replace it by your own: anything from [N, 3, H, W] to logits [N, num_classes]."""
     if cfg.freeze and cfg.drop_path:
         raise ValueError(f"`drop_path`={cfg.drop_path} drops nothing in a frozen network. Set it to 0.")
-    if not timm.is_model(cfg.model.partition(".")[0]) and "hf" not in cfg.model.partition(":")[0]:
-        close = timm.list_models(f"*{cfg.model[:6]}*")[:5]
-        hint = f" Some are: {', '.join(close)}." if close else " timm.list_models() lists them."
-        raise ValueError(f"`model` {cfg.model!r} is no model of timm.{hint}")
-    try:
-        known = timm.get_pretrained_cfg(cfg.model.rpartition("/")[2])  # also of OWNER/NAME on the hub
-    except RuntimeError as error:
-        tags = ", ".join(timm.list_pretrained(f"{cfg.model.partition('.')[0]}.*"))
-        raise ValueError(f"`model` {cfg.model!r} is unknown to timm. It has {tags}.") from error
+    known = weights_of(cfg.model)
     if cfg.pretrained and known and not known.has_weights:
         raise ValueError(f"timm has no weights of `model` {cfg.model!r}. Set `pretrained: false`.")
     extra = {"drop_path_rate": cfg.drop_path} if cfg.drop_path else {}

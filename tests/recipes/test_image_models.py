@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from recipe_support import ROOT, imported
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -21,7 +24,7 @@ CLASSES, SIDE = 7, 64
 
 @pytest.fixture(scope="module")
 def recipe() -> Iterator[SimpleNamespace]:
-    with imported(FOLDER, "adapters", "model", "optimizer", "config") as modules:
+    with imported(FOLDER, "adapters", "model", "optimizer", "config", "loader") as modules:
         yield modules
 
 
@@ -261,6 +264,29 @@ def test_settings_that_do_not_fit_are_told(make: Callable[..., nn.Module], monke
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ValueError, match=r'`lora_rank` needs peft. Install it with `pip install "ltaug\[adapters\]"`'):
         make(freeze=True, lora_rank=2)
+
+
+def test_a_network_of_a_folder_says_what_its_images_were(
+    recipe: SimpleNamespace, make: Callable[..., nn.Module], tmp_path: Path
+) -> None:
+    """As one of the hub does, by the same file."""
+    saved = timm.create_model("test_vit", num_classes=3, img_size=96)
+    state = {
+        "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input_size": [3, 96, 96], "fixed_input_size": True,
+        "num_classes": 3, "classifier": "head", "first_conv": "patch_embed.proj",
+    }  # fmt: skip
+    content = {"architecture": "test_vit", "num_classes": 3, "pretrained_cfg": state}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    save_file(saved.state_dict(), tmp_path / "model.safetensors")
+    name = f"local-dir:{tmp_path}"
+    cfg = config(recipe, model=name, pretrained=True, image_size=96)
+    assert recipe.loader.mean_and_std(cfg) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    model = make(name, pretrained=True, image_size=96)
+    torch.testing.assert_close(model.blocks[0].attn.qkv.weight, saved.blocks[0].attn.qkv.weight)
+    assert model(images(96)).shape == (4, CLASSES)
+    assert make(name, image_size=64)(images()).shape == (4, CLASSES)
+    plain = config(recipe, model=name, image_size=96)
+    assert recipe.loader.mean_and_std(plain) == (recipe.loader.IMAGENET_MEAN, recipe.loader.IMAGENET_STD)
 
 
 def test_a_network_without_a_layer_to_adapt_is_told(recipe: SimpleNamespace) -> None:
