@@ -336,3 +336,11 @@ class TestPages:
             for link in links:
                 if not link.startswith("docs/images/"):  # pictures are made by a run
                     assert os.path.exists((ROOT / name).parent / link), f"{name}: {link}"
+
+
+@pytest.mark.parametrize("name", ["adapters.py", "classifier.py", "optimizer.py"])
+def test_what_two_recipes_have_alike_stays_alike(name: str) -> None:
+    """A folder is copied whole, so it carries its own; a repair of one must reach the other."""
+    assert (ROOT / "recipes" / "imagenet_lt" / name).read_text() == (
+        ROOT / "recipes" / "inaturalist" / name
+    ).read_text()

@@ -397,3 +397,16 @@ def test_the_lift_config_has_fewer_adapter_than_classifier_parameters(
     assert (cfg.model, cfg.freeze, cfg.cosine_classifier) == ("vit_base_patch16_clip_224.openai", True, True)
     adapters = 12 * cfg.lora_rank * (768 + 2304 + 768 + 768)
     assert adapters == 442_368 < 1000 * 768
+
+
+@pytest.mark.parametrize("folder", ["imagenet_lt", "inaturalist"])
+@pytest.mark.parametrize("script", ["train", "train_stage2"])
+def test_shared_batch_norm_keeps_the_activation_behind_it(folder: str, script: str) -> None:
+    """timm's layers do both in one; torch's own conversion would leave the second out."""
+    model = timm.create_model("test_efficientnet", num_classes=CLASSES).eval()
+    with imported(ROOT / "recipes" / folder, script) as modules:
+        shared = getattr(modules, script).convert_sync_batchnorm(copy.deepcopy(model))
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in shared.modules())
+    torch.testing.assert_close(shared(images()), model(images()))
+    lost = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
+    assert not torch.allclose(lost(images()), model(images()), atol=1e-3)

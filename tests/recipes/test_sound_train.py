@@ -170,7 +170,7 @@ def test_a_run_of_the_real_network_goes_on(launcher: Launcher, recipe: Path, run
 
 class TestEvaluate:
     def test_makes_everything_anew_from_the_weights(self, run: Path, evaluated: tuple[Path, str]) -> None:
-        assert contents(evaluated[0], but=["report.html"]) == contents(run, but=["report.html"])
+        assert contents(evaluated[0], but=["report.html", "corrected.json"]) == contents(run, but=["report.html"])
         assert (evaluated[0] / "report.html").read_text().count("<audio") == 8
 
     def test_reprints_the_very_numbers(self, launched: tuple[Path, Done], evaluated: tuple[Path, str]) -> None:
@@ -187,7 +187,7 @@ class TestEvaluate:
         shifted /= shifted.sum(1, keepdims=True)
         likelihood = -np.log(shifted[np.arange(80), labels]).mean()
         top5 = (np.argsort(-shifted, axis=1)[:, :5] == labels[:, None]).any(1).mean()
-        line = next(line for line in evaluated[1].splitlines() if "(to uniform)" in line)
+        line = next(line for line in evaluated[1].splitlines() if "(to uniform, strength 1)" in line)
         cells = [cell.strip() for cell in line.split("|")[2:]]
         assert cells[0] == f"{100 * (shifted.argmax(1) != labels).mean():.1f}"
         assert cells[1] == f"{100 * (1 - top5):.1f}"
