@@ -71,8 +71,10 @@ def accuracies(counts: Tensor, held_out: Sample, test: Sample, truth: Tensor) ->
     y, raw = held_out[1], test[0]
     weighted = BiasCorrectedTemperatureScaling(len(counts)).fit(*held_out, weights=counts[y])(raw)
     calibrate = BiasCorrectedTemperatureScaling(len(counts)).fit(*held_out, logits_prior=counts)
-    z, held_out = calibrate(raw), (calibrate(held_out[0]), y)
-    trend = estimate_prior(z, counts, trend=counts.log())
+    z, trend = calibrate(raw), estimate_prior(calibrate(raw), counts, trend=counts.log())
+    # Confusions tell most of logits that predict every class: those under the held-out samples' own, uniform mix.
+    uniform = torch.ones(len(counts))
+    even, validation = shift_logits(z, counts, uniform), (shift_logits(calibrate(held_out[0]), counts, uniform), y)
 
     def accuracy(logits: Tensor, target: Tensor) -> float:
         return float((shift_logits(logits, counts, target).argmax(1) == test[1]).double().mean())
@@ -86,8 +88,8 @@ def accuracies(counts: Tensor, held_out: Sample, test: Sample, truth: Tensor) ->
         "calibrated, EM": accuracy(z, estimate_prior(z, counts)),
         "calibrated, trend": accuracy(z, trend),
         "calibrated, EM about the trend": accuracy(z, estimate_prior(z, counts, center=trend)),
-        "calibrated, RLLS": accuracy(z, estimate_prior(z, counts, "rlls", validation=held_out)),
-        "calibrated, soft BBSE": accuracy(z, estimate_prior(z, counts, "bbse", validation=held_out, soft=True)),
+        "calibrated, RLLS": accuracy(z, estimate_prior(even, uniform, "rlls", validation=validation)),
+        "calibrated, soft BBSE": accuracy(z, estimate_prior(even, uniform, "bbse", validation=validation, soft=True)),
     }
 
 
