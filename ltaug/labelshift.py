@@ -93,10 +93,11 @@ def estimate_prior(
     ===================================================== =========== ======= ======= ========
 
     Calibration decides: without it most of the gain is lost. After it take ``trend`` where you know that the mix leans
-    along the training counts: it recovers 97 % of the gain or more there, and two fifths of it where the mix has nothing to do
-    with them ("permuted"). Where you do not know take ``center=estimate_prior(..., trend=class_counts.log())``: three
-    quarters of the gain or more on every mix, for 1.8 points where there is nothing to correct. The rest no choice
-    here recovers: a hundred free numbers cost 3 points, and what the calibration got wrong reads like another mix.
+    along the training counts: it recovers 97 % of the gain or more there, and two fifths where the mix has nothing to
+    do with them ("permuted"). Where you do not know take ``center=estimate_prior(..., trend=class_counts.log())``:
+    three quarters of the gain or more on every mix, for 1.8 points where there is nothing to correct. The rest no
+    choice here recovers: a hundred free numbers cost 3 points, and what the calibration got wrong reads like another
+    mix.
 
     Args:
         logits: of the unlabelled samples, [N, C, ...]; a tensor, an array or nested lists.

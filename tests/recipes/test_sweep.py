@@ -60,9 +60,7 @@ def swept(launcher: Launcher, recipe: Path, tmp_path_factory: pytest.TempPathFac
 class TestRuns:
     def test_every_run_and_its_first_stage_is_there(self, swept: tuple[Path, str]) -> None:
         names = {path.parent.name for path in swept[0].glob("*/summary.json")}
-        assert names == {
-            f"digits_ir50_{method}_seed{seed}" for method in ("erm", "tau_norm") for seed in (0, 1)
-        }
+        assert names == {f"digits_ir50_{method}_seed{seed}" for method in ("erm", "tau_norm") for seed in (0, 1)}
         for name in names:
             values = summary(swept[0] / name)
             assert values["seed"] == int(name[-1])
