@@ -54,7 +54,7 @@ def parse_settings(kind: type[T], arguments: list[str] | None = None, configs: P
     try:
         for place, word in enumerate(arguments):
             if word == "--config" or word.startswith("--config="):
-                _check_config_file(word.partition("=")[2] or "".join(arguments[place + 1 : place + 2]), configs)
+                _check_config_file(word.partition("=")[2] or "".join(arguments[place + 1 : place + 2]), configs, names)
             name = word[2:].partition("=")[0]
             # Checked here, since the parser takes any beginning of a name for the name.
             if word.startswith("--") and name not in {*names, "config", "help"} and not name.startswith("print_config"):
@@ -77,8 +77,8 @@ def parse_settings(kind: type[T], arguments: list[str] | None = None, configs: P
         leave(re.sub(r"<class '(\w+)'>", r"\1", said) + hint)
 
 
-def _check_config_file(path: str, configs: Path | None) -> None:
-    """Raise a ValueError that names the file if it is not one of settings."""
+def _check_config_file(path: str, configs: Path | None, names: Sequence[str]) -> None:
+    """Raise a ValueError that names the file if it is not one of settings, or is that of a second stage."""
     if not Path(path).is_file():
         known = sorted(file.stem for file in configs.glob("*.yaml")) if configs else []
         close = difflib.get_close_matches(Path(path).stem, known, n=1, cutoff=0.4)
@@ -92,6 +92,8 @@ def _check_config_file(path: str, configs: Path | None) -> None:
     if not isinstance(values, dict):
         found = "nothing" if values is None else f"a {type(values).__name__}"
         raise ValueError(f"`--config` {path!r} must hold `setting: value` lines, but holds {found}.")
+    if "stage1" in values and "stage1" not in names:
+        raise ValueError(f"`--config` {path!r} is a second stage (it has `stage1`): start it with train_stage2.py.")
 
 
 def check_settings(

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-__all__ = ["RunFolder", "autocast_type", "peak_memory_bytes", "reuse_freed_memory", "set_threads"]
+__all__ = ["RunFolder", "autocast_type", "finite_loss", "peak_memory_bytes", "reuse_freed_memory", "set_threads"]
 
 
 class RunFolder:
@@ -40,6 +40,7 @@ class RunFolder:
     ``config.yaml``         every setting; ``--config config.yaml`` starts the same run again
     ``command.txt``         the command line; one more line for every time it was resumed
     ``environment.json``    versions of Python and packages, hardware, git commit and whether the tree was clean
+    ``data.json``           what the data were: classes, counts, hashes; on resuming they must be the same
     ``metrics.jsonl``       a row an epoch
     ``summary.json``        final metrics, wall time, images a second, parameters, class counts, hash of the subset
     ``per_class.csv``       class, training count, accuracy
@@ -61,13 +62,14 @@ class RunFolder:
         resume: continue the run that is there. The configs must then agree; a field of a dataclass that the saved one
             does not have yet, since an earlier version wrote it, counts as its default.
         free_keys: settings that may change on resuming (``epochs``, say, which must reach what the run has completed).
+        data: what the data are, see :meth:`check_data`; kept in ``data.json``.
         keep: how many checkpoints stay.
         write_config: record config, command and environment; ``False`` opens a run to read it or to add to it.
 
     Raises:
         FileExistsError: the folder holds a run and ``resume`` is false.
         ValueError: on resuming, ``config`` differs from the saved one, and the message names the keys; or its
-            ``epochs`` are fewer than those of the newest checkpoint.
+            ``epochs`` are fewer than those of the newest checkpoint; or the data are others.
 
     >>> import tempfile
     >>> run = RunFolder(tempfile.mkdtemp(), {"lr": 0.1})
@@ -84,6 +86,7 @@ class RunFolder:
         main: bool = True,
         resume: bool = False,
         free_keys: tuple[str, ...] = (),
+        data: Mapping[str, Any] | None = None,
         keep: int = 2,
         write_config: bool = True,
     ) -> None:
@@ -103,6 +106,7 @@ class RunFolder:
                 )
             self._check_same(_defaults(config) | read_config(saved), values, free_keys)
             self._check_epochs(values, free_keys)
+            self.check_data(data or {})
         if not main:
             return
         self.path.mkdir(parents=True, exist_ok=True)
@@ -116,6 +120,8 @@ class RunFolder:
         earlier = command.read_text(encoding="utf-8") if command.exists() else ""
         self.write("command.txt", earlier + shlex.join([Path(sys.executable).name, *sys.argv]) + "\n")
         self.write_json("environment.json", environment())
+        if data is not None:
+            self.write_json("data.json", data)
 
     @staticmethod
     def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], free_keys: tuple[str, ...]) -> None:
@@ -148,6 +154,27 @@ class RunFolder:
     def write_json(self, name: str, value: Any) -> None:
         """Write plain values as JSON; NaN, which JSON lacks, becomes null."""
         self.write(name, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+
+    def check_data(self, facts: Mapping[str, Any]) -> None:
+        """Refuse other data than those of the run: what is computed of them would stand under its name.
+
+        Args:
+            facts: plain values or tensors by name, such as class names, class counts, a hash of the test labels; they
+                are compared with ``data.json``, if it is there.
+
+        Raises:
+            ValueError: a fact differs; the message names it.
+        """
+        path, found = self.path / "data.json", _plain(dict(facts))
+        if not self.main or not path.exists():
+            return
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if differ := [f"`{name}`" for name in found if known.get(name) != found[name]]:
+            raise ValueError(
+                f"The data are not those of the run in `{self.path}`: {', '.join(differ)} "
+                f"differ{'s' if len(differ) == 1 else ''} from its data.json. Name the run's own data, or choose "
+                "another folder."
+            )
 
     def log(self, **row: Any) -> None:
         """Append a row to ``metrics.jsonl``; rows of the same ``epoch`` and later ones are replaced (a resumed run)."""
@@ -309,6 +336,23 @@ def _damage(checkpoint: Path) -> str | None:
 
 
 _RESTORE = "Restore it, or start in another folder."
+
+
+def finite_loss(loss: float, epoch: int) -> float:
+    """The loss itself, or an error before anything of a model that has diverged is saved.
+
+    Raises:
+        ValueError: it is infinite or NaN.
+
+    >>> finite_loss(2.5, epoch=3)
+    2.5
+    """
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"The loss is {loss} in epoch {epoch + 1}: the training has diverged. The last checkpoint is from before. "
+            "Lower `lr`, warm up for longer (`warmup_epochs`), or train in `precision: fp32`."
+        )
+    return loss
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -91,6 +91,8 @@ def test_a_wrong_file_is_told(configs: Path, capsys: pytest.CaptureFixture[str])
     assert "must hold `setting: value` lines, but holds a list" in said(capsys, ["--config", f"{configs}/list.yaml"])
     (configs / "bad.yaml").write_text("epochs: [1\n")
     assert "is not readable as YAML" in said(capsys, ["--config", f"{configs}/bad.yaml"])
+    (configs / "later.yaml").write_text("stage1: erm\nepochs: 1\n")
+    assert "later.yaml' is a second stage (it has `stage1`)" in said(capsys, ["--config", f"{configs}/later.yaml"])
     (configs / "unknown.yaml").write_text("epochz: 1\n")
     assert "did you mean 'epochs'?" in said(capsys, ["--config", f"{configs}/unknown.yaml"])
 
@@ -192,7 +194,7 @@ def test_whose_value_error_it_is_decides(tmp_path: Path, capsys: pytest.CaptureF
         raise ValueError("`lr` is wrong.")
     assert "error: `lr` is wrong." in capsys.readouterr().err
     with pytest.raises(SystemExit), plain_errors(tmp_path):
-        commandline._check_config_file("nowhere.yaml", None)  # ltaug's own
+        commandline._check_config_file("nowhere.yaml", None, ())  # ltaug's own
     # A fault of the program, whose traceback is needed.
     with pytest.raises(ValueError, match="not this folder's"), plain_errors(tmp_path):
         raise ValueError("not this folder's")

@@ -21,7 +21,7 @@ import yaml
 from safetensors import SafetensorError
 
 from ltaug import RunFolder
-from ltaug.run import environment, peak_memory_bytes, read_config, reuse_freed_memory, write_atomically
+from ltaug.run import environment, finite_loss, peak_memory_bytes, read_config, reuse_freed_memory, write_atomically
 
 CONFIG = {"method": "bayias", "epochs": 4, "lr": 0.1, "seed": 0}
 EPOCHS_FREE = {"resume": True, "free_keys": ("epochs",)}
@@ -96,6 +96,25 @@ class TestFiles:
         assert facts["packages"]["torch"] == torch.__version__
         assert facts["python"] == ".".join(map(str, sys.version_info[:3]))
         assert {"git", "system", "processor", "threads", "accelerator"} <= set(facts)
+
+    def test_other_data_are_refused(self, tmp_path: Path) -> None:
+        facts = {"class_names": ["a", "b"], "class_counts": torch.tensor([9, 1]), "test_labels": "5e8e"}
+        run = RunFolder(tmp_path, CONFIG, data=facts)
+        assert json.loads((tmp_path / "data.json").read_text()) == facts | {"class_counts": [9, 1]}
+        before = everything_in(tmp_path)
+        for changes, said in (
+            ({"test_labels": "89be"}, "`test_labels` differs from its data.json"),
+            ({"class_counts": [8, 2], "class_names": ["a", "c"]}, "`class_names`, `class_counts` differ from"),
+        ):
+            with pytest.raises(ValueError, match=said):
+                RunFolder(tmp_path, CONFIG | {"epochs": 100}, resume=True, free_keys=("epochs",), data=facts | changes)
+            with pytest.raises(ValueError, match=said):
+                run.check_data(facts | changes)
+            RunFolder(tmp_path, CONFIG, main=False, resume=True, data=facts | changes)  # the main process says it
+        assert everything_in(tmp_path) == before
+        RunFolder(tmp_path, CONFIG, resume=True, data=facts)
+        (tmp_path / "data.json").unlink()  # as an earlier version left it
+        RunFolder(tmp_path, CONFIG, resume=True, write_config=False).check_data(facts)
 
     def test_a_dataclass_is_its_fields(self, tmp_path: Path) -> None:
         @dataclasses.dataclass
@@ -660,3 +679,10 @@ class TestOddCases:
     def test_keeping_no_checkpoint_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="`keep` must be at least 1, but is 0"):
             RunFolder(tmp_path, {}, keep=0)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_diverges_is_told(loss: float) -> None:
+    assert finite_loss(0.5, 2) == 0.5
+    with pytest.raises(ValueError, match=rf"The loss is {loss} in epoch 3: .* Lower `lr`"):
+        finite_loss(loss, 2)

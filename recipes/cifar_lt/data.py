@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,6 +78,14 @@ def load_data(cfg: Config, *, train_images: bool = True, held_out: bool = False)
         read_train_images(indices if train_images else indices[:0]), labels[indices], test_images, test_labels, names,
         counts, ltaug.index_hash(indices), mean, std, read_train_images(kept), labels[kept],
     )  # fmt: skip
+
+
+def facts(data: Data) -> dict[str, Any]:
+    """By what the data of a run are known again: resuming it, or evaluating it, on others would spoil it unseen."""
+    return {
+        "class_names": data.class_names, "class_counts": data.class_counts, "training_indices": data.index_hash,
+        "test_labels": ltaug.index_hash(data.test_labels),
+    }  # fmt: skip
 
 
 def held_out_note(data: Data, held_out_per_class: int) -> str:

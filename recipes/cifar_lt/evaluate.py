@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from config import parse_config, plain_errors
-from data import held_out_note, load_data
+from data import facts, held_out_note, load_data
 from method import put_classifier
 from model import build_model
 from results import table
@@ -85,6 +85,7 @@ def main() -> None:
             "There is nothing to tune on: the training subset takes the whole training split. Train with "
             "`--held_out_per_class`."
         )
+    run.check_data(facts(data))
     set_threads(cfg.threads)
     accelerator = Accelerator(mixed_precision=autocast_type(cfg.precision))
     model = build_model(len(data.class_names), in_channels=data.test_images.shape[3])

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from config import Config, parse_config, plain_errors
-from data import load_data
+from data import facts, load_data
 from method import logits_prior, make_loss, make_mixer, make_sampler, mixes, put_classifier, seen_prior
 from model import build_model, count_parameters
 from results import save_results
@@ -22,12 +22,13 @@ from tqdm.auto import tqdm
 
 from ltaug import ManifoldMixUp, ResidentLoader, RunFolder
 from ltaug.metrics import classification_report
-from ltaug.run import autocast_type, reuse_freed_memory, set_threads
+from ltaug.run import autocast_type, finite_loss, reuse_freed_memory, set_threads
 
 SHOWN = ("loss", "lr", "top1", "many", "medium", "few", "ece", "images_per_second")  # of an epoch's row, in the log
 # A bar that is written into a file comes twice a minute.
 PROGRESS = {"unit": "img", "unit_scale": True, "smoothing": 0.05, "mininterval": 0.1 if sys.stderr.isatty() else 30}
-FREE = ("epochs", "out", "data_dir", "resume", "threads")  # what may change on resuming
+# What may change on resuming.
+FREE = ("epochs", "out", "data_dir", "resume", "threads", "eval_every", "checkpoint_every", "log_with")
 
 
 def main(cfg: Config) -> None:
@@ -87,7 +88,7 @@ def main(cfg: Config) -> None:
     forward = torch.compile(model) if cfg.compile else model
 
     # 4. The run folder, made only now that everything fits together; resume from the last complete checkpoint.
-    run = RunFolder(cfg.out, cfg, main=accelerator.is_main_process, resume=cfg.resume, free_keys=FREE)
+    run = RunFolder(cfg.out, cfg, main=accelerator.is_main_process, resume=cfg.resume, free_keys=FREE, data=facts(data))
     first_epoch = 0
     if cfg.resume and (checkpoint := run.latest_checkpoint()):
         folder, first_epoch = checkpoint
@@ -107,7 +108,7 @@ def main(cfg: Config) -> None:
             loss = train_one_epoch(
                 accelerator, forward, train_loader(epoch), mixing, criterion(epoch), optimizer, progress
             )
-            row = {"epoch": epoch, "loss": loss, "lr": cfg.lr_at(epoch)}
+            row = {"epoch": epoch, "loss": finite_loss(loss, epoch), "lr": cfg.lr_at(epoch)}
             row["images_per_second"] = images / (time.perf_counter() - start)
             if (epoch + 1) % cfg.eval_every == 0 or epoch + 1 == cfg.epochs:
                 logits, labels = evaluate(model, test_loader)
@@ -116,22 +117,22 @@ def main(cfg: Config) -> None:
             run.log(**row)
             accelerator.log(row, step=epoch)
             if accelerator.is_main_process:
-                shown = "  ".join(f"{key} {row[key]:.4g}" for key in SHOWN if key in row)
+                shown = "  ".join(f"{key} {row[key]:.4g}" for key in SHOWN if row.get(key, -1) >= 0)
                 progress.write(f"epoch {epoch + 1}/{cfg.epochs}  {shown}")
             if (epoch + 1) % cfg.checkpoint_every == 0 or epoch + 1 == cfg.epochs:
                 with run.checkpoint(epoch + 1, accelerator.wait_for_everyone) as folder:
                     accelerator.save_state(str(folder))
 
     # 6. What came out.
-    logits, labels = evaluate(model, test_loader)
+    if first_epoch == cfg.epochs:  # resumed when all was done
+        logits, labels = evaluate(model, test_loader)
     if accelerator.is_main_process:
         state = accelerator.get_state_dict(model)
         prior = logits_prior(cfg, data.class_counts, mixer, processes)
         save_results(run, cfg, data, logits, labels, state, prior, parameters, accelerator)
     # Leave together and let go of the process group's threads: gloo's abort an interpreter that closes under them.
     accelerator.wait_for_everyone()
-    del model, forward, optimizer
-    accelerator.free_memory()
+    model, forward, optimizer = accelerator.free_memory(model, forward, optimizer)
     accelerator.end_training()
 
 

@@ -6,6 +6,7 @@
 The run folder is one like train.py's: evaluate.py reads it, and its classifier is a plain linear layer again.
 """
 
+import math
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from config import Config, Stage2Config, parse_config, plain_errors
-from data import load_data
+from data import facts, load_data
 from model import build_model, count_parameters
 from results import save_results
 from safetensors import SafetensorError
@@ -34,7 +35,7 @@ from ltaug import (
     tau_normalize,
 )
 from ltaug.metrics import classification_report
-from ltaug.run import autocast_type, reuse_freed_memory, set_threads
+from ltaug.run import autocast_type, finite_loss, reuse_freed_memory, set_threads
 from ltaug.stages import freeze, reinitialize, set_batch_norm_mode, unfreeze
 
 FREE = ("out", "from_run", "data_dir", "resume", "threads")  # what may change on resuming
@@ -105,7 +106,7 @@ def main(cfg: Stage2Config) -> None:
     rates = [group["lr"] for group in groups]
 
     # 3. The run folder; resume from the last complete checkpoint.
-    run = RunFolder(cfg.out, cfg, main=accelerator.is_main_process, resume=cfg.resume, free_keys=FREE)
+    run = RunFolder(cfg.out, cfg, main=accelerator.is_main_process, resume=cfg.resume, free_keys=FREE, data=facts(data))
     run.write("stage1.yaml", (Path(cfg.from_run) / "config.yaml").read_text(encoding="utf-8"))
 
     # 4. Train; or compute, where there is nothing to train.
@@ -126,7 +127,7 @@ def main(cfg: Stage2Config) -> None:
                 model.train()
                 set_batch_norm_mode(model, cfg.batch_norm)
                 loss = train_one_epoch(accelerator, model, train_loader(epoch), None, criterion, optimizer, progress)
-                row = {"epoch": epoch, "loss": loss, "lr": optimizer.param_groups[0]["lr"]}
+                row = {"epoch": epoch, "loss": finite_loss(loss, epoch), "lr": optimizer.param_groups[0]["lr"]}
                 row["images_per_second"] = images / (time.perf_counter() - start)
                 if epoch + 1 == cfg.epochs:
                     logits, labels = evaluate(model, test_loader)
@@ -134,7 +135,9 @@ def main(cfg: Stage2Config) -> None:
                 row["seconds"] = time.perf_counter() - start
                 run.log(**row)
                 if accelerator.is_main_process:
-                    shown = "  ".join(f"{key} {row[key]:.4g}" for key in SHOWN if key in row)
+                    shown = "  ".join(
+                        f"{key} {row[key]:.4g}" for key in SHOWN if not math.isnan(row.get(key, math.nan))
+                    )
                     progress.write(f"epoch {epoch + 1}/{cfg.epochs}  {shown}")
                 if (epoch + 1) % cfg.checkpoint_every == 0 or epoch + 1 == cfg.epochs:
                     with run.checkpoint(epoch + 1, accelerator.wait_for_everyone) as folder:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,6 +104,14 @@ def load_data(cfg: Config) -> Data:
         ltaug.class_counts(labels[trained], len(names)), ltaug.index_hash(train),
         [source.file_names[k] for k in trained], [source.file_names[k] for k in tested], int((~read).sum()),
     )  # fmt: skip
+
+
+def facts(data: Data) -> dict[str, Any]:
+    """By what the data of a run are known again: resuming it, or evaluating it, on others would spoil it unseen."""
+    return {
+        "class_names": data.class_names, "class_counts": data.class_counts, "training_indices": data.index_hash,
+        "test_labels": ltaug.index_hash(data.test_labels),
+    }  # fmt: skip
 
 
 def describe(data: Data) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from config import parse_config, plain_errors
-from data import load_data
+from data import facts, load_data
 from model import build_model
 from results import mistakes, save_test, table
 from safetensors import SafetensorError
@@ -67,6 +67,7 @@ def main() -> None:
         raise ValueError("`--strength auto` is searched on held-out clips, which this recipe does not keep. Give one.")
 
     data = load_data(cfg)
+    run.check_data(facts(data))
     set_threads(cfg.threads)
     accelerator = Accelerator(mixed_precision=autocast_type(cfg.precision))
     model = build_model(len(data.class_names), cfg)

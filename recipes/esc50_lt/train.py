@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from config import Config, parse_config, plain_errors
-from data import describe, load_data
+from data import describe, facts, load_data
 from method import logits_prior, make_loss, make_mixer, make_sampler, mixes
 from model import build_model, count_parameters
 from results import save_results
@@ -22,12 +22,13 @@ from tqdm.auto import tqdm
 
 from ltaug import ResidentWaveformLoader, RunFolder
 from ltaug.metrics import classification_report
-from ltaug.run import autocast_type, reuse_freed_memory, set_threads
+from ltaug.run import autocast_type, finite_loss, reuse_freed_memory, set_threads
 
 SHOWN = ("loss", "lr", "top1", "top5", "many", "medium", "few", "clips_per_second")  # of an epoch's row, in the log
 # A bar that is written into a file comes twice a minute.
 PROGRESS = {"unit": "clip", "unit_scale": True, "smoothing": 0.05, "mininterval": 0.1 if sys.stderr.isatty() else 30}
-FREE = ("epochs", "out", "data_dir", "cache_dir", "resume", "threads")  # what may change on resuming
+# What may change on resuming.
+FREE = ("epochs", "out", "data_dir", "cache_dir", "resume", "threads", "eval_every", "checkpoint_every", "log_with")
 
 
 def main(cfg: Config) -> None:
@@ -84,7 +85,7 @@ def main(cfg: Config) -> None:
     forward = torch.compile(model) if cfg.compile else model
 
     # 4. The run folder, made only now that everything fits together; resume from the last complete checkpoint.
-    run = RunFolder(cfg.out, cfg, main=accelerator.is_main_process, resume=cfg.resume, free_keys=FREE)
+    run = RunFolder(cfg.out, cfg, main=accelerator.is_main_process, resume=cfg.resume, free_keys=FREE, data=facts(data))
     first_epoch = 0
     if cfg.resume and (checkpoint := run.latest_checkpoint()):
         folder, first_epoch = checkpoint
@@ -104,7 +105,7 @@ def main(cfg: Config) -> None:
             mixing = mixer if mixes(cfg, epoch) else None
             model.train()
             loss, seen = train_one_epoch(cfg, accelerator, forward, train_loader, mixing, criterion, optimizer)
-            row = {"epoch": epoch, "loss": loss, "lr": cfg.lr_at(epoch)}
+            row = {"epoch": epoch, "loss": finite_loss(loss, epoch), "lr": cfg.lr_at(epoch)}
             row["clips_per_second"] = seen / (time.perf_counter() - start)
             progress.update(clips)
             if (epoch + 1) % cfg.eval_every == 0 or epoch + 1 == cfg.epochs:
@@ -114,14 +115,15 @@ def main(cfg: Config) -> None:
             run.log(**row)
             accelerator.log(row, step=epoch)
             if accelerator.is_main_process and "top1" in row:
-                shown = "  ".join(f"{key} {row[key]:.4g}" for key in SHOWN if key in row)
+                shown = "  ".join(f"{key} {row[key]:.4g}" for key in SHOWN if row.get(key, -1) >= 0)
                 progress.write(f"epoch {epoch + 1}/{cfg.epochs}  {shown}")
             if (epoch + 1) % cfg.checkpoint_every == 0 or epoch + 1 == cfg.epochs:
                 with run.checkpoint(epoch + 1, accelerator.wait_for_everyone) as folder:
                     accelerator.save_state(str(folder))
 
     # 6. What came out.
-    logits, labels = evaluate(model, test_loader)
+    if first_epoch == cfg.epochs:  # resumed when all was done
+        logits, labels = evaluate(model, test_loader)
     if accelerator.is_main_process:
         state = accelerator.get_state_dict(model)
         save_results(
@@ -129,8 +131,7 @@ def main(cfg: Config) -> None:
         )
     # Leave together and let go of the process group's threads: gloo's abort an interpreter that closes under them.
     accelerator.wait_for_everyone()
-    del model, forward, optimizer
-    accelerator.free_memory()
+    model, forward, optimizer = accelerator.free_memory(model, forward, optimizer)
     accelerator.end_training()
 
 

@@ -12,6 +12,13 @@ from ltaug.commandline import check_settings, check_tracker, parse_settings
 
 HERE = Path(__file__).resolve().parent
 DATASETS = ("imagenet_lt", "places_lt", "folder", "hub", "digits")
+PLACES = ("data_dir", "list_dir")
+"""Settings that say where the data are, which may move."""
+FREE = (
+    "epochs", "out", *PLACES, "resume", "threads", "workers", "eval_every", "checkpoint_every", "checkpoint_steps",
+    "log_with",
+)  # fmt: skip
+"""What may change on resuming."""
 
 
 @dataclass
@@ -187,7 +194,7 @@ class Config:
         if self.out is None:
             name = (self.hub_id or self.dataset).rpartition("/")[2]
             ratio = "" if self.profile == "natural" else f"_ir{self.imbalance_ratio:g}"
-            self.out = f"runs/{name}{ratio}_{self.model.partition('.')[0]}_{self.method}_seed{self.seed}"
+            self.out = f"runs/{name}{ratio}_{short(self.model)}_{self.method}_seed{self.seed}"
 
     @property
     def decoders(self) -> int:
@@ -291,6 +298,11 @@ class Stage2Config:
     def lr_factor(self, epoch: float) -> float:
         """Learning rate at a place of the training, in epochs, over that of the first step."""
         return 0.5 * (1.0 + math.cos(math.pi * epoch / self.epochs))
+
+
+def short(model: str) -> str:
+    """A network's name as folders have it: without where it comes from, and without that of its weights."""
+    return model.rpartition(":")[2].rstrip("/").rpartition("/")[2].partition(".")[0]
 
 
 def cores_of_a_process() -> int:

@@ -22,6 +22,8 @@ import ltaug
 
 IMAGENET = "ILSVRC/imagenet-1k"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+TEST_SPLITS = ("test", "val", "valid", "validation")
+"""The first of them that is there is tested on; another one is to tune on."""
 DIGIT_SIZE = 64
 
 
@@ -82,7 +84,7 @@ class ImageSet(torch.utils.data.Dataset):
     """Images and labels of one split; `set[k]` is the transformed image and its label.
 
     An image that cannot be decoded is told of once, counted in `unreadable`, and replaced by the next one of its class,
-    so that batches keep their size. Worker processes share what is known of that.
+    or of any if that has none, so that batches keep their size. Worker processes share what is known of that.
     """
 
     def __init__(self, part: Part) -> None:
@@ -99,28 +101,31 @@ class ImageSet(torch.utils.data.Dataset):
         return len(self.labels)
 
     def __getitem__(self, k: int):
-        image = self.image(k)
+        image, k = self.image(k)
         return image if self.transform is None else self.transform(image), int(self.labels[k])
 
     @property
     def unreadable(self) -> int:
         """How many images could not be decoded so far, in all worker processes of this one."""
-        return int(self.broken.sum())
+        return int(self.broken.count_nonzero())
 
-    def image(self, k: int) -> Image.Image:
-        """An image in RGB, or the next one of its class that can be read."""
+    def image(self, k: int) -> tuple[Image.Image, int]:
+        """An image in RGB, or the next one that can be read, of its class if there is one; and its index."""
         image = self._decode(k)
         if image is None:
-            same = (self.labels == self.labels[k]).nonzero()[:, 0]
-            for other in torch.cat([same[same > k], same[same < k]]).tolist():
+            label, places = int(self.labels[k]), torch.arange(len(self.labels)).roll(-k)  # k first
+            same = self.labels[places] == label
+            for other in places[same].tolist():
                 if (image := self._decode(other)) is not None:
-                    break
-            else:
-                raise ValueError(
-                    f"Of class {int(self.labels[k])} none of the {len(same)} images can be read, the first of which is "
-                    f"{self.names[int(same[0])]!r}. Mend its files, or take the class out."
-                )
-        return image
+                    return image, other
+            if self.broken[k] == 1:  # the first to find out, about: processes may do so at once
+                self.broken[self.labels == label] = 2
+                warn(f"of class {label} none of the {int(same.sum())} images can be read; others' take their place")
+            for other in places[~same].tolist():
+                if (image := self._decode(other)) is not None:
+                    return image, other
+            raise ValueError(f"None of the {len(places)} images can be read, the first of which is {self.names[0]!r}.")
+        return image, k
 
     def _decode(self, k: int) -> Image.Image | None:
         name = self.names[k]
@@ -154,12 +159,13 @@ def decode(open: Callable[[], Image.Image], name: str, broken: Tensor, k: int, o
         broken[k] = 1
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "of no kind that Pillow knows" if unknown else getattr(error, "strerror", None) or error
-        print(
-            f"Warning: the image {name!r} cannot be read ({reason}) and is replaced by {other}.",
-            file=sys.stderr,
-            flush=True,
-        )
+        warn(f"the image {name!r} cannot be read ({reason}) and is replaced by {other}")
         return None
+
+
+def warn(text: str) -> None:
+    """Tell what a worker process has found, at once."""
+    print(f"Warning: {text}.", file=sys.stderr, flush=True)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -199,7 +205,7 @@ def load_data(cfg: Config) -> Data:
         train, test = split_off(train, hold_out(cfg, train.labels, names))
     val = source.val
     if cfg.held_out_per_class:
-        if val or cfg.stream:
+        if val is not None or cfg.stream:
             reason = "a stream holds no images out" if cfg.stream else f"{source.name} has images to tune on"
             raise ValueError(f"`held_out_per_class` is {cfg.held_out_per_class}, but {reason}. Leave it out.")
         train, val = split_off(train, hold_out(cfg, train.labels, names, "held_out_per_class"))
@@ -216,8 +222,16 @@ def load_data(cfg: Config) -> Data:
     else:
         images = ImageSet(train.take(indices))
     return Data(
-        images, ImageSet(test), ImageSet(val) if val else None, names, counts, ltaug.index_hash(indices)
+        images, ImageSet(test), ImageSet(val) if val is not None else None, names, counts, ltaug.index_hash(indices)
     )  # fmt: skip
+
+
+def facts(data: Data) -> dict[str, Any]:
+    """By what the data of a run are known again: resuming it, or evaluating it, on others would spoil it unseen."""
+    return {
+        "class_names": data.class_names, "class_counts": data.class_counts, "training_indices": data.index_hash,
+        "test_labels": ltaug.index_hash(data.test.labels),
+    }  # fmt: skip
 
 
 def describe(data: Data) -> str:
@@ -225,9 +239,11 @@ def describe(data: Data) -> str:
     counts = data.class_counts
     groups = ", ".join(f"{int(group.sum())} {name}" for name, group in ltaug.shot_groups(counts).items())
     val = f", {len(data.val)} validation images" if data.val else ""
+    untested = int((ltaug.class_counts(data.test.labels, len(counts)) == 0).sum())
+    none = f", none of {untested} classes" if untested else ""
     return (
         f"{len(data.train)} training images of {len(counts)} classes ({int(counts.max())} to {int(counts.min())} a "
-        f"class; {groups}), {len(data.test)} test images{val} (subset {data.index_hash[:12]})"
+        f"class; {groups}), {len(data.test)} test images{none}{val} (subset {data.index_hash[:12]})"
     )
 
 
@@ -415,26 +431,33 @@ def refuse_missing(each: ImageList, found: np.ndarray, class_names: list[str], w
 
 
 def read_folder(cfg: Config) -> Source:
-    """Images in a folder a class, or in folders below it, and those in folders train and test (or val, validation).
+    """Images in a folder a class, or in folders below it, and those in folders train and test (or val, valid,
+    validation; with test, these are the images to tune on).
 
     Hidden files and files that are no images are passed over.
     """
     root = need_folder(cfg, "a folder with a folder of images for each class, or with such folders train and test")
-    splits = ("train", "test", "val", "validation")
     folders = subfolders(root)
-    if "train" not in folders or not set(folders) <= set(splits):
+    splits = [split for split in ("train", *TEST_SPLITS) if split in folders]
+    # A class may be called train, too; then the folder has images, and no folders of classes.
+    if "train" not in splits or not any(entry.is_dir() for entry in os.scandir(root / "train")):
         labels, names = scan(root, folders)
         part = Part(labels, names, torch.arange(len(labels)), Files(root))
         return Source(f"`data_dir` {cfg.data_dir!r}", folders, part)
-    test = next((split for split in splits[1:] if split in folders), None)
-    classes = subfolders(root / "train")
-    if test and (unknown := sorted(set(subfolders(root / test)) - set(classes))):
+    if other := sorted(set(folders) - set(splits[:3])):
         raise ValueError(
-            f"`{root / test}` has folders that `{root / 'train'}` has not: {first_ten(unknown)}. Both must have the "
-            "same classes."
+            f"`data_dir` {cfg.data_dir!r} has a folder train, so its folders are taken for splits, train, test and one "
+            f"of {', '.join(TEST_SPLITS[1:])}; but it also has {first_ten(other)}. Move it away, or, if train is a "
+            "class, put all classes into one more folder called train."
         )
+    classes = subfolders(root / "train")
     parts = []
-    for split in ("train", test) if test else ("train",):
+    for split in splits:
+        if unknown := sorted(set(subfolders(root / split)) - set(classes)):
+            raise ValueError(
+                f"`{root / split}` has folders that `{root / 'train'}` has not: {first_ten(unknown)}. Both must have "
+                "the same classes."
+            )
         labels, names = scan(root / split, classes)
         parts.append(Part(labels, names, torch.arange(len(labels)), Files(root / split)))
     return Source(f"`data_dir` {cfg.data_dir!r}", classes, *parts)
@@ -492,9 +515,10 @@ def read_hub(cfg: Config) -> Source:
         from streaming import Shards  # which imports this module
     parts: list[Part] = []
     names: list[str] = []
-    for setting, split in (("train_split", cfg.train_split), ("test_split", test_split)):
-        if split is None:
-            continue
+    others = [split for split in TEST_SPLITS[1:] if split in splits and split not in (test_split, cfg.train_split)]
+    tuning = others[:1] if test_split and not cfg.stream else []
+    wanted = [("train_split", cfg.train_split), *(("test_split", split) for split in [test_split, *tuning] if split)]
+    for setting, split in wanted:
         streamed = cfg.stream and split == cfg.train_split
         check_split(splits, split, source, f"Name the right one with `--{setting}`; a")
         if streamed:
@@ -526,7 +550,7 @@ def read_hub(cfg: Config) -> Source:
 
 def choose_test_split(cfg: Config, splits: Collection[str]) -> str | None:
     """The name of the split to test on, or None."""
-    return cfg.test_split or next((split for split in ("test", "validation") if split in splits), None)
+    return cfg.test_split or next((split for split in TEST_SPLITS if split in splits), None)
 
 
 def load_splits(cfg: Config, hub_id: str | None, otherwise: str):
@@ -616,9 +640,10 @@ def checked_labels(labels, where: str, column: str, source: str) -> np.ndarray:
 
     if not pyarrow.types.is_integer(labels.type) or labels.null_count:
         k = int(np.flatnonzero(labels.is_null())[0]) if pyarrow.types.is_integer(labels.type) else 0
+        kind = "a picture" if pyarrow.types.is_nested(labels.type) else repr(labels[k].as_py())[:80]
         raise ValueError(
-            f"{source!r} must hold class indices in {column!r}, but image {k} of {where} has {labels[k].as_py()!r}. "
-            "Name another column with `--label_column`."
+            f"{source!r} must hold class indices in {column!r}, but image {k} of {where} has {kind}. Name another "
+            "column with `--label_column`."
         )
     return labels.to_numpy().astype(np.int64)
 

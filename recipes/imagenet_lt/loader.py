@@ -48,6 +48,8 @@ def weights_of(name: str) -> PretrainedCfg | None:
     if source == "hf-hub":
         return PretrainedCfg(**load_model_config_from_hf(place)[0])
     if source == "local-dir":
+        if not (Path(place) / "config.json").is_file():
+            raise ValueError(f"`model` {name!r} must name a folder with timm's config.json and model.safetensors.")
         said = json.loads((Path(place) / "config.json").read_text(encoding="utf-8"))
         return PretrainedCfg(**said["pretrained_cfg"] | {"file": place})
     if not timm.is_model(name.partition(".")[0]):

@@ -29,7 +29,14 @@ def build_model(num_classes: int, cfg: Any) -> nn.Module:
         # Vision transformers know their input's size; convolutional networks do not take one.
         if known and known.fixed_input_size:
             extra["img_size"] = cfg.image_size
-        model = timm.create_model(cfg.model, pretrained=cfg.pretrained, num_classes=num_classes, **extra)
+        try:
+            model = timm.create_model(cfg.model, pretrained=cfg.pretrained, num_classes=num_classes, **extra)
+        except OSError as error:
+            raise ConnectionError(
+                f"The weights of `model` {cfg.model!r} could not be loaded ({error}). Offline ways: a cache filled "
+                "earlier (HF_HUB_OFFLINE=1), `--model local-dir:FOLDER` with timm's config.json and model.safetensors, "
+                "or `--pretrained false`."
+            ) from error
     if cfg.cosine_classifier:
         put_cosine_classifier(model, num_classes)
     if cfg.lora_rank:

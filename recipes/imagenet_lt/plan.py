@@ -29,7 +29,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=115_846, help="of the training set (default: ImageNet-LT's)")
     parser.add_argument("--classes", type=int, default=1000, help="default: %(default)s")
     parser.add_argument("settings", nargs="*", help="settings of train.py, behind --")
-    arguments = parser.parse_args()
+    arguments, unknown = parser.parse_known_args()
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}. Settings of train.py go behind --.")
     one_process()
     for name in ("images_per_second", "decoded_per_second", "images", "classes"):
         if (value := getattr(arguments, name)) is not None and not value > 0:
@@ -44,18 +46,17 @@ def table(cfg: Config, arguments: argparse.Namespace) -> str:
     model = build_model(arguments.classes, cfg)
     fixed, per_image = training_bytes(model, cfg)
     decoded = 2 if cfg.mixer != "none" and cfg.partner == "dataset" else 1
-    lines = ["| GPUs | batch a GPU | memory a GPU, GiB | hours | cores that decode |", "|---:|---:|---:|---:|---:|"]
+    lines = ["| GPUs | batch a GPU | memory a GPU, GiB | time | cores that decode |", "|---:|---:|---:|---:|---:|"]
     for gpus in arguments.gpus:
         if cfg.batch_size % (gpus * cfg.accumulate):
-            raise ValueError(
-                f"`batch_size`={cfg.batch_size} cannot be split among {gpus} GPUs with `accumulate`={cfg.accumulate}. "
-                "Choose a multiple of both, or other `--gpus`."
-            )
+            lines.append(f"| {gpus} | cannot be split | – | – | – |")
+            continue
         share = cfg.batch_size // gpus
         hours = cores = "–"
         if arguments.images_per_second:
             speed = arguments.images_per_second * gpus
-            hours = f"{cfg.epochs * arguments.images / speed / 3600:.1f}"
+            minutes = cfg.epochs * arguments.images / speed / 60
+            hours = f"{minutes / 60:.1f} h" if minutes >= 60 else f"{minutes:.0f} min"
             cores = f"{speed * decoded / arguments.decoded_per_second:.0f}"
         memory = (fixed + per_image * share / cfg.accumulate) / GIB
         lines.append(f"| {gpus} | {share} | {memory:.1f} | {hours} | {cores} |")

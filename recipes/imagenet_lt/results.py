@@ -9,6 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 from config import Config
 from data import Data
+from loader import mean_and_std
 from torch import Tensor
 
 from ltaug import RunFolder, shot_groups
@@ -31,10 +32,11 @@ def save_results(
     `more` goes into the summary, over what the config says.
     """
     rows = run.rows()
-    final = save_test(run, data, logits, labels)
+    final, (mean, std) = save_test(run, data, logits, labels), mean_and_std(cfg)
     run.save_model(model_state, {
         "class_names": data.class_names, "class_counts": data.class_counts, "model": cfg.model,
-        "image_size": cfg.image_size, "logits_prior": logits_prior,
+        "image_size": cfg.image_size, "test_resize": cfg.test_resize, "mean": mean, "std": std,
+        "logits_prior": logits_prior,
     })  # fmt: skip
     speeds = sorted(row["images_per_second"] for row in rows) or [None]
     run.write_json("summary.json", {
@@ -44,8 +46,8 @@ def save_results(
         "images_per_second": speeds[len(speeds) // 2], "parameters": parameters,
         "peak_memory_bytes": peak_memory_bytes(), "precision": accelerator.mixed_precision,
         "num_processes": accelerator.num_processes, "training_images": len(data.train),
-        "unreadable_images": int(data.train.unreadable) + int(data.test.unreadable), "index_hash": data.index_hash,
-        "class_counts": data.class_counts, "class_names": data.class_names,
+        "unreadable_images": int(data.train.unreadable), "unreadable_test_images": data.test.unreadable,
+        "index_hash": data.index_hash, "class_counts": data.class_counts, "class_names": data.class_names,
         **more,
     })  # fmt: skip
     page = write_report(run.path, examples(data, logits, labels))

@@ -4,8 +4,8 @@
 
 Stop it and start it again: finished runs are not repeated, broken-off ones continue after their last checkpoint. Start
 it several times, on one machine or on several that share the folder: each run is taken by one of them. Settings that
-are not listed by --help go to train.py, `--model` and `--epochs` among them; `--data_dir`, `--list_dir`, `--threads`
-and `--workers` go to train_stage2.py as well.
+are not listed by --help go to train.py, `--model` and `--epochs` among them; `--data_dir`, `--list_dir`, `--threads`,
+`--workers` and `--batch_size` go to train_stage2.py as well.
 """
 
 import argparse
@@ -14,14 +14,14 @@ import sys
 from pathlib import Path
 
 import yaml
-from config import DATASETS, HERE, Stage2Config, parse_config, plain_errors
+from config import DATASETS, HERE, Stage2Config, parse_config, plain_errors, short
 
 from ltaug.sweeps import Run, Table, chosen_settings, config_file, read_arguments, read_published, sweep, sweep_parser
 
 CONFIGS = HERE / "configs"
 OWN = ("config", "method", "dataset", "seed", "out", "resume")  # what a sweep says by itself
 NOT_COMPARED = ("out", "from_run", "resume", "data_dir", "list_dir", "threads", "workers", "log_with")
-BOTH_STAGES = ("data_dir", "list_dir", "threads", "workers")
+BOTH_STAGES = ("data_dir", "list_dir", "threads", "workers", "batch_size")
 TABLE = Table(
     setting=("dataset", "model", "imbalance_ratio", "profile"),
     heading="{dataset}, {model}, imbalance ratio {imbalance_ratio:g}",
@@ -73,11 +73,6 @@ def make_run(method: str, dataset: str, seed: int, out: str, settings: list[str]
     folder = Path(out) / f"{Path(cfg.out).name.removesuffix(f'_{cfg.method}_seed{seed}')}_{method}_seed{seed}"
     cfg.out = str(folder)
     return Run(folder, HERE / "train.py", (*words, "--out", str(folder)), cfg)
-
-
-def short(model: str) -> str:
-    """A network's name without that of its weights, as folders have it."""
-    return model.partition(".")[0]
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from adapters import plain_state
-from config import Config, parse_config, plain_errors
-from data import describe, load_data
+from config import FREE, Config, parse_config, plain_errors
+from data import describe, facts, load_data
 from loader import TrainLoader, steps_of_an_epoch, test_loader, test_transform, train_transform
 from method import logits_prior, make_loss, make_mixer, make_sampler, mixes, seen_prior
 from model import build_model, count_parameters
@@ -26,12 +26,21 @@ from tqdm.auto import tqdm
 
 from ltaug import RunFolder
 from ltaug.metrics import classification_report
-from ltaug.run import autocast_type, reuse_freed_memory, set_threads
+from ltaug.run import autocast_type, finite_loss, reuse_freed_memory, set_threads
 
-SHOWN = ("loss", "lr", "top1", "top5", "many", "medium", "few", "ece", "images_per_second")  # of an epoch's row
+SHOWN = (
+    "loss",
+    "lr",
+    "top1",
+    "top5",
+    "many",
+    "medium",
+    "few",
+    "ece",
+    "images_per_second",
+)  # unless NaN
 # A bar that is written into a file comes twice a minute.
 PROGRESS = {"unit": "img", "unit_scale": True, "smoothing": 0.05, "mininterval": 0.1 if sys.stderr.isatty() else 30}
-FREE = ("epochs", "out", "data_dir", "list_dir", "resume", "threads", "workers")  # what may change on resuming
 
 
 def main(cfg: Config) -> None:
@@ -79,7 +88,7 @@ def main(cfg: Config) -> None:
     tested = ema.module if ema else model
 
     # 4. The run folder, made only now that everything fits together; resume from the last complete checkpoint.
-    run = RunFolder(cfg.out, cfg, main=accelerator.is_main_process, resume=cfg.resume, free_keys=FREE)
+    run = RunFolder(cfg.out, cfg, main=accelerator.is_main_process, resume=cfg.resume, free_keys=FREE, data=facts(data))
     first_epoch = first_step = 0
     if cfg.resume and (checkpoint := run.latest_checkpoint()):
         folder, first_epoch = checkpoint
@@ -89,6 +98,7 @@ def main(cfg: Config) -> None:
     accelerator.init_trackers("ltaug", config={key: str(value) for key, value in vars(cfg).items()})
 
     def save(epochs_done: int, step: int) -> None:
+        finite_loss(total.item(), epochs_done)
         with run.checkpoint(epochs_done, accelerator.wait_for_everyone) as folder:
             accelerator.save_state(str(folder))
             if accelerator.is_main_process:
@@ -113,8 +123,8 @@ def main(cfg: Config) -> None:
                 progress.update(cfg.batch_size)
                 if cfg.checkpoint_steps and (step + 1) % cfg.checkpoint_steps == 0 and step + 1 < steps:
                     save(epoch, step + 1)
-            row = {"epoch": epoch, "loss": accelerator.reduce(total, "mean").item() / (steps - begin)}
-            row["lr"] = optimizer.param_groups[0]["lr"]
+            loss = finite_loss(accelerator.reduce(total, "mean").item() / (steps - begin), epoch)
+            row = {"epoch": epoch, "loss": loss, "lr": optimizer.param_groups[0]["lr"]}
             row["images_per_second"] = (steps - begin) * cfg.batch_size / (time.perf_counter() - start)
             if (epoch + 1) % cfg.eval_every == 0 or epoch + 1 == cfg.epochs:
                 logits, labels = evaluate(accelerator, tested, tests)
@@ -123,20 +133,20 @@ def main(cfg: Config) -> None:
             run.log(**row)
             accelerator.log(row, step=epoch)
             if accelerator.is_main_process:
-                shown = "  ".join(f"{key} {row[key]:.4g}" for key in SHOWN if key in row)
+                shown = "  ".join(f"{key} {row[key]:.4g}" for key in SHOWN if row.get(key, -1) >= 0)
                 progress.write(f"epoch {epoch + 1}/{cfg.epochs}  {shown}")
             if (epoch + 1) % cfg.checkpoint_every == 0 or epoch + 1 == cfg.epochs:
                 save(epoch + 1, 0)
     # 6. What came out.
-    logits, labels = evaluate(accelerator, tested, tests)
+    if first_epoch == cfg.epochs:  # resumed when all was done
+        logits, labels = evaluate(accelerator, tested, tests)
     if accelerator.is_main_process:
         state = plain_state(tested if ema else accelerator.unwrap_model(model))
         prior = logits_prior(cfg, data.class_counts, mixer, processes)
         save_results(run, cfg, data, logits, labels, state, prior, parameters, accelerator)
     # Leave together and let go of the process group's threads: gloo's abort an interpreter that closes under them.
     accelerator.wait_for_everyone()
-    del model, forward, optimizer
-    accelerator.free_memory()
+    model, forward, optimizer = accelerator.free_memory(model, forward, optimizer)
     accelerator.end_training()
 
 
@@ -145,8 +155,7 @@ def train_step(cfg, accelerator, model, batch, mixer, criterion, optimizer) -> t
     (inputs, targets), partner = (batch[0], batch[1]) if isinstance(batch[0], (list, tuple)) else (batch, ())
     format = torch.channels_last if cfg.channels_last else torch.contiguous_format
     inputs = inputs.to(accelerator.device, non_blocking=True, memory_format=format)
-    targets = targets.to(accelerator.device, non_blocking=True)
-    partner = [each.to(accelerator.device, non_blocking=True) for each in partner]
+    targets, *partner = (each.to(accelerator.device, non_blocking=True) for each in (targets, *partner))
     if mixer is not None:
         inputs, targets = mixer(inputs, targets, *partner)
     total = torch.zeros((), device=accelerator.device)

@@ -7,6 +7,7 @@ The run folder is one like train.py's: evaluate.py reads it, and its classifier 
 """
 
 import json
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from classifier import class_means, find_classifier, folded, load_weights, new_classifier, plain_network
-from config import Config, Stage2Config, parse_config, plain_errors
-from data import load_data
+from config import PLACES, Config, Stage2Config, parse_config, plain_errors
+from data import facts, load_data
 from loader import TrainLoader, steps_of_an_epoch, test_loader, test_transform, train_transform
 from model import build_model, count_parameters
 from results import save_results
@@ -27,10 +28,11 @@ from train import PROGRESS, SHOWN, evaluate, train_step
 
 from ltaug import ClassAwareSampler, ClassPowerSampler, LabelAwareSmoothingLoss, RunFolder
 from ltaug.metrics import classification_report
-from ltaug.run import autocast_type, reuse_freed_memory, set_threads
+from ltaug.run import autocast_type, finite_loss, reuse_freed_memory, set_threads
 from ltaug.stages import freeze, set_batch_norm_mode, unfreeze
 
-FREE = ("out", "from_run", "data_dir", "list_dir", "resume", "threads", "workers")  # what may change on resuming
+# What may change on resuming.
+FREE = ("out", "from_run", *PLACES, "resume", "threads", "workers", "checkpoint_every", "checkpoint_steps")
 
 
 def main(cfg: Stage2Config) -> None:
@@ -88,7 +90,7 @@ def main(cfg: Stage2Config) -> None:
     rates = [group["lr"] for group in groups]
 
     # 3. The run folder; resume from the last complete checkpoint.
-    run = RunFolder(cfg.out, cfg, main=accelerator.is_main_process, resume=cfg.resume, free_keys=FREE)
+    run = RunFolder(cfg.out, cfg, main=accelerator.is_main_process, resume=cfg.resume, free_keys=FREE, data=facts(data))
     run.write("stage1.yaml", (Path(cfg.from_run) / "config.yaml").read_text(encoding="utf-8"))
 
     def save(epochs_done: int, step: int) -> None:
@@ -124,8 +126,8 @@ def main(cfg: Stage2Config) -> None:
                     progress.update(cfg.batch_size)
                     if cfg.checkpoint_steps and (step + 1) % cfg.checkpoint_steps == 0 and step + 1 < steps:
                         save(epoch, step + 1)
-                row = {"epoch": epoch, "loss": accelerator.reduce(total, "mean").item() / (steps - begin)}
-                row["lr"] = optimizer.param_groups[0]["lr"]
+                loss = finite_loss(accelerator.reduce(total, "mean").item() / (steps - begin), epoch)
+                row = {"epoch": epoch, "loss": loss, "lr": optimizer.param_groups[0]["lr"]}
                 row["images_per_second"] = (steps - begin) * cfg.batch_size / (time.perf_counter() - start)
                 if epoch + 1 == cfg.epochs:
                     logits, labels = evaluate(accelerator, model, tests)
@@ -133,7 +135,9 @@ def main(cfg: Stage2Config) -> None:
                 row["seconds"] = time.perf_counter() - start
                 run.log(**row)
                 if accelerator.is_main_process:
-                    shown = "  ".join(f"{key} {row[key]:.4g}" for key in SHOWN if key in row)
+                    shown = "  ".join(
+                        f"{key} {row[key]:.4g}" for key in SHOWN if not math.isnan(row.get(key, math.nan))
+                    )
                     progress.write(f"epoch {epoch + 1}/{cfg.epochs}  {shown}")
                 if (epoch + 1) % cfg.checkpoint_every == 0 or epoch + 1 == cfg.epochs:
                     save(epoch + 1, 0)

@@ -14,6 +14,11 @@ HERE = Path(__file__).resolve().parent
 DATASETS = ("inaturalist2018", "json", "folder", "digits")
 PLACES = ("data_dir", "list_dir", "train_json", "test_json")
 """Settings that say where the data are, which may move."""
+FREE = (
+    "epochs", "out", *PLACES, "resume", "threads", "workers", "eval_every", "checkpoint_every", "checkpoint_steps",
+    "log_with",
+)  # fmt: skip
+"""What may change on resuming."""
 COSINE_SCALE = 30.0
 """What the cosine classifier multiplies its cosines by."""
 
@@ -176,7 +181,7 @@ class Config:
             )
         check_tracker(self.log_with)
         if self.out is None:
-            self.out = f"runs/{self.dataset}_{self.model.partition('.')[0]}_{self.method}_seed{self.seed}"
+            self.out = f"runs/{self.dataset}_{short(self.model)}_{self.method}_seed{self.seed}"
 
     @property
     def decoders(self) -> int:
@@ -284,6 +289,11 @@ class Stage2Config:
     def lr_factor(self, epoch: float) -> float:
         """Learning rate at a place of the training, in epochs, over that of the first step."""
         return 0.5 * (1.0 + math.cos(math.pi * epoch / self.epochs))
+
+
+def short(model: str) -> str:
+    """A network's name as folders have it: without where it comes from, and without that of its weights."""
+    return model.rpartition(":")[2].rstrip("/").rpartition("/")[2].partition(".")[0]
 
 
 def cores_of_a_process() -> int:

@@ -67,7 +67,7 @@ class ImageSet(torch.utils.data.Dataset):
     """Images and labels of one split; `set[k]` is the transformed image and its label.
 
     An image that cannot be decoded is told of once, counted in `unreadable`, and replaced by the next one of its class,
-    so that batches keep their size. Worker processes share what is known of that.
+    or of any if that has none, so that batches keep their size. Worker processes share what is known of that.
     """
 
     def __init__(self, part: Part) -> None:
@@ -84,28 +84,31 @@ class ImageSet(torch.utils.data.Dataset):
         return len(self.labels)
 
     def __getitem__(self, k: int):
-        image = self.image(k)
+        image, k = self.image(k)
         return image if self.transform is None else self.transform(image), int(self.labels[k])
 
     @property
     def unreadable(self) -> int:
         """How many images could not be decoded so far, in all worker processes of this one."""
-        return int(self.broken.sum())
+        return int(self.broken.count_nonzero())
 
-    def image(self, k: int) -> Image.Image:
-        """An image in RGB, or the next one of its class that can be read."""
+    def image(self, k: int) -> tuple[Image.Image, int]:
+        """An image in RGB, or the next one that can be read, of its class if there is one; and its index."""
         image = self._decode(k)
         if image is None:
-            same = (self.labels == self.labels[k]).nonzero()[:, 0]
-            for other in torch.cat([same[same > k], same[same < k]]).tolist():
+            label, places = int(self.labels[k]), torch.arange(len(self.labels)).roll(-k)  # k first
+            same = self.labels[places] == label
+            for other in places[same].tolist():
                 if (image := self._decode(other)) is not None:
-                    break
-            else:
-                raise ValueError(
-                    f"Of class {int(self.labels[k])} none of the {len(same)} images can be read, the first of which is "
-                    f"{self.names[int(same[0])]!r}. Mend its files, or take the class out."
-                )
-        return image
+                    return image, other
+            if self.broken[k] == 1:  # the first to find out, about: processes may do so at once
+                self.broken[self.labels == label] = 2
+                warn(f"of class {label} none of the {int(same.sum())} images can be read; others' take their place")
+            for other in places[~same].tolist():
+                if (image := self._decode(other)) is not None:
+                    return image, other
+            raise ValueError(f"None of the {len(places)} images can be read, the first of which is {self.names[0]!r}.")
+        return image, k
 
     def _decode(self, k: int) -> Image.Image | None:
         name = self.names[k]
@@ -138,12 +141,13 @@ def decode(open: Callable[[], Image.Image], name: str, broken: Tensor, k: int, o
         broken[k] = 1
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "of no kind that Pillow knows" if unknown else getattr(error, "strerror", None) or error
-        print(
-            f"Warning: the image {name!r} cannot be read ({reason}) and is replaced by {other}.",
-            file=sys.stderr,
-            flush=True,
-        )
+        warn(f"the image {name!r} cannot be read ({reason}) and is replaced by {other}")
         return None
+
+
+def warn(text: str) -> None:
+    """Tell what a worker process has found, at once."""
+    print(f"Warning: {text}.", file=sys.stderr, flush=True)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -177,14 +181,24 @@ def hold_out(cfg: Config, labels: Tensor) -> tuple[Tensor, Tensor]:
     return train.nonzero()[:, 0], (~train).nonzero()[:, 0]
 
 
+def facts(data: Data) -> dict[str, Any]:
+    """By what the data of a run are known again: resuming it, or evaluating it, on others would spoil it unseen."""
+    return {
+        "class_names": data.class_names, "class_counts": data.class_counts, "training_indices": data.index_hash,
+        "test_labels": ltaug.index_hash(data.test.labels),
+    }  # fmt: skip
+
+
 def describe(data: Data) -> str:
     """What is in the set, in a line."""
     counts = data.class_counts
     groups = ", ".join(f"{int(group.sum())} {name}" for name, group in ltaug.shot_groups(counts).items())
     val = f", {len(data.val)} held-out images" if data.val else ""
+    untested = int((ltaug.class_counts(data.test.labels, len(counts)) == 0).sum())
+    none = f", none of {untested} classes" if untested else ""
     return (
         f"{len(data.train)} training images of {len(counts)} classes ({int(counts.max())} to {int(counts.min())} a "
-        f"class; {groups}), {len(data.test)} test images{val} (subset {data.index_hash[:12]})"
+        f"class; {groups}), {len(data.test)} test images{none}{val} (subset {data.index_hash[:12]})"
     )
 
 
@@ -216,9 +230,10 @@ def read_coco(cfg: Config) -> Found:
     for setting, part in (("train_json", "train"), ("test_json", "test")):
         if not (given := getattr(cfg, setting)):
             raise ValueError(f"`--dataset json` needs `--{setting}`, the file that lists its {part}ing images.")
-        if not Path(given).is_file():
-            raise ValueError(f"`{setting}` {given!r} is no file.")
-        paths[part] = Path(given)
+        places = [path for path in (Path(given), Path(cfg.data_dir, given)) if path.is_file()]
+        if not places:
+            raise ValueError(f"`{setting}` {given!r} is no file, neither here nor in `data_dir`.")
+        paths[part] = places[0]
     return from_tree(cfg, *read_json(paths))
 
 

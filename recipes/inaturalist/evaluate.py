@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from classifier import load_weights, plain_network
 from config import PLACES, parse_config, plain_errors
-from data import load_data
+from data import facts, load_data
 from loader import test_loader, test_transform
 from model import build_model
 from results import examples, save_test, table
@@ -67,6 +67,7 @@ def main() -> None:
             "`--calibrate` and `--strength auto` tune, which needs images that were held out, but this run has "
             "trained on all. Train one with `--held_out_per_class 1` or more."
         )
+    run.check_data(facts(data))
     model = build_model(len(data.class_names), plain_network(cfg))
     load_weights(model, path, data.class_names)
     set_threads(cfg.threads)

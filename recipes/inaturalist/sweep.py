@@ -5,7 +5,7 @@
 Stop it and start it again: finished runs are not repeated, broken-off ones continue after their last checkpoint. Start
 it several times, on one machine or on several that share the folder: each run is taken by one of them. Settings that
 are not listed by --help go to train.py, `--model` and `--epochs` among them; `--data_dir`, `--list_dir`,
-`--train_json`, `--test_json`, `--threads` and `--workers` go to train_stage2.py as well.
+`--train_json`, `--test_json`, `--threads`, `--workers` and `--batch_size` go to train_stage2.py as well.
 """
 
 import argparse
@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 
 import yaml
-from config import DATASETS, HERE, PLACES, Stage2Config, parse_config, plain_errors
+from config import DATASETS, HERE, PLACES, Stage2Config, parse_config, plain_errors, short
 
 from ltaug.sweeps import Run, Table, chosen_settings, config_file, read_arguments, read_published, sweep, sweep_parser
 
 CONFIGS = HERE / "configs"
 OWN = ("config", "method", "dataset", "seed", "out", "resume")  # what a sweep says by itself
-BOTH_STAGES = (*PLACES, "threads", "workers")
+BOTH_STAGES = (*PLACES, "threads", "workers", "batch_size")
 NOT_COMPARED = ("out", "from_run", "resume", "log_with", *BOTH_STAGES)
 TABLE = Table(
     setting=("dataset", "model"),
@@ -73,11 +73,6 @@ def make_run(method: str, dataset: str, seed: int, out: str, settings: list[str]
     folder = Path(out) / f"{Path(cfg.out).name.removesuffix(f'_{cfg.method}_seed{seed}')}_{method}_seed{seed}"
     cfg.out = str(folder)
     return Run(folder, HERE / "train.py", (*words, "--out", str(folder)), cfg)
-
-
-def short(model: str) -> str:
-    """A network's name without that of its weights, as folders have it."""
-    return model.partition(".")[0]
 
 
 if __name__ == "__main__":

@@ -228,9 +228,9 @@ class TestImageNet:
         rows = fake.write_rows(tmp_path / "hub", garbage)
         data = load(dataset="imagenet_lt", data_dir=rows, list_dir=fake.write_lists(tmp_path / "lists"))
         assert len(data.train) == 12
-        with pytest.raises(ValueError, match="Of class 0 none of the 5 images can be read, the first of which is 'tr"):
+        with pytest.raises(ValueError, match="None of the 12 images can be read, the first of which is 'tr"):
             data.train[0]
-        assert data.train.unreadable == 5
+        assert data.train.unreadable == 12
 
     def test_a_set_that_lacks_images(self, load: Callable, fake: FakeImageNet, tmp_path: Path) -> None:
         lists = fake.write_lists(tmp_path / "lists")
@@ -508,7 +508,7 @@ class TestFolder:
         with pytest.raises(ValueError, match=r"`held_out_per_class`=3 and a training .* class 2 \(cat\) has 3 "):
             load(**settings, held_out_per_class=3)
 
-    @pytest.mark.parametrize("test", ["test", "val", "validation"])
+    @pytest.mark.parametrize("test", ["test", "val", "valid", "validation"])
     def test_splits(self, load: Callable, test: str, tmp_path: Path) -> None:
         self.write(tmp_path / "train", {"ant": 6, "bee": 3, "cat": 2})
         self.write(tmp_path / test, {"ant": 2, "cat": 1})
@@ -519,6 +519,17 @@ class TestFolder:
         assert number_of(data.test[2][0]) == 15
         self.write(tmp_path / test, {"dog": 1})
         with pytest.raises(ValueError, match=r"has folders that `.*train` has not: dog\. Both must have the same clas"):
+            load(data_dir=tmp_path)
+
+    def test_of_three_splits_one_is_to_tune_on(self, load: Callable, tmp_path: Path) -> None:
+        for split, sizes in (("train", {"ant": 4, "bee": 3}), ("test", {"ant": 1, "bee": 1}), ("valid", {"bee": 2})):
+            self.write(tmp_path / split, sizes)
+        data = load(data_dir=tmp_path)
+        assert (len(data.train), data.test.labels.tolist(), data.val.labels.tolist()) == (7, [0, 1], [1, 1])
+        with pytest.raises(ValueError, match=r"`held_out_per_class` is 1, but .* has images to tune on"):
+            load(data_dir=tmp_path, held_out_per_class=1)
+        self.write(tmp_path / "unlabelled", {"x": 1})
+        with pytest.raises(ValueError, match=r"folder train, so its folders are taken for splits.* it also has unlabe"):
             load(data_dir=tmp_path)
 
     def test_a_class_may_be_called_train(self, load: Callable, tmp_path: Path) -> None:
@@ -744,13 +755,19 @@ class TestImages:
             in (lines[-2])
         )
 
-    def test_a_class_without_a_readable_image(self, modules: SimpleNamespace, tmp_path: Path) -> None:
-        write(tmp_path / "good.jpg", picture(9))
-        images = self.images(modules, tmp_path, [0, 1, 1], ["good.jpg", "a.jpg", "b.jpg"])
-        assert number_of(images[0][0]) == 9
+    def test_of_a_class_without_a_readable_image_others_take_the_place(
+        self, modules: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for number, name in ((9, "good.jpg"), (20, "last.jpg")):
+            write(tmp_path / name, picture(number))
+        images = self.images(modules, tmp_path, [0, 1, 1, 2], ["good.jpg", "a.jpg", "b.jpg", "last.jpg"])
         for _ in range(2):
-            with pytest.raises(ValueError, match=r"Of class 1 none of the 2 images can be read, .* is 'a\.jpg'\. Mend"):
-                images[2]
+            found = [(number_of(image), label) for image, label in (images[k] for k in range(4))]
+            assert found == [(9, 0), (20, 2), (20, 2), (20, 2)]  # with their own labels
+        said = capsys.readouterr().err
+        assert said.count("of class 1 none of the 2 images can be read") == 1
+        assert said.count("Warning:") == 3
+        assert images.unreadable == 2
 
     def test_a_transform_that_fails_is_no_broken_image(self, modules: SimpleNamespace, tmp_path: Path) -> None:
         write(tmp_path / "good.jpg", picture(9))

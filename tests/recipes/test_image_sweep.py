@@ -96,13 +96,23 @@ class TestPlan:
         assert (stage2.epochs, stage2.data_dir, stage2.workers) == (10, "IMAGES", 3)  # epochs are the first stage's
         assert (stage2.from_run, stage2.out, stage2.seed) == (str(first.folder), str(second.folder), 0)
 
+    @pytest.mark.parametrize(
+        "model", ["hf-hub:timm/resnet50.a1_in1k", "local-dir:/my/nets/resnet50", "resnet50.a2_in1k"]
+    )
+    def test_a_network_from_elsewhere_has_a_plain_name(self, own: Any, model: str) -> None:
+        first, second = (plan(own, "--model", model, "--batch_size", "64", methods=m)[0] for m in ("erm", "crt"))
+        assert first.folder == Path("out/imagenet_lt_resnet50_erm_seed0")
+        assert (second.name, second.settings.batch_size) == ("imagenet_lt_resnet50_crt_seed0", 64)
+        assert own.TABLE.method(first.name, {"model": model}) == "erm"
+
     def test_a_set_and_a_profile_stand_in_the_name(self, own: Any) -> None:
         words = ("--hub_id", "me/pictures", "--profile", "step", "--imbalance_ratio", "20")
         assert plan(own, *words, datasets="hub")[0].name == "pictures_ir20_resnet50_erm_seed0"
         mislas = plan(own, methods="mislas", datasets="imagenet_lt places_lt")
         assert [Path(run.arguments[1]).stem for run in mislas] == ["mislas", "mislas_places"]
         assert [run.settings.smoothing_tail for run in mislas] == [0.0, 0.1]
-        assert mislas[1].name == "places_lt_resnet50_mislas_seed0"
+        assert [run.name for run in mislas] == ["imagenet_lt_resnet50_mislas_seed0", "places_lt_resnet152_mislas_seed0"]
+        assert [run.first_stage.settings.epochs for run in mislas] == [180, 90]
 
     def test_digits_follow_the_quick_start(self, own: Any) -> None:
         run = plan(own, methods="crt", datasets="digits")[0]

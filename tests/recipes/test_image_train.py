@@ -88,7 +88,7 @@ def real(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_everything(real: Path) -> None:
     names = {path.name for path in real.iterdir()}
     assert names >= {
-        "config.yaml", "command.txt", "environment.json", "metrics.jsonl", "summary.json", "per_class.csv",
+        "config.yaml", "command.txt", "data.json", "environment.json", "metrics.jsonl", "summary.json", "per_class.csv",
         "logits.safetensors", "model.safetensors", "ltaug.json", "report.html", "checkpoints",
     }  # fmt: skip
     assert summary(real)["training_images"] == sum(summary(real)["class_counts"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -235,7 +236,7 @@ class TestAnotherConfig:
         run = tmp_path / "run"
         resume(launcher, recipe, run, epochs=2).good()
         assert summary(run)["epochs"] == 2
-        resume(launcher, recipe, run).good()
+        resume(launcher, recipe, run, checkpoint_every=4).good()
         assert_same(run, whole)
         assert [row["lr"] for row in rows(run)] == pytest.approx([0.05, 0.1, 0.1, 0.01])
 
@@ -265,6 +266,23 @@ class TestAnotherConfig:
         assert contents(half) == before
         resume(launcher, recipe, half).good()
         assert "held_out_per_class: 0\n" in (half / "config.yaml").read_text()
+
+
+class TestOtherData:
+    def test_are_refused(self, launcher: Launcher, recipe: Path, half: Path) -> None:
+        facts = json.loads((half / "data.json").read_text())
+        (half / "data.json").write_text(json.dumps(facts | {"test_labels": "of another set"}))
+        before = contents(half)
+        assert "`test_labels` differs from its data.json" in resume(launcher, recipe, half).error()
+        assert "`test_labels` differs from its data.json" in launcher.run(recipe / "evaluate.py", half).error()
+        assert contents(half) == before
+
+
+def test_a_training_that_diverges_stops(launcher: Launcher, recipe: Path, tmp_path: Path) -> None:
+    message = resume(launcher, recipe, tmp_path / "run", lr=1e30, warmup_epochs=0).error()
+    assert message.startswith("The loss is")
+    assert "Lower `lr`" in message
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 class TestAnExistingFolder:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from ltaug.metrics import classification_report
 
 FILES = {
-    "config.yaml", "command.txt", "environment.json", "metrics.jsonl", "summary.json", "per_class.csv",
+    "config.yaml", "command.txt", "data.json", "environment.json", "metrics.jsonl", "summary.json", "per_class.csv",
     "logits.safetensors", "model.safetensors", "ltaug.json", "report.html",
 }  # fmt: skip
 
