@@ -28,17 +28,7 @@ from ltaug import RunFolder
 from ltaug.metrics import classification_report
 from ltaug.run import autocast_type, finite_loss, reuse_freed_memory, set_threads
 
-SHOWN = (
-    "loss",
-    "lr",
-    "top1",
-    "top5",
-    "many",
-    "medium",
-    "few",
-    "ece",
-    "images_per_second",
-)  # unless NaN
+SHOWN = ("loss", "lr", "top1", "top5", "many", "medium", "few", "ece", "images_per_second")  # of a row, unless NaN
 # A bar that is written into a file comes twice a minute.
 PROGRESS = {"unit": "img", "unit_scale": True, "smoothing": 0.05, "mininterval": 0.1 if sys.stderr.isatty() else 30}
 
