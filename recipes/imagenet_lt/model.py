@@ -3,6 +3,7 @@
 from typing import Any
 
 import timm
+import torch
 from adapters import classifier_of, put_adapters
 from loader import weights_of
 from timm.models.resnet import BasicBlock, ResNet
@@ -43,7 +44,19 @@ def build_model(num_classes: int, cfg: Any) -> nn.Module:
         put_adapters(model, cfg)
     if cfg.freeze:
         freeze_backbone(model)
+    check_size(model, cfg)
     return model
+
+
+@torch.no_grad()
+def check_size(model: nn.Module, cfg: Any) -> None:
+    """Refuse images of a size that the network cannot take, before a run begins with them."""
+    model.eval()
+    try:
+        model(torch.zeros(1, 3, cfg.image_size, cfg.image_size))
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"`model` {cfg.model!r} takes no images of `image_size`={cfg.image_size}: {error}") from error
+    model.train()
 
 
 def put_cosine_classifier(model: nn.Module, num_classes: int) -> None:

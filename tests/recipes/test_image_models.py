@@ -256,6 +256,8 @@ def test_settings_that_do_not_fit_are_told(make: Callable[..., nn.Module], monke
         ({"model": "resnet51"}, "`model` 'resnet51' is no model of timm. Some are: "),
         ({"model": "resnet18.a2"}, r"`model` 'resnet18.a2' is unknown to timm. It has .*resnet18.a1_in1k"),
         ({"model": "vit_base_patch16_plus_240", "pretrained": True}, "timm has no weights of `model`"),
+        ({"model": "test_vit", "image_size": 33}, "`model` 'test_vit' takes no images of `image_size`=33: "),
+        ({"model": "inception_v3", "image_size": 32}, "`model` 'inception_v3' takes no images of `image_size`=32: "),
         ({"model": "resnet10", "pretrained": True}, "`model: resnet10` has no pretrained weights"),
         ({"model": "levit_conv_128s", "image_size": 224, "cosine_classifier": True}, "ends in a tuple"),
     ):
