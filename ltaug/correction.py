@@ -8,7 +8,6 @@ import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ from ltaug.posthoc import (
     BiasCorrectedTemperatureScaling,
     TemperatureScaling,
     VectorScaling,
-    search_strength,
     shift_logits,
     strength_curve,
 )
 from ltaug.priors import Counts, as_counts, class_counts, class_prior
+from ltaug.run import read_json
 
 __all__ = ["CALIBRATORS", "ESTIMATES", "Correction", "add_correction_options", "estimate", "read_logits_prior"]
 
@@ -52,9 +51,11 @@ class Correction:
         class_counts: training samples a class, [C].
         class_names: C names, those of a file of priors.
         target_prior: what to correct for: "uniform", "train", one of `ESTIMATES` (from the very logits that are
-            corrected), a JSON file of a positive number a class, in their order or by name, or None: nothing.
-        strength: of the shift, a number from 0, or "auto": the best of 0, 0.1, ..., 3 on labelled samples (IC, Tian et
-            al., NeurIPS 2020, https://arxiv.org/abs/2010.11820), weighted so that their classes have the target prior.
+            corrected), a JSON file of a positive number a class, in their order or by name, or the corrected.json of
+            another correction; or None: nothing.
+        strength: of the shift, a number from 0, or "auto": of 0, 0.1, ..., 3 the best on labelled samples (IC, Tian et
+            al., NeurIPS 2020, https://arxiv.org/abs/2010.11820), weighted so that their classes have the target prior;
+            of those that are as good within a standard error, the one closest to 1.
         calibrate: one of `CALIBRATORS`, or "none". All three are fitted on labelled samples of any class mix.
 
     Attributes:
@@ -81,8 +82,18 @@ class Correction:
         self.logits_prior = class_prior(logits_prior)
         self.class_counts = as_counts(class_counts)
         self.class_names = list(class_names)
+        sizes = (len(self.logits_prior), len(self.class_counts), len(self.class_names))
+        if len(set(sizes)) > 1:
+            raise ValueError(
+                f"`logits_prior`, `class_counts` and `class_names` must have one entry a class, but have {sizes[0]}, "
+                f"{sizes[1]} and {sizes[2]}."
+            )
+        if not bool((self.logits_prior > 0).all()):
+            raise ValueError("`logits_prior` must be positive: logits under a prior of 0 cannot be shifted from it.")
+        if target_prior in ("train", "trend", "center") and not bool((self.class_counts > 0).all()):
+            raise ValueError(f"`--target_prior` {target_prior} needs training samples of every class.")
         self.word, self.calibrate_by = target_prior, calibrate
-        self.strength = None if strength == "auto" else _read_strength(strength)
+        self.strength = None if strength == "auto" else read_strength(strength)
         self._searches = target_prior is not None and self.strength is None
         self._given = None
         if target_prior is not None and target_prior not in ESTIMATES:
@@ -107,7 +118,7 @@ class Correction:
             raise ValueError("`--strength` is that of a correction: name the prior to correct for, `--target_prior`.")
         strength = strength or "1"
         if strength != "auto":
-            _read_strength(strength)  # before the folder: it is the mistake of whoever wrote the command
+            read_strength(strength)  # before the folder: it is the mistake of whoever wrote the command
         info = read_logits_prior(run)
         return cls(info["logits_prior"], info["class_counts"], info["class_names"], target_prior, strength, calibrate)
 
@@ -117,7 +128,12 @@ class Correction:
         Args:
             logits: as the model gives them, float [N, C].
             labels: int [N], of any class mix.
+
+        Raises:
+            ValueError: there are none.
         """
+        if not len(labels):
+            raise ValueError("`labels` must be those of held-out samples, but there are none to tune on.")
         if self.calibrate_by != "none":
             sizes = (len(self.class_names),) if self.calibrate_by != "temperature" else ()
             calibrator = CALIBRATORS[self.calibrate_by](*sizes)
@@ -142,15 +158,15 @@ class Correction:
         logits = self.calibrate(logits)
         if self.word is None:
             return logits
-        self.target = (
-            estimate(self.word, logits, self.logits_prior, self.class_counts) if self._given is None else self._given
-        )
+        self.target = self._given
+        if self.target is None:
+            found = estimate(self.word, logits, self.logits_prior, self.class_counts)
+            self.target = found.clamp(min=1e-9)  # a class that it finds none of keeps a finite logit
         if self._searches:
             if self._held_out is None:
                 raise ValueError('`strength` "auto" is searched on labelled samples: call `tune` first.')
             self.strength, self.curve = tuned_strength(*self._held_out, self.logits_prior, self.target)
-        # A class that an estimate finds none of keeps a finite logit.
-        return shift_logits(logits, self.logits_prior, self.target.clamp(min=1e-9), self.strength or 0.0)
+        return shift_logits(logits, self.logits_prior, self.target, self.strength or 0.0)
 
     def __str__(self) -> str:
         calibration = [self.calibrate_by] * (self.calibrate_by != "none")
@@ -176,12 +192,34 @@ class Correction:
                 "center` pulls it towards the trend of the training counts, `trend` takes that alone.\n"
             )
         corrected = self(logits)
+        own = class_prior(class_counts(labels, len(self.class_names)))
+        target = own if self.target is None else self.target
+        only_calibrated = None
+        if self.word and self.calibrate_by != "none":
+            only_calibrated = classification_report(self.calibrate(logits).softmax(1), labels, self.class_counts)
         return {
             "said": str(self), "strength": self.strength if self.word else None, "strength_curve": self.curve,
             "calibration": self.calibrate_by, "tuned_on": tuned_on, "class_names": self.class_names,
-            "target_prior": self.target, "uncorrected": dict(uncorrected),
+            "target_prior": self.target, "uncorrected": dict(uncorrected), "calibrated": only_calibrated,
             "final": classification_report(corrected.softmax(1), labels, self.class_counts),
+            "top1_on_target": {
+                "uncorrected": weighted_accuracy(logits, labels, target),
+                "corrected": weighted_accuracy(corrected, labels, target),
+            },
         }  # fmt: skip
+
+    def table_rows(self, method: str, found: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        """What :meth:`evaluate` found, as rows of :func:`ltaug.report.results_table`."""
+        rows = {method: found["uncorrected"], f"{method} ({self.calibrate_by})": found["calibrated"]}
+        rows[f"{method} ({self})"] = found["final"]
+        return {name: metrics for name, metrics in rows.items() if metrics is not None}
+
+    def on_target(self, found: Mapping[str, Any]) -> str:
+        """What :meth:`evaluate` found of a test set of the class mix that is corrected for, in a sentence."""
+        if not self.word:
+            return ""
+        before, after = (100 * found["top1_on_target"][name] for name in ("uncorrected", "corrected"))
+        return f"Weighted to the class mix that is corrected for, top-1 is {after:.1f} %, and {before:.1f} % without."
 
 
 def add_correction_options(parser: ArgumentParser, *, tuning: bool = True) -> None:
@@ -208,7 +246,7 @@ def read_logits_prior(run: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: it is not: the run is not finished, or its classifier was computed and not trained.
     """
     file = Path(run) / "ltaug.json"
-    info: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    info = read_json(file) if file.is_file() else {}
     if info.get("logits_prior") is None:
         raise ValueError(
             f"`{run}` does not say which prior its logits are under (`logits_prior` in ltaug.json), so they cannot be "
@@ -236,6 +274,8 @@ def read_prior(word: str, class_names: Sequence[str], counts: Tensor) -> Tensor:
         values = json.loads(Path(word).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"`--target_prior` {word!r} is not readable as JSON: {error}.") from error
+    if isinstance(values, dict) and "target_prior" in values and "class_names" in values:  # of a corrected.json
+        values = dict(zip(values["class_names"], values["target_prior"] or [], strict=False))
     if isinstance(values, dict):
         if missing := [name for name in class_names if name not in values]:
             raise ValueError(
@@ -248,9 +288,10 @@ def read_prior(word: str, class_names: Sequence[str], counts: Tensor) -> Tensor:
             )
         values = [values[name] for name in class_names]
     if not isinstance(values, list) or len(values) != size or not all(map(_is_positive, values)):
+        there = f"but holds {len(values)}" if isinstance(values, list) and len(values) != size else "but does not"
         raise ValueError(
-            f"`--target_prior` {word!r} must hold one positive number for each of the {size} classes; one that does "
-            "not occur gets a small one, such as 1e-9 of a sum of 1."
+            f"`--target_prior` {word!r} must hold one positive number for each of the {size} classes, {there}; one "
+            "that does not occur gets a small one, such as 1e-9 of a sum of 1."
         )
     prior = torch.tensor(values, dtype=torch.float64)
     prior = prior / prior.max()  # whose sum cannot overflow
@@ -283,25 +324,46 @@ def tuned_strength(
 ) -> tuple[float, dict[str, list[float]]]:
     """The strength with the best accuracy on a labelled set weighted towards a target prior, and that of all others.
 
-    Accuracy on few samples is a ragged curve, so every strength of the grid is looked at.
+    Accuracy on few samples is a ragged and often flat curve. So every strength of the grid is looked at, and of those
+    within a standard error of the best, that of the difference on the same samples, the one closest to 1 is taken,
+    Bayes' rule.
     """
-    counts = class_counts(labels, len(target))
-    weights = (target.double() / counts.clamp(min=1))[labels]
+    weights = _weights_towards(target, labels)
+    hits: dict[float, Tensor] = {}
 
-    @cache
     def score(strength: float) -> float:
-        hit = shift_logits(logits, source, target.clamp(min=1e-9), strength).argmax(1) == labels
-        return float((weights * hit).sum() / weights.sum())
+        hits[strength] = (shift_logits(logits, source, target, strength).argmax(1) == labels).double()
+        return float((weights * hits[strength]).sum())
 
     strengths, accuracy = strength_curve(score, limit=LARGEST_STRENGTH)
-    best = search_strength(score, limit=LARGEST_STRENGTH, method="grid")
-    return best, {"strengths": strengths, "accuracy": accuracy}
+    best = strengths[max(range(len(strengths)), key=accuracy.__getitem__)]
+    gaps = {strength: weights * (hits[best] - hit) for strength, hit in hits.items()}
+    as_good = [strength for strength, gap in gaps.items() if float(gap.sum()) <= float(gap.square().sum().sqrt())]
+    chosen = min(as_good, key=lambda strength: (abs(strength - 1.0), strength))
+    return chosen, {"strengths": strengths, "accuracy": accuracy}
 
 
-def _read_strength(value: str | float) -> float:
+def weighted_accuracy(logits: Tensor, labels: Tensor, prior: Tensor) -> float:
+    """Top-1 accuracy on a labelled set, weighted so that its classes have another prior, but for those it lacks."""
+    return float((_weights_towards(prior, labels) * (logits.argmax(1) == labels)).sum())
+
+
+def _weights_towards(prior: Tensor, labels: Tensor) -> Tensor:
+    """Sample weights under which the classes of a labelled set have another prior; they sum to 1."""
+    counts = class_counts(labels, len(prior))
+    weights = (prior.double() / counts.clamp(min=1))[labels]
+    return weights / weights.sum()
+
+
+def read_strength(value: str | float) -> float:
+    """A strength that is not to be searched.
+
+    Raises:
+        ValueError: it is no number from 0.
+    """
     try:
         strength = float(value)
-    except ValueError:
+    except (TypeError, ValueError):
         strength = math.nan
     if not 0.0 <= strength < math.inf:
         raise ValueError(f"`--strength` must be auto or a number from 0, but is {value!r}.")

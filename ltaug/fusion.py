@@ -83,20 +83,21 @@ def uncertainty_scale(logits: Logits, mean: float, std: float) -> Tensor:
     return (mean / (excess + mean)).to(logits.dtype).view(-1, *[1] * (logits.ndim - 1))
 
 
-def noisy_or(probs: Sequence[Logits]) -> Tensor:
+def noisy_or(probs: Sequence[Logits | None]) -> Tensor:
     """P = (1 - prod_m (1 - P_m)) / Z: a class is there if any modality says so.
 
     The rule of UNO and UNO-IC (Tian et al., NeurIPS 2020, Algorithm 1, https://arxiv.org/abs/2010.11820). A sure
     modality is heard beside unsure ones, which the product would not grant it.
 
     Args:
-        probs: probabilities [N, C, ...], one tensor or array a modality.
+        probs: probabilities [N, C, ...], one tensor or array a modality; None for one that is missing.
 
     Returns:
         Probabilities [N, C, ...].
 
     Raises:
-        ValueError: the list is empty, the shapes differ, or the values are no probabilities: below 0, above 1, NaN.
+        ValueError: the list is empty, all are missing, the shapes differ, or the values are no probabilities: below 0,
+            above 1, NaN.
 
     >>> noisy_or([torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.0]])])
     tensor([[0.6667, 0.3333]])
@@ -107,18 +108,19 @@ def noisy_or(probs: Sequence[Logits]) -> Tensor:
     return _normalised(either).to(dtype)
 
 
-def mean_fusion(probs: Sequence[Logits]) -> Tensor:
+def mean_fusion(probs: Sequence[Logits | None]) -> Tensor:
     """P = mean_m P_m, normalised: every modality has the same say ("SoftAve" in Tian et al., NeurIPS 2020,
     https://arxiv.org/abs/2010.11820).
 
     Args:
-        probs: probabilities [N, C, ...], one tensor or array a modality.
+        probs: probabilities [N, C, ...], one tensor or array a modality; None for one that is missing.
 
     Returns:
         Probabilities [N, C, ...].
 
     Raises:
-        ValueError: the list is empty, the shapes differ, or the values are no probabilities: below 0, above 1, NaN.
+        ValueError: the list is empty, all are missing, the shapes differ, or the values are no probabilities: below 0,
+            above 1, NaN.
 
     >>> mean_fusion([torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.0]])])
     tensor([[0.7500, 0.2500]])
@@ -127,20 +129,21 @@ def mean_fusion(probs: Sequence[Logits]) -> Tensor:
     return _normalised(stack.mean(0)).to(dtype)
 
 
-def product_fusion(probs: Sequence[Logits]) -> Tensor:
+def product_fusion(probs: Sequence[Logits | None]) -> Tensor:
     """P = prod_m P_m / Z: right for modalities that are independent given the class, under a uniform prior.
 
     Computed from logarithms. A probability of 0 counts as the smallest positive number, so that modalities that
     exclude each other's classes give no NaN.
 
     Args:
-        probs: probabilities [N, C, ...], one tensor or array a modality.
+        probs: probabilities [N, C, ...], one tensor or array a modality; None for one that is missing.
 
     Returns:
         Probabilities [N, C, ...].
 
     Raises:
-        ValueError: the list is empty, the shapes differ, or the values are no probabilities: below 0, above 1, NaN.
+        ValueError: the list is empty, all are missing, the shapes differ, or the values are no probabilities: below 0,
+            above 1, NaN.
 
     >>> product_fusion([torch.tensor([[0.8, 0.2]]), torch.tensor([[0.2, 0.8]])])
     tensor([[0.5000, 0.5000]])
@@ -155,6 +158,7 @@ def uno_ic(
     from_prior: Counts,
     to_prior: Counts,
     strength: float = 1.0,
+    present: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
     """UNO-IC: scale each modality by its uncertainty, correct its prior, fuse by noisy-or.
 
@@ -169,6 +173,8 @@ def uno_ic(
             :func:`ltaug.posthoc.shift_logits`.
         to_prior: the prior to move to, [C].
         strength: IC's lambda, found by :func:`ltaug.posthoc.search_strength`; 0.4 on Synthia.
+        present: which samples have the modality, bool [N], one a modality, None for all. What stands in the logits of
+            the others does not matter, and has no say; a sample without any gets uniform probabilities.
 
     Returns:
         Probabilities [N, C, ...].
@@ -188,11 +194,28 @@ def uno_ic(
             f"`statistics` must hold one (mean, std) a modality, {len(logits)} as `logits`, but hold "
             f"{len(statistics)}. A missing modality is None in `logits`, or in neither."
         )
-    present = [(as_logits(z), pair) for z, pair in zip(logits, statistics, strict=True) if z is not None]
-    if not present:
+    there = [None] * len(logits) if present is None else list(present)
+    if len(there) != len(logits):
+        raise ValueError(f"`present` must hold one mask a modality, {len(logits)} as `logits`, but holds {len(there)}.")
+    probs = []
+    for values, (mean, std), mask in zip(logits, statistics, there, strict=True):
+        if values is None:
+            continue
+        z = as_logits(values)
+        if mask is None:
+            scaled = z * uncertainty_scale(z, mean, std)
+            probs.append(shift_logits(scaled, from_prior, to_prior, strength).softmax(1))
+            continue
+        if mask.shape != z.shape[:1] or mask.dtype != torch.bool:
+            raise ValueError(f"`present` must be bool [{len(z)}], but is {mask.dtype} {list(mask.shape)}.")
+        rows = mask.view(-1, *[1] * (z.ndim - 1))
+        z = torch.where(rows, z, 0.0)
+        scaled = z * uncertainty_scale(z, mean, std)
+        # A probability of 0 for every class has no say in the noisy-or.
+        probs.append(torch.where(rows, shift_logits(scaled, from_prior, to_prior, strength).softmax(1), 0.0))
+    if not probs:
         raise ValueError("`logits` must hold at least one modality, but all are missing.")
-    scaled = [z * uncertainty_scale(z, mean, std) for z, (mean, std) in present]
-    return noisy_or([shift_logits(z, from_prior, to_prior, strength).softmax(1) for z in scaled])
+    return noisy_or(probs)
 
 
 def _entropy(logits: Tensor) -> Tensor:
@@ -223,12 +246,13 @@ def _check_list(modalities: Sequence[Logits | None], name: str) -> None:
         )
 
 
-def _stack(modalities: Sequence[Logits], name: str) -> tuple[Tensor, torch.dtype]:
+def _stack(modalities: Sequence[Logits | None], name: str) -> tuple[Tensor, torch.dtype]:
     """The modalities on a new first dimension, at least single precision, and the type of the first one."""
     _check_list(modalities, name)
-    if len(modalities) == 0:
-        raise ValueError(f"`{name}` must hold at least one modality, but is empty.")
-    tensors = [as_logits(modality, f"{name}[{place}]") for place, modality in enumerate(modalities)]
+    tensors = [as_logits(each, f"{name}[{place}]") for place, each in enumerate(modalities) if each is not None]
+    if not tensors:
+        found = "all are missing" if modalities else "is empty"
+        raise ValueError(f"`{name}` must hold at least one modality, but {found}.")
     shapes = [list(tensor.shape) for tensor in tensors]
     if any(shape != shapes[0] for shape in shapes) or len(shapes[0]) < 2:
         raise ValueError(f"`{name}` must all have one shape [N, C, ...], but have {shapes}. Resize one of them.")

@@ -531,6 +531,10 @@ def _correction_section(run: _Run) -> str:
         said, tuned_on = (escape(str(run.corrected.get(key) or "")) for key in ("said", "tuned_on"))
         note = "The same test logits, as trained and corrected for another class mix; nothing was trained."
         note += f" Tuned on {tuned_on}." if tuned_on else ""
+        both = run.corrected.get("top1_on_target")
+        if isinstance(both, dict) and run.corrected.get("target_prior"):
+            with_it, without = (_metric("top1", both.get(name)) for name in ("corrected", "uncorrected"))
+            note += f" Weighted to the class mix that is corrected for, top-1 is {with_it}, and {without} without."
         rows = [(METRICS[key][0], _metric(key, before.get(key)), _metric(key, after.get(key))) for key in keys]
         heads = ("metric", "as trained", f"corrected<br><small>{said}</small>")
         parts.append(f"<p>{note}</p>{_table(heads, rows, numbers=(1, 2))}")
@@ -580,7 +584,9 @@ def _shifted_table(table: Mapping[str, Mapping[str, str]], tuned_on: str) -> str
     for prior, cells in table.items():
         meaning = meanings.get(prior, "")
         if prior.endswith(", kept"):
-            meaning = "share of what the given mix gains over none, where that exceeds a point"
+            meaning = (
+                "share of what the given mix gains, over calibrated logits if there are, where that exceeds a point"
+            )
         shown = (escape(cells[key]) if key == "logits" else _metric("top1", cells[key]) for key in columns)
         rows.append((f"{escape(prior)}<small>{escape(meaning)}</small>", *shown))
     note = (

@@ -28,7 +28,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-__all__ = ["RunFolder", "autocast_type", "finite_loss", "peak_memory_bytes", "reuse_freed_memory", "set_threads"]
+__all__ = [
+    "RunFolder",
+    "autocast_type",
+    "finite_loss",
+    "peak_memory_bytes",
+    "read_json",
+    "reuse_freed_memory",
+    "set_threads",
+]
 
 
 class RunFolder:
@@ -168,7 +176,7 @@ class RunFolder:
         path, found = self.path / "data.json", _plain(dict(facts))
         if not self.main or not path.exists():
             return
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = read_json(path)
         if differ := [f"`{name}`" for name in found if known.get(name) != found[name]]:
             raise ValueError(
                 f"The data are not those of the run in `{self.path}`: {', '.join(differ)} "
@@ -195,8 +203,12 @@ class RunFolder:
         """Keep the test logits [N, C] and labels [N]: every metric and correction can be computed from them later."""
         if self.main:
             tensors = {"logits": logits.detach().float(), "labels": labels.detach().long()}
-            tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
-            self.write("logits.safetensors", save(tensors))
+            content = save({name: value.cpu().contiguous() for name, value in tensors.items()})
+            path = self.path / "logits.safetensors"
+            if path.exists() and path.read_bytes() != content:
+                for name in ("corrected.json", "shifted.csv", "shifted.json", "shifted.png"):
+                    (self.path / name).unlink(missing_ok=True)  # they are of the other logits
+            self.write("logits.safetensors", content)
 
     def load_logits(self) -> tuple[Tensor, Tensor]:
         """The kept test logits and labels."""
@@ -353,6 +365,23 @@ def finite_loss(loss: float, epoch: int) -> float:
             "Lower `lr`, warm up for longer (`warmup_epochs`), or train in `precision: fp32`."
         )
     return loss
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a run folder, which must hold names and values.
+
+    Raises:
+        ValueError: it does not; the message names it.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"`{path}` is damaged ({error}). Restore it, or delete it and finish the run again."
+        ) from error
+    if not isinstance(values, dict):
+        raise ValueError(f"`{path}` is damaged (it holds no names). Restore it, or finish the run again without it.")
+    return values
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:

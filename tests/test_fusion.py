@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ltaug import fusion, shift_logits
+from ltaug.fusion import mean_fusion, noisy_or, product_fusion, uno_ic
 
 FUSIONS = [fusion.noisy_or, fusion.mean_fusion, fusion.product_fusion]
 fusions = pytest.mark.parametrize("fuse", FUSIONS, ids=lambda fuse: fuse.__name__)
@@ -267,3 +268,40 @@ def test_uno_ic_takes_arrays_and_refuses_a_tensor() -> None:
     torch.testing.assert_close(fusion.uno_ic(arrays, statistics, [3, 2, 1], [1, 1, 1]), expected)
     with pytest.raises(ValueError, match=r"`logits` must be a list .*Pass a list"):
         fusion.uno_ic(torch.stack([logits, logits]), statistics, [3, 2, 1], [1, 1, 1])
+
+
+class TestMissing:
+    STATISTICS = ((0.4, 0.1), (0.6, 0.2))
+
+    def logits(self) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(3)
+        return [2 * torch.randn(6, 4, generator=generator, dtype=torch.float64) for _ in range(2)]
+
+    def test_of_some_samples(self) -> None:
+        """Sample by sample as without the modality; what stands in its place has no say."""
+        rgb, depth = self.logits()
+        there = torch.tensor([True, False, True, False, True, False])
+        broken = torch.where(there[:, None], depth, math.nan)
+        settings = ([8, 4, 2, 1], [1, 1, 1, 1], 0.7)
+        found = uno_ic([rgb, broken], self.STATISTICS, *settings, present=[None, there])
+        both = uno_ic([rgb, depth], self.STATISTICS, *settings)
+        alone = uno_ic([rgb, None], self.STATISTICS, *settings)
+        torch.testing.assert_close(found, torch.where(there[:, None], both, alone))
+        assert not torch.allclose(both, alone)
+        none = uno_ic([rgb, depth], self.STATISTICS, *settings, present=[~there, there & False])
+        torch.testing.assert_close(none[there], torch.full((3, 4), 0.25, dtype=torch.float64))
+
+    @pytest.mark.parametrize(
+        "present",
+        [[torch.ones(6, dtype=torch.bool)], [None, torch.ones(5, dtype=torch.bool)], [None, torch.ones(6)]],
+    )
+    def test_masks_must_fit(self, present: list[Tensor | None]) -> None:
+        with pytest.raises(ValueError, match="`present` must"):
+            uno_ic(self.logits(), self.STATISTICS, [1] * 4, [1] * 4, present=present)
+
+    @pytest.mark.parametrize("rule", [noisy_or, mean_fusion, product_fusion])
+    def test_of_all_samples(self, rule: Callable[..., Tensor]) -> None:
+        probs = [each.softmax(1) for each in self.logits()]
+        torch.testing.assert_close(rule([probs[0], None, probs[1]]), rule(probs))
+        with pytest.raises(ValueError, match="`probs` must hold at least one modality, but all are missing"):
+            rule([None, None])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -568,3 +569,16 @@ class TestPriorShift:
         assert float(model.strength) == 1.0
         with pytest.raises(ValueError, match=r"`model` must return .* \[N, 2, \.\.\.\].* shape \[4, 3\]"):
             model(torch.zeros(4, 3))
+
+
+@pytest.mark.parametrize(
+    "view",
+    [lambda z: z[:, ::-1], lambda z: z.astype(">f8"), lambda z: np.broadcast_to(z[:1], z.shape)],
+    ids=["backwards", "big-endian", "read-only"],
+)
+def test_arrays_of_any_making_are_read(view: Callable[[Any], Any]) -> None:
+    array = view(np.random.default_rng(0).normal(size=(5, 3)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = shift_logits(array, [1, 2, 3], [3, 2, 1])
+    np.testing.assert_allclose(found.numpy(), np.array(array, dtype=float) + np.log([3, 1, 1 / 3]))

@@ -113,8 +113,23 @@ class TestFiles:
             RunFolder(tmp_path, CONFIG, main=False, resume=True, data=facts | changes)  # the main process says it
         assert everything_in(tmp_path) == before
         RunFolder(tmp_path, CONFIG, resume=True, data=facts)
+        for text in ("{", "[]"):
+            (tmp_path / "data.json").write_text(text)
+            with pytest.raises(ValueError, match=r"data.json` is damaged"):
+                run.check_data(facts)
         (tmp_path / "data.json").unlink()  # as an earlier version left it
         RunFolder(tmp_path, CONFIG, resume=True, write_config=False).check_data(facts)
+
+    def test_corrections_of_other_logits_go(self, tmp_path: Path) -> None:
+        run, names = RunFolder(tmp_path, CONFIG), ("corrected.json", "shifted.csv", "shifted.json", "shifted.png")
+        logits, labels = torch.randn(5, 3), torch.arange(5) % 3
+        run.save_logits(logits, labels)
+        for name in names:
+            run.write(name, "{}")
+        run.save_logits(logits, labels)
+        assert all((tmp_path / name).exists() for name in names)
+        run.save_logits(logits + 1e-3, labels)
+        assert not any((tmp_path / name).exists() for name in names)
 
     def test_a_dataclass_is_its_fields(self, tmp_path: Path) -> None:
         @dataclasses.dataclass

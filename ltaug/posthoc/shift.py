@@ -115,6 +115,10 @@ def as_array(values: Logits | Counts, name: str, advice: str = "") -> Tensor:
     if isinstance(values, Tensor):
         return values
     try:
+        if isinstance(values, np.ndarray):
+            # In this machine's bytes, and a copy of what torch can only look at: views backwards, read-only memory.
+            values = values.astype(values.dtype.newbyteorder("="), copy=False)
+            values = values if values.flags.writeable and min(values.strides, default=0) >= 0 else values.copy()
         return torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(

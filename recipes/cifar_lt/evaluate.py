@@ -42,7 +42,7 @@ def main() -> None:
     )
     add_correction_options(parser)
     parser.add_argument(
-        "--shifted", action="store_true", help="LADE's eleven test sets: prior unknown, given, estimated"
+        "--shifted", action="store_true", help="LADE's eleven test sets: prior unknown, given, estimated; strength 1"
     )
     arguments = parser.parse_args()
     one_process()
@@ -103,7 +103,8 @@ def main() -> None:
     probs = logits.softmax(1)
     final = classification_report(probs, labels, data.class_counts)
     print(table({method: final}))
-    if epochs == cfg.epochs:
+    kept = epochs == cfg.epochs and not arguments.precision  # of another precision they are looked at only
+    if kept:
         run.save_logits(logits, labels)
         run.save_per_class(
             data.class_names, data.class_counts, per_class_accuracy(probs, labels, len(data.class_names))
@@ -120,7 +121,7 @@ def main() -> None:
     if correcting:
         corrected = correction.evaluate(logits, labels, final, tuned_on)
         run.write_json("corrected.json", corrected)
-        print(f"{table({method: final, f'{method} ({correction})': corrected['final']})}\n")
+        print(f"{table(correction.table_rows(method, corrected))}\n{correction.on_target(corrected)}\n")
     if arguments.shifted:
         calibrated = correction.calibrate(logits) if arguments.calibrate != "none" else None
         shifted = shifted_accuracy(data, logits, calibrated, correction.logits_prior)
@@ -132,7 +133,7 @@ def main() -> None:
         figure = shifted_test_accuracy({row: values for row, values in shifted.items() if "kept" not in row})
         figure.savefig(path / "shifted.png", dpi=120)
         print(f"Written: {path / 'shifted.csv'}, {path / 'shifted.png'}")
-    if epochs == cfg.epochs:
+    if kept:
         print(f"Report: {write_report(path)}")
 
 

@@ -39,7 +39,7 @@ def shifted_accuracy(
     none: nothing, the logits as trained. calibrated: likewise, but calibrated, if they are. given: the prior itself.
     estimated: by EM from the unlabelled logits of the test set. trend: likewise, but only how far it leans to the
     classes that training had more of. center: every class, pulled towards the trend. The "kept" rows are the shares of
-    what the given prior gains over none.
+    what the given prior gains: over calibrated, if there is one, so that calibration's own gain does not count.
 
     Args:
         data: whose test set it is.
@@ -60,9 +60,8 @@ def shifted_accuracy(
         for row, prior in priors.items():
             rows[row][name] = top1(shift_logits(z, source, prior), labels)
     for row in ESTIMATED:
-        gains = {
-            name: (rows["given"][name] - rows["none"][name], rows[row][name] - rows["none"][name]) for name in SHIFTED
-        }
+        before = rows[unshifted[-1]]
+        gains = {name: (rows["given"][name] - before[name], rows[row][name] - before[name]) for name in SHIFTED}
         # A share of less than a point is noise.
         rows[f"{row}, kept"] = {name: mine / gain if gain > 0.01 else math.nan for name, (gain, mine) in gains.items()}
     return rows

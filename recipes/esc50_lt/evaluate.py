@@ -80,16 +80,20 @@ def main() -> None:
         device=accelerator.device,
     )  # fmt: skip
     logits, labels = evaluate(model, loader)
-    results = {cfg.method: classification_report(logits.softmax(1), labels, data.class_counts)}
-    if correction:
-        corrected = correction.evaluate(logits, labels, results[cfg.method])
-        run.write_json("corrected.json", corrected)
-        results[f"{cfg.method} ({correction})"] = corrected["final"]
-    print(table(results))
-    if epochs == cfg.epochs:
-        final = save_test(run, data, logits, labels)
+    final = classification_report(logits.softmax(1), labels, data.class_counts)
+    # Results of an unfinished run, or of another precision than the run's, are looked at only.
+    keep = epochs == cfg.epochs and not arguments.precision
+    if keep:
+        save_test(run, data, logits, labels)
         if (path / "summary.json").is_file():
             run.write_json("summary.json", {**json.loads((path / "summary.json").read_text()), "final": final})
+    if correction:
+        corrected = correction.evaluate(logits, labels, final)
+        run.write_json("corrected.json", corrected)
+        print(f"{table(correction.table_rows(cfg.method, corrected))}\n{correction.on_target(corrected)}")
+    else:
+        print(table({cfg.method: final}))
+    if keep:
         print(f"\nReport: {write_report(path, mistakes(cfg, data, logits, labels))}")
 
 

@@ -23,6 +23,7 @@ from train import evaluate
 from ltaug import RunFolder
 from ltaug.commandline import one_process
 from ltaug.correction import Correction, add_correction_options
+from ltaug.metrics import classification_report
 from ltaug.report import write_report
 from ltaug.run import autocast_type, read_config, set_threads
 
@@ -81,8 +82,12 @@ def main() -> None:
         return evaluate(accelerator, model, test_loader(cfg, images, 1, 0, accelerator.device))
 
     logits, labels = logits_of(data.test)
-    final = save_test(run, data, logits, labels)
-    if (path / "summary.json").is_file():
+    # Results of another precision than the run's are looked at only.
+    keep = not arguments.precision
+    final = classification_report(logits.softmax(1), labels, data.class_counts)
+    if keep:
+        save_test(run, data, logits, labels)
+    if keep and (path / "summary.json").is_file():
         run.write_json("summary.json", {**json.loads((path / "summary.json").read_text()), "final": final})
     print(table({method: final}))
     print()
@@ -95,7 +100,7 @@ def main() -> None:
     if correcting:
         corrected = correction.evaluate(logits, labels, final, tuned_on)
         run.write_json("corrected.json", corrected)
-        print(f"{table({method: final, f'{method} ({correction})': corrected['final']})}\n")
+        print(f"{table(correction.table_rows(method, corrected))}\n{correction.on_target(corrected)}\n")
     print(f"Report: {write_report(path, examples(data, logits, labels))}")
 
 
