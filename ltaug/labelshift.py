@@ -68,6 +68,9 @@ def estimate_prior(
            argmin |C theta - b|_2 + Delta |theta|_2, which leans to ``logits_prior`` where the confusions say little
     ====== ============================================================================================================
 
+    It takes milliseconds at C = 100; at C = 8,142 and N = 24,426 "em" goes through its 199 million probabilities at
+    every step, and takes half a minute of one processor.
+
     "em" is the most accurate where logits are calibrated (Alexandari et al., ICML 2020,
     https://arxiv.org/abs/1901.06852). The confusion matrix of the others is that of the classifier as it is, so they
     also work where it is not, but need labelled samples of every class.

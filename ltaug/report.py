@@ -173,13 +173,11 @@ def write_comparison(
         f"<p class=sub>{_count(len(runs), 'run')}; every number is that of the last epoch.</p></header>",
         _comparison_table(runs, names, path),
         _comparison_figures(runs, names),
+        _comparison_corrections(runs, names),
         _comparison_configs(runs, names),
     ]
     write_atomically(path, _page(title, sections))
     return path
-
-
-# What a run folder holds
 
 
 def results_table(
@@ -207,6 +205,9 @@ def results_table(
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+# What a run folder holds
 
 
 @dataclass
@@ -779,6 +780,29 @@ def _comparison_figures(runs: Sequence[_Run], names: Sequence[str]) -> str:
         ),
     ]
     return _section("Figures", f"<div class=figures>{''.join(figures)}</div>")
+
+
+def _comparison_corrections(runs: Sequence[_Run], names: Sequence[str]) -> str:
+    """The last correction of each run, and its test sets of other class mixes; nothing where there are none."""
+    rows = []
+    for run, name in zip(runs, names, strict=True):
+        before, after = (run.corrected.get(key) for key in ("uncorrected", "final"))
+        if isinstance(before, dict) and isinstance(after, dict):
+            cells = (_metric(key, metrics.get(key)) for key in ("top1", "ece") for metrics in (before, after))
+            rows.append((escape(name), escape(str(run.corrected.get("said") or "")), *cells))
+    heads = ("run", "correction", "top-1", "corrected", "ECE", "corrected")
+    parts = [_table(heads, rows, numbers=(2, 3, 4, 5))] if rows else []
+    for run, name in zip(runs, names, strict=True):
+        if run.shifted:
+            columns = [key for key in next(iter(run.shifted.values())) if key != "logits"]
+            lines = [
+                (escape(prior), *(_metric("top1", cells.get(key)) for key in columns))
+                for prior, cells in run.shifted.items()
+                if not prior.endswith(", kept")
+            ]
+            table = _table(("class mix", *map(escape, columns)), lines, range(1, len(columns) + 1))
+            parts.append(f"<h3>{escape(name)}, top-1 by the class mix of the test set</h3>{table}")
+    return _section("Corrected for another class mix", "".join(parts)) if parts else ""
 
 
 def _comparison_configs(runs: Sequence[_Run], names: Sequence[str]) -> str:

@@ -298,6 +298,10 @@ def test_a_correction_is_shown_before_and_after(tmp_path: Path) -> None:
     assert [row[2] for row in page.cells if row[0] == "few-shot accuracy"] == ["–"]
     assert "metricas trainedcorrectedto <uniform>, strength 1" in page.sections["Corrected for another class mix"]
     assert "Tuned on 9 samples." in page.sections["Corrected for another class mix"]
+    assert "Weighted" not in page.sections["Corrected for another class mix"]
+    correct(path, target_prior=[0.5, 0.5], top1_on_target={"uncorrected": 0.3, "corrected": 0.75})
+    said = "Weighted to the class mix that is corrected for, top-1 is 75.0 %, and 30.0 % without."
+    assert said in Page(write_report(path)).sections["Corrected for another class mix"]
     assert ["class mix", "logits", *TESTS] in page.cells
     assert page.row("nonenothing is known")[1:] == ["as trained", "50.0 %", "40.0 %", "30.0 %"]
     assert page.row("given, kept")[1:] == ["vector", "125.0 %", "–", "90.0 %"]
@@ -547,6 +551,20 @@ def test_curves_are_only_drawn_over_the_same_class_counts(tmp_path: Path, monkey
         "Not shown, for want of test logits or because of other class counts: B."
         in page.sections["Accuracy of every class"]
     )
+
+
+def test_corrections_are_compared(tmp_path: Path) -> None:
+    final = {"top1": 0.45, "ece": 0.05}
+    a, b = (make_run(tmp_path / name, name=name, final=final) for name in ("one", "two"))
+    assert "Corrected for another class mix" not in write_comparison([a, b], tmp_path / "all.html").read_text()
+    correct(b)
+    page = Page(write_comparison([a, b], tmp_path / "all.html"))
+    assert_self_contained(page)
+    assert [row for row in page.cells if "to <uniform>, strength 1" in row] == [
+        ["two", "to <uniform>, strength 1", "45.0 %", "62.5 %", "5.0 %", "5.0 %"]
+    ]
+    assert page.row("given") == ["given", "70.0 %", "45.0 %", "60.0 %"]
+    assert not [row for row in page.cells if row[0].endswith("kept")]
 
 
 def test_a_run_in_progress_can_be_compared(tmp_path: Path) -> None:
