@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64], help="default: 1 8 64")
     parser.add_argument("--images_per_second", type=float, help="trained by one GPU, as measured")
-    parser.add_argument("--decoded_per_second", type=float, default=88, help="by one core (default: %(default)s)")
+    parser.add_argument("--decoded_per_second", type=float, default=340, help="by one core (default: %(default)s)")
     parser.add_argument("--images", type=int, default=115_846, help="of the training set (default: ImageNet-LT's)")
     parser.add_argument("--classes", type=int, default=1000, help="default: %(default)s")
     parser.add_argument("settings", nargs="*", help="settings of train.py, behind --")

@@ -278,13 +278,6 @@ class TestOtherData:
         assert contents(half) == before
 
 
-def test_a_training_that_diverges_stops(launcher: Launcher, recipe: Path, tmp_path: Path) -> None:
-    message = resume(launcher, recipe, tmp_path / "run", lr=1e30, warmup_epochs=0).error()
-    assert message.startswith("The loss is")
-    assert "Lower `lr`" in message
-    assert not (tmp_path / "run" / "checkpoints").exists()
-
-
 class TestAnExistingFolder:
     def test_is_not_written_over(self, launcher: Launcher, recipe: Path, whole: Path) -> None:
         before = contents(whole)
