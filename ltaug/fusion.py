@@ -202,10 +202,7 @@ def uno_ic(
         if values is None:
             continue
         z = as_logits(values)
-        if mask is None:
-            scaled = z * uncertainty_scale(z, mean, std)
-            probs.append(shift_logits(scaled, from_prior, to_prior, strength).softmax(1))
-            continue
+        mask = torch.ones(len(z), dtype=torch.bool, device=z.device) if mask is None else mask
         if mask.shape != z.shape[:1] or mask.dtype != torch.bool:
             raise ValueError(f"`present` must be bool [{len(z)}], but is {mask.dtype} {list(mask.shape)}.")
         rows = mask.view(-1, *[1] * (z.ndim - 1))

@@ -68,8 +68,8 @@ def estimate_prior(
            argmin |C theta - b|_2 + Delta |theta|_2, which leans to ``logits_prior`` where the confusions say little
     ====== ============================================================================================================
 
-    It takes milliseconds at C = 100; at C = 8,142 and N = 24,426 "em" goes through its 199 million probabilities at
-    every step, and takes half a minute of one processor.
+    On one core of an Intel Xeon "em" takes 0.07 s for N = 10,000, C = 100, and 8 s for N = 24,426, C = 8,142, where the
+    logits tell the classes well; where they do not it takes more steps.
 
     "em" is the most accurate where logits are calibrated (Alexandari et al., ICML 2020,
     https://arxiv.org/abs/1901.06852). The confusion matrix of the others is that of the classifier as it is, so they

@@ -376,9 +376,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"`{path}` is damaged ({error}). Restore it, or delete it and finish the run again."
-        ) from error
+        raise ValueError(f"`{path}` is damaged ({error}). Restore it, or finish the run again without it.") from error
     if not isinstance(values, dict):
         raise ValueError(f"`{path}` is damaged (it holds no names). Restore it, or finish the run again without it.")
     return values

@@ -54,7 +54,6 @@ class TestShift:
         np.testing.assert_allclose(
             correction(logits).softmax(1).numpy(), odds / odds.sum(1, keepdims=True), rtol=1e-9, atol=0
         )
-        assert correction.target is not None
         assert correction.target.numpy() == pytest.approx(target, rel=1e-12)
         assert str(correction) == f"to {word}, strength {float(strength):g}"
 
@@ -62,7 +61,6 @@ class TestShift:
         (tmp_path / "prior.json").write_text(json.dumps([1.5e308] * 3 + [0.75e308]))
         correction = make(target_prior=str(tmp_path / "prior.json"))
         correction(samples(5, 0)[0])
-        assert correction.target is not None
         assert correction.target.numpy() == pytest.approx([2 / 7] * 3 + [1 / 7])
 
     @pytest.mark.parametrize("word", ["estimate", "trend", "center"])
@@ -141,8 +139,6 @@ class TestTuning:
         for correction in (plain, calibrated):
             correction.tune(logits, labels)
             correction(logits)
-        assert plain.strength is not None
-        assert calibrated.strength is not None
         assert plain.strength > 2.0  # three times as sharp, three times as strong
         assert calibrated.strength == pytest.approx(plain.strength / 3, abs=0.3)
         assert str(calibrated) == f"to uniform, strength {calibrated.strength:g}, temperature"

@@ -120,7 +120,8 @@ def main() -> None:
         correction.tune(*logits_of(data.held_out_images, data.held_out_labels))
     if correcting:
         corrected = correction.evaluate(logits, labels, final, tuned_on)
-        run.write_json("corrected.json", corrected)
+        if kept:
+            run.write_json("corrected.json", corrected)
         print(f"{table(correction.table_rows(method, corrected))}\n{correction.on_target(corrected)}\n")
     if arguments.shifted:
         calibrated = correction.calibrate(logits) if arguments.calibrate != "none" else None

@@ -89,7 +89,8 @@ def main() -> None:
             run.write_json("summary.json", {**json.loads((path / "summary.json").read_text()), "final": final})
     if correction:
         corrected = correction.evaluate(logits, labels, final)
-        run.write_json("corrected.json", corrected)
+        if keep:
+            run.write_json("corrected.json", corrected)
         print(f"{table(correction.table_rows(cfg.method, corrected))}\n{correction.on_target(corrected)}")
     else:
         print(table({cfg.method: final}))

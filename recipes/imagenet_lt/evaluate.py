@@ -96,7 +96,8 @@ def main() -> None:
         correction.tune(*logits_of(data.val))
     if correcting:
         corrected = correction.evaluate(logits, labels, final, tuned_on)
-        run.write_json("corrected.json", corrected)
+        if keep:
+            run.write_json("corrected.json", corrected)
         print(f"{table(correction.table_rows(method, corrected))}\n{correction.on_target(corrected)}\n")
     print(f"Report: {write_report(path, examples(data, logits, labels))}")
 
