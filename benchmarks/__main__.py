@@ -23,9 +23,15 @@ from benchmarks.timing import Benchmark, Options, Result, cores
 from ltaug.run import environment
 
 BENCHMARKS = [
-    *kernels.BENCHMARKS, *sound.BENCHMARKS, *calibration.BENCHMARKS, *loop.BENCHMARKS, *envnet.BENCHMARKS,
-    *images.BENCHMARKS, *memory.BENCHMARKS, *scale.BENCHMARKS,
-]  # fmt: skip
+    *kernels.BENCHMARKS,
+    *sound.BENCHMARKS,
+    *calibration.BENCHMARKS,
+    *loop.BENCHMARKS,
+    *envnet.BENCHMARKS,
+    *images.BENCHMARKS,
+    *memory.BENCHMARKS,
+    *scale.BENCHMARKS,
+]
 DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "cifar100"
 LINE = "{:<27} {:<14} {:>11} {:>11} {:>8} {:<15} {:<10} {:<4} {}"
 
@@ -65,9 +71,11 @@ def main(arguments: Sequence[str] | None = None, benchmarks: Sequence[Benchmark]
                 unmeasured.append(one.name)
             elif not one.bar.met(result.value):
                 missed.append(one.name)
-    print(f"{len(chosen) - len(missed) - len(unmeasured)} of {len(chosen)} bars reached"
-          + (f"; missed: {', '.join(missed)}" if missed else "")
-          + (f"; not measured: {', '.join(unmeasured)}" if unmeasured else ""))  # fmt: skip
+    print(
+        f"{len(chosen) - len(missed) - len(unmeasured)} of {len(chosen)} bars reached"
+        + (f"; missed: {', '.join(missed)}" if missed else "")
+        + (f"; not measured: {', '.join(unmeasured)}" if unmeasured else "")
+    )
     return 1 if asked.check and missed else 0
 
 

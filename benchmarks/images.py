@@ -68,9 +68,13 @@ def our_epochs(folder: Path, batch: int, workers: int, augment_on: str = "worker
     from loader import TrainLoader, train_transform
 
     cfg = Config(
-        dataset="folder", data_dir=str(folder), test_per_class=1, batch_size=batch, workers=workers,
+        dataset="folder",
+        data_dir=str(folder),
+        test_per_class=1,
+        batch_size=batch,
+        workers=workers,
         augment_on=augment_on,
-    )  # fmt: skip
+    )
     images = load_data(cfg).train
     images.transform = train_transform(cfg)
     loader = TrainLoader(cfg, images, processes=1, process=0)
@@ -88,10 +92,16 @@ def timm_epochs(folder: Path, batch: int, workers: int) -> Callable[[], Iterable
     from timm.data import create_dataset, create_loader
 
     loader = create_loader(
-        create_dataset("", root=str(folder)), input_size=(3, SIZE, SIZE), batch_size=batch, is_training=True,
-        color_jitter=0.4, interpolation="bilinear", num_workers=workers, device=torch.device("cpu"),
+        create_dataset("", root=str(folder)),
+        input_size=(3, SIZE, SIZE),
+        batch_size=batch,
+        is_training=True,
+        color_jitter=0.4,
+        interpolation="bilinear",
+        num_workers=workers,
+        device=torch.device("cpu"),
         persistent_workers=workers > 0,
-    )  # fmt: skip
+    )
     return lambda: loader
 
 
@@ -109,9 +119,10 @@ def loader_child() -> None:
     with tempfile.TemporaryDirectory() as name:
         size = write_photos(Path(name), FILES)
         contestants = [
-            our_epochs(Path(name), BATCH, WORKERS), timm_epochs(Path(name), BATCH, WORKERS),
+            our_epochs(Path(name), BATCH, WORKERS),
+            timm_epochs(Path(name), BATCH, WORKERS),
             our_epochs(Path(name), BATCH, WORKERS, "device"),
-        ]  # fmt: skip
+        ]
         for epoch in contestants:
             rate(epoch())  # the workers start
         with no_garbage_collection():

@@ -41,9 +41,17 @@ def pair_loader(images: Tensor, labels: Tensor, device: torch.device | str = "cp
     """The recipe's stream for UniMix: a shuffled epoch, each image with a partner of a class drawn uniformly."""
     sampler = PairSampler(ClassPowerSampler(labels, 1.0, replacement=False), ClassPowerSampler(labels, 0.0))
     return ResidentLoader(
-        images, labels, batch_size=BATCH, sampler=sampler, mean=MEAN, std=STD, crop_padding=4, flip=True,
-        drop_last=True, device=device,
-    )  # fmt: skip
+        images,
+        labels,
+        batch_size=BATCH,
+        sampler=sampler,
+        mean=MEAN,
+        std=STD,
+        crop_padding=4,
+        flip=True,
+        drop_last=True,
+        device=device,
+    )
 
 
 def inaturalist_labels(samples: int = 437_513, classes: int = 8_142) -> Tensor:

@@ -85,9 +85,11 @@ def resident_loader(_: Options) -> Result:
     seen = json.loads(done.stdout.splitlines()[-1])
     growth = "" if seen["growth"] is None else f"; an epoch adds {seen['growth'] / 1e6:.1f} MB resident at its peak"
     return Result(
-        seen["held"] / seen["expected"], f"{seen['held'] / 1e6:.2f} MB", f"{seen['expected'] / 1e6:.2f} MB",
+        seen["held"] / seen["expected"],
+        f"{seen['held'] / 1e6:.2f} MB",
+        f"{seen['expected'] / 1e6:.2f} MB",
         note=f"set + two batches; ours has labels and the epoch's indices besides{growth}",
-    )  # fmt: skip
+    )
 
 
 def run_peak(options: Options) -> Result:
@@ -120,9 +122,16 @@ def train(data: Path, arguments: list[str], environment: dict[str, str]) -> tupl
     with tempfile.TemporaryDirectory() as folder:
         out, log = Path(folder) / "run", Path(folder) / "log.txt"
         command = [
-            sys.executable, str(RECIPE / "train.py"), "--config", str(RECIPE / "configs" / "unimix_bayias.yaml"),
-            "--data_dir", str(data), "--out", str(out), *arguments,
-        ]  # fmt: skip
+            sys.executable,
+            str(RECIPE / "train.py"),
+            "--config",
+            str(RECIPE / "configs" / "unimix_bayias.yaml"),
+            "--data_dir",
+            str(data),
+            "--out",
+            str(out),
+            *arguments,
+        ]
         with log.open("w") as file:
             child = subprocess.Popen(command, cwd=ROOT, env=child_environment() | environment, stdout=file, stderr=file)
             status, peak = wait(child)

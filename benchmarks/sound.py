@@ -33,10 +33,7 @@ def contestants() -> tuple[BetweenClass, list[Tensor], list[Tensor], np.ndarray]
     """The mixer, two batches of noise with their labels, and the ratios for the loop."""
     generator = torch.Generator().manual_seed(0)
     batch, partner = (
-        [
-            0.1 * torch.randn(PAIRS, LENGTH, generator=generator),
-            torch.randint(CLASSES, (PAIRS,), generator=generator),
-        ]
+        [0.1 * torch.randn(PAIRS, LENGTH, generator=generator), torch.randint(CLASSES, (PAIRS,), generator=generator)]
         for _ in range(2)
     )
     return BetweenClass(CLASSES, RATE), batch, partner, np.random.default_rng(0).random(PAIRS)

@@ -152,8 +152,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         angle, offset, accuracy = (
             np.array([getattr(each, name) for each in found_in]) for name in ("angle", "offset", "accuracy")
         )
-        print(f"{panel:<15} {angle.mean():7.1f} +- {angle.std():4.1f}° {offset.mean():8.2f} +- {offset.std():4.2f} "
-              f"{100 * accuracy.mean():10.1f} +- {100 * accuracy.std():4.1f} %")  # fmt: skip
+        print(
+            f"{panel:<15} {angle.mean():7.1f} +- {angle.std():4.1f}° {offset.mean():8.2f} +- {offset.std():4.2f} "
+            f"{100 * accuracy.mean():10.1f} +- {100 * accuracy.std():4.1f} %"
+        )
     if asked.out is not None:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         figure.savefig(asked.out, dpi=150)

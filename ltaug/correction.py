@@ -74,9 +74,14 @@ class Correction:
     """
 
     def __init__(
-        self, logits_prior: Counts, class_counts: Counts, class_names: Sequence[str], target_prior: str | None = None,
-        strength: str | float = 1.0, calibrate: str = "none",
-    ) -> None:  # fmt: skip
+        self,
+        logits_prior: Counts,
+        class_counts: Counts,
+        class_names: Sequence[str],
+        target_prior: str | None = None,
+        strength: str | float = 1.0,
+        calibrate: str = "none",
+    ) -> None:
         if calibrate not in ("none", *CALIBRATORS):
             raise ValueError(f"`--calibrate` must be none, {', '.join(CALIBRATORS)}, but is {calibrate!r}.")
         self.logits_prior = class_prior(logits_prior)
@@ -106,9 +111,12 @@ class Correction:
 
     @classmethod
     def of_run(
-        cls, run: str | os.PathLike[str], target_prior: str | None = None, strength: str | None = None,
+        cls,
+        run: str | os.PathLike[str],
+        target_prior: str | None = None,
+        strength: str | None = None,
         calibrate: str = "none",
-    ) -> Correction:  # fmt: skip
+    ) -> Correction:
         """What the options of :func:`add_correction_options` ask for, for the logits of a run folder.
 
         Raises:
@@ -198,15 +206,21 @@ class Correction:
         if self.word and self.calibrate_by != "none":
             only_calibrated = classification_report(self.calibrate(logits).softmax(1), labels, self.class_counts)
         return {
-            "said": str(self), "strength": self.strength if self.word else None, "strength_curve": self.curve,
-            "calibration": self.calibrate_by, "tuned_on": tuned_on, "class_names": self.class_names,
-            "target_prior": self.target, "uncorrected": dict(uncorrected), "calibrated": only_calibrated,
+            "said": str(self),
+            "strength": self.strength if self.word else None,
+            "strength_curve": self.curve,
+            "calibration": self.calibrate_by,
+            "tuned_on": tuned_on,
+            "class_names": self.class_names,
+            "target_prior": self.target,
+            "uncorrected": dict(uncorrected),
+            "calibrated": only_calibrated,
             "final": classification_report(corrected.softmax(1), labels, self.class_counts),
             "top1_on_target": {
                 "uncorrected": weighted_accuracy(logits, labels, target),
                 "corrected": weighted_accuracy(corrected, labels, target),
             },
-        }  # fmt: skip
+        }
 
     def table_rows(self, method: str, found: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         """What :meth:`evaluate` found, as rows of :func:`ltaug.report.results_table`."""

@@ -19,15 +19,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltaug.posthoc.shift import (
-    Logits,
-    as_array,
-    as_logits,
-    as_number,
-    as_whole,
-    check_finite,
-    check_no_probabilities,
-)
+from ltaug.posthoc.shift import Logits, as_array, as_logits, as_number, as_whole, check_finite, check_no_probabilities
 from ltaug.priors import Counts, as_counts, as_labels
 
 __all__ = ["estimate_prior", "prior_interval"]
@@ -327,11 +319,7 @@ class _Problem:
         return rows.softmax(1) if soft else F.one_hot(rows.argmax(1), rows.shape[1]).float()
 
     def solve(
-        self,
-        max_iterations: int,
-        tolerance: float,
-        times: Tensor | None = None,
-        validation_times: Tensor | None = None,
+        self, max_iterations: int, tolerance: float, times: Tensor | None = None, validation_times: Tensor | None = None
     ) -> Tensor:
         """The estimates, float64 [C, R], where sample i counts ``times[i, r]`` times."""
         max_iterations, tolerance = as_whole(max_iterations, "max_iterations", 1), _as_amount(tolerance, "tolerance")

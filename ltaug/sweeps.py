@@ -94,10 +94,8 @@ class Table:
     method: Callable[[str, Mapping[str, Any]], str]
     """The row of a run, from the name of its folder and its summary."""
     columns: Mapping[str, str] = field(
-        default_factory=lambda: {
-            "top1": "top-1", "many": "many", "medium": "medium", "few": "few", "ece": "ECE15",
-        }
-    )  # fmt: skip
+        default_factory=lambda: {"top1": "top-1", "many": "many", "medium": "medium", "few": "few", "ece": "ECE15"}
+    )
     """Metrics that are shares, and their headings; the first one is plotted."""
     errors: Sequence[str] = ()
     """Those of them that are shown as errors, 100 % minus the metric."""

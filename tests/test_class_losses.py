@@ -288,10 +288,15 @@ def test_8142_classes_under_autocast(loss: nn.Module) -> None:
 
 
 IGNORING = [
-    FocalLoss(), LDAMLoss(COUNTS), LabelAwareSmoothingLoss(COUNTS), LADELoss(COUNTS), CDTLoss(COUNTS),
-    LADELoss(COUNTS, mode="official_code"), LADELoss(range(9, 0, -1)),
+    FocalLoss(),
+    LDAMLoss(COUNTS),
+    LabelAwareSmoothingLoss(COUNTS),
+    LADELoss(COUNTS),
+    CDTLoss(COUNTS),
+    LADELoss(COUNTS, mode="official_code"),
+    LADELoss(range(9, 0, -1)),
     ClassWeightedLoss(nn.CrossEntropyLoss(), torch.arange(1.0, len(COUNTS) + 1)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("loss", IGNORING, ids=lambda loss: type(loss).__name__)

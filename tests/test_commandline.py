@@ -12,15 +12,7 @@ from typing import Literal
 import pytest
 
 from ltaug import commandline
-from ltaug.commandline import (
-    check_settings,
-    check_tracker,
-    leave,
-    near_miss,
-    one_process,
-    parse_settings,
-    plain_errors,
-)
+from ltaug.commandline import check_settings, check_tracker, leave, near_miss, one_process, parse_settings, plain_errors
 
 
 @dataclass
@@ -75,9 +67,7 @@ def test_later_files_and_words_win(configs: Path) -> None:
         (["--xyz", "0"], "--help lists the settings"),
     ],
 )
-def test_a_mistake_is_told_in_a_line(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+def test_a_mistake_is_told_in_a_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     line = said(capsys, arguments)
     assert message in line
     assert "typing" not in line
@@ -138,12 +128,14 @@ class Checked:
         ({"lr": 0.0}, "`lr` must be positive, but is 0.0."),
         ({"lr": float("nan")}, "`lr` must be positive, but is nan."),
         ({"ratio": -3.0}, "`ratio` must be positive, but is -3.0."),
-        ({"ratio": 0.01}, "`ratio` is largest over smallest class and must be at least 1, but is 0.01. Did you mean "
-            "100?"),
+        (
+            {"ratio": 0.01},
+            "`ratio` is largest over smallest class and must be at least 1, but is 0.01. Did you mean 100?",
+        ),
         ({"stops": [0.5, 60.0]}, "`stops` is a share of the training and must lie in 0..1, but is 60.0."),
         ({"decay": 1.01}, "`decay` must lie in 0..1, but is 1.01."),
     ],
-)  # fmt: skip
+)
 def test_settings_out_of_range_are_named(setting: dict[str, object], message: str) -> None:
     Checked()  # all defaults but `threads` lie on the edge
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -165,7 +157,7 @@ def test_a_tracker_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("program", "resumes"), [("train.py", True), ("train_stage2.py", True), ("sweep.py", False)])
 def test_only_a_training_is_told_to_resume(
     program: str, resumes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr(sys, "argv", [f"/recipes/{program}"])
     with pytest.raises(SystemExit) as end, plain_errors(tmp_path):
         raise KeyboardInterrupt
@@ -180,7 +172,7 @@ def test_only_a_training_is_told_to_resume(
 )
 def test_what_is_no_fault_of_the_program_is_told_plainly(
     error: BaseException, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+) -> None:
     with pytest.raises(SystemExit), plain_errors(tmp_path):
         raise error
     line = capsys.readouterr().err

@@ -39,9 +39,13 @@ def make(**changes: Any) -> Correction:
 class TestShift:
     @pytest.mark.parametrize(
         ("word", "target"),
-        [("uniform", [0.25] * 4), ("train", [0.75, 0.1875, 0.05, 0.0125]), ("[1, 2, 3, 4]", [0.1, 0.2, 0.3, 0.4]),
-         ('{"d": 4, "c": 3, "b": 2, "a": 1}', [0.1, 0.2, 0.3, 0.4])],
-    )  # fmt: skip
+        [
+            ("uniform", [0.25] * 4),
+            ("train", [0.75, 0.1875, 0.05, 0.0125]),
+            ("[1, 2, 3, 4]", [0.1, 0.2, 0.3, 0.4]),
+            ('{"d": 4, "c": 3, "b": 2, "a": 1}', [0.1, 0.2, 0.3, 0.4]),
+        ],
+    )
     @pytest.mark.parametrize("strength", ["1", 0.5])
     def test_is_that_of_bayes_rule(self, word: str, target: list[float], strength: str | float, tmp_path: Path) -> None:
         if word[0] in "[{":
@@ -71,9 +75,10 @@ class TestShift:
         corrected = correction(logits)
         trend = estimate_prior(logits, SOURCE, trend=torch.tensor(COUNTS).double().log())
         expected = {
-            "estimate": estimate_prior(logits, SOURCE), "trend": trend,
+            "estimate": estimate_prior(logits, SOURCE),
+            "trend": trend,
             "center": estimate_prior(logits, SOURCE, center=trend),
-        }[word]  # fmt: skip
+        }[word]
         torch.testing.assert_close(correction.target, expected, rtol=0, atol=1e-9)
         # All three come near the true prior of this world, which leans against the training counts.
         assert (expected - target).abs().sum() < 0.15
@@ -91,9 +96,12 @@ class TestShift:
 class TestTuning:
     @pytest.mark.parametrize(
         ("word", "calibrator"),
-        [("temperature", TemperatureScaling()), ("vector", VectorScaling(4)),
-         ("bias_corrected", BiasCorrectedTemperatureScaling(4))],
-    )  # fmt: skip
+        [
+            ("temperature", TemperatureScaling()),
+            ("vector", VectorScaling(4)),
+            ("bias_corrected", BiasCorrectedTemperatureScaling(4)),
+        ],
+    )
     def test_calibration_is_under_the_prior_of_the_logits(self, word: str, calibrator: Any) -> None:
         logits, labels = samples(3000, 2, torch.full((4,), 0.25, dtype=torch.float64), sharpness=3.0)
         correction = make(calibrate=word)
@@ -222,18 +230,9 @@ class TestBadInput:
             ({"class_counts": [9, 1]}, "must have one entry a class, but have 4, 2 and 4"),
             ({"logits_prior": [0.5, 0.5, 0.0, 0.0]}, "`logits_prior` must be positive"),
             ({"class_counts": [9, 1, 1, 0], "target_prior": "trend"}, "needs training samples of every class"),
-            (
-                {"target_prior": "uniform", "strength": None},
-                "must be auto or a number from 0, but is None",
-            ),
-            (
-                {"target_prior": "unifrom"},
-                "must be uniform, train, estimate, trend, center or a JSON file, but is",
-            ),
-            (
-                {"target_prior": "uniform", "strength": "nan"},
-                "must be auto or a number from 0, but is 'nan'",
-            ),
+            ({"target_prior": "uniform", "strength": None}, "must be auto or a number from 0, but is None"),
+            ({"target_prior": "unifrom"}, "must be uniform, train, estimate, trend, center or a JSON file, but is"),
+            ({"target_prior": "uniform", "strength": "nan"}, "must be auto or a number from 0, but is 'nan'"),
             ({"target_prior": "uniform", "strength": "strong"}, "`--strength` must be auto or a number from 0"),
             ({"target_prior": "uniform", "strength": -1}, "`--strength` must be auto or a number from 0, but is -1"),
             ({"target_prior": "uniform", "strength": math.inf}, "`--strength` must be auto or a number from 0"),

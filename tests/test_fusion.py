@@ -292,8 +292,7 @@ class TestMissing:
         torch.testing.assert_close(none[there], torch.full((3, 4), 0.25, dtype=torch.float64))
 
     @pytest.mark.parametrize(
-        "present",
-        [[torch.ones(6, dtype=torch.bool)], [None, torch.ones(5, dtype=torch.bool)], [None, torch.ones(6)]],
+        "present", [[torch.ones(6, dtype=torch.bool)], [None, torch.ones(5, dtype=torch.bool)], [None, torch.ones(6)]]
     )
     def test_masks_must_fit(self, present: list[Tensor | None]) -> None:
         with pytest.raises(ValueError, match="`present` must"):

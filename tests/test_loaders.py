@@ -578,9 +578,13 @@ class Noisy(Dataset):
 
 class TestGlobalBatches:
     @given(
-        size=st.integers(1, 60), share=st.integers(1, 5), processes=st.integers(1, 4), epoch=st.integers(0, 9),
-        first=st.integers(0, 3), paired=st.booleans(),
-    )  # fmt: skip
+        size=st.integers(1, 60),
+        share=st.integers(1, 5),
+        processes=st.integers(1, 4),
+        epoch=st.integers(0, 9),
+        first=st.integers(0, 3),
+        paired=st.booleans(),
+    )
     def test_together_the_processes_see_what_one_sees(
         self, size: int, share: int, processes: int, epoch: int, first: int, paired: bool
     ) -> None:
@@ -661,8 +665,10 @@ class TestSeeded:
     def test_seed_epoch_place_and_stream_count(self) -> None:
         noise = [
             SeededDataset(Noisy(), seed)[epoch, place, 3][1]
-            for seed in range(2) for epoch in range(2) for place in range(50)
-        ]  # fmt: skip
+            for seed in range(2)
+            for epoch in range(2)
+            for place in range(50)
+        ]
         assert len({tuple(each.tolist()) for each in noise}) == 200
         (_, first), (_, second) = SeededDataset(Noisy())[0, 0, 3, 3]
         assert not torch.equal(first, second)
@@ -685,9 +691,12 @@ class TestSeeded:
     def test_workers_live_on_into_the_next_epoch(self) -> None:
         batches = GlobalBatchSampler(Order(list(range(12))), 4)
         loader = DataLoader(
-            SeededDataset(Noisy()), batch_sampler=batches, num_workers=1, persistent_workers=True,
+            SeededDataset(Noisy()),
+            batch_sampler=batches,
+            num_workers=1,
+            persistent_workers=True,
             multiprocessing_context="fork",
-        )  # fmt: skip
+        )
         epochs = []
         for epoch in (0, 1, 0):
             batches.set_epoch(epoch)

@@ -156,12 +156,21 @@ class TestProfileCounts:
             ("flat", [9, 9, 9], 3, "`profile` must be one of natural, exponential, step, pareto, but is 'flat'."),
             ("natural", [9, 9], 3, "`class_names` must hold one name a class, 2 as `available`, but hold 3."),
             ("natural", [9, 0, 0], 3, "Class 1 (bee) has no training clips (2 of 3 classes have none). Add some, or "),
-            ("exponential", [9, 9, 9], 18, "`imbalance_ratio`=18 leaves class 2 without training clips, since the "
-                "largest class has 9. Lower it."),
-            ("step", [8, 9, 1], 3, "`imbalance_ratio`=3 asks for 9 training clips of class 0 (ant), but there are 8 (2 "
-                "of 3 classes are too small). Raise it, or find more."),
+            (
+                "exponential",
+                [9, 9, 9],
+                18,
+                "`imbalance_ratio`=18 leaves class 2 without training clips, since the largest class has 9. Lower it.",
+            ),
+            (
+                "step",
+                [8, 9, 1],
+                3,
+                "`imbalance_ratio`=3 asks for 9 training clips of class 0 (ant), but there are 8 (2 "
+                "of 3 classes are too small). Raise it, or find more.",
+            ),
         ],
-    )  # fmt: skip
+    )
     def test_faults_are_named(self, profile: str, available: list[int], ratio: float, message: str) -> None:
         with pytest.raises(ValueError, match=re.escape(message)):
             profile_counts(profile, available, ratio, self.NAMES, unit="clips", otherwise="find more")

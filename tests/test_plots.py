@@ -622,8 +622,7 @@ def test_points_in_one_place_or_on_a_line_have_a_density(points: list[list[float
 
 
 @pytest.mark.parametrize(
-    ("points", "message"),
-    [([[50.0, 40.0]], "fractions .* range from 40 to 50"), ([0.5, 0.4], r"pairs .* shape \[2\]")],
+    ("points", "message"), [([[50.0, 40.0]], "fractions .* range from 40 to 50"), ([0.5, 0.4], r"pairs .* shape \[2\]")]
 )
 def test_points_that_are_no_fractions_or_pairs_are_refused(points: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -642,8 +641,12 @@ def test_a_spectrogram_agrees_with_a_fourier_transform_by_hand() -> None:
     start = (size - window) // 2
     hann[start : start + window] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
     frames = [padded[k * hop : k * hop + size] * hann for k in range(2000 // hop + 1)]
-    magnitude = np.abs([[(frame * np.exp(-2j * np.pi * f * np.arange(size) / size)).sum() for f in range(size // 2 + 1)]
-                        for frame in frames]).T  # fmt: skip
+    magnitude = np.abs(
+        [
+            [(frame * np.exp(-2j * np.pi * f * np.arange(size) / size)).sum() for f in range(size // 2 + 1)]
+            for frame in frames
+        ]
+    ).T
     np.testing.assert_allclose(
         image.get_array(), np.maximum(20 * np.log10(magnitude / magnitude.max()), -80), atol=1e-6
     )

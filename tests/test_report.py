@@ -587,8 +587,10 @@ def test_results_table() -> None:
     assert len({len(line) for line in lines}) == 1
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells == [
-        ["", *columns.values()], ["---"] + ["---:"] * 6, ["erm", "40.0", "–", "0.01235", "2.500", "0.5", "–"],
+        ["", *columns.values()],
+        ["---"] + ["---:"] * 6,
+        ["erm", "40.0", "–", "0.01235", "2.500", "0.5", "–"],
         ["a longer name", "100.0", "–", "–", "–", "–", "–"],
-    ]  # fmt: skip
+    ]
     errors = results_table({"erm": final}, columns, errors=["top1", "few"]).splitlines()[2]
     assert [cell.strip() for cell in errors.strip("|").split("|")][:3] == ["erm", "60.0", "–"]

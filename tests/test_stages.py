@@ -89,8 +89,7 @@ class TestReinitialize:
 
 class TestBatchNormMode:
     @pytest.mark.parametrize(
-        ("mode", "moves"),
-        [("fixed", set()), ("shift", STATISTICS), ("train", STATISTICS | AFFINE)],
+        ("mode", "moves"), [("fixed", set()), ("shift", STATISTICS), ("train", STATISTICS | AFFINE)]
     )
     def test_what_moves(self, mode: str, moves: set[str]) -> None:
         model = Network()

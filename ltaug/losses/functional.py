@@ -91,9 +91,13 @@ def label_aware_smoothing_loss(
 
 
 def ldam_loss(
-    logits: Tensor, targets: Tensor, margins: Tensor, scale: float = 30.0, class_weights: Tensor | None = None,
+    logits: Tensor,
+    targets: Tensor,
+    margins: Tensor,
+    scale: float = 30.0,
+    class_weights: Tensor | None = None,
     reduction: str = "mean",
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """LDAM, CE(scale * (z - Delta_y e_y)) (Cao et al., NeurIPS 2019, Eq. 13, https://arxiv.org/abs/1906.07413).
 
     Args:
@@ -260,9 +264,14 @@ def lade_regularizer(
 
 
 def lade_loss(
-    logits: Tensor, targets: Tensor, prior: Tensor, alpha: float = 0.1, remine_lambda: float = 0.1, mode: str = "paper",
+    logits: Tensor,
+    targets: Tensor,
+    prior: Tensor,
+    alpha: float = 0.1,
+    remine_lambda: float = 0.1,
+    mode: str = "paper",
     reduction: str = "mean",
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """LADE, CE(z + log p_s) + alpha * LADER (Hong et al., CVPR 2021, Eq. 18-20, https://arxiv.org/abs/2012.00321).
 
     Args:

@@ -30,9 +30,13 @@ class LDAMLoss(ClassLoss):
     class_weights: Tensor | None
 
     def __init__(
-        self, class_counts: Counts, max_margin: float = 0.5, scale: float = 30.0, class_weights: Tensor | None = None,
+        self,
+        class_counts: Counts,
+        max_margin: float = 0.5,
+        scale: float = 30.0,
+        class_weights: Tensor | None = None,
         reduction: str = "mean",
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(reduction)
         if not max_margin >= 0:
             raise ValueError(f"`max_margin` must not be negative, but is {max_margin}.")

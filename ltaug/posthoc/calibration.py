@@ -11,15 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ltaug.posthoc.shift import (
-    Logits,
-    as_array,
-    as_logits,
-    as_number,
-    as_whole,
-    check_finite,
-    check_no_probabilities,
-)
+from ltaug.posthoc.shift import Logits, as_array, as_logits, as_number, as_whole, check_finite, check_no_probabilities
 from ltaug.priors import Counts, as_counts
 
 __all__ = ["BiasCorrectedTemperatureScaling", "TemperatureScaling", "VectorScaling"]

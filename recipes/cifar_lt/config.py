@@ -151,12 +151,18 @@ class Config:
             one_of={"dataset": DATASETS},
             at_least_one=("epochs", "batch_size", "eval_every", "checkpoint_every", "threads"),
             not_negative=(
-                "seed", "data_seed", "held_out_per_class", "momentum", "weight_decay", "warmup_epochs", "decay_factor",
+                "seed",
+                "data_seed",
+                "held_out_per_class",
+                "momentum",
+                "weight_decay",
+                "warmup_epochs",
+                "decay_factor",
                 "crop_padding",
             ),
             positive=("lr", "alpha"),
             ratios=("imbalance_ratio",),
-        )  # fmt: skip
+        )
         if isinstance(self.prior, str) and self.prior not in ("train", "effective"):
             raise ValueError(f"`prior` must be train, effective or a list of numbers, but is {self.prior!r}.")
         if not isinstance(self.prior, str) and not all(value > 0 for value in self.prior):

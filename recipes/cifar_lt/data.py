@@ -59,9 +59,12 @@ def load_data(cfg: Config, *, train_images: bool = True, held_out: bool = False)
     rest = all_but(kept, len(labels))
     available = ltaug.class_counts(labels[rest], num_classes)
     counts = ltaug.profile_counts(
-        cfg.profile, available, cfg.imbalance_ratio, names,
+        cfg.profile,
+        available,
+        cfg.imbalance_ratio,
+        names,
         otherwise="leave out the subsampling in data.py if the set is long-tailed by nature",
-    )  # fmt: skip
+    )
     indices = rest[ltaug.subsample(labels[rest], counts, seed=cfg.data_seed)]
     if held_out and not cfg.held_out_per_class:
         left = all_but(indices, len(labels))
@@ -75,17 +78,28 @@ def load_data(cfg: Config, *, train_images: bool = True, held_out: bool = False)
     else:
         mean, std = CIFAR_MEAN, CIFAR_STD
     return Data(
-        read_train_images(indices if train_images else indices[:0]), labels[indices], test_images, test_labels, names,
-        counts, ltaug.index_hash(indices), mean, std, read_train_images(kept), labels[kept],
-    )  # fmt: skip
+        read_train_images(indices if train_images else indices[:0]),
+        labels[indices],
+        test_images,
+        test_labels,
+        names,
+        counts,
+        ltaug.index_hash(indices),
+        mean,
+        std,
+        read_train_images(kept),
+        labels[kept],
+    )
 
 
 def facts(data: Data) -> dict[str, Any]:
     """By what the data of a run are known again: resuming it, or evaluating it, on others would spoil it unseen."""
     return {
-        "class_names": data.class_names, "class_counts": data.class_counts, "training_indices": data.index_hash,
+        "class_names": data.class_names,
+        "class_counts": data.class_counts,
+        "training_indices": data.index_hash,
         "test_labels": ltaug.index_hash(data.test_labels),
-    }  # fmt: skip
+    }
 
 
 def held_out_note(data: Data, held_out_per_class: int) -> str:

@@ -128,9 +128,10 @@ def main() -> None:
         shifted = shifted_accuracy(data, logits, calibrated, correction.logits_prior)
         print(f"{shifted_markdown(shifted, arguments.calibrate)}\n")
         run.write("shifted.csv", shifted_csv(shifted, arguments.calibrate))
-        run.write_json("shifted.json", {
-            "calibration": arguments.calibrate, "tuned_on": tuned_on if arguments.calibrate != "none" else None,
-        })  # fmt: skip
+        run.write_json(
+            "shifted.json",
+            {"calibration": arguments.calibrate, "tuned_on": tuned_on if arguments.calibrate != "none" else None},
+        )
         figure = shifted_test_accuracy({row: values for row, values in shifted.items() if "kept" not in row})
         figure.savefig(path / "shifted.png", dpi=120)
         print(f"Written: {path / 'shifted.csv'}, {path / 'shifted.png'}")

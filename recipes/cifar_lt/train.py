@@ -42,17 +42,27 @@ def main(cfg: Config) -> None:
     data = load_data(cfg)
     num_classes, processes = len(data.class_counts), accelerator.num_processes
     shared = {
-        "mean": data.mean, "std": data.std, "device": accelerator.device,
-        "num_processes": processes, "process_index": accelerator.process_index,
-    }  # fmt: skip
+        "mean": data.mean,
+        "std": data.std,
+        "device": accelerator.device,
+        "num_processes": processes,
+        "process_index": accelerator.process_index,
+    }
     test_loader = ResidentLoader(data.test_images, data.test_labels, batch_size=250 * processes, **shared)
 
     def train_loader(epoch: int) -> ResidentLoader:
         """An epoch's stream of samples, or of pairs; a pure function of the seed and the epoch."""
         loader = ResidentLoader(
-            data.train_images, data.train_labels, batch_size=cfg.batch_size, drop_last=True, seed=cfg.seed,
-            sampler=make_sampler(cfg, data.train_labels, epoch), crop_padding=cfg.crop_padding, flip=cfg.flip, **shared,
-        )  # fmt: skip
+            data.train_images,
+            data.train_labels,
+            batch_size=cfg.batch_size,
+            drop_last=True,
+            seed=cfg.seed,
+            sampler=make_sampler(cfg, data.train_labels, epoch),
+            crop_padding=cfg.crop_padding,
+            flip=cfg.flip,
+            **shared,
+        )
         loader.set_epoch(epoch)
         return loader
 
@@ -97,8 +107,9 @@ def main(cfg: Config) -> None:
     accelerator.init_trackers("ltaug", config={key: str(value) for key, value in vars(cfg).items()})
 
     # 5. Train.
-    with tqdm(total=cfg.epochs * images, initial=first_epoch * images, disable=not accelerator.is_main_process,
-              **PROGRESS) as progress:  # fmt: skip
+    with tqdm(
+        total=cfg.epochs * images, initial=first_epoch * images, disable=not accelerator.is_main_process, **PROGRESS
+    ) as progress:
         for epoch in range(first_epoch, cfg.epochs):
             start = time.perf_counter()
             for group in optimizer.param_groups:

@@ -56,9 +56,12 @@ def main(cfg: Stage2Config) -> None:
     data = load_data(first)
     processes = accelerator.num_processes
     shared = {
-        "mean": data.mean, "std": data.std, "device": accelerator.device,
-        "num_processes": processes, "process_index": accelerator.process_index,
-    }  # fmt: skip
+        "mean": data.mean,
+        "std": data.std,
+        "device": accelerator.device,
+        "num_processes": processes,
+        "process_index": accelerator.process_index,
+    }
     test_loader = ResidentLoader(data.test_images, data.test_labels, batch_size=250 * processes, **shared)
 
     def train_loader(epoch: int) -> ResidentLoader:
@@ -68,9 +71,16 @@ def main(cfg: Stage2Config) -> None:
         else:
             sampler = ClassPowerSampler(data.train_labels, tau=0.0, seed=cfg.seed)
         loader = ResidentLoader(
-            data.train_images, data.train_labels, batch_size=cfg.batch_size, sampler=sampler, drop_last=True,
-            crop_padding=first.crop_padding, flip=first.flip, seed=cfg.seed, **shared,
-        )  # fmt: skip
+            data.train_images,
+            data.train_labels,
+            batch_size=cfg.batch_size,
+            sampler=sampler,
+            drop_last=True,
+            crop_padding=first.crop_padding,
+            flip=first.flip,
+            seed=cfg.seed,
+            **shared,
+        )
         loader.set_epoch(epoch)
         return loader
 
@@ -118,8 +128,9 @@ def main(cfg: Stage2Config) -> None:
             folder, first_epoch = checkpoint
             accelerator.load_state(str(folder))
             accelerator.print(f"Resumed after epoch {first_epoch} of {cfg.epochs}.")
-        with tqdm(total=cfg.epochs * images, initial=first_epoch * images, disable=not accelerator.is_main_process,
-                  **PROGRESS) as progress:  # fmt: skip
+        with tqdm(
+            total=cfg.epochs * images, initial=first_epoch * images, disable=not accelerator.is_main_process, **PROGRESS
+        ) as progress:
             for epoch in range(first_epoch, cfg.epochs):
                 start = time.perf_counter()
                 for group, lr in zip(optimizer.param_groups, rates, strict=True):
@@ -163,9 +174,20 @@ def main(cfg: Stage2Config) -> None:
         # Class-balanced samples leave the logits under a uniform prior; computed classifiers are under none.
         prior = torch.ones(len(data.class_names)) / len(data.class_names) if cfg.epochs else None
         save_results(
-            run, first, data, logits, labels, plain.state_dict(), prior, count_parameters(unfreeze(plain)),
-            accelerator, name=cfg.method, seed=cfg.seed, epochs=cfg.epochs, stage1=first.method,
-        )  # fmt: skip
+            run,
+            first,
+            data,
+            logits,
+            labels,
+            plain.state_dict(),
+            prior,
+            count_parameters(unfreeze(plain)),
+            accelerator,
+            name=cfg.method,
+            seed=cfg.seed,
+            epochs=cfg.epochs,
+            stage1=first.method,
+        )
     accelerator.wait_for_everyone()
     del model
     accelerator.free_memory()

@@ -136,15 +136,28 @@ class Config:
             self,
             one_of={"dataset": DATASETS},
             at_least_one=(
-                "epochs", "batch_size", "eval_every", "checkpoint_every", "crop_length", "mels", "max_scale", "threads",
+                "epochs",
+                "batch_size",
+                "eval_every",
+                "checkpoint_every",
+                "crop_length",
+                "mels",
+                "max_scale",
+                "threads",
             ),
             not_negative=(
-                "seed", "data_seed", "momentum", "weight_decay", "warmup_epochs", "decay_factor", "max_gain_db",
+                "seed",
+                "data_seed",
+                "momentum",
+                "weight_decay",
+                "warmup_epochs",
+                "decay_factor",
+                "max_gain_db",
             ),
             positive=("lr", "alpha", "warmup_factor"),
             ratios=("imbalance_ratio",),
             shares=("rebalance_at", "mix_stop_at", "decay_at"),
-        )  # fmt: skip
+        )
         if self.dataset == "folder" and self.data_dir is None:
             raise ValueError("`dataset: folder` needs `data_dir`, the folder that holds one folder a class.")
         if self.test_crops < 2:

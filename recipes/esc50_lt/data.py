@@ -86,8 +86,11 @@ def load_data(cfg: Config) -> Data:
     if cfg.dataset != "synthetic":
         waveforms = read_all(
             [(source.file_names[k], clip) for k, clip in zip(used, waveforms, strict=True)],
-            cfg.sample_rate, cfg.trim_silence, cfg.cache_dir, cfg.on_error,
-        )  # fmt: skip
+            cfg.sample_rate,
+            cfg.trim_silence,
+            cfg.cache_dir,
+            cfg.on_error,
+        )
     read = torch.tensor([clip is not None for clip in waveforms])
     tensors = [torch.from_numpy(clip) for clip in waveforms if clip is not None]
     trained, tested = train[read[: len(train)]], test[read[len(train) :]]
@@ -100,18 +103,27 @@ def load_data(cfg: Config) -> Data:
                 "Mend its files, or take the class out."
             )
     return Data(
-        tensors[: len(trained)], labels[trained], tensors[len(trained) :], labels[tested], names,
-        ltaug.class_counts(labels[trained], len(names)), ltaug.index_hash(train),
-        [source.file_names[k] for k in trained], [source.file_names[k] for k in tested], int((~read).sum()),
-    )  # fmt: skip
+        tensors[: len(trained)],
+        labels[trained],
+        tensors[len(trained) :],
+        labels[tested],
+        names,
+        ltaug.class_counts(labels[trained], len(names)),
+        ltaug.index_hash(train),
+        [source.file_names[k] for k in trained],
+        [source.file_names[k] for k in tested],
+        int((~read).sum()),
+    )
 
 
 def facts(data: Data) -> dict[str, Any]:
     """By what the data of a run are known again: resuming it, or evaluating it, on others would spoil it unseen."""
     return {
-        "class_names": data.class_names, "class_counts": data.class_counts, "training_indices": data.index_hash,
+        "class_names": data.class_names,
+        "class_counts": data.class_counts,
+        "training_indices": data.index_hash,
         "test_labels": ltaug.index_hash(data.test_labels),
-    }  # fmt: skip
+    }
 
 
 def describe(data: Data) -> str:
@@ -256,9 +268,12 @@ def read_folder(cfg: Config) -> Source:
         paths += found
         labels += [k] * len(found)
     return Source(
-        repr(cfg.data_dir), torch.tensor(labels), [folder.name for folder in classes],
-        [path.relative_to(root).as_posix() for path in paths], lambda indices: [paths[k] for k in indices],
-    )  # fmt: skip
+        repr(cfg.data_dir),
+        torch.tensor(labels),
+        [folder.name for folder in classes],
+        [path.relative_to(root).as_posix() for path in paths],
+        lambda indices: [paths[k] for k in indices],
+    )
 
 
 def read_synthetic(cfg: Config) -> Source:

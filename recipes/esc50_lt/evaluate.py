@@ -76,9 +76,13 @@ def main() -> None:
         model = model.to(memory_format=torch.channels_last)
     model = accelerator.prepare(model)
     loader = ResidentWaveformLoader(
-        data.test_waveforms, data.test_labels, batch_size=8, crops=cfg.test_crops, crop_length=cfg.crop_length,
+        data.test_waveforms,
+        data.test_labels,
+        batch_size=8,
+        crops=cfg.test_crops,
+        crop_length=cfg.crop_length,
         device=accelerator.device,
-    )  # fmt: skip
+    )
     logits, labels = evaluate(model, loader)
     final = classification_report(logits.softmax(1), labels, data.class_counts)
     # Results of an unfinished run, or of another precision than the run's, are looked at only.

@@ -12,9 +12,7 @@ from torch import Tensor, nn
 def conv(in_channels: int, channels: int, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1)) -> nn.Sequential:
     """Convolution, batch norm, ReLU."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, channels, kernel, stride, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(inplace=True),
+        nn.Conv2d(in_channels, channels, kernel, stride, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
     )
 
 
@@ -28,9 +26,13 @@ class WaveformNetwork(nn.Module):
         super().__init__()
         self.filters, self.image = filters, image
         self.hidden = nn.Sequential(
-            nn.Linear(features, 4096), nn.ReLU(inplace=True), nn.Dropout(0.5),
-            nn.Linear(4096, 4096), nn.ReLU(inplace=True), nn.Dropout(0.5),
-        )  # fmt: skip
+            nn.Linear(features, 4096),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+            nn.Linear(4096, 4096),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+        )
         self.fc = nn.Linear(4096, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -52,10 +54,7 @@ class EnvNet(WaveformNetwork):
 
     def __init__(self, num_classes: int) -> None:
         filters = nn.Sequential(conv(1, 40, (1, 8)), conv(40, 40, (1, 8)), nn.MaxPool2d((1, 160)))
-        image = nn.Sequential(
-            conv(1, 50, (8, 13)), nn.MaxPool2d((3, 3)),
-            conv(50, 50, (1, 5)), nn.MaxPool2d((1, 3)),
-        )  # fmt: skip
+        image = nn.Sequential(conv(1, 50, (8, 13)), nn.MaxPool2d((3, 3)), conv(50, 50, (1, 5)), nn.MaxPool2d((1, 3)))
         super().__init__(filters, image, 50 * 11 * 14, num_classes)
 
 
@@ -67,11 +66,19 @@ class EnvNetV2(WaveformNetwork):
     def __init__(self, num_classes: int) -> None:
         filters = nn.Sequential(conv(1, 32, (1, 64), (1, 2)), conv(32, 64, (1, 16), (1, 2)), nn.MaxPool2d((1, 64)))
         image = nn.Sequential(
-            conv(1, 32, (8, 8)), conv(32, 32, (8, 8)), nn.MaxPool2d((5, 3)),
-            conv(32, 64, (1, 4)), conv(64, 64, (1, 4)), nn.MaxPool2d((1, 2)),
-            conv(64, 128, (1, 2)), conv(128, 128, (1, 2)), nn.MaxPool2d((1, 2)),
-            conv(128, 256, (1, 2)), conv(256, 256, (1, 2)), nn.MaxPool2d((1, 2)),
-        )  # fmt: skip
+            conv(1, 32, (8, 8)),
+            conv(32, 32, (8, 8)),
+            nn.MaxPool2d((5, 3)),
+            conv(32, 64, (1, 4)),
+            conv(64, 64, (1, 4)),
+            nn.MaxPool2d((1, 2)),
+            conv(64, 128, (1, 2)),
+            conv(128, 128, (1, 2)),
+            nn.MaxPool2d((1, 2)),
+            conv(128, 256, (1, 2)),
+            conv(256, 256, (1, 2)),
+            nn.MaxPool2d((1, 2)),
+        )
         super().__init__(filters, image, 256 * 10 * 8, num_classes)
 
 

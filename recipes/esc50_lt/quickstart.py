@@ -26,6 +26,10 @@ def train_method(method: str, out: Path, epochs: int | None) -> None:
 if __name__ == "__main__":
     with plain_errors():
         quickstart(
-            __doc__, train_method, table, methods=METHODS, out="runs/esc50_lt_quickstart",
+            __doc__,
+            train_method,
+            table,
+            methods=METHODS,
+            out="runs/esc50_lt_quickstart",
             title="Long-tailed synthetic sounds, side by side",
-        )  # fmt: skip
+        )

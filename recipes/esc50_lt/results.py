@@ -24,26 +24,55 @@ SECONDS = 2.5
 
 
 def save_results(
-    run: RunFolder, cfg: Config, data: Data, logits: Tensor, labels: Tensor, model_state: Mapping[str, Tensor],
-    logits_prior: Tensor | None, parameters: int, accelerator: Accelerator,
-) -> None:  # fmt: skip
+    run: RunFolder,
+    cfg: Config,
+    data: Data,
+    logits: Tensor,
+    labels: Tensor,
+    model_state: Mapping[str, Tensor],
+    logits_prior: Tensor | None,
+    parameters: int,
+    accelerator: Accelerator,
+) -> None:
     """Write everything of the run folder that exists only once the last epoch is done. Called on the main process."""
     rows = run.rows()
     final = save_test(run, data, logits, labels)
-    run.save_model(model_state, {
-        "class_names": data.class_names, "class_counts": data.class_counts, "sample_rate": cfg.sample_rate,
-        "crop_length": cfg.crop_length, "logits_prior": logits_prior,
-    })  # fmt: skip
+    run.save_model(
+        model_state,
+        {
+            "class_names": data.class_names,
+            "class_counts": data.class_counts,
+            "sample_rate": cfg.sample_rate,
+            "crop_length": cfg.crop_length,
+            "logits_prior": logits_prior,
+        },
+    )
     speeds = sorted(row["clips_per_second"] for row in rows) or [None]
-    run.write_json("summary.json", {
-        "name": cfg.method, "dataset": cfg.dataset, "profile": cfg.profile, "imbalance_ratio": cfg.imbalance_ratio,
-        "test_fold": cfg.test_fold, "model": cfg.model, "seed": cfg.seed, "epochs": cfg.epochs, "final": final,
-        "wall_time_s": sum(row["seconds"] for row in rows), "clips_per_second": speeds[len(speeds) // 2],
-        "parameters": parameters, "peak_memory_bytes": peak_memory_bytes(), "precision": accelerator.mixed_precision,
-        "num_processes": accelerator.num_processes, "training_clips": len(data.train_labels),
-        "unreadable_clips": data.left_out, "index_hash": data.index_hash, "class_counts": data.class_counts,
-        "class_names": data.class_names,
-    })  # fmt: skip
+    run.write_json(
+        "summary.json",
+        {
+            "name": cfg.method,
+            "dataset": cfg.dataset,
+            "profile": cfg.profile,
+            "imbalance_ratio": cfg.imbalance_ratio,
+            "test_fold": cfg.test_fold,
+            "model": cfg.model,
+            "seed": cfg.seed,
+            "epochs": cfg.epochs,
+            "final": final,
+            "wall_time_s": sum(row["seconds"] for row in rows),
+            "clips_per_second": speeds[len(speeds) // 2],
+            "parameters": parameters,
+            "peak_memory_bytes": peak_memory_bytes(),
+            "precision": accelerator.mixed_precision,
+            "num_processes": accelerator.num_processes,
+            "training_clips": len(data.train_labels),
+            "unreadable_clips": data.left_out,
+            "index_hash": data.index_hash,
+            "class_counts": data.class_counts,
+            "class_names": data.class_names,
+        },
+    )
     memory = f", peak memory {peak / 2**30:.1f} GiB" if (peak := peak_memory_bytes()) else ""
     page = write_report(run.path, mistakes(cfg, data, logits, labels))
     print(f"\n{table({cfg.method: final})}\n\n{len(labels)} test clips{memory}. Report: {page}")
@@ -67,12 +96,14 @@ def mistakes(cfg: Config, data: Data, logits: Tensor, labels: Tensor) -> list[tu
     for k in wrong[confidence[wrong].argsort(descending=True)][:MISTAKES].tolist():
         clip = data.test_waveforms[k][: int(SECONDS * cfg.sample_rate)]
         truth, said = data.class_names[int(labels[k])], data.class_names[int(predicted[k])]
-        cards.append(figure_html(
-            spectrogram(clip, cfg.sample_rate),
-            alt=f"Spectrogram of {data.test_names[k]}.",
-            caption=f"{truth}, taken for {said} with a confidence of {100 * float(confidence[k]):.0f} %.",
-            html=audio_html(clip, cfg.sample_rate, data.test_names[k]),
-        ))  # fmt: skip
+        cards.append(
+            figure_html(
+                spectrogram(clip, cfg.sample_rate),
+                alt=f"Spectrogram of {data.test_names[k]}.",
+                caption=f"{truth}, taken for {said} with a confidence of {100 * float(confidence[k]):.0f} %.",
+                html=audio_html(clip, cfg.sample_rate, data.test_names[k]),
+            )
+        )
     lead = (
         f"{len(wrong)} of {len(labels)} test clips are wrongly classified; the surest {len(cards)}, the first "
         f"{SECONDS:g} s of each."

@@ -43,16 +43,23 @@ def main(cfg: Config) -> None:
         data = load_data(cfg)
     num_classes, processes = len(data.class_counts), accelerator.num_processes
     shared = {
-        "crop_length": cfg.crop_length, "device": accelerator.device,
-        "num_processes": processes, "process_index": accelerator.process_index,
-    }  # fmt: skip
+        "crop_length": cfg.crop_length,
+        "device": accelerator.device,
+        "num_processes": processes,
+        "process_index": accelerator.process_index,
+    }
     test_loader = ResidentWaveformLoader(
         data.test_waveforms, data.test_labels, batch_size=8 * processes, crops=cfg.test_crops, **shared
     )
     train_loader = ResidentWaveformLoader(
-        data.train_waveforms, data.train_labels, batch_size=cfg.batch_size, seed=cfg.seed, max_scale=cfg.max_scale,
-        min_last=min(cfg.batch_size, max(8, processes)), **shared,
-    )  # fmt: skip
+        data.train_waveforms,
+        data.train_labels,
+        batch_size=cfg.batch_size,
+        seed=cfg.seed,
+        max_scale=cfg.max_scale,
+        min_last=min(cfg.batch_size, max(8, processes)),
+        **shared,
+    )
 
     def set_epoch(epoch: int) -> None:
         """The epoch's stream of clips, or of pairs; a pure function of the seed and the epoch."""
@@ -95,8 +102,9 @@ def main(cfg: Config) -> None:
 
     # 5. Train.
     clips = len(data.train_labels)
-    with tqdm(total=cfg.epochs * clips, initial=first_epoch * clips, disable=not accelerator.is_main_process,
-              **PROGRESS) as progress:  # fmt: skip
+    with tqdm(
+        total=cfg.epochs * clips, initial=first_epoch * clips, disable=not accelerator.is_main_process, **PROGRESS
+    ) as progress:
         for epoch in range(first_epoch, cfg.epochs):
             start = time.perf_counter()
             for group in optimizer.param_groups:

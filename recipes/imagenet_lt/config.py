@@ -15,9 +15,17 @@ DATASETS = ("imagenet_lt", "places_lt", "folder", "hub", "digits")
 PLACES = ("data_dir", "list_dir")
 """Settings that say where the data are, which may move."""
 FREE = (
-    "epochs", "out", *PLACES, "resume", "threads", "workers", "eval_every", "checkpoint_every", "checkpoint_steps",
+    "epochs",
+    "out",
+    *PLACES,
+    "resume",
+    "threads",
+    "workers",
+    "eval_every",
+    "checkpoint_every",
+    "checkpoint_steps",
     "log_with",
-)  # fmt: skip
+)
 """What may change on resuming."""
 
 
@@ -164,18 +172,36 @@ class Config:
             self,
             one_of={"dataset": DATASETS},
             at_least_one=(
-                "epochs", "batch_size", "accumulate", "eval_every", "checkpoint_every", "test_per_class", "threads",
+                "epochs",
+                "batch_size",
+                "accumulate",
+                "eval_every",
+                "checkpoint_every",
+                "test_per_class",
+                "threads",
                 "stream_buffer",
             ),
             not_negative=(
-                "seed", "data_seed", "momentum", "weight_decay", "warmup_epochs", "drop_path", "ema", "clip_norm",
-                "workers", "checkpoint_steps", "lade_alpha", "lade_lambda", "lora_rank", "held_out_per_class",
+                "seed",
+                "data_seed",
+                "momentum",
+                "weight_decay",
+                "warmup_epochs",
+                "drop_path",
+                "ema",
+                "clip_norm",
+                "workers",
+                "checkpoint_steps",
+                "lade_alpha",
+                "lade_lambda",
+                "lora_rank",
+                "held_out_per_class",
             ),
             positive=("lr", "alpha", "head_lr_factor"),
             ratios=("imbalance_ratio",),
             shares=("rebalance_at", "mix_stop_at"),
             in_0_to_1=("test_resize", "ema", "drop_path"),
-        )  # fmt: skip
+        )
         if self.pretrained and self.model == "resnet10":
             raise ValueError("`model: resnet10` has no pretrained weights in timm. Set `pretrained: false`.")
         if self.image_size < 16:
@@ -283,10 +309,17 @@ class Stage2Config:
             self,
             at_least_one=("batch_size", "accumulate", "checkpoint_every", "samples_per_class", "threads"),
             not_negative=(
-                "seed", "epochs", "momentum", "weight_decay", "delta_lr_ratio", "tau", "workers", "checkpoint_steps",
+                "seed",
+                "epochs",
+                "momentum",
+                "weight_decay",
+                "delta_lr_ratio",
+                "tau",
+                "workers",
+                "checkpoint_steps",
             ),
             positive=("lr",),
-        )  # fmt: skip
+        )
         computed = self.classifier in ("tau_norm", "ncm")
         if computed and self.epochs:
             raise ValueError(

@@ -187,9 +187,12 @@ def load_data(cfg: Config) -> Data:
     takes all others; `exponential`, `step` and `pareto` thin them out, the largest class first.
     """
     readers = {
-        "imagenet_lt": read_imagenet, "places_lt": read_places, "folder": read_folder, "hub": read_hub,
+        "imagenet_lt": read_imagenet,
+        "places_lt": read_places,
+        "folder": read_folder,
+        "hub": read_hub,
         "digits": read_digits,
-    }  # fmt: skip
+    }
     source = readers[cfg.dataset](cfg)
     names, train, test = source.class_names, source.train, source.test
     if len(names) < 2:
@@ -223,15 +226,17 @@ def load_data(cfg: Config) -> Data:
         images = ImageSet(train.take(indices))
     return Data(
         images, ImageSet(test), ImageSet(val) if val is not None else None, names, counts, ltaug.index_hash(indices)
-    )  # fmt: skip
+    )
 
 
 def facts(data: Data) -> dict[str, Any]:
     """By what the data of a run are known again: resuming it, or evaluating it, on others would spoil it unseen."""
     return {
-        "class_names": data.class_names, "class_counts": data.class_counts, "training_indices": data.index_hash,
+        "class_names": data.class_names,
+        "class_counts": data.class_counts,
+        "training_indices": data.index_hash,
         "test_labels": ltaug.index_hash(data.test.labels),
-    }  # fmt: skip
+    }
 
 
 def describe(data: Data) -> str:

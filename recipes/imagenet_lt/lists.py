@@ -50,34 +50,43 @@ class Official:
 
 
 IMAGENET_LT = Official(
-    "ImageNet-LT", 1000, 1280, 5,
+    "ImageNet-LT",
+    1000,
+    1280,
+    5,
     {
         "train": File(
-            "ImageNet_LT_train.txt", 115_846, 4_658_674,
+            "ImageNet_LT_train.txt",
+            115_846,
+            4_658_674,
             "efdbdad4f050237c310b2f354cf95a8b1d7c8d57a63c4ea4bb6bf2bcb012f37f",
             tuple(f"{root}/ImageNet_LT/ImageNet_LT_train.txt" for root in (DECOUPLING, MIRROR)),
         ),
         "val": File(
-            "ImageNet_LT_val.txt", 20_000, 804_172,
+            "ImageNet_LT_val.txt",
+            20_000,
+            804_172,
             "9af7ba688acf9532ff5845a8fb14a1e97fdc4c51ac48bc72c08ea9c3f7ff142e",
             tuple(f"{root}/ImageNet_LT/ImageNet_LT_val.txt" for root in (DECOUPLING, MIRROR)),
         ),
         "test": File(
-            "ImageNet_LT_test.txt", 50_000, 2_344_500,
-            addresses=(f"{DECOUPLING}/ImageNet_LT/ImageNet_LT_test.txt",),
+            "ImageNet_LT_test.txt", 50_000, 2_344_500, addresses=(f"{DECOUPLING}/ImageNet_LT/ImageNet_LT_test.txt",)
         ),
     },
     (385, 479, 136),
-)  # fmt: skip
+)
 # Version 2, with the paths of Places365-Standard's small images in the "easy directory structure".
 PLACES_LT = Official(
-    "Places-LT (v2)", 365, 4980, 5,
+    "Places-LT (v2)",
+    365,
+    4980,
+    5,
     {
         part: File(f"Places_LT_{part}.txt", images, size, addresses=(f"{DECOUPLING}/Places_LT/Places_LT_{part}.txt",))
         for part, images, size in (("train", 62_500, 2_092_674), ("val", 7_300, 253_480), ("test", 36_500, 1_705_400))
     },
     (131, 163, 71),
-)  # fmt: skip
+)
 
 
 @dataclass

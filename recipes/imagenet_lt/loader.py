@@ -180,8 +180,9 @@ class Finished:
 
     def finish(self, inputs: Tensor | list[Tensor]) -> Tensor:
         """From uint8 images, or such images and the numbers for their augmentation."""
-        images, *draws = (part.to(self.device, non_blocking=True) for part in
-                          ([inputs] if isinstance(inputs, Tensor) else inputs))  # fmt: skip
+        images, *draws = (
+            part.to(self.device, non_blocking=True) for part in ([inputs] if isinstance(inputs, Tensor) else inputs)
+        )
         if draws:
             images = torch.where(draws[0][:, :1, None, None] < 0.5, images.flip(-1), images)
         images = images.float()
@@ -209,9 +210,15 @@ class TrainLoader(Finished):
         """This process's batches of an epoch in a sampler's order, from a step on."""
         if isinstance(self.images, StreamSet):  # workers of its own each epoch
             stream = Stream(
-                self.images, exponents(sampler), self.cfg.batch_size, self.cfg.seed, epoch, self.processes,
-                self.process, first_step,
-            )  # fmt: skip
+                self.images,
+                exponents(sampler),
+                self.cfg.batch_size,
+                self.cfg.seed,
+                epoch,
+                self.processes,
+                self.process,
+                first_step,
+            )
             self.loader = DataLoader(stream, batch_size=stream.share, **worker_settings(self.cfg))
             return iter(self)
         self.batches.sampler = sampler
@@ -250,8 +257,10 @@ def worker_settings(cfg: Config) -> dict[str, Any]:
     """What both loaders share."""
     # A generator of their own: a loader draws a number when it starts, and the mixing's shall not move on for it.
     settings: dict[str, Any] = {
-        "num_workers": cfg.decoders, "pin_memory": torch.cuda.is_available(), "generator": torch.Generator(),
-    }  # fmt: skip
+        "num_workers": cfg.decoders,
+        "pin_memory": torch.cuda.is_available(),
+        "generator": torch.Generator(),
+    }
     if cfg.decoders:
         settings |= {"worker_init_fn": prepare_worker, "prefetch_factor": 4}
     return settings

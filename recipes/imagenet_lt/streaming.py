@@ -106,10 +106,11 @@ class Shards:
                 found = list(threads.map(read, self.paths))
             with index.open("wb") as file:
                 np.savez(
-                    file, labels=np.concatenate([labels for labels, _ in found]).astype(np.int32),
+                    file,
+                    labels=np.concatenate([labels for labels, _ in found]).astype(np.int32),
                     sizes=np.array([size for _, sizes in found for size in sizes], dtype=np.int64),
                     groups=np.array([len(sizes) for _, sizes in found]),
-                )  # fmt: skip
+                )
 
         with np.load(kept(f"{self.key}.npz", make)) as index:
             sizes, groups = index["sizes"], index["groups"]
@@ -374,9 +375,16 @@ class Stream(IterableDataset):
     """
 
     def __init__(
-        self, images: StreamSet, taus: Sequence[float], batch_size: int, seed: int, epoch: int, processes: int = 1,
-        process: int = 0, first_step: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        images: StreamSet,
+        taus: Sequence[float],
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        processes: int = 1,
+        process: int = 0,
+        first_step: int = 0,
+    ) -> None:
         self.images, self.seed, self.epoch = images, seed, epoch
         self.batch_size, self.share, self.process = batch_size, batch_size // processes, process
         self.processes, self.first_step = processes, first_step
@@ -400,11 +408,13 @@ class Stream(IterableDataset):
         read = [labels[starts[group] + skip : starts[group] + skip + size] for group, skip, size in pieces]
         entropy = np.random.SeedSequence(self.seed, spawn_key=(self.epoch, self.process, lane))
         window = Window(
-            np.concatenate(read) if read else labels[:0], max(1, self.images.held // (self.processes * workers)),
-            self.taus, self.images.counts.numpy(),
+            np.concatenate(read) if read else labels[:0],
+            max(1, self.images.held // (self.processes * workers)),
+            self.taus,
+            self.images.counts.numpy(),
             Pool(self.pool, self.images.labels, len(self.images.counts)) if self.pool else None,
             int(entropy.generate_state(1, np.uint64)[0]),
-        )  # fmt: skip
+        )
         held = Held(self.images, window, pieces)
         augmented = SeededDataset(held, self.seed)
         for k, (drawn, leaving) in enumerate(window):

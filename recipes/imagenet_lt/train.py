@@ -96,8 +96,12 @@ def main(cfg: Config) -> None:
 
     # 5. Train.
     images = steps * cfg.batch_size
-    with tqdm(total=cfg.epochs * images, initial=first_epoch * images + first_step * cfg.batch_size,
-              disable=not accelerator.is_main_process, **PROGRESS) as progress:  # fmt: skip
+    with tqdm(
+        total=cfg.epochs * images,
+        initial=first_epoch * images + first_step * cfg.batch_size,
+        disable=not accelerator.is_main_process,
+        **PROGRESS,
+    ) as progress:
         for epoch in range(first_epoch, cfg.epochs):
             start, begin = time.perf_counter(), first_step if epoch == first_epoch else 0
             batches = trains.epoch(make_sampler(cfg, data.train.labels, epoch), epoch, begin)

@@ -15,9 +15,17 @@ DATASETS = ("inaturalist2018", "json", "folder", "digits")
 PLACES = ("data_dir", "list_dir", "train_json", "test_json")
 """Settings that say where the data are, which may move."""
 FREE = (
-    "epochs", "out", *PLACES, "resume", "threads", "workers", "eval_every", "checkpoint_every", "checkpoint_steps",
+    "epochs",
+    "out",
+    *PLACES,
+    "resume",
+    "threads",
+    "workers",
+    "eval_every",
+    "checkpoint_every",
+    "checkpoint_steps",
     "log_with",
-)  # fmt: skip
+)
 """What may change on resuming."""
 COSINE_SCALE = 30.0
 """What the cosine classifier multiplies its cosines by."""
@@ -154,13 +162,25 @@ class Config:
             one_of={"dataset": DATASETS},
             at_least_one=("epochs", "batch_size", "accumulate", "eval_every", "checkpoint_every", "threads"),
             not_negative=(
-                "seed", "data_seed", "held_out_per_class", "momentum", "weight_decay", "warmup_epochs", "drop_path",
-                "ema", "clip_norm", "workers", "checkpoint_steps", "lade_alpha", "lade_lambda", "lora_rank",
+                "seed",
+                "data_seed",
+                "held_out_per_class",
+                "momentum",
+                "weight_decay",
+                "warmup_epochs",
+                "drop_path",
+                "ema",
+                "clip_norm",
+                "workers",
+                "checkpoint_steps",
+                "lade_alpha",
+                "lade_lambda",
+                "lora_rank",
             ),
             positive=("lr", "alpha", "head_lr_factor"),
             shares=("reweight_at", "mix_stop_at"),
             in_0_to_1=("test_resize", "ema", "drop_path", "beta"),
-        )  # fmt: skip
+        )
         if self.image_size < 16:
             raise ValueError(f"`image_size` is in pixels and must be at least 16, but is {self.image_size}.")
         if self.prior != "train" and self.loss not in ("bayias", "lade"):
@@ -274,10 +294,17 @@ class Stage2Config:
             self,
             at_least_one=("batch_size", "accumulate", "checkpoint_every", "samples_per_class", "threads"),
             not_negative=(
-                "seed", "epochs", "momentum", "weight_decay", "delta_lr_ratio", "tau", "workers", "checkpoint_steps",
+                "seed",
+                "epochs",
+                "momentum",
+                "weight_decay",
+                "delta_lr_ratio",
+                "tau",
+                "workers",
+                "checkpoint_steps",
             ),
             positive=("lr",),
-        )  # fmt: skip
+        )
         computed = self.classifier in ("tau_norm", "ncm")
         if computed and self.epochs:
             raise ValueError(

@@ -184,9 +184,11 @@ def hold_out(cfg: Config, labels: Tensor) -> tuple[Tensor, Tensor]:
 def facts(data: Data) -> dict[str, Any]:
     """By what the data of a run are known again: resuming it, or evaluating it, on others would spoil it unseen."""
     return {
-        "class_names": data.class_names, "class_counts": data.class_counts, "training_indices": data.index_hash,
+        "class_names": data.class_names,
+        "class_counts": data.class_counts,
+        "training_indices": data.index_hash,
         "test_labels": ltaug.index_hash(data.test.labels),
-    }  # fmt: skip
+    }
 
 
 def describe(data: Data) -> str:

@@ -48,13 +48,17 @@ class Official:
 
 
 INATURALIST = Official(
-    "iNaturalist 2018", 8142, 1000, 2, {"train": 437_513, "test": 24_426},
+    "iNaturalist 2018",
+    8142,
+    1000,
+    2,
+    {"train": 437_513, "test": 24_426},
     {
         "train": File("train2018.json", "bfa29d89d629cbf04d826a720c0a68b0"),
         "test": File("val2018.json", "f2ed8bfe3e9901cdefceb4e53cd3775d"),
         "names": File("categories.json"),
     },
-)  # fmt: skip
+)
 
 
 @dataclass

@@ -185,8 +185,10 @@ def worker_settings(cfg: Config) -> dict[str, Any]:
     """What both loaders share."""
     # A generator of their own: a loader draws a number when it starts, and the mixing's shall not move on for it.
     settings: dict[str, Any] = {
-        "num_workers": cfg.decoders, "pin_memory": torch.cuda.is_available(), "generator": torch.Generator(),
-    }  # fmt: skip
+        "num_workers": cfg.decoders,
+        "pin_memory": torch.cuda.is_available(),
+        "generator": torch.Generator(),
+    }
     if cfg.decoders:
         settings |= {"worker_init_fn": prepare_worker, "prefetch_factor": 4}
     return settings

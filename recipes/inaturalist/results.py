@@ -17,39 +17,76 @@ from ltaug.metrics import classification_report, per_class_accuracy
 from ltaug.report import results_table, write_report
 from ltaug.run import peak_memory_bytes
 
-COLUMNS = {"top1": "top-1", "top5": "top-5", "many": "many", "medium": "medium", "few": "few", "ece": "ECE15",
-           "nll": "NLL"}  # fmt: skip
+COLUMNS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "many": "many",
+    "medium": "medium",
+    "few": "few",
+    "ece": "ECE15",
+    "nll": "NLL",
+}
 EXAMPLES, SIDE = 8, 128
 """Test images a shot group in the report, and their side in pixels."""
 
 
 def save_results(
-    run: RunFolder, cfg: Config, data: Data, logits: Tensor, labels: Tensor, model_state: Mapping[str, Tensor],
-    logits_prior: Tensor | None, parameters: int, accelerator: Accelerator, **more: Any,
-) -> None:  # fmt: skip
+    run: RunFolder,
+    cfg: Config,
+    data: Data,
+    logits: Tensor,
+    labels: Tensor,
+    model_state: Mapping[str, Tensor],
+    logits_prior: Tensor | None,
+    parameters: int,
+    accelerator: Accelerator,
+    **more: Any,
+) -> None:
     """Write everything of the run folder that exists only once the last epoch is done. Called on the main process.
 
     `more` goes into the summary, over what the config says.
     """
     rows = run.rows()
     final, (mean, std) = save_test(run, data, logits, labels), mean_and_std(cfg)
-    run.save_model(model_state, {
-        "class_names": data.class_names, "class_counts": data.class_counts, "model": cfg.model,
-        "image_size": cfg.image_size, "test_resize": cfg.test_resize, "mean": mean, "std": std,
-        "logits_prior": logits_prior,
-    })  # fmt: skip
+    run.save_model(
+        model_state,
+        {
+            "class_names": data.class_names,
+            "class_counts": data.class_counts,
+            "model": cfg.model,
+            "image_size": cfg.image_size,
+            "test_resize": cfg.test_resize,
+            "mean": mean,
+            "std": std,
+            "logits_prior": logits_prior,
+        },
+    )
     speeds = sorted(row["images_per_second"] for row in rows) or [None]
-    run.write_json("summary.json", {
-        "name": cfg.method, "dataset": cfg.dataset,
-        "imbalance_ratio": float(data.class_counts.max() / data.class_counts.min()), "model": cfg.model,
-        "seed": cfg.seed, "epochs": cfg.epochs, "final": final, "wall_time_s": sum(row["seconds"] for row in rows),
-        "images_per_second": speeds[len(speeds) // 2], "parameters": parameters,
-        "peak_memory_bytes": peak_memory_bytes(), "precision": accelerator.mixed_precision,
-        "num_processes": accelerator.num_processes, "training_images": len(data.train),
-        "unreadable_images": int(data.train.unreadable), "unreadable_test_images": data.test.unreadable,
-        "index_hash": data.index_hash, "class_counts": data.class_counts, "class_names": data.class_names,
-        **more,
-    })  # fmt: skip
+    run.write_json(
+        "summary.json",
+        {
+            "name": cfg.method,
+            "dataset": cfg.dataset,
+            "imbalance_ratio": float(data.class_counts.max() / data.class_counts.min()),
+            "model": cfg.model,
+            "seed": cfg.seed,
+            "epochs": cfg.epochs,
+            "final": final,
+            "wall_time_s": sum(row["seconds"] for row in rows),
+            "images_per_second": speeds[len(speeds) // 2],
+            "parameters": parameters,
+            "peak_memory_bytes": peak_memory_bytes(),
+            "precision": accelerator.mixed_precision,
+            "num_processes": accelerator.num_processes,
+            "training_images": len(data.train),
+            "unreadable_images": int(data.train.unreadable),
+            "unreadable_test_images": data.test.unreadable,
+            "index_hash": data.index_hash,
+            "class_counts": data.class_counts,
+            "class_names": data.class_names,
+            **more,
+        },
+    )
     page = write_report(run.path, examples(data, logits, labels))
     print(f"\n{table({more.get('name', cfg.method): final})}\n\nReport: {page}")
 

@@ -28,10 +28,7 @@ TABLE = Table(
     # By the folder's name, DATASET_MODEL_METHOD_seedSEED, since a summary does not say which file of configs/ it was.
     method=lambda name, summary: name.partition(f"_{short(summary['model'])}_")[2].rpartition("_seed")[0],
     columns={"top1": "top-1", "top5": "top-5", "many": "many", "medium": "medium", "few": "few", "ece": "ECE15"},
-    published=read_published(
-        HERE / "published.csv",
-        lambda line: (line["method"], "inaturalist2018", line["model"]),
-    ),
+    published=read_published(HERE / "published.csv", lambda line: (line["method"], "inaturalist2018", line["model"])),
 )
 
 

@@ -111,8 +111,12 @@ def main(cfg: Stage2Config) -> None:
             accelerator.load_state(str(folder))
             first_step = json.loads((folder / "progress.json").read_text())["step"]
             accelerator.print(f"Resumed after epoch {first_epoch} of {cfg.epochs}, step {first_step} of {steps}.")
-        with tqdm(total=cfg.epochs * images, initial=first_epoch * images + first_step * cfg.batch_size,
-                  disable=not accelerator.is_main_process, **PROGRESS) as progress:  # fmt: skip
+        with tqdm(
+            total=cfg.epochs * images,
+            initial=first_epoch * images + first_step * cfg.batch_size,
+            disable=not accelerator.is_main_process,
+            **PROGRESS,
+        ) as progress:
             for epoch in range(first_epoch, cfg.epochs):
                 start, begin = time.perf_counter(), first_step if epoch == first_epoch else 0
                 sampler.set_epoch(epoch)
@@ -158,9 +162,18 @@ def main(cfg: Stage2Config) -> None:
         # Class-balanced images leave the logits under a uniform prior; computed classifiers are under none.
         prior = torch.ones(len(data.class_names)) / len(data.class_names) if cfg.epochs else None
         save_results(
-            run, both, data, logits, labels, plain.state_dict(), prior, count_parameters(unfreeze(plain)),
-            accelerator, epochs=cfg.epochs, stage1=first.method,
-        )  # fmt: skip
+            run,
+            both,
+            data,
+            logits,
+            labels,
+            plain.state_dict(),
+            prior,
+            count_parameters(unfreeze(plain)),
+            accelerator,
+            epochs=cfg.epochs,
+            stage1=first.method,
+        )
     accelerator.wait_for_everyone()
     del model
     accelerator.free_memory()

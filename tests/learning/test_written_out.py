@@ -119,12 +119,15 @@ def with_ltaug(loss: nn.Module, mixer: Mixer) -> Callable[[nn.Module, list[Tenso
     return step
 
 
-@pytest.mark.parametrize(("mixer", "loss"), [
-    *((name, "Bayias") for name in MIXERS),
-    *(("UniMix", name) for name in LOSSES if name != "Bayias"),
-    ("MixUp", "cross-entropy"),
-    ("ReMix", "cross-entropy"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("mixer", "loss"),
+    [
+        *((name, "Bayias") for name in MIXERS),
+        *(("UniMix", name) for name in LOSSES if name != "Bayias"),
+        ("MixUp", "cross-entropy"),
+        ("ReMix", "cross-entropy"),
+    ],
+)
 def test_a_mixer_and_a_loss_are_the_sum_over_two_labels(mixer: str, loss: str) -> None:
     ours = trained(with_ltaug(LOSSES[loss](), MIXERS[mixer][0]))
     theirs = trained(written_out(LOSSES[loss](), MIXERS[mixer][1]))

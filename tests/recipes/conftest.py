@@ -20,9 +20,14 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     home = tmp_path_factory.mktemp("hf_home")
     return kept | {
-        "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "MPLBACKEND": "Agg",
-    }  # fmt: skip
+        "PYTHONPATH": path,
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+        "CUDA_VISIBLE_DEVICES": "",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(home),
+        "MPLBACKEND": "Agg",
+    }
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +44,15 @@ def module(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Cal
 
     def run(*argv: object, cwd: Path | None = None) -> Done:
         done = subprocess.run(
-            [sys.executable, "-m", *map(str, argv)], cwd=cwd or tmp_path_factory.getbasetemp(), env=env, timeout=1200,
-            capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
+            [sys.executable, "-m", *map(str, argv)],
+            cwd=cwd or tmp_path_factory.getbasetemp(),
+            env=env,
+            timeout=1200,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
         return Done(done.returncode, done.stdout, done.stderr)
 
     return run

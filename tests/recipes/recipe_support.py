@@ -116,9 +116,13 @@ class Launcher:
         self.count += 1
         out, err = (self.folder / f"{self.count}.{kind}" for kind in ("out", "err"))
         request = {
-            "argv": list(map(str, argv)), "cwd": str(cwd or self.folder), "env": env or {},
-            "largest_file": largest_file, "out": str(out), "err": str(err),
-        }  # fmt: skip
+            "argv": list(map(str, argv)),
+            "cwd": str(cwd or self.folder),
+            "env": env or {},
+            "largest_file": largest_file,
+            "out": str(out),
+            "err": str(err),
+        }
         return Process(self, self.ask(request), out, err)
 
     def run(self, *argv: object, **settings: Any) -> Done:

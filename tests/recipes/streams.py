@@ -34,10 +34,20 @@ def resident(accelerator: Accelerator, sampler, epoch: int) -> list:
     """An epoch of ltaug's loader, and the sum of the pixels of each image, which its crop and flip decide."""
     images = (torch.arange(SIZE * 6 * 6 * 3).view(SIZE, 6, 6, 3) * 37 % 251).to(torch.uint8)
     loader = ResidentLoader(
-        images, torch.arange(SIZE), batch_size=BATCH, sampler=sampler, mean=[0.0] * 3, std=[1 / 255] * 3,
-        crop_padding=2, flip=True, drop_last=True, seed=5, device=accelerator.device,
-        num_processes=accelerator.num_processes, process_index=accelerator.process_index,
-    )  # fmt: skip
+        images,
+        torch.arange(SIZE),
+        batch_size=BATCH,
+        sampler=sampler,
+        mean=[0.0] * 3,
+        std=[1 / 255] * 3,
+        crop_padding=2,
+        flip=True,
+        drop_last=True,
+        seed=5,
+        device=accelerator.device,
+        num_processes=accelerator.num_processes,
+        process_index=accelerator.process_index,
+    )
     loader.set_epoch(epoch)
     weights = torch.arange(6.0) + 1
     seen = []

@@ -99,15 +99,18 @@ class TestSettings:
             (["--seed", "-1"], "`seed` must not be negative, but is -1."),
             (["--data_seed", "-1"], "`data_seed` must not be negative, but is -1."),
             (["--crop_padding", "-4"], "`crop_padding` must not be negative, but is -4."),
-            (["--imbalance_ratio", "0.01"], "`imbalance_ratio` is largest over smallest class and must be at least 1, "
-                                            "but is 0.01. Did you mean 100?"),
+            (
+                ["--imbalance_ratio", "0.01"],
+                "`imbalance_ratio` is largest over smallest class and must be at least 1, "
+                "but is 0.01. Did you mean 100?",
+            ),
             (["--imbalance_ratio", "-3"], "`imbalance_ratio` must be positive, but is -3.0."),
             (["--log_with", "tensorbord"], "`log_with` is 'tensorbord', but the trackers installed here are: "),
             (["--config", "configs/unimix_bayas.yaml"], "is no file. Did you mean the method unimix_bayias?"),
             (["--config=nowhere.yaml"], "'nowhere.yaml' is no file."),
             (["--config"], "`--config` '' is no file."),
         ],
-    )  # fmt: skip
+    )
     def test_on_the_command_line(
         self, launcher: Launcher, recipe: Path, arguments: list[str], message: str, tmp_path: Path
     ) -> None:
@@ -123,13 +126,13 @@ class TestSettings:
             ("epochs: ten", '"epochs": Expected a number of type int. Got value: ten'),
             ("epochs: null", "`epochs` needs a value, but is null."),
             ("mixer: unimx", "'unimix']. Got value: unimx, did you mean 'unimix'?"),
-            ("decay_epochs: 5", "\"decay_epochs\": Expected a list. Got value: 5"),
+            ("decay_epochs: 5", '"decay_epochs": Expected a list. Got value: 5'),
             ("epochs: [1,\n  foo: :", "bad.yaml' is not readable as YAML"),
             ("\x00\x01", "bad.yaml' is not readable as YAML"),
             ("- 1\n- 2", "bad.yaml' must hold `setting: value` lines, but holds a list."),
             ("", "bad.yaml' must hold `setting: value` lines, but holds nothing."),
         ],
-    )  # fmt: skip
+    )
     def test_in_a_file(self, launcher: Launcher, recipe: Path, text: str, message: str, tmp_path: Path) -> None:
         (tmp_path / "bad.yaml").write_text(text)
         error = launcher.run(recipe / "train.py", "--config", "bad.yaml", cwd=tmp_path).error()
@@ -187,9 +190,7 @@ class TestData:
         assert "has no column 'label'" in error
         assert "`--label_column`" in error
         columns = {"image_column": "picture", "label_column": "kind", "profile": "step", "data_dir": tmp_path / "data"}
-        launcher.run(
-            recipe / "train.py", *settings(recipe, "erm", tmp_path / "run", **(QUICK | columns))
-        ).good()  # fmt: skip
+        launcher.run(recipe / "train.py", *settings(recipe, "erm", tmp_path / "run", **(QUICK | columns))).good()
         assert summary(tmp_path / "run")["class_counts"] == [20] * 5 + [5] * 5
 
     def test_images_that_are_not_rgb_are_converted(
@@ -222,9 +223,7 @@ class TestData:
         assert "must have a split named 'test', but has train." in error
 
     @pytest.mark.parametrize(("split", "bad"), [("train", 12), ("train", -1), ("test", 10)])
-    def test_labels_out_of_range(
-        self, launcher: Launcher, recipe: Path, split: str, bad: int, tmp_path: Path
-    ) -> None:  # fmt: skip
+    def test_labels_out_of_range(self, launcher: Launcher, recipe: Path, split: str, bad: int, tmp_path: Path) -> None:
         labels = {"train": np.repeat(range(10), 20).tolist(), "test": [*range(10)] * 4}
         labels[split][7] = bad
         error = self.error(launcher, recipe, write_data(tmp_path / "data", **labels), tmp_path)

@@ -59,9 +59,14 @@ def parse(recipe: Path, lists: list[tuple[bool, list[str]]], env: Mapping[str, s
     Each stands behind whether it is of a second stage.
     """
     done = subprocess.run(
-        [sys.executable, "-c", PARSE], input=json.dumps([str(recipe), str(ROOT), lists]), env=env, capture_output=True,
-        text=True, timeout=600, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", PARSE],
+        input=json.dumps([str(recipe), str(ROOT), lists]),
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

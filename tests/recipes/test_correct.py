@@ -116,8 +116,15 @@ def test_shifted_test_sets(launcher: Launcher, recipe: Path, run: Path) -> None:
     with (run / "shifted.csv").open() as file:
         table = {line["prior"]: line for line in csv.DictReader(file)}
     assert set(table) == {
-        "none", "given", "estimated", "trend", "center", "estimated, kept", "trend, kept", "center, kept",
-    }  # fmt: skip
+        "none",
+        "given",
+        "estimated",
+        "trend",
+        "center",
+        "estimated, kept",
+        "trend, kept",
+        "center, kept",
+    }
     assert {line["logits"] for line in table.values()} == {"as trained"}
     counts = torch.tensor(summary(run)["class_counts"])
     for ratio, direction in ((50, "forward"), (5, "backward")):
@@ -139,9 +146,13 @@ def test_shifted_test_sets_name_the_logits_that_are_calibrated(launcher: Launche
     with (run / "shifted.csv").open() as file:
         table = {line["prior"]: line for line in csv.DictReader(file)}
     assert {name: line["logits"] for name, line in table.items() if "kept" not in name} == {
-        "none": "as trained", "calibrated": "vector", "given": "vector", "estimated": "vector", "trend": "vector",
+        "none": "as trained",
+        "calibrated": "vector",
+        "given": "vector",
+        "estimated": "vector",
+        "trend": "vector",
         "center": "vector",
-    }  # fmt: skip
+    }
     assert (row(done.out, "none")[0], row(done.out, "given")[0]) == ("as trained", "vector")
     assert float(table["none"]["uniform"]) == pytest.approx(
         (logits.argmax(1) == labels).double().mean().item(), abs=1e-6
@@ -254,10 +265,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (
-                ["--target_prior", "unifrom"],
-                "`--target_prior` must be uniform, train, estimate, trend, center",
-            ),
+            (["--target_prior", "unifrom"], "`--target_prior` must be uniform, train, estimate, trend, center"),
             (["--strength", "auto", "--shifted"], "`--strength` is that of a correction"),
         ],
     )

@@ -70,10 +70,22 @@ def load(
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", arrow_cache)
     defaults = {
-        "dataset": "folder", "data_dir": None, "hub_id": None, "list_dir": None, "image_column": "image",
-        "label_column": "label", "train_split": "train", "test_split": None, "test_per_class": 1, "profile": "natural",
-        "imbalance_ratio": 4.0, "data_seed": 0, "stream": False, "stream_buffer": 4, "held_out_per_class": 0,
-    }  # fmt: skip
+        "dataset": "folder",
+        "data_dir": None,
+        "hub_id": None,
+        "list_dir": None,
+        "image_column": "image",
+        "label_column": "label",
+        "train_split": "train",
+        "test_split": None,
+        "test_per_class": 1,
+        "profile": "natural",
+        "imbalance_ratio": 4.0,
+        "data_seed": 0,
+        "stream": False,
+        "stream_buffer": 4,
+        "held_out_per_class": 0,
+    }
 
     def run(**changes: object) -> SimpleNamespace:
         changes = {name: str(value) if isinstance(value, Path) else value for name, value in changes.items()}
@@ -104,11 +116,13 @@ def write_parquet(path: Path, images: list, labels: list, names: tuple[str, ...]
     """Parquet in the hub's schema: images as bytes and path, labels with the names of their classes."""
     label = {"_type": "ClassLabel", "names": list(names)} if names else {"_type": "Value", "dtype": "int64"}
     table = pyarrow.table(
-        {"image": pyarrow.array(images, pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})),
-         "label": pyarrow.array(labels, pyarrow.int64() if labels and isinstance(labels[0], int) else None)}
+        {
+            "image": pyarrow.array(images, pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})),
+            "label": pyarrow.array(labels, pyarrow.int64() if labels and isinstance(labels[0], int) else None),
+        }
     ).replace_schema_metadata(
         {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}, "label": label}}})}
-    )  # fmt: skip
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(table, path, row_group_size=7)
 
@@ -187,9 +201,13 @@ class TestImageNet:
         assert data.index_hash == ltaug.index_hash(range(sum(SIZES)))
 
     def test_the_hubs_rows(
-        self, load: Callable, modules: SimpleNamespace, fake: FakeImageNet, tmp_path: Path,
+        self,
+        load: Callable,
+        modules: SimpleNamespace,
+        fake: FakeImageNet,
+        tmp_path: Path,
         capsys: pytest.CaptureFixture[str],
-    ) -> None:  # fmt: skip
+    ) -> None:
         lists, rows = fake.write_lists(tmp_path / "lists"), fake.write_rows(tmp_path / "hub")
         data = load(dataset="imagenet_lt", data_dir=rows, list_dir=lists)
         self.the_lists(data, fake)
@@ -215,9 +233,10 @@ class TestImageNet:
     @pytest.mark.parametrize("flat", [False, True])
     def test_a_folder_tree(self, load: Callable, fake: FakeImageNet, flat: bool, tmp_path: Path) -> None:
         data = load(
-            dataset="imagenet_lt", data_dir=fake.write_tree(tmp_path / "tree", flat),
+            dataset="imagenet_lt",
+            data_dir=fake.write_tree(tmp_path / "tree", flat),
             list_dir=fake.write_lists(tmp_path / "lists"),
-        )  # fmt: skip
+        )
         assert data.class_names == list(reversed(WNIDS))
         if flat:
             fake.lists["test"] = [(f"val/{path.split('/')[-1]}", label) for path, label in fake.lists["test"]]
@@ -277,7 +296,7 @@ class TestImageNet:
             ("val", lambda lines: [(lines[0][0], 1)], r"_val.txt` has '.*' in class 1, which is n01484850 in .*_train"),
             ("test", lambda lines: [("val/x.JPEG", 0)], "has 'val/x.JPEG' in class 0, which is n01491361"),
         ],
-    )  # fmt: skip
+    )
     def test_lists_that_cannot_be(
         self, load: Callable, fake: FakeImageNet, part: str, change: Callable, message: str, tmp_path: Path
     ) -> None:
@@ -351,9 +370,13 @@ class TestOfficialLists:
         return web
 
     def test_they_are_downloaded_once(
-        self, modules: SimpleNamespace, fake: FakeImageNet, web: SimpleNamespace, tmp_path: Path,
+        self,
+        modules: SimpleNamespace,
+        fake: FakeImageNet,
+        web: SimpleNamespace,
+        tmp_path: Path,
         capsys: pytest.CaptureFixture[str],
-    ) -> None:  # fmt: skip
+    ) -> None:
         official = self.small(modules, fake, web.folder)
         for _ in range(2):
             lists = modules.lists.read_lists(official, None)
@@ -659,9 +682,13 @@ class TestHub:
     @pytest.mark.skipif(not CIFAR100.is_dir(), reason="CIFAR-100 is not here")
     def test_cifar_100(self, load: Callable) -> None:
         data = load(
-            dataset="hub", data_dir=CIFAR100, image_column="img", label_column="fine_label", profile="exponential",
+            dataset="hub",
+            data_dir=CIFAR100,
+            image_column="img",
+            label_column="fine_label",
+            profile="exponential",
             imbalance_ratio=100,
-        )  # fmt: skip
+        )
         assert data.index_hash.startswith("8222d7cf6759")  # the subset of the recipe cifar_lt
         assert data.class_counts.tolist() == ltaug.exponential_counts(500, 100, 100).tolist()
         assert data.class_names[:2] == ["apple", "aquarium_fish"]
@@ -676,8 +703,9 @@ def test_digits_are_those_of_cifar_lt(load: Callable, modules: SimpleNamespace) 
         theirs = cifar.data.load_data(SimpleNamespace(**settings, held_out_per_class=0))
     assert data.index_hash == theirs.index_hash
     for ours, images, labels in (
-        (data.train, theirs.train_images, theirs.train_labels), (data.test, theirs.test_images, theirs.test_labels),
-    ):  # fmt: skip
+        (data.train, theirs.train_images, theirs.train_labels),
+        (data.test, theirs.test_images, theirs.test_labels),
+    ):
         assert ours.labels.tolist() == labels.tolist()
         image, label = ours[7]
         assert (image.size, image.mode, label) == ((64, 64), "RGB", int(labels[7]))

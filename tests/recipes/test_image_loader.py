@@ -227,10 +227,15 @@ class TestTestImages:
     def test_as_torchvision_does(self, recipe: SimpleNamespace, test_resize: float) -> None:
         cfg = settings(recipe, test_resize=test_resize)
         side = [32, 32] if test_resize == 1 else math.floor(32 / 0.875 + 0.5)
-        expected = v2.Compose([
-            v2.ToImage(), v2.Resize(side), v2.CenterCrop(32), v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(recipe.loader.IMAGENET_MEAN, recipe.loader.IMAGENET_STD),
-        ])  # fmt: skip
+        expected = v2.Compose(
+            [
+                v2.ToImage(),
+                v2.Resize(side),
+                v2.CenterCrop(32),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(recipe.loader.IMAGENET_MEAN, recipe.loader.IMAGENET_STD),
+            ]
+        )
         photos = Photos(recipe.loader.test_transform(cfg))
         shares = [recipe.loader.test_loader(cfg, photos, 3, process) for process in range(3)]
         inputs, labels = (torch.cat(parts) for parts in zip(*(b for share in shares for b in share), strict=True))

@@ -193,9 +193,12 @@ def test_state_without_adapters_is_the_networks_own(recipe: SimpleNamespace, mak
     ],
 )
 def test_adapters_and_classifier_learn(
-    recipe: SimpleNamespace, make: Callable[..., nn.Module], monkeypatch: pytest.MonkeyPatch, name: str,
+    recipe: SimpleNamespace,
+    make: Callable[..., nn.Module],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
     adapted_layers: set[str],
-) -> None:  # fmt: skip
+) -> None:
     pytest.importorskip("peft")
     if name.startswith("beit"):
         create = timm.create_model
@@ -274,9 +277,14 @@ def test_a_network_of_a_folder_says_what_its_images_were(
     """As one of the hub does, by the same file."""
     saved = timm.create_model("test_vit", num_classes=3, img_size=96)
     state = {
-        "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input_size": [3, 96, 96], "fixed_input_size": True,
-        "num_classes": 3, "classifier": "head", "first_conv": "patch_embed.proj",
-    }  # fmt: skip
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.4, 0.5, 0.6],
+        "input_size": [3, 96, 96],
+        "fixed_input_size": True,
+        "num_classes": 3,
+        "classifier": "head",
+        "first_conv": "patch_embed.proj",
+    }
     content = {"architecture": "test_vit", "num_classes": 3, "pretrained_cfg": state}
     (tmp_path / "config.json").write_text(json.dumps(content))
     save_file(saved.state_dict(), tmp_path / "model.safetensors")
@@ -343,9 +351,7 @@ def test_without_layer_decay_everything_is_decayed_alike(
     model = make()
     cfg = config(recipe, head_lr_factor=3.0, weight_decay=5e-4, optimizer="sgd")
     found = rates(recipe.optimizer.make_optimizer(cfg, model), model)
-    assert found == {
-        key: (3.0 if key.startswith("head") else 1.0, 5e-4) for key in dict(model.named_parameters())
-    }  # fmt: skip
+    assert found == {key: (3.0 if key.startswith("head") else 1.0, 5e-4) for key in dict(model.named_parameters())}
 
 
 @pytest.mark.parametrize("layer_decay", [None, 0.5])

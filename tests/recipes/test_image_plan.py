@@ -48,12 +48,14 @@ def test_rows_follow_from_the_settings(modules: SimpleNamespace, monkeypatch: py
     )
     cfg = modules.config.Config(batch_size=256, epochs=10)
     assert rows(modules.plan.table(cfg, asked)) == [
-        ["1", "256", "17.0", "6 min", "10"], ["8", "32", "3.0", "1 min", "80"],
-    ]  # fmt: skip
+        ["1", "256", "17.0", "6 min", "10"],
+        ["8", "32", "3.0", "1 min", "80"],
+    ]
     pairs = modules.config.Config(batch_size=256, epochs=1000, mixer="mixup", partner="dataset", accumulate=4)
     assert rows(modules.plan.table(pairs, asked)) == [
-        ["1", "256", "5.0", "10.0 h", "20"], ["8", "32", "1.5", "1.2 h", "160"],
-    ]  # fmt: skip
+        ["1", "256", "5.0", "10.0 h", "20"],
+        ["8", "32", "1.5", "1.2 h", "160"],
+    ]
     asked.images_per_second = None
     assert rows(modules.plan.table(cfg, asked))[0][3:] == ["–", "–"]
     asked.gpus = [7]

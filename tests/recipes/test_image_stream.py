@@ -130,11 +130,21 @@ def load(modules: SimpleNamespace, caches: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", caches / "arrow")
     monkeypatch.setenv("LTAUG_CACHE", str(caches / "ltaug"))
     defaults = {
-        "dataset": "hub", "hub_id": None, "list_dir": None, "image_column": "image", "label_column": "label",
-        "train_split": "train", "test_split": None, "test_per_class": 1, "profile": "natural", "imbalance_ratio": 4.0,
-        "data_seed": 0, "stream": True, "stream_buffer": BUFFER,
+        "dataset": "hub",
+        "hub_id": None,
+        "list_dir": None,
+        "image_column": "image",
+        "label_column": "label",
+        "train_split": "train",
+        "test_split": None,
+        "test_per_class": 1,
+        "profile": "natural",
+        "imbalance_ratio": 4.0,
+        "data_seed": 0,
+        "stream": True,
+        "stream_buffer": BUFFER,
         "held_out_per_class": 0,
-    }  # fmt: skip
+    }
 
     def run(data_dir: Path, **changes: object) -> SimpleNamespace:
         data = modules.data.load_data(SimpleNamespace(**(defaults | {"data_dir": str(data_dir)} | changes)))
@@ -244,9 +254,15 @@ class TestOnce:
     @pytest.mark.parametrize("processes", [1, 2, 3])
     @pytest.mark.parametrize("batch_size", [6, 12, 54])
     def test_every_image_comes_once(
-        self, load: Callable, modules: SimpleNamespace, folder: Path, monkeypatch: pytest.MonkeyPatch, workers: int,
-        processes: int, batch_size: int,
-    ) -> None:  # fmt: skip
+        self,
+        load: Callable,
+        modules: SimpleNamespace,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        workers: int,
+        processes: int,
+        batch_size: int,
+    ) -> None:
         train = load(folder).train
         seen: list[int] = []
         for process in range(processes):
@@ -354,9 +370,15 @@ class TestClasses:
             assert torch.equal(partner[0], partner_again[0])
 
     def test_the_pool(
-        self, load: Callable, modules: SimpleNamespace, folder: Path, read: list[int], tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    ) -> None:  # fmt: skip
+        self,
+        load: Callable,
+        modules: SimpleNamespace,
+        folder: Path,
+        read: list[int],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
         monkeypatch.setenv("LTAUG_CACHE", str(tmp_path))
         train = load(folder).train
         modules.streaming.Stream(train, (1.0,), 12, 0, 0)
@@ -392,9 +414,14 @@ class TestMemory:
     @pytest.mark.parametrize("taus", [(1.0,), (0.0,), (1.0, 1.0)])
     @pytest.mark.parametrize("workers", [1, 3])
     def test_is_what_the_formula_says(
-        self, load: Callable, modules: SimpleNamespace, folder: Path, monkeypatch: pytest.MonkeyPatch,
-        taus: tuple[float, ...], workers: int,
-    ) -> None:  # fmt: skip
+        self,
+        load: Callable,
+        modules: SimpleNamespace,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        taus: tuple[float, ...],
+        workers: int,
+    ) -> None:
         train = load(folder).train
         most = [0] * 2 * workers
         for process in range(2):
@@ -420,9 +447,15 @@ class TestResume:
     @pytest.mark.parametrize("first_step", [1, 7, 8, 17, 18])
     @pytest.mark.parametrize("workers", [0, 2, 3])
     def test_inside_an_epoch(
-        self, load: Callable, modules: SimpleNamespace, folder: Path, monkeypatch: pytest.MonkeyPatch,
-        taus: tuple[float, ...], first_step: int, workers: int,
-    ) -> None:  # fmt: skip
+        self,
+        load: Callable,
+        modules: SimpleNamespace,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        taus: tuple[float, ...],
+        first_step: int,
+        workers: int,
+    ) -> None:
         train = load(folder).train
         train.transform = lambda image: (number_of(image), float(torch.rand(())))  # as the augmentation draws
 
@@ -509,9 +542,16 @@ def copied(tmp_path: Path, model: str) -> Path:
 def arguments(recipe: Path, method: str, out: Path, folder: Path, **changes: object) -> list[str]:
     """Of a short run on the shards."""
     common = {
-        "dataset": "hub", "profile": "natural", "data_dir": folder, "stream": True, "stream_buffer": BUFFER,
-        "batch_size": 12, "workers": 2, "threads": 1, "image_size": 32,
-    }  # fmt: skip
+        "dataset": "hub",
+        "profile": "natural",
+        "data_dir": folder,
+        "stream": True,
+        "stream_buffer": BUFFER,
+        "batch_size": 12,
+        "workers": 2,
+        "threads": 1,
+        "image_size": 32,
+    }
     return settings(recipe, method, out, **common | changes)
 
 

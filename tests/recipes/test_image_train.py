@@ -88,9 +88,19 @@ def real(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_everything(real: Path) -> None:
     names = {path.name for path in real.iterdir()}
     assert names >= {
-        "config.yaml", "command.txt", "data.json", "environment.json", "metrics.jsonl", "summary.json", "per_class.csv",
-        "logits.safetensors", "model.safetensors", "ltaug.json", "report.html", "checkpoints",
-    }  # fmt: skip
+        "config.yaml",
+        "command.txt",
+        "data.json",
+        "environment.json",
+        "metrics.jsonl",
+        "summary.json",
+        "per_class.csv",
+        "logits.safetensors",
+        "model.safetensors",
+        "ltaug.json",
+        "report.html",
+        "checkpoints",
+    }
     assert summary(real)["training_images"] == sum(summary(real)["class_counts"])
     page = (real / "report.html").read_text()
     assert "Mistakes: few-shot" in page
@@ -106,9 +116,10 @@ def test_evaluation_repeats_the_run_and_corrects_it(launcher: Launcher, real: Pa
     shifted = shift_logits(logits["logits"], source, torch.ones(10), 0.5).softmax(1)
     top1 = 100 * accuracy(shifted, logits["labels"])
     assert f"| {top1:.1f} " in next(line for line in done.out.splitlines() if "strength 0.5" in line)
-    assert "needs validation images" in launcher.run(
-        evaluate, real, "--target_prior", "uniform", "--strength", "auto"
-    ).error()  # fmt: skip
+    assert (
+        "needs validation images"
+        in launcher.run(evaluate, real, "--target_prior", "uniform", "--strength", "auto").error()
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 1])

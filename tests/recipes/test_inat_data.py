@@ -69,21 +69,28 @@ def write(path: Path, data: bytes | str = b"") -> Path:
 def content(images: int, begin: int = 0, categories: tuple = CATEGORIES) -> dict:
     """As the official files are; image k is of the k-th category, modulo their number."""
     return {
-        "info": {"year": 2018}, "licenses": [{"id": 1, "name": "CC"}],
+        "info": {"year": 2018},
+        "licenses": [{"id": 1, "name": "CC"}],
         "categories": [
             {"id": k, "name": f"name{k}", "supercategory": "Plantae", "kingdom": "Plantae", "class": "Magnoliopsida"}
             for k in categories
         ],
         "images": [
-            {"id": k, "file_name": f"train_val2018/Plantae/{k % 3}/{k:032x}.jpg", "rights_holder": "Noël",
-             "width": 8, "height": 6, "license": 1}
+            {
+                "id": k,
+                "file_name": f"train_val2018/Plantae/{k % 3}/{k:032x}.jpg",
+                "rights_holder": "Noël",
+                "width": 8,
+                "height": 6,
+                "license": 1,
+            }
             for k in range(begin, begin + images)
         ],
         "annotations": [
             {"id": k, "image_id": k, "category_id": categories[k % len(categories)]}
             for k in reversed(range(begin, begin + images))
         ],
-    }  # fmt: skip
+    }
 
 
 def archive(name: str, value: object) -> bytes:

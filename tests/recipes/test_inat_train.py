@@ -110,9 +110,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def words(recipe: Path, images: Path, out: Path, **changes: object) -> list[str]:
     """Arguments of two epochs of deferred re-weighting, the second one weighted."""
     values = {
-        "dataset": "inaturalist2018", "data_dir": images, "held_out_per_class": HELD_OUT, "image_size": 32,
-        "augmentation": "plain", "batch_size": 8, "reweight_at": 0.5, "warmup_epochs": 0,
-    }  # fmt: skip
+        "dataset": "inaturalist2018",
+        "data_dir": images,
+        "held_out_per_class": HELD_OUT,
+        "image_size": 32,
+        "augmentation": "plain",
+        "batch_size": 8,
+        "reweight_at": 0.5,
+        "warmup_epochs": 0,
+    }
     return settings(recipe, "ce_drw", out, **values | changes)
 
 

@@ -106,13 +106,26 @@ def test_the_prior_of_the_logits(answers: dict[str, list]) -> None:
     uniform = torch.full_like(prior, 0.1)
     weighted = prior * effective_number_weights(COUNTS)
     expected = {
-        "erm": prior, "mixup": prior, "manifold_mixup": prior, "label_smoothing": prior, "ldam": prior,
-        "bayias": uniform, "logit_adjustment": uniform, "lade": uniform, "mixup_bayias": uniform,
-        "class_balanced": uniform, "drs": uniform, "lob_mixup": uniform, "lob_mixup_deferred": uniform,
-        "unimix_bayias_effective": uniform, "remix_bayias_effective": uniform,
-        "ce_drw": weighted / weighted.sum(), "cb_ce": weighted / weighted.sum(), "mixup_drw": weighted / weighted.sum(),
+        "erm": prior,
+        "mixup": prior,
+        "manifold_mixup": prior,
+        "label_smoothing": prior,
+        "ldam": prior,
+        "bayias": uniform,
+        "logit_adjustment": uniform,
+        "lade": uniform,
+        "mixup_bayias": uniform,
+        "class_balanced": uniform,
+        "drs": uniform,
+        "lob_mixup": uniform,
+        "lob_mixup_deferred": uniform,
+        "unimix_bayias_effective": uniform,
+        "remix_bayias_effective": uniform,
+        "ce_drw": weighted / weighted.sum(),
+        "cb_ce": weighted / weighted.sum(),
+        "mixup_drw": weighted / weighted.sum(),
         "square_root": COUNTS.double().sqrt() / COUNTS.double().sqrt().sum(),
-    }  # fmt: skip
+    }
     for name, value in expected.items():
         assert torch.tensor(answers[name][0], dtype=torch.float64) == pytest.approx(value, rel=1e-9), name
     # The paper's UniMix corrects more than there is: the rare classes are favoured.

@@ -99,13 +99,7 @@ def half(whole: Path, tmp_path: Path) -> Path:
     """The run as it was after its fourth epoch, without what comes at the end; checkpoints of the last two epochs."""
     run = tmp_path / "half"
     shutil.copytree(whole, run)
-    for name in (
-        "summary.json",
-        "model.safetensors",
-        "ltaug.json",
-        "logits.safetensors",
-        "per_class.csv",
-    ):
+    for name in ("summary.json", "model.safetensors", "ltaug.json", "logits.safetensors", "per_class.csv"):
         (run / name).unlink()
     assert checkpoints(run) == ["epoch_00003", "epoch_00004"]
     return run

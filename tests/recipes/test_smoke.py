@@ -19,9 +19,18 @@ from safetensors.torch import load_file
 from ltaug.metrics import classification_report
 
 FILES = {
-    "config.yaml", "command.txt", "data.json", "environment.json", "metrics.jsonl", "summary.json", "per_class.csv",
-    "logits.safetensors", "model.safetensors", "ltaug.json", "report.html",
-}  # fmt: skip
+    "config.yaml",
+    "command.txt",
+    "data.json",
+    "environment.json",
+    "metrics.jsonl",
+    "summary.json",
+    "per_class.csv",
+    "logits.safetensors",
+    "model.safetensors",
+    "ltaug.json",
+    "report.html",
+}
 
 
 @pytest.fixture(scope="module")

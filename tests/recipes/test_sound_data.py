@@ -70,10 +70,20 @@ def load(modules: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "arrow")
     defaults = {
-        "dataset": "folder", "data_dir": None, "sample_rate": RATE, "profile": "pareto", "imbalance_ratio": 4.0,
-        "data_seed": 0, "test_fold": 5, "audio_column": "audio", "label_column": "target", "trim_silence": True,
-        "cache_dir": "none", "on_error": "skip", "test_per_class": 2,
-    }  # fmt: skip
+        "dataset": "folder",
+        "data_dir": None,
+        "sample_rate": RATE,
+        "profile": "pareto",
+        "imbalance_ratio": 4.0,
+        "data_seed": 0,
+        "test_fold": 5,
+        "audio_column": "audio",
+        "label_column": "target",
+        "trim_silence": True,
+        "cache_dir": "none",
+        "on_error": "skip",
+        "test_per_class": 2,
+    }
 
     def run(**changes: object) -> SimpleNamespace:
         changes = {name: str(value) if isinstance(value, Path) else value for name, value in changes.items()}
@@ -122,14 +132,18 @@ def write_parquet(folder: Path, noted: bool = True, **changes: list | None) -> P
     } | changes
     kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
     table = pyarrow.table(
-        {name: pyarrow.array(values, kind if name == "audio" and values != ["x"] * len(values) else None)
-         for name, values in columns.items() if values is not None}
-    )  # fmt: skip
+        {
+            name: pyarrow.array(values, kind if name == "audio" and values != ["x"] * len(values) else None)
+            for name, values in columns.items()
+            if values is not None
+        }
+    )
     if noted:
         features = {"audio": {"_type": "Audio"}} | {
-            name: {"_type": "Value", "dtype": str(table.schema.field(name).type)} for name in table.column_names
+            name: {"_type": "Value", "dtype": str(table.schema.field(name).type)}
+            for name in table.column_names
             if name != "audio"
-        }  # fmt: skip
+        }
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     folder.mkdir()
     parquet.write_table(table, folder / "train-0.parquet")
@@ -292,9 +306,14 @@ class TestManyClips:
 
     @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied"])
     def test_a_damaged_shard_is_made_anew(
-        self, sound: SimpleNamespace, decoded: list, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        self,
+        sound: SimpleNamespace,
+        decoded: list,
+        damage: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
-    ) -> None:  # fmt: skip
+    ) -> None:
         monkeypatch.setattr(sound, "SHARD", 6)
         sound.read_all(self.ITEMS, RATE, cache_dir=str(tmp_path))
         shard = next(tmp_path.rglob("*.npz"))
@@ -345,9 +364,12 @@ class TestManyClips:
         assert len(list((tmp_path / "env/sound").rglob("*.npz"))) == 1
 
     def test_a_cache_that_cannot_be_written_is_done_without(
-        self, sound: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        self,
+        sound: SimpleNamespace,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
-    ) -> None:  # fmt: skip
+    ) -> None:
         monkeypatch.setattr(sound, "SHARD", 3)
         (tmp_path / "file").write_text("in the way")
         assert self.same(sound.read_all(self.ITEMS, RATE, cache_dir=str(tmp_path / "file")))
@@ -358,9 +380,13 @@ class TestManyClips:
 
     @pytest.mark.parametrize("cached", [True, False])
     def test_unreadable_clips_are_named_and_counted(
-        self, sound: SimpleNamespace, cached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        self,
+        sound: SimpleNamespace,
+        cached: bool,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
-    ) -> None:  # fmt: skip
+    ) -> None:
         items = [(name, data if k % 2 else b"damaged") for k, (name, data) in enumerate(self.ITEMS)]
         cache = str(tmp_path / "cache") if cached else "none"
         for rank in ("0", "0", "1"):  # failures are not kept, and one process speaks
@@ -481,9 +507,7 @@ class TestFolds:
     def test_a_class_that_cannot_be_read(self, load: Callable, tmp_path: Path) -> None:
         good = parquet.read_table(write_parquet(tmp_path / "good")).to_pylist()
         for part, folds in (("training", range(1, 5)), ("test", [5])):
-            files = [
-                None if row["fold"] in folds and row["category"] == "fire" else row["audio"] for row in good
-            ]  # fmt: skip
+            files = [None if row["fold"] in folds and row["category"] == "fire" else row["audio"] for row in good]
             with pytest.raises(ValueError, match=rf"Of class 2 \(fire\) none of the 2 {part} clips can be read"):
                 load(dataset="esc50", data_dir=write_parquet(tmp_path / part, audio=files))
 
@@ -504,7 +528,7 @@ class TestFolds:
             ({"esc10": [False] * 30}, {"dataset": "esc10"}, "has no clips. Put some into it"),
             ({}, {"imbalance_ratio": 9}, "`imbalance_ratio`=9 leaves class 2 without training clips, .* has 8"),
         ],
-    )  # fmt: skip
+    )
     def test_faults(self, load: Callable, changes: dict, settings: dict, message: str, tmp_path: Path) -> None:
         folder = write_parquet(tmp_path / "data", **changes)
         with pytest.raises(ValueError, match=message):

@@ -143,10 +143,16 @@ class TestPrior:
         uniform = torch.full_like(pi, 0.1)
         unimix = effective_prior(COUNTS, UniMix(COUNTS, 0.8), 1.0, 0.0) / pi
         expected = {
-            "erm": pi, "bayias": uniform, "class_balanced": uniform, "lob_bc": uniform, "lob_bc_deferred": uniform,
-            "mel_timm": uniform, "bc_bayias": uniform, "bc": pi * (1 - pi) / (pi * (1 - pi)).sum(),
+            "erm": pi,
+            "bayias": uniform,
+            "class_balanced": uniform,
+            "lob_bc": uniform,
+            "lob_bc_deferred": uniform,
+            "mel_timm": uniform,
+            "bc_bayias": uniform,
+            "bc": pi * (1 - pi) / (pi * (1 - pi)).sum(),
             "unimix_bayias": unimix / unimix.sum(),
-        }  # fmt: skip
+        }
         for name in CONFIGS:
             cfg = config(name)
             prior = modules.method.logits_prior(cfg, COUNTS, modules.method.make_mixer(cfg, COUNTS))

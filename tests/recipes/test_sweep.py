@@ -148,8 +148,11 @@ class TestPlan:
         words = inside(recipe, text, env)
         values = dict(zip(words[::2], words[1::2], strict=True))
         assert values == {
-            "--epochs": "30", "--warmup_epochs": "1", "--decay_epochs": "[24, 27]", "--mix_stop_epoch": "27"
-        }  # fmt: skip
+            "--epochs": "30",
+            "--warmup_epochs": "1",
+            "--decay_epochs": "[24, 27]",
+            "--mix_stop_epoch": "27",
+        }
 
     def test_deferred_methods_switch_on_digits_too(self, recipe: Path, env: Mapping[str, str], tmp_path: Path) -> None:
         text = (
@@ -164,12 +167,16 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("method", "dataset", "ratios", "names"),
         [
-            ("mislas", "cifar10", (10, 50, 100, 200),
-             ["mislas_cifar10_ir10", "mislas_cifar10_ir50", "mislas_cifar10", "mislas_cifar10"]),
+            (
+                "mislas",
+                "cifar10",
+                (10, 50, 100, 200),
+                ["mislas_cifar10_ir10", "mislas_cifar10_ir50", "mislas_cifar10", "mislas_cifar10"],
+            ),
             ("unimix_bayias", "cifar10", (100,), ["unimix_bayias_cifar10"]),
             ("unimix_bayias", "cifar100", (100,), ["unimix_bayias"]),
         ],
-    )  # fmt: skip
+    )
     def test_a_data_set_and_a_ratio_have_their_own_config(
         self, recipe: Path, env: Mapping[str, str], method: str, dataset: str, ratios: tuple[int, ...], names: list[str]
     ) -> None:
