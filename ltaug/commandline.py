@@ -1,227 +1,261 @@
-"""Command lines of recipes: a dataclass of settings filled from YAML files and words, and mistakes told in one line.
+"""Settings of a training script: a dataclass filled from YAML files and a command line.
 
 Needs jsonargparse, which the extra ``recipes`` installs.
 """
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import errno
-import os
-import re
 import sys
-import time
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-__all__ = ["check_settings", "check_tracker", "leave", "near_miss", "one_process", "parse_settings", "plain_errors"]
+from ltaug.errors import UserError, as_user_errors, did_you_mean, exit_with_error, one_line_errors, one_process
+
+__all__ = [
+    "AtLeastOne",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "PositiveFloat",
+    "PositiveInt",
+    "Ratio",
+    "Share",
+    "UserError",
+    "as_user_errors",
+    "check_tracker",
+    "did_you_mean",
+    "exit_with_error",
+    "one_line_errors",
+    "one_process",
+    "parse_settings",
+    "peek",
+    "read_settings",
+]
 
 T = TypeVar("T")
+Source = str | Path | Mapping[str, Any]
+
+if TYPE_CHECKING:
+    PositiveInt = int
+    NonNegativeInt = int
+    PositiveFloat = float
+    NonNegativeFloat = float
+    Share = float
+    AtLeastOne = float
+    Ratio = float
+else:
+    from jsonargparse.typing import ClosedUnitInterval as Share
+    from jsonargparse.typing import (
+        NonNegativeFloat,
+        NonNegativeInt,
+        PositiveFloat,
+        PositiveInt,
+        register_type,
+        restricted_number_type,
+    )
+
+    AtLeastOne = restricted_number_type("AtLeastOne", float, (">=", 1), docstring="A number from 1.")
+
+    class Ratio(float):
+        """An imbalance ratio, largest over smallest class, from 1.
+
+        >>> Ratio(0.01)
+        Traceback (most recent call last):
+        ValueError: it is the largest class over the smallest and must be at least 1, but is 0.01, did you mean 100?
+        """
+
+        def __new__(cls, value: Any) -> Ratio:
+            ratio = super().__new__(cls, value)
+            if not ratio >= 1:
+                hint = f", did you mean {1 / ratio:g}?" if ratio > 0 else "."
+                raise ValueError(
+                    f"it is the largest class over the smallest and must be at least 1, but is {ratio:g}{hint}"
+                )
+            return ratio
+
+    register_type(Ratio, serializer=float)
 
 
-def parse_settings(kind: type[T], arguments: list[str] | None = None, configs: Path | None = None) -> T:
-    """Fill a dataclass from a command line, ``--config FILE.yaml --setting value``, or leave with a line on the fault.
+def parse_settings(
+    kind: type[T],
+    arguments: Sequence[str] | None = None,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    configs: Iterable[Source] = (),
+) -> T:
+    """Fill a dataclass from defaults, YAML files and the words of a command line; each wins over those before it.
 
-    Several files may be given, and later ones win, as do settings behind them. A setting that the dataclass does not
-    have, and a value of another type, are errors that name it; so is a ValueError of its ``__post_init__``.
+    The order: the dataclass's own defaults, ``defaults``, ``configs``, the files of ``--config FILE``, and all other
+    words, ``--setting value``. A mapping takes values of its keys, ``--set.alpha 0.5``.
 
     Args:
-        kind: a dataclass; a string below an attribute is its help text.
+        kind: a dataclass; the string below an attribute is its help text. A range is a type, such as
+            ``epochs: PositiveInt`` or ``decay_at: list[Share]``. It is checked here, not where the dataclass is made in
+            Python.
         arguments: words; by default those of the program.
-        configs: folder of the named YAML files, to suggest one where a name is misspelt.
+        defaults: values that replace the dataclass's own, such as those of another run.
+        configs: YAML files of ``setting: value`` lines, or mappings.
+
+    Raises:
+        UserError: a setting does not exist, or has another type or range; a file cannot be read; or the dataclass's
+            ``__post_init__`` raises a ValueError.
 
     >>> from dataclasses import dataclass
     >>> @dataclass
     ... class Config:
     ...     lr: float = 0.1
-    >>> parse_settings(Config, ["--lr", "0.2"])
-    Config(lr=0.2)
+    ...     epochs: int = 5
+    >>> parse_settings(Config, ["--lr", "0.2"], defaults={"epochs": 9})
+    Config(lr=0.2, epochs=9)
     """
-    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
-
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    arguments = sys.argv[1:] if arguments is None else arguments
-    names = [item.name for item in fields(kind)]  # type: ignore[arg-type]  # a dataclass, as the docstring says
     parser = ArgumentParser(description=kind.__doc__, exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML file of settings; given several times, later wins")
+    parser.add_argument("--config", action="config", help="YAML file of settings; of several, the later ones win")
     parser.add_class_arguments(kind)
+    words, files = _without_configs(sys.argv[1:] if arguments is None else arguments)
+    for source in (defaults or {}, *configs, *files):
+        values = dict(source) if isinstance(source, Mapping) else read_settings(source)
+        where = "" if isinstance(source, Mapping) else f"`{source}`: "
+        _check_names(kind, values, where)
+        try:
+            parser.set_defaults(parser.parse_object(values, defaults=False).as_dict())
+        except (ArgumentError, TypeError) as error:
+            raise UserError(where + (_wrong_choice(kind, values.items()) or str(error))) from error
+        _check_nulls(kind, values, where)
+    given = [(name, value) for name, value in _options(words) if not name.startswith(("help", "print_config"))]
+    _check_names(kind, [name.partition(".")[0].rstrip("+") for name, _ in given], "", dashes="--")
     try:
-        for place, word in enumerate(arguments):
-            if word == "--config" or word.startswith("--config="):
-                _check_config_file(word.partition("=")[2] or "".join(arguments[place + 1 : place + 2]), configs, names)
-            name = word[2:].partition("=")[0]
-            # Checked here, since the parser takes any beginning of a name for the name.
-            if word.startswith("--") and name not in {*names, "config", "help"} and not name.startswith("print_config"):
-                value = [next_word for next_word in arguments[place + 1 : place + 2] if not next_word.startswith("--")]
-                raise ValueError(f"unrecognized arguments: {' '.join([word, *value])}")
-        values: Any = parser.parse_args(arguments)
-        values.pop("config")
-        return kind(**values.as_dict())
-    except (ArgumentError, ValueError) as error:
-        hint = ""
-        pattern = r"unrecognized arguments: --(\w+)|ption '([\w.]+)' is not accepted|accept option '([\w.]+)'"
-        if unknown := re.search(pattern, str(error)):
-            name = next(filter(None, unknown.groups()))
-            hint = near_miss(name, names) or "; --help lists the settings"
-        if choice := re.search(r'Parser key "(\w+)".*Got value: (\w+)', str(error), re.DOTALL):
-            choices = [known for known in get_args(get_type_hints(kind).get(choice.group(1))) if isinstance(known, str)]
-            hint = near_miss(choice.group(2), choices)
-        said = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of [\1]", str(error))
-        said = re.sub(r"a <class '(int|float)'>", r"a number of type \1", said)
-        leave(re.sub(r"<class '(\w+)'>", r"\1", said) + hint)
+        found = parser.parse_args(list(words)).as_dict()
+    except ArgumentError as error:
+        raise UserError(_wrong_choice(kind, given) or str(error)) from error
+    del found["config"]
+    _check_nulls(kind, found)
+    with as_user_errors():
+        return kind(**_built_in(found))
 
 
-def _check_config_file(path: str, configs: Path | None, names: Sequence[str]) -> None:
-    """Raise a ValueError that names the file if it is not one of settings, or is that of a second stage."""
-    if not Path(path).is_file():
-        known = sorted(file.stem for file in configs.glob("*.yaml")) if configs else []
-        close = difflib.get_close_matches(Path(path).stem, known, n=1, cutoff=0.4)
-        hint = f" Did you mean the method {close[0]}?" if close else ""
-        listed = f" There are: {', '.join(known)}." if known else ""
-        raise ValueError(f"`--config` {path!r} is no file.{hint}{listed}")
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"`--config` {path!r} is not readable as YAML: {error}.") from error
-    if not isinstance(values, dict):
-        found = "nothing" if values is None else f"a {type(values).__name__}"
-        raise ValueError(f"`--config` {path!r} must hold `setting: value` lines, but holds {found}.")
-    if "stage1" in values and "stage1" not in names:
-        raise ValueError(f"`--config` {path!r} is a second stage (it has `stage1`): start it with train_stage2.py.")
-
-
-def check_settings(
-    settings: Any,
-    *,
-    one_of: Mapping[str, Sequence[str]] | None = None,
-    at_least_one: Sequence[str] = (),
-    not_negative: Sequence[str] = (),
-    positive: Sequence[str] = (),
-    ratios: Sequence[str] = (),
-    shares: Sequence[str] = (),
-    in_0_to_1: Sequence[str] = (),
-) -> None:
-    """Raise a ValueError that names the first setting out of its range; for the ``__post_init__`` of a dataclass.
-
-    A setting may be null only if its type says so, and then it is in range. Of a list every value is looked at.
+def peek(arguments: Sequence[str] | None, name: str, default: str | None = None) -> str | None:
+    """One setting's value before all are parsed: the last ``--name value``, else that of the last ``--config`` with it.
 
     Args:
-        settings: a dataclass.
-        one_of: the known values of a name.
-        at_least_one: names of settings that must be >= 1.
-        not_negative: >= 0.
-        positive: > 0.
-        ratios: of the largest class over the smallest, >= 1.
-        shares: of the training, in 0..1.
-        in_0_to_1: others in 0..1.
+        arguments: words; None: those of the program.
+        name: of the setting.
+        default: where it is not given.
 
-    >>> from dataclasses import dataclass
-    >>> @dataclass
-    ... class Config:
-    ...     epochs: int = 10
-    ...     threads: int | None = None
-    ...     def __post_init__(self):
-    ...         check_settings(self, at_least_one=("epochs", "threads"))
-    >>> Config(epochs=0)
-    Traceback (most recent call last):
-    ValueError: `epochs` must be at least 1, but is 0.
+    >>> peek(["--method", "erm", "--method=mislas"], "method")
+    'mislas'
     """
-    for item in fields(settings):
-        if getattr(settings, item.name) is None and "None" not in str(item.type):
-            raise ValueError(f"`{item.name}` needs a value, but is null.")
-    for name, known in (one_of or {}).items():
-        if (value := getattr(settings, name)) not in known:
-            hint = near_miss(value, known) or "."
-            raise ValueError(f"`{name}` must be one of {', '.join(known)}, but is {value!r}{hint}")
-    rules: list[tuple[Sequence[str], Callable[[float], bool], str]] = [
-        (at_least_one, lambda value: value >= 1, "must be at least 1"),
-        (not_negative, lambda value: value >= 0, "must not be negative"),
-        ((*positive, *ratios), lambda value: value > 0, "must be positive"),
-        (shares, lambda value: 0 <= value <= 1, "is a share of the training and must lie in 0..1"),
-        (in_0_to_1, lambda value: 0 <= value <= 1, "must lie in 0..1"),
-    ]
-    for names, holds, rule in rules:
-        for name in names:
-            value = getattr(settings, name)
-            for number in value if isinstance(value, list) else [value]:
-                if number is not None and not holds(number):
-                    raise ValueError(f"`{name}` {rule}, but is {number}.")
-    for name in ratios:
-        if (ratio := getattr(settings, name)) is not None and ratio < 1:
-            raise ValueError(
-                f"`{name}` is largest over smallest class and must be at least 1, but is {ratio}. "
-                f"Did you mean {1 / ratio:g}?"
-            )
+    words, files = _without_configs(sys.argv[1:] if arguments is None else arguments)
+    in_files = [values[name] for values in map(read_settings, files) if values.get(name) is not None]
+    in_words = [value for key, value in _options(words) if key == name and value is not None]
+    found = [*in_files, *in_words]
+    return str(found[-1]) if found else default
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of ``setting: value`` lines.
+
+    Raises:
+        UserError: the file does not exist, or holds something else; a similar name beside it is suggested.
+    """
+    file = Path(path)
+    if not file.is_file():
+        known = sorted(each.stem for each in file.parent.glob("*.yaml"))
+        listed = f" There are: {', '.join(known)}." if known else ""
+        raise UserError(f"`{file}` is no file{did_you_mean(file.stem, known) or '.'}{listed}")
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"`{file}` is not readable as YAML: {error}.") from error
+    if not isinstance(values, dict):
+        found = "nothing" if values is None else f"a {type(values).__name__}"
+        raise UserError(f"`{file}` must hold `setting: value` lines, but holds {found}.")
+    return values
 
 
 def check_tracker(log_with: str | None) -> None:
-    """Raise a ValueError if a tracker of accelerate is not installed, which accelerate itself passes over silently.
+    """Raise a UserError if a tracker of accelerate is not installed; accelerate itself ignores it silently.
 
     >>> check_tracker("abacus")
     Traceback (most recent call last):
-    ValueError: `log_with` is 'abacus', but the trackers installed here are: ...
+    ltaug.errors.UserError: `log_with` is 'abacus', but the trackers installed here are: ...
     """
     if log_with is None:
         return
-    from accelerate.tracking import get_available_trackers  # type: ignore[import-untyped]
+    from accelerate.tracking import get_available_trackers
 
     trackers = [str(tracker) for tracker in get_available_trackers()]
     if log_with not in ("all", *trackers):
-        raise ValueError(
+        raise UserError(
             f"`log_with` is {log_with!r}, but the trackers installed here are: {', '.join(trackers) or 'none'}. "
             "Install its package, or leave the setting out: metrics.jsonl has the same rows."
         )
 
 
-def near_miss(word: str, known: Iterable[str]) -> str:
-    """', did you mean X?' or nothing.
-
-    >>> near_miss("cifar1000", ["cifar10", "digits"])
-    ", did you mean 'cifar10'?"
-    """
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f", did you mean {close[0]!r}?" if close else ""
-
-
-@contextlib.contextmanager
-def plain_errors(folder: Path) -> Iterator[None]:
-    """End with one line when settings, data, a folder or the disk are at fault; with PYTHONDEVMODE=1 as a traceback.
-
-    These are the errors of the system, the ValueErrors that the recipe's ``folder`` raises, and those of ltaug.
-    Anything else is a fault of the program and keeps its traceback.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        trains = Path(sys.argv[0]).name.startswith("train")  # the others have no such setting
-        hint = "The same command with `--resume true` continues after the last checkpoint."
-        leave(f"stopped. {hint if trains else 'What was saved before is intact.'}", code=130)
-    except (OSError, ValueError, RuntimeError) as error:
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
-        mistake = isinstance(error, OSError) or Path(__file__).resolve().parent in raised_in.parents
-        mistake = mistake or (isinstance(error, ValueError) and raised_in.parent == folder.resolve())
-        if sys.flags.dev_mode or not mistake:
-            raise
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-        leave(f"{error}{'. What was saved before is intact: make room, and resume.' if full else ''}")
+def _options(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Names and values of ``--name value`` and ``--name=value``."""
+    for place, word in enumerate(words):
+        if word.startswith("--") and len(word) > 2:
+            name, equals, value = word[2:].partition("=")
+            behind = [each for each in words[place + 1 : place + 2] if not each.startswith("--")]
+            yield name, value if equals else behind[0] if behind else None
 
 
-def one_process() -> None:
-    """Leave if there are several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        leave("this script runs on one process; train.py runs on several.")
+def _without_configs(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words but for ``--config FILE``, and these files."""
+    words, files = [], []
+    left = iter(arguments)
+    for word in left:
+        name, equals, value = word.partition("=")
+        if name != "--config":
+            words.append(word)
+        elif file := value if equals else next(left, ""):
+            files.append(file)
+        else:
+            raise UserError("`--config` needs a file.")
+    return words, files
 
 
-def leave(message: str, code: int = 2) -> NoReturn:
-    """End the program with one line. Of several processes the main one says it, the others only if it does not."""
-    if int(os.environ.get("LOCAL_RANK", "0")) > 0:
-        time.sleep(30)  # the launcher ends this process as soon as the main one has left
-    sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}\n")
-    sys.stderr.flush()
-    sys.exit(code)
+def _check_names(kind: type, names: Iterable[str], where: str, dashes: str = "") -> None:
+    known = [item.name for item in fields(kind)]
+    for name in names:
+        if name not in known:
+            hint = did_you_mean(str(name), known) or "; --help lists the settings."
+            raise UserError(f"{where}there is no setting `{dashes}{name}`{hint}")
+
+
+def _check_nulls(kind: type, values: Mapping[str, Any], where: str = "") -> None:
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if value is None and hints[name] is not Any and NoneType not in get_args(hints[name]):
+            raise UserError(f"{where}`{name}` needs a value, but is null.")
+
+
+def _wrong_choice(kind: type, given: Iterable[tuple[str, Any]]) -> str | None:
+    """Message about the first value that is not among the choices of its setting, if there is one."""
+    hints = get_type_hints(kind)
+    for name, value in given:
+        kinds = [hint for hint in (get_args(hints.get(name)) or ()) if hint is not NoneType]
+        if get_origin(hints.get(name)) is Literal:
+            kinds = [hints[name]]
+        choices = [choice for hint in kinds if get_origin(hint) is Literal for choice in get_args(hint)]
+        if choices and all(get_origin(hint) is Literal for hint in kinds) and value not in choices:
+            hint = did_you_mean(str(value), map(str, choices)) or "."
+            return f"`{name}` must be one of {', '.join(map(str, choices))}, but is {value!r}{hint}"
+    return None
+
+
+def _built_in(value: Any) -> Any:
+    """Numbers of restricted types as plain ones, which YAML and JSON can write."""
+    if isinstance(value, dict):
+        return {key: _built_in(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_built_in(item) for item in value)
+    if isinstance(value, bool):
+        return value
+    return int(value) if isinstance(value, int) else float(value) if isinstance(value, float) else value

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ltaug.errors import UserError
 from ltaug.priors import Counts, as_counts, as_labels
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "pareto_counts",
     "profile_counts",
     "shifted_counts",
+    "shifted_sets",
     "step_counts",
     "subsample",
 ]
@@ -94,36 +96,27 @@ def pareto_counts(n_max: int, num_classes: int, imbalance_ratio: float, alpha: f
     return torch.tensor([int(n_max * (1.0 + reach * step) ** -(alpha + 1.0) + 1e-9) for step in steps])
 
 
-def profile_counts(
-    profile: str,
-    available: Counts,
-    imbalance_ratio: float,
-    class_names: Sequence[str],
-    unit: str = "samples",
-    otherwise: str = "take all of them as they are with `--profile natural`",
-) -> Tensor:
+def profile_counts(profile: str, available: Counts, imbalance_ratio: float, class_names: Sequence[str]) -> Tensor:
     """Training samples a class that a profile takes of those there are; the largest class is class 0.
 
     Args:
-        profile: "exponential", "step" or "pareto", of the size of the largest class there is; "natural" takes all.
+        profile: "exponential", "step" or "pareto", scaled to the largest class there is; "natural" takes all samples.
         available: samples that each class has, [C].
-        imbalance_ratio: largest over smallest class, >= 1; "natural" does not look at it.
+        imbalance_ratio: largest over smallest class, >= 1; "natural" ignores it.
         class_names: C names, for messages.
-        unit: what the samples are, for messages: clips, images.
-        otherwise: what can be done where the profile asks for more than there is, besides a higher ratio; likewise.
 
     Returns:
         int64 [C], each at least 1 and at most what is there.
 
     Raises:
-        ValueError: a class has no samples, or is left without, or has fewer than the profile asks for.
+        UserError: a class has no samples, or is left without, or has fewer than the profile asks for.
 
     >>> profile_counts("exponential", [100, 90, 80], 10, ["ant", "bee", "cat"]).tolist()
     [100, 31, 10]
     """
     profiles = {"exponential": exponential_counts, "step": step_counts, "pareto": pareto_counts}
     if profile != "natural" and profile not in profiles:
-        raise ValueError(f"`profile` must be one of natural, {', '.join(profiles)}, but is {profile!r}.")
+        raise UserError(f"`profile` must be one of natural, {', '.join(profiles)}, but is {profile!r}.")
     available = as_counts(available, "available").cpu()
     num_classes, largest = available.numel(), int(available.max())
     if len(class_names) != num_classes:
@@ -132,24 +125,24 @@ def profile_counts(
         )
     if (empty := (available == 0).nonzero()[:, 0]).numel():
         k = int(empty[0])
-        raise ValueError(
-            f"Class {k} ({class_names[k]}) has no training {unit} ({len(empty)} of {num_classes} classes have none). "
+        raise UserError(
+            f"Class {k} ({class_names[k]}) has no training samples ({len(empty)} of {num_classes} classes have none). "
             "Add some, or take the class out."
         )
     if profile == "natural":
         return available
     counts = profiles[profile](largest, num_classes, imbalance_ratio)
     if int(counts.min()) == 0:
-        raise ValueError(
-            f"`imbalance_ratio`={imbalance_ratio:g} leaves class {int(counts.argmin())} without training {unit}, "
-            f"since the largest class has {largest}. Lower it."
+        raise UserError(
+            f"`imbalance_ratio`={imbalance_ratio:g} leaves class {int(counts.argmin())} without training samples, "
+            f"since the largest class has {largest}."
         )
     if (short := (available < counts).nonzero()[:, 0]).numel():
         k = int(short[0])
-        raise ValueError(
-            f"`imbalance_ratio`={imbalance_ratio:g} asks for {int(counts[k])} training {unit} of class {k} "
+        raise UserError(
+            f"`imbalance_ratio`={imbalance_ratio:g} asks for {int(counts[k])} training samples of class {k} "
             f"({class_names[k]}), but there are {int(available[k])} ({len(short)} of {num_classes} classes are too "
-            f"small). Raise it, or {otherwise}."
+            "small). Raise it, or take the classes as they are with `profile` natural."
         )
     return counts
 
@@ -247,6 +240,47 @@ def shifted_counts(n: int, class_counts: Counts, ratio: float, direction: str, m
     exponent = rank if direction == "forward" else num_classes - 1 - rank
     # 1e-9: n / ratio itself must not lose a sample to the rounding of the power.
     return torch.tensor([int(n * ratio ** (-int(e) / steps) + 1e-9) for e in exponent])
+
+
+def shifted_sets(labels: Counts, class_counts: Counts, seed: int = 0) -> dict[str, Tensor]:
+    """Indices of LADE's eleven test sets of other class mixes, each drawn from a balanced test set.
+
+    They go from as long-tailed as training ("forward 50", 25, 10, 5, 2) over "uniform" to the reverse ("backward 2" to
+    "backward 50"), with the counts of :func:`shifted_counts`.
+
+    Args:
+        labels: of the test set, int [N]. Of one that is not balanced, its smallest class is the largest of every set.
+        class_counts: training samples a class, [C]: which classes are the head.
+        seed: which samples are drawn.
+
+    Returns:
+        int64 indices into ``labels`` by name.
+
+    Raises:
+        UserError: a class has no test samples.
+
+    >>> sets = shifted_sets([0] * 10 + [1] * 10, [500, 5])
+    >>> len(sets), len(sets["uniform"]), len(sets["backward 50"])
+    (11, 20, 11)
+    """
+    counts = as_counts(class_counts).cpu()
+    labels = as_labels(labels).cpu()
+    available = torch.bincount(labels, minlength=counts.numel())
+    size = int(available.min())
+    if size == 0:
+        raise UserError(
+            f"Test sets of other class mixes need test samples of every class, but class {int(available.argmin())} has "
+            f"none ({int((available == 0).sum())} of {counts.numel()} classes have none)."
+        )
+    directions = [("forward", ratio) for ratio in (50, 25, 10, 5, 2)]
+    directions += [("uniform", 1), *(("backward", ratio) for ratio in (2, 5, 10, 25, 50))]
+    sets = {}
+    for direction, ratio in directions:
+        # Of ratio 1 either direction is the whole balanced set.
+        wanted = shifted_counts(size, counts, ratio, "backward" if direction == "backward" else "forward")
+        name = direction if ratio == 1 else f"{direction} {ratio}"
+        sets[name] = subsample(labels, wanted, seed=seed)
+    return sets
 
 
 def _check_profile(

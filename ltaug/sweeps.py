@@ -1,579 +1,484 @@
-"""Many runs of a recipe and one table of them: what the sweep.py and quickstart.py of every recipe share.
+"""Sweeps: train a product of settings with one script, each run once, first stages first; then make their table.
 
-A recipe says which runs there are and what the rows of its table are; here they are trained, each once, by however many
-sweeps work on the same folder, and put beside the published numbers::
-
-    parser = sweep_parser(__doc__, axes={"datasets": {"default": ["cifar100"]}})
-    arguments, settings = read_arguments(parser, own=("method", "dataset", "seed", "out"))
-    runs = [] if arguments.table else [Run(...) for seed in arguments.seeds for method in arguments.methods]
-    sweep(runs, TABLE, arguments.out, arguments.launch)
-
-The folder of a sweep holds the run folders, ``logs/`` with what the runs said, ``locks/`` while it works, and
-``table.md``, ``table.csv`` and ``table.png``. Needs matplotlib, which the extra ``plots`` installs.
+Runs are processes of this machine, or jobs of a cluster. Several sweeps may work on one folder: a run that another one
+is training is locked, and waited for.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
+import contextlib
 import dataclasses
-import io
-import json
+import itertools
 import os
+import re
 import shlex
-import socket
-import statistics
+import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from ltaug.commandline import leave, near_miss, one_process
-from ltaug.run import _defaults, read_config, write_atomically
+import yaml
+from filelock import FileLock, Timeout
 
-__all__ = [
-    "Run",
-    "Table",
-    "chosen_settings",
-    "collect",
-    "config_file",
-    "lock",
-    "quickstart",
-    "read_arguments",
-    "read_published",
-    "sweep",
-    "sweep_parser",
-]
+from ltaug.errors import UserError, did_you_mean
+from ltaug.methods import METHODS
+from ltaug.run import read_config
+from ltaug.scripts import loaded_script
 
-BEAT_S, STALE_S, WAIT_S = 20, 180, 10  # a run's lock is renewed, taken for abandoned, looked at again
+__all__ = ["Run", "check_runs", "plan_runs", "read_axes", "stopped_by_signals", "train_runs"]
+
+POLL_S, STOP_S = 0.2, 20.0
+"""Seconds between two looks at the runs, and until a run that does not stop is killed."""
+SUBMITIT = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
+"""Options of submitit that hold for every cluster."""
+OWN = ("out", "resume")
+"""Settings that a sweep gives every run by itself."""
+SHORT = {"method": "", "dataset": "", "imbalance_ratio": "ir"}
+"""What stands before a value in the name of a run, where that is not the setting's name."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a sweep: ``SCRIPT ARGUMENTS --resume true``, which leaves a ``summary.json`` once it is done.
-
-    >>> run = Run(Path("runs/erm_seed0"), Path("train.py"), ("--out", "runs/erm_seed0"), {"lr": 0.1})
-    >>> run.name, run.finished()
-    ('erm_seed0', False)
-    """
+    """One training of a sweep."""
 
     folder: Path
     """Run folder."""
-    script: Path
-    """What trains."""
-    arguments: tuple[str, ...]
-    """Its command line."""
-    settings: Any
-    """A dataclass or mapping of what the command line says, compared with the ``config.yaml`` of a finished run."""
+    words: tuple[str, ...]
+    """Its settings as words of a command line."""
     first_stage: Run | None = None
     """The run that must be finished before."""
 
     @property
     def name(self) -> str:
-        """The name of its folder, log and lock."""
+        """Name of its folder, log and lock."""
         return self.folder.name
+
+    @property
+    def command_line(self) -> list[str]:
+        """All words of its command line."""
+        first = [] if self.first_stage is None else ["--from_run", str(self.first_stage.folder)]
+        return [*self.words, *first, "--out", str(self.folder), "--resume", "true"]
 
     def finished(self) -> bool:
         """Whether nothing is left to do."""
         return (self.folder / "summary.json").is_file()
 
 
-@dataclass(frozen=True)
-class Table:
-    """What the table of a sweep shows: a part for every setting, in it a row for every method and number of epochs."""
-
-    setting: tuple[str, ...]
-    """Keys of ``summary.json`` that the rows of one part share."""
-    heading: str
-    """Of a part: a format string of these keys."""
-    method: Callable[[str, Mapping[str, Any]], str]
-    """The row of a run, from the name of its folder and its summary."""
-    columns: Mapping[str, str] = field(
-        default_factory=lambda: {"top1": "top-1", "many": "many", "medium": "medium", "few": "few", "ece": "ECE15"}
-    )
-    """Metrics that are shares, and their headings; the first one is plotted."""
-    errors: Sequence[str] = ()
-    """Those of them that are shown as errors, 100 % minus the metric."""
-    counted: str = "seeds"
-    """What the runs of a row differ in."""
-    published: Mapping[tuple[Any, ...], Mapping[str, float]] = field(default_factory=dict)
-    """Numbers to print beside the first column, in percent, by paper; keys are (method, *setting)."""
-    schedule: str = ""
-    """How long the published runs were trained, if that is the same for all."""
-
-    def setting_of(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
-        """What rows must share to stand in one part."""
-        return tuple(row[key] for key in self.setting)
-
-    def percent(self, name: str, mean: float | None, deviation: float | None = None) -> str:
-        """'40.1 ± 0.3', without the second part for a single run; a dash for an empty shot group."""
-        if mean is None:
-            return "–"
-        mean = 1 - mean if name in self.errors else mean
-        return f"{100 * mean:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+# --- which runs there are ---------------------------------------------------------------------------------------------
 
 
-# --- the command line -------------------------------------------------------------------------------------------------
-
-
-def sweep_parser(
-    description: str,
-    axes: Mapping[str, Mapping[str, Any]],
-    *,
-    out: str = "runs/sweep",
-    seeds: Sequence[int] = (0, 1, 2),
-) -> argparse.ArgumentParser:
-    """The command line of a sweep: ``--methods``, the axes, ``--seeds``, ``--out``, ``--launch`` and ``--table``.
-
-    Args:
-        description: its first line stands in the help.
-        axes: what else the runs differ in: arguments of ``add_argument`` by name, without the dashes.
-        out: default folder of the sweep.
-        seeds: default seeds.
-
-    >>> parser = sweep_parser("Train.", {"folds": {"type": int, "default": [5]}})
-    >>> parser.parse_args(["--methods", "erm", "--folds", "1", "2"]).folds
-    [1, 2]
-    """
-    parser = argparse.ArgumentParser(description=description.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--methods", nargs="+", help="files of configs/, without ending")
-    for name, settings in axes.items():
-        parser.add_argument(f"--{name}", nargs="+", **{"help": "default: %(default)s", **settings})
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds), help="default: %(default)s")
-    parser.add_argument("--out", default=out, help="folder of runs and table (default: %(default)s)")
-    parser.add_argument("--launch", default="", help="how a run is started, e.g. 'accelerate launch --num_processes 8'")
-    parser.add_argument("--table", action="store_true", help="train nothing, only make table and plot of what is there")
-    return parser
-
-
-def read_arguments(
-    parser: argparse.ArgumentParser, own: Sequence[str], words: Sequence[str] | None = None
-) -> tuple[argparse.Namespace, list[str]]:
-    """Read the command line of a sweep, and what of it is for train.py: what is unknown, and all behind ``--``.
-
-    Args:
-        parser: that of :func:`sweep_parser`.
-        own: settings of train.py that the sweep says by itself.
-        words: by default those of the program.
+def read_axes(words: Sequence[str]) -> dict[str, list[str]]:
+    """Read ``setting=value,value``; commas in brackets belong to a value.
 
     Raises:
-        ValueError: a setting is one of ``own``; or there is neither ``--methods`` nor ``--table``.
+        UserError: a word is none of that kind, or names a setting twice.
 
-    >>> arguments, settings = read_arguments(
-    ...     sweep_parser("Train.", {}), own=("seed",), words=["--methods", "erm", "--lr", "0.2", "--", "--epochs", "9"]
-    ... )
-    >>> arguments.methods, settings
-    (['erm'], ['--lr', '0.2', '--epochs', '9'])
+    >>> read_axes(["method=erm,mixup", "decay_at=[0.5,0.8],[0.9]"])
+    {'method': ['erm', 'mixup'], 'decay_at': ['[0.5,0.8]', '[0.9]']}
     """
-    words = list(sys.argv[1:] if words is None else words)
-    behind = words.index("--") if "--" in words else len(words)
-    arguments, settings = parser.parse_known_args(words[:behind])
-    one_process()
-    settings += words[behind + 1 :]
-    for word in settings:
-        if word.startswith("--") and word[2:].partition("=")[0] in own:
-            axes = [action.option_strings[0] for action in parser._actions if action.nargs == "+"]
-            raise ValueError(f"`{word}` is for a single run. A sweep has {', '.join([*axes, '--out'])}.")
-    if not (arguments.methods or arguments.table):
-        raise ValueError("`--methods` must name files of configs/, unless there is `--table`.")
-    return arguments, settings
+    axes: dict[str, list[str]] = {}
+    for word in words:
+        name, equals, text = word.removeprefix("--").partition("=")
+        values = [value.strip() for value in re.split(r",(?![^\[{]*[\]}])", text)]
+        if not (name and equals and all(values)):
+            raise UserError(f"{word!r} is no setting with values, such as method=erm,mixup or seed=0,1,2.")
+        if name in axes:
+            raise UserError(f"`{name}` is given twice. Put all its values behind one `{name}=`.")
+        axes[name] = list(dict.fromkeys(values))
+    return axes
 
 
-def config_file(configs: Path, method: str, *variants: str) -> Path:
-    """The method's file for the first variant that has one, ``METHOD_VARIANT.yaml``, or its general one.
+def plan_runs(script: str | Path, axes: Mapping[str, Sequence[str]], settings: Sequence[str], out: Path) -> list[Run]:
+    """The product of all values, with the first stages that second stages need, each run once.
 
-    Raises:
-        ValueError: there is none.
-    """
-    known = sorted(path.stem for path in configs.glob("*.yaml") if path.stem != "quickstart")
-    for name in (*(f"{method}_{variant}" for variant in variants), method):
-        if name in known:
-            return configs / f"{name}.yaml"
-    hint = near_miss(method, known) or f". There are: {', '.join(known)}."
-    raise ValueError(f"`methods` must be files of configs/, but there is no {method!r}{hint}")
-
-
-def chosen_settings(settings: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Those words of a command line that give one of the named settings, for a second stage that takes them as well.
-
-    >>> chosen_settings(["--lr", "0.2", "--threads", "1", "--data_dir=images"], ("data_dir", "threads"))
-    ['--threads', '1', '--data_dir=images']
-    """
-    chosen: list[str] = []
-    for place, word in enumerate(settings):
-        name, equals, _ = word.partition("=")
-        if name.startswith("--") and name[2:] in names:
-            chosen += [word] if equals else settings[place : place + 2]
-    return chosen
-
-
-# --- running ----------------------------------------------------------------------------------------------------------
-
-
-def sweep(
-    runs: Iterable[Run], table: Table, out: str | Path, launch: str = "", not_compared: Sequence[str] = ("out",)
-) -> None:
-    """Train what is not trained yet, first stages first, and write the table; end with code 1 if runs have failed.
-
-    Several sweeps may work on one folder, on machines that share it: each run is taken by one of them, and the others
-    wait for it. A run that was broken off continues; that of a machine which has died is taken over after three
-    minutes. A failed run stops none but its second stages.
+    A first stage gets the settings of its second stage, but for changes of the method (``set``). A second stage takes
+    data, network and seed from its first stage, and its schedule is its own: of the schedule's settings it gets only
+    those that are named ``second_stage.SETTING``.
 
     Args:
-        runs: none, to make the table of what is there.
-        table: what it shows.
+        script: what trains; settings are checked where it is run.
+        axes: values by setting.
+        settings: words of a command line, for all runs.
         out: folder of the sweep.
-        launch: how a script is started; by default by this Python.
-        not_compared: settings in which a finished run may differ from what is asked now.
 
     Raises:
-        ValueError: a finished run was trained with other settings: the table would mix them.
+        UserError: a method is not known, or a setting is given twice or is the sweep's own.
     """
-    out = Path(out)
-    runs = _with_first_stages(runs)
-    _check_finished(runs, not_compared)
-    out.mkdir(parents=True, exist_ok=True)
-    failed = _work(runs, out, shlex.split(launch) or [sys.executable])
-    rows = collect(out, table)
-    if rows:
-        _write_tables(rows, table, out)
-    for name, reason in failed.items():
-        sys.stderr.write(f"FAILED {name}: {reason}. Its output: {out / 'logs' / name}.log\n")
-    if failed:
-        leave(f"{len(failed)} of the runs failed; the others are in the table. Start it again to repeat the failed.", 1)
-
-
-def _with_first_stages(runs: Iterable[Run]) -> list[Run]:
-    """Every run once, first stages before the second stages that start from them."""
+    given = dict(_options(settings))
+    for name in (*axes, *given):
+        if name in OWN:
+            raise UserError(f"`{name}` is a setting of a single run. A sweep chooses it for each of its runs.")
+        if name in axes and name in given:
+            raise UserError(f"`{name}` has several values, and one for all runs as well. Give it once.")
     found: dict[Path, Run] = {}
-    for run in runs:
-        for each in (run.first_stage, run):
-            if each is not None:
-                found.setdefault(each.folder, each)
+    method = given.pop("method", None) or "erm"
+    settings = _select(settings, lambda name: None if name == "method" else name)
+    for values in itertools.product(*axes.values()):
+        chosen = {"method": method, **dict(zip(axes, values, strict=True))}
+        for run in _with_first_stage(chosen, settings, out, "from_run" in {**given, **chosen}):
+            if found.setdefault(run.folder, run).words != run.words:
+                raise UserError(
+                    f"Two runs would have the name {run.name}: {shlex.join(run.words)}. Sweep them separately."
+                )
     return list(found.values())
 
 
-def _check_finished(runs: Sequence[Run], not_compared: Sequence[str]) -> None:
-    """Refuse a folder whose finished runs were trained otherwise than is asked now."""
-    for run in runs:
-        if not (run.finished() and (run.folder / "config.yaml").is_file()):
-            continue
-        asked = run.settings if isinstance(run.settings, Mapping) else dataclasses.asdict(run.settings)
-        # A setting that came later than the run counts as its default.
-        saved = _defaults(run.settings) | read_config(run.folder / "config.yaml")
-        differ = [
-            f"`{name}` {saved.get(name)!r}, asked {value!r}"
-            for name, value in asked.items()
-            if name not in not_compared and saved.get(name) != value
-        ]
-        if differ:
-            raise ValueError(
-                f"{run.folder} was trained with other settings ({'; '.join(differ)}). Choose another `--out`, or "
-                "delete it."
-            )
+def _with_first_stage(
+    chosen: Mapping[str, str], settings: Sequence[str], out: Path, has_first_stage: bool
+) -> Iterator[Run]:
+    from ltaug.training import SCHEDULE
+
+    name = chosen["method"]
+    if name not in METHODS:
+        hint = did_you_mean(name, METHODS) or "; `ltaug methods` lists them."
+        raise UserError(f"`method` {name!r} is not known{hint}")
+
+    def words(values: Mapping[str, str], choose: Callable[[str], str | None]) -> tuple[str, ...]:
+        own = [word for key, value in values.items() for word in (f"--{key}", value)]
+        return tuple(_select([*own, *settings], choose))
+
+    def for_first(key: str) -> str | None:
+        return None if key.startswith("second_stage.") else key
+
+    def for_second(key: str) -> str | None:
+        return None if key in SCHEDULE else key.removeprefix("second_stage.")
+
+    stage = METHODS[name].first_stage
+    if stage is None:
+        values = {key: value for key, value in chosen.items() if for_first(key)}
+        yield Run(out / _name(values), words(values, for_first))
+    elif has_first_stage:
+        yield Run(out / _name(chosen), words(chosen, for_second))
+    else:
+        of_method = {key for key in chosen if key == "set" or key.startswith("set.")}
+        values = {**{key: value for key, value in chosen.items() if key not in of_method}, "method": stage}
+        plain = _select(settings, lambda key: None if key == "set" or key.startswith("set.") else key)
+        (first,) = _with_first_stage(values, plain, out, False)
+        yield first
+        yield Run(out / _name(chosen), words(chosen, for_second), first)
 
 
-def _work(runs: Sequence[Run], out: Path, launch: Sequence[str]) -> dict[str, str]:
-    """Do every run that nobody has done or is doing; wait for those of others. Returns the failed ones."""
-    failed: dict[str, str] = {}
-    left = list(runs)
-    while left:
-        advanced = False
-        for run in list(left):
-            first = run.first_stage
-            if run.finished():
-                left.remove(run)
-            elif first is not None and first.name in failed:
-                failed[run.name] = f"its first stage {first.name} failed"
-                left.remove(run)
-            elif first is None or first.finished():
-                with lock(out, run.name) as held:
-                    if held and not run.finished():
-                        number = f"{len(runs) - len(left) + 1} of {len(runs)}"
-                        _say(f"{time.strftime('%H:%M:%S')} {run.name} ({number})")
-                        if reason := _train(run, out, launch, held):
-                            failed[run.name] = reason
-                        left.remove(run)
-                        advanced = True
-        if left and not advanced:
-            time.sleep(WAIT_S)
+def _name(chosen: Mapping[str, str]) -> str:
+    """Name of a run: its values, with the names of all settings but those that speak for themselves."""
+    parts = (f"{SHORT.get(key, key)}{value}" for key, value in chosen.items())
+    return "_".join(re.sub(r"[^\w.+=-]+", "-", part).strip("-") for part in parts)
+
+
+def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Names and values of settings on a command line."""
+    for place, word in enumerate(words):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            yield name, value if equals else "".join(words[place + 1 : place + 2])
+
+
+def _select(words: Sequence[str], choose: Callable[[str], str | None]) -> list[str]:
+    """The words of a command line with settings renamed, or left out where ``choose`` returns None."""
+    selected: list[str] = []
+    name: str | None = ""
+    for word in words:
+        if word.startswith("--"):
+            old, equals, value = word[2:].partition("=")
+            name = choose(old)
+            if name is not None:
+                selected.append(f"--{name}{equals}{value}")
+        elif name is not None:
+            selected.append(word)
+    return selected
+
+
+def check_runs(script: str | Path, runs: Sequence[Run]) -> None:
+    """Read the settings of all runs, and compare those of finished ones with what is asked for.
+
+    Args:
+        script: a train.py with a dataclass ``Config``.
+        runs: of :func:`plan_runs`.
+
+    Raises:
+        UserError: a setting is wrong; or a finished run was trained with other settings, which the table would mix.
+    """
+    from ltaug.training import MAY_CHANGE, settings_of
+
+    with loaded_script(script) as module:
+        for run in runs:
+            if run.first_stage is not None and not run.first_stage.finished():
+                continue  # its settings are completed from its first stage
+            settings = settings_of(module.Config, str(script), run.command_line)
+            if not run.finished():
+                continue
+            asked = yaml.safe_load(yaml.safe_dump(dataclasses.asdict(settings)))
+            saved = read_config(run.folder / "config.yaml")
+            for item in dataclasses.fields(settings):  # a setting that came later than the run counts as its default
+                saved.setdefault(item.name, asked[item.name] if item.default is dataclasses.MISSING else item.default)
+            differ = [
+                f"`{name}` {saved[name]!r}, asked {value!r}"
+                for name, value in asked.items()
+                if saved[name] != value and (name == "epochs" or not (name in MAY_CHANGE or name.endswith("_dir")))
+            ]
+            if differ:
+                raise UserError(
+                    f"`{run.folder}` was trained with other settings ({'; '.join(differ)}). Choose another folder for "
+                    "the sweep, or delete it."
+                )
+
+
+# --- training them ----------------------------------------------------------------------------------------------------
+
+
+class Job(Protocol):
+    """A run that has been started."""
+
+    def code(self) -> int | None:
+        """Exit code, or None while it runs."""
+
+    def stop(self) -> None:
+        """Stop it; it continues from its checkpoint when it is started again."""
+
+
+Start = Callable[[Run, Sequence[str], Path, int, int], Job]
+"""Starts a run: its command, its log, its place among those that run at once, and the open file of its lock."""
+
+
+def train_runs(
+    script: str | Path,
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    parallel: int | None = None,
+    launch: str = "",
+    cluster: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """Train what is not finished, first stages first; a failed run stops only its second stages.
+
+    Whoever stops this function, by Ctrl-C or a signal that raises, stops its runs. They continue from their last
+    checkpoint when they are trained again.
+
+    Args:
+        script: what trains.
+        runs: of :func:`plan_runs`.
+        out: folder of the sweep; gets ``logs/`` with what the runs print, and ``locks/``.
+        parallel: how many runs at once; by default one on this machine, and all that are ready on a cluster.
+        launch: what starts the script, such as "accelerate launch --num_processes 8"; by default this Python.
+        cluster: options of submitit; None: on this machine.
+
+    Returns:
+        Why runs failed, by name.
+    """
+    command = [*(shlex.split(launch) or [sys.executable]), str(script)]
+    for folder in ("logs", "locks"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    if cluster is None:
+        at_once = parallel or 1
+        start: Start = _local(at_once, share=at_once > 1 and not launch)
+    else:
+        at_once, start = parallel or len(runs), _submitit(cluster, out / "jobs")
+    left, failed = list(runs), dict[str, str]()
+    active: dict[str, tuple[Run, Job, FileLock, int, int]] = {}
+    try:
+        while left or active:
+            for run, job, held, _, said in list(active.values()):
+                if (code := job.code()) is not None:
+                    del active[run.name]
+                    held.release()
+                    if code or not run.finished():
+                        failed[run.name] = _reason(out / "logs" / f"{run.name}.log", said, code)
+            for run in list(left):
+                first = run.first_stage
+                if run.finished():
+                    left.remove(run)
+                elif first is not None and first.name in failed:
+                    failed[run.name] = f"its first stage {first.name} failed"
+                    left.remove(run)
+                elif len(active) < at_once and (first is None or first.finished()):
+                    if (taken := _take(out / "locks" / f"{run.name}.lock")) is None:
+                        continue  # another sweep trains it
+                    held, file = taken
+                    if run.finished():
+                        held.release()
+                        continue
+                    log = out / "logs" / f"{run.name}.log"
+                    said = log.stat().st_size if log.exists() else 0
+                    slot = min(set(range(at_once)) - {each[3] for each in active.values()})
+                    words = [*command, *run.command_line]
+                    sys.stdout.write(f"{time.strftime('%H:%M:%S')} {run.name} ({_place(run, runs)})\n")
+                    sys.stdout.flush()
+                    active[run.name] = (run, start(run, words, log, slot, file), held, slot, said)
+                    left.remove(run)
+            if left or active:
+                time.sleep(POLL_S)
+    finally:
+        for _, job, _, _, _ in active.values():
+            job.stop()
+        for _, _, held, _, _ in active.values():
+            held.release()
     return failed
 
 
-def _train(run: Run, out: Path, launch: Sequence[str], held: Path) -> str | None:
-    """Start one run and wait for it; what went wrong, if anything. The lock learns its process, too."""
-    log = out / "logs" / f"{run.name}.log"
-    log.parent.mkdir(exist_ok=True)
-    before = log.stat().st_size if log.exists() else 0
-    command = [*launch, str(run.script), *run.arguments, "--resume", "true"]
-    with log.open("a") as file:
-        file.write(f"{shlex.join(command)}\n")
-        file.flush()
-        with subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
-            try:
-                write_atomically(held, _owner(os.getpid(), process.pid))
-                code = process.wait()
-            except BaseException:  # whoever stops the sweep stops its run, which continues from its checkpoint
-                process.terminate()
-                raise
-    if code == 0 and run.finished():
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Let the signals that end a process raise ``SystemExit`` inside, as Ctrl-C raises, so that runs can be stopped."""
+    numbers = [number for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None)) if number is not None]
+    before = {number: signal.signal(number, lambda got, _: sys.exit(128 + got)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _place(run: Run, runs: Sequence[Run]) -> str:
+    return f"{list(runs).index(run) + 1} of {len(runs)}"
+
+
+def _take(path: Path) -> tuple[FileLock, int] | None:
+    """The lock of a run and its open file, or None if another process has it.
+
+    The system drops the lock when the processes that hold the file have ended, however they ended.
+    """
+    files: list[int] = []
+    held = FileLock(path, on_acquired=files.append)
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
         return None
-    said = log.read_bytes()[before:].decode(errors="replace")
-    lines = [line for line in said.splitlines() if "error:" in line]
-    return lines[-1].strip() if lines else f"it ended with code {code}"
+    return held, files[0]
 
 
-@contextmanager
-def lock(out: Path, name: str) -> Iterator[Path | None]:
-    """The lock of a run, or None if another process has it: a file in ``out/locks`` that one process alone can create.
+def _reason(log: Path, said: int, code: int) -> str:
+    """Why a run failed: the last line of its output that says `error`, or its exit code."""
+    text = log.read_bytes()[said:].decode(errors="replace") if log.exists() else ""
+    lines = [line for line in text.splitlines() if "error:" in line.lower()]
+    return lines[-1].strip() if lines else f"it ended with code {code}" if code else "it ended without results"
 
-    It is renewed while it is held. One whose processes have ended is taken over; of another machine, which cannot be
-    asked, one that has not been renewed for three minutes.
-    """
-    path = out / "locks" / name
-    path.parent.mkdir(exist_ok=True)
-    if path.exists() and _abandoned(path):
-        # Of several that see it abandoned, one can rename it; and what was renamed must be what was looked at.
-        grave = path.with_name(f"{name}.{socket.gethostname()}.{os.getpid()}.abandoned")
+
+def _run_logged(command: Sequence[str], log: Path, **options: Any) -> subprocess.Popen[bytes]:
+    with log.open("ab") as file:
+        file.write(f"{shlex.join(command)}\n".encode())
+        file.flush()
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, **options)
+
+
+class _Process:
+    """A run as a process of this machine, with all that it starts in a process group of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+
+    def code(self) -> int | None:
+        return self.process.poll()
+
+    def stop(self) -> None:
+        self._signal(signal.SIGTERM)
         try:
-            path.rename(grave)
-        except FileNotFoundError:
-            pass
-        else:
-            if not _abandoned(grave):
-                grave.rename(path)
-            else:
-                grave.unlink()
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:
-        yield None
-        return
-    with os.fdopen(handle, "w") as file:
-        file.write(_owner(os.getpid()))
-    done = threading.Event()
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._signal(signal.SIGKILL)
+            self.process.wait()
 
-    def beat() -> None:
-        while not done.wait(BEAT_S):
-            with suppress(FileNotFoundError):  # given back just now
-                os.utime(path)
-
-    threading.Thread(target=beat, daemon=True).start()
-    try:
-        yield path
-    finally:
-        done.set()
-        path.unlink(missing_ok=True)
+    def _signal(self, number: int) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, number)
 
 
-def _owner(*pids: int) -> str:
-    """What a lock says: the machine, and the processes that hold it, the sweep's and the run's."""
-    return json.dumps({"host": socket.gethostname(), "pids": pids})
+def _local(at_once: int, share: bool) -> Start:
+    """Start runs on this machine; several at once share its processors, and take its GPUs in turn."""
+
+    def start(run: Run, words: Sequence[str], log: Path, slot: int, file: int) -> Job:
+        environment = dict(os.environ)
+        if share:
+            gpus = _gpus()
+            if gpus:
+                environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+            if "threads" not in dict(_options(run.words)):
+                words = [*words, "--threads", str(max(1, _cores() // at_once))]
+        # The run holds the file of its lock open, too: it stays locked should this process be killed.
+        return _Process(_run_logged(words, log, env=environment, start_new_session=True, pass_fds=(file,)))
+
+    return start
 
 
-def _abandoned(path: Path) -> bool:
-    """Whether all processes that hold a lock have ended."""
-    try:
-        holder = json.loads(path.read_text())
-        if holder["host"] == socket.gethostname():
-            return not any(map(_alive, holder["pids"]))
-    except (OSError, ValueError, KeyError):
-        pass  # being written or removed just now: its age decides
-    # The age by the clock of the shared folder, since those of two machines may differ.
-    probe = path.with_name(f".clock.{socket.gethostname()}.{os.getpid()}")
-    try:
-        probe.touch()
-        return probe.stat().st_mtime - path.stat().st_mtime > STALE_S
-    except FileNotFoundError:
-        return False
-    finally:
-        probe.unlink(missing_ok=True)
+def _gpus() -> list[str]:
+    import torch
+
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
+    return [str(k) for k in range(torch.cuda.device_count())]
 
 
-def _alive(pid: int) -> bool:
-    """Whether a process of this machine exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# --- the table --------------------------------------------------------------------------------------------------------
+@dataclass
+class ClusterRun:
+    """A run as a job of a cluster: what submitit pickles, and starts again after a time limit or a preemption."""
+
+    command: list[str]
+    log: str
+
+    def __call__(self) -> int:
+        """Train; returns the exit code."""
+        job = _Process(_run_logged(self.command, Path(self.log), start_new_session=True))
+        try:
+            return job.process.wait()
+        except BaseException:  # cancelled, preempted or out of time
+            job.stop()
+            raise
+
+    def checkpoint(self, *arguments: Any, **named: Any) -> Any:
+        """The same job once more: the run continues from its last checkpoint."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
 
 
-def read_published(
-    path: Path, key: Callable[[Mapping[str, str]], tuple[Any, ...]]
-) -> dict[tuple[Any, ...], dict[str, float]]:
-    """Read a file of published numbers, with columns ``paper`` and ``top1`` (in percent) and those that ``key`` reads.
+class _ClusterJob:
+    def __init__(self, job: Any, log: Path) -> None:
+        self.job, self.log = job, log
 
-    Args:
-        path: CSV file.
-        key: of a line: its method and, behind it, its setting, as :class:`Table` has them.
-    """
-    numbers: dict[tuple[Any, ...], dict[str, float]] = {}
-    with path.open() as file:
-        for line in csv.DictReader(file):
-            numbers.setdefault(key(line), {})[line["paper"]] = float(line["top1"])
-    return numbers
+    def code(self) -> int | None:
+        if not self.job.done():
+            return None
+        error = self.job.exception()
+        if error is None:
+            return int(self.job.result())
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(f"error: job {self.job.job_id}: {' '.join(str(error).split())}\n")
+        return 1
 
-
-def collect(out: Path, table: Table) -> list[dict[str, Any]]:
-    """A row for every setting, method and number of epochs: mean and standard deviation of every metric over its runs.
-
-    Methods stand in the order of the published numbers. A metric that no run has is None, as is the deviation of one
-    run.
-    """
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for path in sorted(out.glob("*/summary.json")):
-        summary = json.loads(path.read_text())
-        method = table.method(path.parent.name, summary)
-        groups.setdefault((table.setting_of(summary), method, summary["epochs"]), []).append(summary)
-    rows = []
-    for (setting, method, epochs), runs in groups.items():
-        row = dict(zip(table.setting, setting, strict=True))
-        row |= {"method": method, table.counted: len(runs), "epochs": epochs}
-        # Of an earlier version a run may lack a metric.
-        for name in dict.fromkeys(name for run in runs for name in run["final"]):
-            known = [run["final"][name] for run in runs if run["final"].get(name) is not None]
-            row[name] = statistics.fmean(known) if known else None
-            row[f"{name}_std"] = statistics.stdev(known) if len(known) > 1 else None
-        row["wall_time_s"] = statistics.fmean(run["wall_time_s"] for run in runs)
-        row["parameters"], row["stage1"] = runs[0]["parameters"], runs[0].get("stage1")
-        row["published"] = dict(table.published.get((method, *setting), {}))
-        rows.append(row)
-    order = {method: place for place, method in enumerate(dict.fromkeys(method for method, *_ in table.published))}
-    return sorted(rows, key=lambda row: (*table.setting_of(row), order.get(row["method"], len(order)), row["method"]))
+    def stop(self) -> None:
+        self.job.cancel(check=False)
 
 
-def _parts(rows: Sequence[dict[str, Any]], table: Table) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    """The rows by setting."""
-    parts: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        parts.setdefault(table.setting_of(row), []).append(row)
-    return parts
-
-
-def _write_tables(rows: Sequence[dict[str, Any]], table: Table, out: Path) -> None:
-    """table.md, table.csv and table.png; the first is printed, too."""
-    headings = ["method", *table.columns.values(), table.counted, "epochs", "minutes"]
-    if table.published:
-        headings.append("published top-1" + (f" ({table.schedule})" if table.schedule else ""))
-    lines = []
-    for mine in _parts(rows, table).values():
-        profile = f" ({mine[0]['profile']})" if "profile" in table.setting else ""
-        lines += [
-            f"**{table.heading.format(**mine[0])}{profile}, last epoch, in percent**, mean ± standard deviation over "
-            f"{table.counted}",
-            "",
-            f"| {' | '.join(headings)} |",
-            "|---|" + "---:|" * (len(headings) - 1),
-        ]
-        for row in mine:
-            cells = [table.percent(name, row.get(name), row.get(f"{name}_std")) for name in table.columns]
-            cells += [str(row[table.counted]), str(row["epochs"]), f"{row['wall_time_s'] / 60:.1f}"]
-            if table.published:
-                cells.append(", ".join(f"{value:g} ({paper})" for paper, value in row["published"].items()) or "–")
-            lines.append(f"| `{row['method']}` | {' | '.join(cells)} |")
-        lines.append("")
-    if any(row["stage1"] for row in rows):
-        lines += ["Epochs and minutes of a second stage are its own, on top of those of its first stage.", ""]
-    text = "\n".join(lines)
-    _say(f"\n{text}")
-    write_atomically(out / "table.md", text)
-    file = io.StringIO()
-    flat = [
-        {**row, "published": "; ".join(f"{paper} {value:g}" for paper, value in row["published"].items())}
-        for row in rows
-    ]
-    writer = csv.DictWriter(file, list(dict.fromkeys(name for row in flat for name in row)))
-    writer.writeheader()
-    writer.writerows(flat)
-    write_atomically(out / "table.csv", file.getvalue())
-    _plot(rows, table, out / "table.png")
-    _say(f"Written: {out / 'table.md'}, {out / 'table.csv'}, {out / 'table.png'}")
-
-
-def _plot(rows: Sequence[dict[str, Any]], table: Table, path: Path) -> None:
-    """The first column of every method with its deviation, and published numbers as crosses; a panel a setting."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    parts = _parts(rows, table)
-    name, heading = next(iter(table.columns.items()))
-    error = name in table.errors
-    note = f"{heading if error else f'{heading} accuracy'} (%)\ndots: ours, last epoch"
-    if table.published:
-        note += "; crosses: published" + (f", {table.schedule}" if table.schedule else "")
-    figure = Figure(figsize=(5.2 * len(parts), 1.4 + 0.3 * max(map(len, parts.values()))), layout="constrained")
-    FigureCanvasAgg(figure)
-    for k, mine in enumerate(parts.values()):
-        ax = figure.add_subplot(1, len(parts), k + 1)
-        mine.sort(key=lambda row: row[name])
-        for place, row in enumerate(mine):
-            mean, deviation = 100 * (1 - row[name] if error else row[name]), 100 * (row[f"{name}_std"] or 0)
-            ax.errorbar(mean, place, xerr=deviation, fmt="o", color="#0072B2", capsize=3)
-            ax.plot(list(row["published"].values()), [place] * len(row["published"]), "x", color="#D55E00")
-        ax.set_yticks(range(len(mine)), [row["method"] for row in mine])
-        ax.set_xlabel(note)
-        ax.set_title(table.heading.format(**mine[0]), fontsize=11)
-        ax.grid(axis="x", alpha=0.3)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    write_atomically(path, picture.getvalue())
-
-
-# --- a first look -----------------------------------------------------------------------------------------------------
-
-
-def quickstart(
-    description: str,
-    train: Callable[[str, Path, int | None], None],
-    table: Callable[[Mapping[str, Any]], str],
-    *,
-    methods: Sequence[str],
-    out: str,
-    title: str,
-) -> None:
-    """The command line of a quickstart.py: train some methods, print their table, write a page with them side by side.
+def _submitit(options: Mapping[str, Any], folder: Path) -> Start:
+    """Start runs as jobs by submitit.
 
     Args:
-        description: its first line stands in the help.
-        train: a method into a run folder, for so many epochs or, for None, those of ``configs/quickstart.yaml``; it
-            continues or repeats nothing if the folder has a run.
-        table: final metrics by method as Markdown.
-        methods: by default.
-        out: default folder of the runs.
-        title: of the page.
+        options: parameters of ``submitit.AutoExecutor``; ``cluster`` chooses it, and names that it does not know are
+            Slurm's, such as ``partition``.
+        folder: of the jobs' files.
     """
-    from ltaug.report import write_comparison
+    try:
+        import submitit
+    except ModuleNotFoundError as error:
+        raise UserError("Sweeps on a cluster need submitit: `pip install ltaug[cluster]`.") from error
+    parameters = dict(options)
+    kind = parameters.pop("cluster", None)
+    for name in options:
+        if name not in ("cluster", *SUBMITIT) and not name.startswith("slurm_"):
+            parameters[f"slurm_{name}"] = parameters.pop(name)
+    try:
+        executor = submitit.AutoExecutor(folder=folder, cluster=kind)
+        executor.update_parameters(**{"timeout_min": 24 * 60, **parameters})
+    except Exception as error:  # submitit raises many types for what a user wrote
+        raise UserError(f"The options of the cluster do not fit: {error}") from error
 
-    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
-    parser.add_argument("--out", default=out, help="folder of the runs (default: %(default)s)")
-    parser.add_argument("--methods", nargs="+", default=methods, help="files of configs/ (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, help="epochs of each method; default: those of configs/quickstart.yaml")
-    arguments = parser.parse_args()
-    one_process()
-    start = time.perf_counter()
-    folder = Path(arguments.out)
-    for method in arguments.methods:
-        train(method, folder / method, arguments.epochs)
-    # Finished runs of earlier calls stay in the table.
-    runs = {method: folder / method for method in arguments.methods}
-    runs |= {path.parent.name: path.parent for path in sorted(folder.glob("*/summary.json"))}
-    results = {method: json.loads((run / "summary.json").read_text())["final"] for method, run in runs.items()}
-    page = write_comparison(list(runs.values()), folder / "report.html", title=title)
-    seconds = time.perf_counter() - start
-    _say(f"\n{table(results)}\n\n{len(arguments.methods)} methods in {seconds:.0f} s. Open {page} in a browser.")
+    def start(run: Run, words: Sequence[str], log: Path, slot: int, file: int) -> Job:
+        executor.update_parameters(name=run.name)
+        return _ClusterJob(executor.submit(ClusterRun(list(words), str(log))), log)
 
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    return start

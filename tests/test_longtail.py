@@ -24,6 +24,8 @@ from ltaug import (
     step_counts,
     subsample,
 )
+from ltaug.errors import UserError
+from ltaug.longtail import shifted_sets
 
 CIFAR10_LT_100 = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
 SIZES = {"n_max": st.integers(1, 5000), "num_classes": st.integers(1, 40), "imbalance_ratio": st.floats(1.0, 1000.0)}
@@ -155,25 +157,25 @@ class TestProfileCounts:
         [
             ("flat", [9, 9, 9], 3, "`profile` must be one of natural, exponential, step, pareto, but is 'flat'."),
             ("natural", [9, 9], 3, "`class_names` must hold one name a class, 2 as `available`, but hold 3."),
-            ("natural", [9, 0, 0], 3, "Class 1 (bee) has no training clips (2 of 3 classes have none). Add some, or "),
+            ("natural", [9, 0, 0], 3, "Class 1 (bee) has no training samples (2 of 3 classes have none). Add some"),
             (
                 "exponential",
                 [9, 9, 9],
                 18,
-                "`imbalance_ratio`=18 leaves class 2 without training clips, since the largest class has 9. Lower it.",
+                "`imbalance_ratio`=18 leaves class 2 without training samples, since the largest class has 9.",
             ),
             (
                 "step",
                 [8, 9, 1],
                 3,
-                "`imbalance_ratio`=3 asks for 9 training clips of class 0 (ant), but there are 8 (2 "
-                "of 3 classes are too small). Raise it, or find more.",
+                "`imbalance_ratio`=3 asks for 9 training samples of class 0 (ant), but there are 8 (2 "
+                "of 3 classes are too small). Raise it, or take the classes as they are with `profile` natural.",
             ),
         ],
     )
     def test_faults_are_named(self, profile: str, available: list[int], ratio: float, message: str) -> None:
         with pytest.raises(ValueError, match=re.escape(message)):
-            profile_counts(profile, available, ratio, self.NAMES, unit="clips", otherwise="find more")
+            profile_counts(profile, available, ratio, self.NAMES)
 
 
 def published_subset(labels: list[int], counts: list[int], seed: int) -> list[int]:
@@ -328,3 +330,38 @@ class TestShiftedCounts:
     def test_errors(self, arguments: tuple, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             shifted_counts(*arguments)
+
+
+class TestShiftedSets:
+    LABELS = torch.arange(4).repeat(60)
+    COUNTS = (5, 500, 50, 200)
+
+    def test_each_has_the_counts_of_the_paper(self) -> None:
+        sets = shifted_sets(self.LABELS, self.COUNTS)
+        ratios = (50, 25, 10, 5, 2)
+        assert list(sets) == [
+            *(f"forward {ratio}" for ratio in ratios),
+            "uniform",
+            *(f"backward {ratio}" for ratio in reversed(ratios)),
+        ]
+        for name, indices in sets.items():
+            direction, _, ratio = name.partition(" ")
+            wanted = (
+                [60] * 4 if name == "uniform" else shifted_counts(60, self.COUNTS, float(ratio), direction).tolist()
+            )
+            assert class_counts(self.LABELS[indices], 4).tolist() == wanted
+            assert len(set(indices.tolist())) == len(indices)
+        assert len(sets["uniform"]) == 240
+
+    def test_they_are_a_function_of_the_seed(self) -> None:
+        first, again, other = (shifted_sets(self.LABELS, self.COUNTS, seed) for seed in (0, 0, 1))
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        assert not torch.equal(first["forward 2"], other["forward 2"])
+
+    def test_the_smallest_class_bounds_a_set_that_is_not_balanced(self) -> None:
+        labels = torch.cat([self.LABELS, torch.zeros(30, dtype=torch.int64)])
+        assert class_counts(labels[shifted_sets(labels, self.COUNTS)["uniform"]]).tolist() == [60] * 4
+
+    def test_a_class_without_test_samples_is_named(self) -> None:
+        with pytest.raises(UserError, match=r"but class 2 has none \(2 of 4 classes have none\)"):
+            shifted_sets([0, 1], self.COUNTS)

@@ -1,359 +1,352 @@
-"""The sweep behind the recipes: what is run in which order, locks, failures, settings that must agree, the table."""
+"""Sweeps: which runs there are, in which order they are trained, locks, failures, settings that differ, clusters."""
 
 from __future__ import annotations
 
-import csv
 import json
-import math
+import multiprocessing
 import os
-import socket
+import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from ltaug import sweeps
-from ltaug.sweeps import (
-    Run,
-    Table,
-    chosen_settings,
-    collect,
-    config_file,
-    lock,
-    quickstart,
-    read_arguments,
-    read_published,
-    sweep,
-    sweep_parser,
-)
+from ltaug.errors import UserError
+from ltaug.sweeps import Run, check_runs, plan_runs, read_axes, stopped_by_signals, train_runs
 
-# A training: appends to a file what it was asked, fails if its folder's name says so, and leaves what a table needs.
+# A training: appends its name to a file, does what its `kind` says, and leaves a summary. As a module, it has settings.
 TRAIN = """
-import json, pathlib, sys
-folder, top1 = pathlib.Path(sys.argv[1]), float(sys.argv[2])
-with (folder.parent / "started").open("a") as file:
-    print(folder.name, *sys.argv[2:], file=file)
-if "bad" in folder.name:
-    sys.exit("train.py: error: it is bad.")
-if "killed" in folder.name:
-    sys.exit(7)
-folder.mkdir(exist_ok=True)
-final = {"top1": top1, "few": None, "ece": 0.25}
-summary = {"dataset": "toys", "epochs": 2, "final": final, "wall_time_s": 90.0, "parameters": 3}
-(folder / "summary.json").write_text(json.dumps(summary))
+import json, pathlib, sys, time
+if __name__ == "__main__":
+    words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+    folder, kind = pathlib.Path(words["--out"]), words.get("--kind", "good")
+    with (folder.parent / "started").open("a") as file:
+        print(folder.name, *sys.argv[1:], file=file)
+    print("started")
+    if kind == "bad" and words["--method"] == "erm":
+        sys.exit("train.py: error: it is bad.")
+    if kind == "killed":
+        sys.exit(7)
+    end = time.monotonic() + {"slow": 60, "short": 0.6}.get(kind, 0)
+    while time.monotonic() < end and not (folder.parent / "let go").exists():
+        time.sleep(0.01)
+    folder.mkdir(exist_ok=True)
+    settings = {word[2:]: value for word, value in words.items()}
+    summary = {"method": words["--method"], "epochs": 2, "settings": settings, "final": {"top1": 0.5}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    sys.exit()
+from dataclasses import dataclass
+from ltaug.training import TrainSettings
+@dataclass
+class Config(TrainSettings):
+    kind: str = "good"
 """
-COLUMNS = {"top1": "top-1", "few": "few"}
-
-
-def table_of(**settings: Any) -> Table:
-    return Table(
-        ("dataset",), "{dataset}", lambda name, summary: name.rpartition("_")[0], **{"columns": COLUMNS} | settings
-    )
 
 
 @pytest.fixture
 def script(tmp_path: Path) -> Path:
-    (tmp_path / "out").mkdir()
     (tmp_path / "train.py").write_text(TRAIN)
     return tmp_path / "train.py"
 
 
-def make(script: Path, name: str, top1: float = 0.5, first: Run | None = None, settings: Any = None) -> Run:
-    folder = script.parent / "out" / name
-    return Run(folder, script, (str(folder), str(top1)), settings or {}, first)
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
 
 
-def started(script: Path) -> list[str]:
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps, "POLL_S", 0.02)
+
+
+def started(out: Path) -> list[str]:
     """The names of the trainings that there were, in order."""
-    path = script.parent / "out" / "started"
+    path = out / "started"
     return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
 
 
-class TestSweep:
-    def test_first_stages_come_first_and_nothing_is_repeated(self, script: Path) -> None:
-        first = make(script, "one_0")
-        runs = [make(script, "two_0", first=first), make(script, "three_0", first=first), first]
-        sweep(runs, table_of(), script.parent / "out")
-        assert started(script) == ["one_0", "two_0", "three_0"]
-        sweep(runs, table_of(), script.parent / "out")
-        assert len(started(script)) == 3
-        assert (script.parent / "out" / "started").read_text().splitlines()[0] == "one_0 0.5 --resume true"
-        assert not list((script.parent / "out" / "locks").iterdir())
+def wait_until(holds: Callable[[], Any], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
 
-    def test_a_failed_run_stops_only_its_second_stage(self, script: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        bad = make(script, "bad_0")
-        runs = [make(script, "after_0", first=bad), make(script, "killed_0"), make(script, "good_0", 0.75)]
-        with pytest.raises(SystemExit) as left:
-            sweep(runs, table_of(), script.parent / "out")
-        assert left.value.code == 1
-        said = capsys.readouterr()
-        log = script.parent / "out" / "logs" / "bad_0.log"
-        assert f"FAILED bad_0: train.py: error: it is bad.. Its output: {log}" in said.err
-        assert "FAILED after_0: its first stage bad_0 failed" in said.err
-        assert "FAILED killed_0: it ended with code 7" in said.err
-        assert "3 of the runs failed" in said.err
-        assert "| `good` | 75.0 | – | 1 | 2 | 1.5 |" in said.out
-        assert started(script) == ["bad_0", "killed_0", "good_0"]
-        assert "it is bad" in log.read_text()
 
-    def test_the_run_of_another_sweep_is_waited_for(self, script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sweeps, "WAIT_S", 0.05)
-        run, out = make(script, "one_0"), script.parent / "out"
-        with lock(out, "one_0") as mine:
-            assert mine == out / "locks" / "one_0"
-            working = threading.Thread(target=sweep, args=([run, make(script, "two_0")], table_of(), out))
-            working.start()
-            end = time.monotonic() + 60
-            while "two_0" not in started(script) and time.monotonic() < end:
-                time.sleep(0.01)
-            assert working.is_alive()
-            subprocess.run([sys.executable, str(script), *run.arguments], check=True)
-        working.join(60)
-        assert started(script) == ["two_0", "one_0"]
+def plan(out: Path, *words: str, settings: tuple[str, ...] = ()) -> list[Run]:
+    return plan_runs("train.py", read_axes(words), settings, out)
 
-    def test_launch_starts_it(self, script: Path) -> None:
-        sweep([make(script, "one_0")], table_of(), script.parent / "out", f"{sys.executable} -X importtime")
-        log = (script.parent / "out" / "logs" / "one_0.log").read_text()
+
+def finish(run: Run, **config: Any) -> None:
+    run.folder.mkdir(parents=True)
+    (run.folder / "summary.json").write_text(json.dumps({"method": "x", "epochs": 1, "final": {"top1": 0.5}}))
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+class TestPlan:
+    def test_all_combinations(self, out: Path) -> None:
+        runs = plan(out, "dataset=my_set,b", "method=erm,mixup", "lr=0.1", settings=("--epochs", "3"))
+        assert [run.name for run in runs] == ["erm_my_set_lr0.1", "mixup_my_set_lr0.1", "erm_b_lr0.1", "mixup_b_lr0.1"]
+        assert runs[0].command_line == [
+            *("--method", "erm", "--dataset", "my_set", "--lr", "0.1", "--epochs", "3"),
+            *("--out", str(out / "erm_my_set_lr0.1"), "--resume", "true"),
+        ]
+
+    def test_first_stages_come_by_themselves_and_once(self, out: Path) -> None:
+        runs = plan(out, "method=mislas,lws_mixup,mixup", "seed=0,1")
+        assert [run.name for run in runs] == [
+            *("mixup_seed0", "mislas_seed0", "mixup_seed1", "mislas_seed1"),
+            *("lws_mixup_seed0", "lws_mixup_seed1"),
+        ]
+        assert runs[1].first_stage == runs[0]
+        assert "--from_run" in runs[1].command_line
+        assert runs[1].command_line[-5] == str(runs[0].folder)
+
+    def test_a_schedule_is_that_of_first_stages(self, out: Path) -> None:
+        settings = ("--epochs", "3", "--schedule=steps", "--decay_at", "[0.5]", "--threads", "1")
+        first, second = plan(out, "method=crt", "second_stage.epochs=5", settings=settings)
+        assert first.words == ("--method", "erm", *settings)
+        assert second.words == ("--method", "crt", "--epochs", "5", "--threads", "1")
+        assert (first.name, second.name) == ("erm", "crt_second_stage.epochs5")
+
+    def test_changes_of_a_method_are_its_own(self, out: Path) -> None:
+        runs = plan(out, "method=mislas,mixup", "set.smoothing_head=0.2,0.3", settings=("--set.mode", "paper"))
+        assert [run.name for run in runs] == [
+            "mixup",
+            "mislas_set.smoothing_head0.2",
+            "mislas_set.smoothing_head0.3",
+            "mixup_set.smoothing_head0.2",
+            "mixup_set.smoothing_head0.3",
+        ]
+        assert runs[0].words == ("--method", "mixup")
+        assert runs[1].words == ("--method", "mislas", "--set.smoothing_head", "0.2", "--set.mode", "paper")
+
+    def test_a_first_stage_of_ones_own(self, out: Path) -> None:
+        (run,) = plan(out, "method=crt", settings=("--from_run", "runs/mine"))
+        assert (run.first_stage, run.words) == (None, ("--method", "crt", "--from_run", "runs/mine"))
+
+    def test_the_method_of_the_settings(self, out: Path) -> None:
+        assert [run.name for run in plan(out, "seed=0,1", settings=("--method=bayias",))] == [
+            "bayias_seed0",
+            "bayias_seed1",
+        ]
+        assert [run.name for run in plan(out, "seed=3")] == ["erm_seed3"]
+
+    @pytest.mark.parametrize(
+        ("axes", "settings", "message"),
+        [
+            (["method=erm", "seed"], [], "'seed' is no setting with values"),
+            (["method=erm,,mixup"], [], "is no setting with values"),
+            (["seed=1", "seed=2"], [], "`seed` is given twice"),
+            (["method=mislass"], [], "`method` 'mislass' is not known, did you mean 'mislas'?"),
+            (["method=erm"], ["--out", "x"], "`out` is a setting of a single run"),
+            (["resume=true,false"], [], "`resume` is a setting of a single run"),
+            (["lr=1,2"], ["--lr", "3"], "`lr` has several values, and one for all runs"),
+            (["data_dir=a/b,a-b"], [], "Two runs would have the name erm_data_dira-b"),
+        ],
+    )
+    def test_bad_input(self, axes: list[str], settings: list[str], message: str, out: Path) -> None:
+        with pytest.raises(UserError) as error:
+            plan(out, *axes, settings=tuple(settings))
+        assert message in str(error.value)
+
+    def test_brackets_hold_a_value_together(self) -> None:
+        assert read_axes(["decay_at=[0.5,0.8],[0.9]", "set={alpha: 1, tau: 0}"]) == {
+            "decay_at": ["[0.5,0.8]", "[0.9]"],
+            "set": ["{alpha: 1, tau: 0}"],
+        }
+
+
+class TestCheck:
+    def test_wrong_settings_are_told_before_anything_runs(self, script: Path, out: Path) -> None:
+        with pytest.raises(UserError, match="there is no setting `--lrr`, did you mean 'lr'"):
+            check_runs(script, plan(out, "method=erm,crt", settings=("--lrr", "1")))
+        assert not out.exists()
+        with pytest.raises(UserError, match="is no file: a training script is needed"):
+            check_runs(script.with_name("trian.py"), plan(out, "method=erm"))
+
+    def test_finished_runs_of_other_settings_are_refused(self, script: Path, out: Path) -> None:
+        (run,) = runs = plan(out, "method=erm", settings=("--lr", "0.1", "--epochs", "9"))
+        finish(run, lr=0.1, epochs=9, threads=3, out="elsewhere")  # of a version that did not have all settings
+        check_runs(script, runs)
+        for changed, message in (({"lr": 0.2}, "`lr` 0.2, asked 0.1"), ({"epochs": 5}, "`epochs` 5, asked 9")):
+            (run.folder / "config.yaml").write_text(yaml.safe_dump({"lr": 0.1, "epochs": 9, **changed}))
+            with pytest.raises(UserError, match=rf"erm` was trained with other settings \({message}\)"):
+                check_runs(script, runs)
+        (run.folder / "config.yaml").write_text(yaml.safe_dump({"lr": 0.1, "epochs": 9, "kind": "bad"}))
+        with pytest.raises(UserError, match="`kind` 'bad', asked 'good'"):
+            check_runs(script, runs)
+
+
+class TestTrain:
+    def test_first_stages_come_first_and_nothing_is_repeated(self, script: Path, out: Path) -> None:
+        runs = plan(out, "method=crt,lws,erm")
+        for _ in range(2):
+            assert train_runs(script, runs, out) == {}
+            assert started(out) == ["erm", "crt", "lws"]
+        line = (out / "started").read_text().splitlines()[1]
+        assert f"--from_run {out / 'erm'} --out {out / 'crt'} --resume true" in line
+        log = (out / "logs" / "crt.log").read_text().splitlines()
+        assert log[0].startswith(f"{sys.executable} {script} --method crt")
+        assert log[1:] == ["started"]
+
+    def test_a_broken_run_is_trained_again(self, script: Path, out: Path) -> None:
+        (run,) = runs = plan(out, "method=erm")
+        finish(run)
+        (run.folder / "summary.json").unlink()
+        train_runs(script, runs, out)
+        assert started(out) == ["erm"]
+
+    def test_a_failed_run_stops_only_its_second_stages(self, script: Path, out: Path) -> None:
+        runs = plan(out, "method=crt,mixup", settings=("--kind", "bad"))
+        runs += plan(out, "method=bayias", settings=("--kind", "killed"))
+        assert train_runs(script, runs, out) == {
+            "erm": "train.py: error: it is bad.",
+            "crt": "its first stage erm failed",
+            "bayias": "it ended with code 7",
+        }
+        assert started(out) == ["erm", "mixup", "bayias"]
+
+    def test_launch_starts_it(self, script: Path, out: Path) -> None:
+        train_runs(script, plan(out, "method=erm"), out, launch=f"{sys.executable} -X importtime")
+        log = (out / "logs" / "erm.log").read_text()
         assert log.startswith(f"{sys.executable} -X importtime {script} ")
         assert "import time:" in log
 
-    def test_finished_runs_of_other_settings_are_refused(self, script: Path) -> None:
-        @dataclass
-        class Config:
-            lr: float = 0.1
-            out: str = "x"
-            later: int = 0
+    def test_several_at_once(self, script: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+        monkeypatch.setattr(sweeps, "_cores", lambda: 8)
+        seen, start = [], sweeps.subprocess.Popen
 
-        def saved(**values: Any) -> None:
-            (run.folder / "config.yaml").write_text(yaml.safe_dump(values))
+        def watched(command: list[str], **options: Any) -> Any:
+            running = sum(process.poll() is None for _, process in seen)
+            seen.append(((running, options["env"]["CUDA_VISIBLE_DEVICES"]), start(command, **options)))
+            return seen[-1][1]
 
-        run = make(script, "one_0", settings=Config())
-        sweep([run], table_of(), script.parent / "out")
-        saved(lr=0.1, out="y")  # written before there was `later`
-        sweep([run], table_of(), script.parent / "out")
-        saved(lr=0.2, out="x", later=0)
-        with pytest.raises(ValueError, match=r"one_0 was trained with other settings \(`lr` 0.2, asked 0.1\). Choose"):
-            sweep([run], table_of(), script.parent / "out")
-        sweep([run], table_of(), script.parent / "out", not_compared=("lr",))
-        saved(lr=0.1, later=1)
-        with pytest.raises(ValueError, match="`later` 1, asked 0"):
-            sweep([run], table_of(), script.parent / "out")
-        assert started(script) == ["one_0"]
+        monkeypatch.setattr(sweeps.subprocess, "Popen", watched)
+        runs = plan(out, "method=crt", "seed=0,1,2", settings=("--kind", "short"))
+        assert train_runs(script, runs, out, parallel=2) == {}
+        assert max(running for (running, _), _ in seen) == 1  # beside the one that starts
+        assert {gpu for (_, gpu), _ in seen} == {"4", "7"}
+        order = started(out)
+        assert sorted(order) == sorted(run.name for run in runs)
+        for seed in range(3):
+            assert order.index(f"erm_seed{seed}") < order.index(f"crt_seed{seed}")
+        assert "--threads 4" in (out / "started").read_text().splitlines()[0]
 
 
-class TestLock:
-    def owned(self, out: Path, host: str, *pids: int) -> Path:
-        path = out / "locks" / "run"
-        path.parent.mkdir()
-        path.write_text(json.dumps({"host": host, "pids": pids}))
-        return path
+class TestLocks:
+    def test_the_run_of_another_sweep_is_waited_for(self, script: Path, out: Path) -> None:
+        runs = plan(out, "method=erm,mixup,crt")
+        (out / "locks").mkdir(parents=True)
+        with FileLock(out / "locks" / "erm.lock"):
+            working = multiprocessing.get_context("fork").Process(target=train_runs, args=(script, runs, out))
+            working.start()
+            wait_until(lambda: (out / "mixup" / "summary.json").exists())
+            assert working.is_alive()
+            subprocess.run([sys.executable, str(script), *runs[0].command_line], check=True)
+        working.join(60)
+        assert working.exitcode == 0
+        assert started(out) == ["mixup", "erm", "crt"]
 
-    def test_a_free_one_is_taken_and_given_back(self, tmp_path: Path) -> None:
-        with lock(tmp_path, "run") as mine:
-            assert mine == tmp_path / "locks" / "run"
-            assert json.loads(mine.read_text()) == {"host": socket.gethostname(), "pids": [os.getpid()]}
-            with lock(tmp_path, "run") as again:
-                assert again is None
-            with lock(tmp_path, "another") as other:
-                assert other == tmp_path / "locks" / "another"
-            assert mine.exists()
-        assert not list((tmp_path / "locks").iterdir())
-
-    def test_it_is_given_back_after_an_error(self, tmp_path: Path) -> None:
-        with pytest.raises(KeyboardInterrupt), lock(tmp_path, "run"):
-            raise KeyboardInterrupt
-        assert not list((tmp_path / "locks").iterdir())
-
-    def test_it_is_renewed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sweeps, "BEAT_S", 0.01)
-        with lock(tmp_path, "run") as mine:
-            assert mine == tmp_path / "locks" / "run"
-            os.utime(mine, (0, 0))
-            end = time.monotonic() + 30
-            while mine.stat().st_mtime < 1 and time.monotonic() < end:
-                time.sleep(0.01)
-            assert mine.stat().st_mtime > 1
-
-    def test_that_of_a_dead_process_is_taken_over(self, tmp_path: Path) -> None:
-        with subprocess.Popen([sys.executable, "-c", ""]) as ended:
-            ended.wait()
-        path = self.owned(tmp_path, socket.gethostname(), ended.pid)
-        with lock(tmp_path, "run") as mine:
-            assert mine == path
-            assert json.loads(path.read_text())["pids"] == [os.getpid()]
-        # A sweep that was killed may have left its run behind.
-        path.write_text(json.dumps({"host": socket.gethostname(), "pids": [ended.pid, os.getpid()]}))
-        with lock(tmp_path, "run") as mine:
-            assert mine is None
-
-    @pytest.mark.parametrize(("age", "free"), [(10, False), (1000, True)])
-    @pytest.mark.parametrize("text", ['{"host": "another.machine", "pids": [1]}', ""])
-    def test_of_another_machine_its_age_decides(self, tmp_path: Path, text: str, age: float, free: bool) -> None:
-        path = self.owned(tmp_path, "another.machine", 1)
-        path.write_text(text)  # empty: being written just now
-        os.utime(path, (time.time() - age,) * 2)
-        with lock(tmp_path, "run") as mine:
-            assert (mine is not None) is free
-
-    def test_of_two_one_gets_an_abandoned_one(self, tmp_path: Path) -> None:
-        self.owned(tmp_path, "another.machine", 1)
-        os.utime(tmp_path / "locks" / "run", (0, 0))
-        code = "import sys, time; from pathlib import Path; from ltaug.sweeps import lock\n"
-        code += "sys.stdin.readline()\nwith lock(Path(sys.argv[1]), 'run') as mine:\n"
-        code += "    print(mine is not None, flush=True); sys.stdin.readline()"
-        command = [sys.executable, "-c", code, str(tmp_path)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        both = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    def test_two_sweeps_share_the_work(self, script: Path, out: Path) -> None:
+        runs = plan(out, "method=erm,mixup,crt", "seed=0,1", settings=("--kind", "short"))
+        context = multiprocessing.get_context("fork")
+        both = [context.Process(target=train_runs, args=(script, runs, out)) for _ in range(2)]
         for process in both:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        answers = [process.stdout.readline() for process in both]
+            process.start()
         for process in both:
-            process.communicate("end\n", timeout=60)
-        assert sorted(answers) == ["False\n", "True\n"]
+            process.join(60)
+            assert process.exitcode == 0
+        assert sorted(started(out)) == sorted(run.name for run in runs)
+
+    def test_a_run_outlives_a_killed_sweep_locked(self, script: Path, out: Path) -> None:
+        """As long as the run itself goes on, nobody starts it a second time; then the lock is free."""
+        runs = plan(out, "method=erm", settings=("--kind", "slow"))
+        working = multiprocessing.get_context("fork").Process(target=train_runs, args=(script, runs, out))
+        working.start()
+        wait_until(lambda: started(out))
+        working.kill()
+        working.join(60)
+        assert sweeps._take(out / "locks" / "erm.lock") is None
+        (out / "let go").touch()
+        wait_until(lambda: runs[0].finished())
+        wait_until(lambda: (taken := sweeps._take(out / "locks" / "erm.lock")) is not None and not taken[0].release())
+
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+    def test_a_stopped_sweep_stops_its_runs(self, script: Path, out: Path, number: signal.Signals, code: int) -> None:
+        runs = plan(out, "method=erm,mixup", settings=("--kind", "slow"))
+
+        def work() -> None:
+            with stopped_by_signals():
+                train_runs(script, runs, out, parallel=2)
+
+        working = multiprocessing.get_context("fork").Process(target=work)
+        working.start()
+        wait_until(lambda: len(started(out)) == 2)
+        os.kill(working.pid, number)
+        working.join(60)
+        assert working.exitcode == code
+        for name in ("erm", "mixup"):
+            held, _ = sweeps._take(out / "locks" / f"{name}.lock")
+            held.release()
+        assert not any(run.finished() for run in runs)
+
+    def test_signals_are_as_before_afterwards(self) -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        with stopped_by_signals():
+            assert signal.getsignal(signal.SIGTERM) != before
+        assert signal.getsignal(signal.SIGTERM) == before
 
 
-def plant(out: Path, name: str, final: Mapping[str, float | None], **more: Any) -> None:
-    (out / name).mkdir(parents=True)
-    values = {"dataset": "toys", "epochs": 2, "final": dict(final), "wall_time_s": 60.0, "parameters": 3} | more
-    (out / name / "summary.json").write_text(json.dumps(values))
+class TestCluster:
+    def test_runs_are_jobs(self, script: Path, out: Path) -> None:
+        pytest.importorskip("submitit")
+        runs = plan(out, "method=crt,mixup", settings=("--kind", "bad"))
+        failed = train_runs(script, runs, out, cluster={"cluster": "local", "timeout_min": 3})
+        assert failed == {"erm": "train.py: error: it is bad.", "crt": "its first stage erm failed"}
+        assert sorted(started(out)) == ["erm", "mixup"]
+        assert (out / "logs" / "mixup.log").read_text().splitlines()[1] == "started"
 
+    def test_options_are_passed_on(self, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        submitit = pytest.importorskip("submitit")
+        asked: dict[str, Any] = {}
 
-class TestTable:
-    def test_means_and_deviations(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        values = {"a": [0.5, 0.625, 0.25], "b": [0.75]}
-        for method, each in values.items():
-            for k, value in enumerate(each):
-                plant(tmp_path, f"{method}_{k}", {"top1": value, "few": None if k else 0.5}, wall_time_s=60.0 * k)
-        plant(tmp_path, "a_9", {"top1": 1.0, "few": 1.0}, epochs=3)  # of another length: a row of its own
-        sweep([], table_of(), tmp_path)
-        with (tmp_path / "table.csv").open() as file:
-            table = {(row["method"], row["epochs"]): row for row in csv.DictReader(file)}
-        assert set(table) == {("a", "2"), ("a", "3"), ("b", "2")}
-        row, one = table["a", "2"], table["b", "2"]
-        assert float(row["top1"]) == pytest.approx(sum(values["a"]) / 3)
-        spread = math.sqrt(sum((value - sum(values["a"]) / 3) ** 2 for value in values["a"]) / 2)
-        assert float(row["top1_std"]) == pytest.approx(spread)
-        assert (row["seeds"], row["few"], row["few_std"], row["wall_time_s"]) == ("3", "0.5", "", "60.0")
-        assert (one["seeds"], one["top1"], one["top1_std"]) == ("1", "0.75", "")
-        text = (tmp_path / "table.md").read_text()
-        assert f"| `a` | {100 * sum(values['a']) / 3:.1f} ± {100 * spread:.1f} | 50.0 | 3 | 2 | 1.0 |" in text
-        assert "published" not in text
-        assert text in capsys.readouterr().out
-        assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
+        class Executor:
+            def __init__(self, folder: Path, cluster: str | None) -> None:
+                asked.update(folder=folder, cluster=cluster)
 
-    def test_errors_are_shown_as_errors(self, tmp_path: Path) -> None:
-        for k, value in enumerate([0.625, 0.75]):
-            plant(tmp_path, f"a_{k}", {"top1": value, "few": None})
-        table = table_of(errors=("top1", "few"), counted="runs")
-        row = collect(tmp_path, table)[0]
-        assert (row["runs"], row["top1"]) == (2, 0.6875)  # metrics stay what they are
-        # 37.5 and 25.0: 31.25 and 12.5 / sqrt(2); the deviation is that of the accuracy.
-        assert table.percent("top1", row["top1"], row["top1_std"]) == "31.2 ± 8.8"
-        assert table.percent("ece", 0.25) == "25.0"
-        assert table.percent("few", row["few"], row["few_std"]) == "–"
-        sweep([], table, tmp_path)
-        assert "| `a` | 31.2 ± 8.8 | – | 2 | 2 | 1.0 |" in (tmp_path / "table.md").read_text()
+            def update_parameters(self, **parameters: Any) -> None:
+                asked.update(parameters)
 
-    def test_settings_are_parts_and_published_numbers_stand_beside(self, tmp_path: Path) -> None:
-        (tmp_path / "published.csv").write_text("method,paper,set,top1\nb,X,toys,50.5\nb,Y,toys,60\na,X,rest,70\n")
-        for dataset in ("toys", "rest"):
-            for method in ("a", "b", "c"):
-                plant(tmp_path / "out", f"{method}_{dataset}", {"top1": 0.5, "few": 0.5}, dataset=dataset)
-        published = read_published(tmp_path / "published.csv", lambda line: (line["method"], line["set"]))
-        assert published == {("b", "toys"): {"X": 50.5, "Y": 60.0}, ("a", "rest"): {"X": 70.0}}
-        table = table_of(published=published, schedule="9 epochs")
-        rows = collect(tmp_path / "out", table)
-        assert [(row["dataset"], row["method"]) for row in rows] == [
-            (dataset, method) for dataset in ("rest", "toys") for method in ("b", "a", "c")
-        ]
-        sweep([], table, tmp_path / "out")
-        rest, toys = (tmp_path / "out" / "table.md").read_text().split("**toys")
-        assert "| published top-1 (9 epochs) |" in rest
-        assert "| `a` | 50.0 | 50.0 | 1 | 2 | 1.0 | 70 (X) |" in rest
-        assert "| `b` | 50.0 | 50.0 | 1 | 2 | 1.0 | 50.5 (X), 60 (Y) |" in toys
-        assert "| `c` | 50.0 | 50.0 | 1 | 2 | 1.0 | – |" in toys
+        monkeypatch.setattr(submitit, "AutoExecutor", Executor)
+        sweeps._submitit({"partition": "gpu", "gpus_per_node": 4, "slurm_qos": "x", "timeout_min": 9}, out)
+        assert asked == {
+            **{"folder": out, "cluster": None, "timeout_min": 9, "gpus_per_node": 4},
+            **{"slurm_partition": "gpu", "slurm_qos": "x"},
+        }
 
-    def test_a_metric_that_came_later_is_that_of_the_runs_that_have_it(self, tmp_path: Path) -> None:
-        plant(tmp_path, "a_0", {"top1": 0.5})
-        plant(tmp_path, "a_1", {"top1": 0.75, "few": 0.25})
-        (row,) = collect(tmp_path, table_of())
-        assert (row["top1"], row["few"], row["few_std"]) == (0.625, 0.25, None)
+    def test_wrong_options_are_told(self, out: Path) -> None:
+        pytest.importorskip("submitit")
+        with pytest.raises(UserError, match=r"The options of the cluster do not fit: .*timeout_min"):
+            sweeps._submitit({"cluster": "debug", "timeout_min": "long"}, out)
 
-    def test_an_empty_folder_has_none(self, tmp_path: Path) -> None:
-        sweep([], table_of(), tmp_path / "out")
-        assert list((tmp_path / "out").iterdir()) == []
+    def test_without_submitit_it_says_what_to_install(self, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "submitit", None)
+        with pytest.raises(UserError, match=r"pip install ltaug\[cluster\]"):
+            sweeps._submitit({}, out)
 
-
-class TestCommandLine:
-    def read(self, *words: str, own: Sequence[str] = ("seed", "fold")) -> Any:
-        parser = sweep_parser("Train.\n\nMore.", {"folds": {"type": int, "default": [5]}}, out="there", seeds=[3])
-        return read_arguments(parser, own, words)
-
-    def test_what_is_unknown_or_behind_dashes_is_for_train(self) -> None:
-        arguments, settings = self.read("--methods", "a", "b", "--lr", "0.1", "--", "--wd=0", "--methods", "c")
-        assert (arguments.methods, arguments.folds, arguments.seeds) == (["a", "b"], [5], [3])
-        assert (arguments.out, arguments.launch, arguments.table) == ("there", "", False)
-        assert settings == ["--lr", "0.1", "--wd=0", "--methods", "c"]
-
-    @pytest.mark.parametrize("words", [["--seed", "7"], ["--seed=7"], ["--", "--seed", "7"]])
-    def test_settings_of_a_single_run_are_refused(self, words: list[str]) -> None:
-        message = rf"`{next(word for word in words if 'seed' in word)}` is for a single run. A sweep has "
-        with pytest.raises(ValueError, match=f"{message}--methods, --folds, --seeds, --out."):
-            self.read("--methods", "a", *words)
-        assert self.read("--methods", "a", *words, own=())[1] == [word for word in words if word != "--"]
-
-    def test_methods_are_needed_but_for_a_table(self) -> None:
-        with pytest.raises(ValueError, match="`--methods` must name files of configs/, unless there is `--table`"):
-            self.read("--out", "x")
-        assert self.read("--table")[0].methods is None
-
-    def test_the_most_special_config_is_taken(self, tmp_path: Path) -> None:
-        for name in ("a", "a_toys", "a_toys_big", "quickstart", "only_toys"):
-            (tmp_path / f"{name}.yaml").touch()
-        assert config_file(tmp_path, "a", "toys_big", "toys").stem == "a_toys_big"
-        assert config_file(tmp_path, "a", "toys_small", "toys").stem == "a_toys"
-        assert config_file(tmp_path, "a", "rest").stem == "a"
-        assert config_file(tmp_path, "only", "toys").stem == "only_toys"
-        for name, message in (("a_toy", "did you mean 'a_toys'"), ("x", "There are: a, a_toys, a_toys_big, only_toys")):
-            with pytest.raises(ValueError, match=f"there is no '{name}'.*{message}"):
-                config_file(tmp_path, name, "rest")
-        with pytest.raises(ValueError, match="there is no 'quickstart'"):
-            config_file(tmp_path, "quickstart")
-
-    def test_settings_for_both_stages(self) -> None:
-        words = ["--lr", "1", "--threads=2", "--data_dir", "lr", "--threads_more", "4"]
-        assert chosen_settings(words, ("threads",)) == ["--threads=2"]
-        assert chosen_settings(words, ("data_dir", "lr")) == ["--lr", "1", "--data_dir", "lr"]
-        assert chosen_settings(words, ()) == []
-
-
-def test_quickstart_trains_and_shows_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trained, pages = [], []
-
-    def train(method: str, out: Path, epochs: int | None) -> None:
-        trained.append((method, epochs))
-        plant(out.parent, method, {"top1": 0.5})
-
-    def page(runs: list[Path], path: Path, title: str) -> Path:
-        pages.append(([run.name for run in runs], title))
-        return path
-
-    plant(tmp_path, "earlier", {"top1": 0.25})
-    monkeypatch.setattr("ltaug.report.write_comparison", page)
-    monkeypatch.setattr(sys, "argv", ["quickstart.py", "--epochs", "3"])
-    quickstart("Train.", train, str, methods=["b", "a"], out=str(tmp_path), title="Both")
-    assert trained == [("b", 3), ("a", 3)]
-    assert pages == [(["b", "a", "earlier"], "Both")]
-    said = capsys.readouterr().out
-    assert str({"b": {"top1": 0.5}, "a": {"top1": 0.5}, "earlier": {"top1": 0.25}}) in said
-    assert f"2 methods in 0 s. Open {tmp_path / 'report.html'} in a browser." in said
+    def test_a_preempted_job_is_submitted_again(self, tmp_path: Path) -> None:
+        helpers = pytest.importorskip("submitit.helpers")
+        run = sweeps.ClusterRun([sys.executable, "-c", "print('hello'); raise SystemExit(3)"], str(tmp_path / "log"))
+        assert run() == 3
+        assert (tmp_path / "log").read_text().splitlines()[1:] == ["hello"]
+        again = run.checkpoint()
+        assert isinstance(again, helpers.DelayedSubmission)
+        assert again.function is run

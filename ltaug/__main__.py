@@ -1,0 +1,343 @@
+"""The command `ltaug`: lists methods, works on finished runs without their data or code, and starts new ones."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ltaug.errors import UserError, did_you_mean, exit_with_error, one_line_errors, one_process
+
+# Everything else is imported by the command that needs it, so that each starts fast.
+
+COLUMNS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "many": "many",
+    "medium": "medium",
+    "few": "few",
+    "ece": "ECE15",
+    "mce": "MCE",
+    "classwise_ece": "class-wise ECE",
+    "brier": "Brier",
+    "nll": "NLL",
+}
+"""Metrics of the tables that are printed, and their heads."""
+CALIBRATIONS = ("none", "temperature", "vector", "bias_corrected")
+QUICKSTART = ("erm", "class_balanced", "bayias", "mixup_bayias", "unimix_bayias")
+
+
+def methods(arguments: argparse.Namespace) -> None:
+    """List the methods, or explain one: its settings, its paper, and what is published for single data sets."""
+    from ltaug.commands.methods import describe_method, methods_table
+
+    if arguments.name is None:
+        _say(f"{methods_table()}\n\n`ltaug methods NAME` explains one.")
+    else:
+        _say(describe_method(arguments.name))
+
+
+def correct(arguments: argparse.Namespace) -> None:
+    """Correct a finished run's test logits for another class mix; nothing is trained, and no data are needed."""
+    from ltaug.commands.correct import RunCorrection
+    from ltaug.report import results_table, write_report
+
+    target, corrects = arguments.target_prior, True
+    if target is None and arguments.strength is None and arguments.calibrate == "none":
+        corrects = not arguments.shifted
+        target = "uniform" if corrects else None
+    made = RunCorrection(arguments.run, target, arguments.strength, arguments.calibrate, arguments.from_prior)
+    _say(made.source_in_words)
+    if made.tuned_on:
+        _say(f"Tuned on {made.tuned_on}.")
+    if target == "estimate":
+        _warn(
+            "Note: with many classes or few samples a free estimate may be worse than none; --target_prior center "
+            "pulls it towards the trend of the training counts, trend takes that alone."
+        )
+    corrected = shifted = None
+    if corrects:
+        corrected = made.evaluate()
+        _say(f"\n{results_table(made.rows(corrected), COLUMNS)}")
+        if target is not None:
+            before, after = (100 * corrected["top1_on_target"][key] for key in ("uncorrected", "corrected"))
+            _say(f"Weighted to the class mix that is corrected for, top-1 is {after:.1f} %, {before:.1f} % without.")
+    if arguments.shifted:
+        shifted = made.shifted()
+        _say(f"\n{made.shifted_table(shifted)}")
+    _say(f"\nWritten: {made.save(corrected, shifted)}\nReport: {write_report(made.run.path)}")
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Put finished runs side by side on one HTML page, and print their table."""
+    _compare([Path(run) for run in arguments.runs], Path(arguments.out), arguments.title)
+
+
+def _compare(paths: Sequence[Path], page: Path, title: str) -> None:
+    from ltaug.report import results_table, write_comparison
+
+    results: dict[str, Any] = {}
+    for path in paths:
+        summary = _summary(path)
+        if isinstance(summary.get("final"), dict):
+            name = str(summary.get("name") or path.name)
+            results[name if name not in results else str(path)] = summary["final"]
+        else:
+            _warn(f"Not in the table: {path} is not finished.")
+    _say(results_table(results, COLUMNS))
+    page.parent.mkdir(parents=True, exist_ok=True)
+    _say(f"\nOpen {write_comparison(list(paths), page, title=title)} in a browser.")
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    """A run's summary.json; empty for a run that is not finished."""
+    from ltaug.run import RunFolder
+
+    if not ((path / "config.yaml").is_file() or (path / "summary.json").is_file()):
+        raise UserError(f"`{path}` is no run folder: it has no config.yaml.")
+    return RunFolder.open(path).summary() if (path / "summary.json").is_file() else {}
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Write a run's report.html again."""
+    from ltaug.report import write_report
+
+    for run in arguments.runs:
+        _summary(Path(run))
+        _say(f"Report: {write_report(Path(run))}")
+
+
+def sweep(arguments: argparse.Namespace) -> None:
+    """Train every combination of settings, first stages first, and put the runs into one table.
+
+    Stop it and start it again: finished runs are not repeated, broken ones continue. Start it several times, if you
+    like: each run is trained by one of them.
+    """
+    from ltaug import sweeps, tables
+
+    out, over, failed = Path(arguments.out), tuple(arguments.over.split(",")), dict[str, str]()
+    if arguments.axes:
+        runs = sweeps.plan_runs(arguments.script, sweeps.read_axes(arguments.axes), arguments.settings, out)
+        sweeps.check_runs(arguments.script, runs)
+        with sweeps.stopped_by_signals():
+            failed = sweeps.train_runs(
+                arguments.script,
+                runs,
+                out,
+                parallel=arguments.parallel,
+                launch=arguments.launch,
+                cluster=arguments.cluster or None,
+            )
+    elif arguments.settings:
+        raise UserError("Settings behind -- are for runs, but there are none: name some, such as method=erm,mixup.")
+    published = Path(arguments.script).parent / "published.csv"
+    lines = tables.read_published(published) if published.is_file() else []
+    if rows := tables.collect(tables.read_summaries(out), lines, over):
+        _say(f"\n{tables.write_tables(rows, out, over=over, errors=arguments.errors)}")
+        _say(f"Written: {', '.join(str(path) for path in sorted(out.glob('table.*')))}")
+    else:
+        _warn(f"There is no finished run in {out}.")
+    for name, reason in failed.items():
+        _warn(f"FAILED {name}: {reason.removesuffix('.')}. Its output: {out / 'logs' / name}.log")
+    if failed:
+        exit_with_error(f"{len(failed)} of the runs failed. Start it again to repeat these.", 1)
+
+
+def new(arguments: argparse.Namespace) -> None:
+    """Copy a recipe, to make it your own, and check that the copy trains."""
+    from ltaug.scripts import check_trains, copy_recipe, find_recipe
+
+    folder = copy_recipe(arguments.recipe, arguments.folder)
+    _say(f"{folder} is a copy of {find_recipe(arguments.recipe)}.")
+    if not arguments.no_check:
+        dataset, top1 = check_trains(folder)
+        _say(f"\nIt trains: one epoch on {dataset}, which needs no files, gave {100 * top1:.1f} % top-1.")
+    _say(
+        f"\nMake it yours:\n  {folder / 'data.py'}: what a sample is, and where samples come from\n"
+        f"  {folder / 'model.py'}: the network, which ends in a linear classifier\n"
+        f"train.py stays as it is. Then: python {folder / 'train.py'} --method unimix_bayias"
+    )
+
+
+def quickstart(arguments: argparse.Namespace) -> None:
+    """Train some methods on handwritten digits made long-tailed, and compare them on one page; no files are needed."""
+    import time
+
+    from ltaug.scripts import find_recipe, run_script
+
+    began, out = time.perf_counter(), Path(arguments.out)
+    script, names = find_recipe("cifar_lt") / "train.py", arguments.methods.split(",")
+    for name in names:
+        epochs = [] if arguments.epochs is None else ["--epochs", str(arguments.epochs)]
+        finished = (out / name / "summary.json").is_file()
+        if finished and arguments.epochs in (None, _summary(out / name).get("epochs")):
+            continue
+        words = ["--protocol", "digits", "--method", name, *epochs, "--out", str(out / name), "--resume", "true"]
+        run_script(script, [*words, "--report", "false"])
+    # Finished runs of earlier calls stay in the table.
+    paths = [*(out / name for name in names), *(path.parent for path in sorted(out.glob("*/summary.json")))]
+    _say("")
+    _compare(list(dict.fromkeys(paths)), out / "comparison.html", "Long-tailed digits, side by side")
+    _say(f"{len(names)} methods in {time.perf_counter() - began:.0f} s.")
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        exit_with_error(f"{message}. `{self.prog} --help` explains.")
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The command line, and that of each command."""
+    parser = _Parser(prog="ltaug", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="store_true", help="print the version")
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=_Parser)
+    parsers: dict[str, argparse.ArgumentParser] = {}
+
+    def command(function: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        text = inspect.getdoc(function) or ""
+        added = commands.add_parser(
+            function.__name__, help=text.partition("\n")[0], description=text, allow_abbrev=False
+        )
+        added.set_defaults(function=function)
+        parsers[function.__name__] = added
+        return added
+
+    found = command(methods)
+    found.add_argument("name", nargs="?", metavar="NAME", help="of a method to explain")
+
+    found = command(correct)
+    found.add_argument("run", metavar="RUN", help="run folder")
+    found.add_argument(
+        "--target_prior",
+        metavar="PRIOR",
+        help="correct for: uniform, train, a JSON file, or estimate, trend, center (from the test logits); "
+        "default: uniform, if nothing else is asked for",
+    )
+    found.add_argument("--strength", metavar="NUMBER", help="of the correction: a number, or auto (default: 1)")
+    found.add_argument(
+        "--calibrate", choices=CALIBRATIONS, default="none", help="on held-out samples, before the correction"
+    )
+    found.add_argument(
+        "--from_prior",
+        metavar="PRIOR",
+        default="recorded",
+        help="that the logits are under: recorded (by the run), train, uniform or a JSON file (default: recorded)",
+    )
+    found.add_argument(
+        "--shifted", action="store_true", help="accuracy on LADE's eleven test sets of other class mixes"
+    )
+
+    found = command(compare)
+    found.add_argument("runs", nargs="+", metavar="RUN", help="run folders, in the order to show them")
+    found.add_argument("--out", default="comparison.html", help="the page (default: %(default)s)")
+    found.add_argument("--title", default="Comparison of runs", help="its heading (default: %(default)s)")
+
+    found = command(report)
+    found.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+
+    found = command(sweep)
+    found.usage = "ltaug sweep TRAIN.PY [SETTING=VALUE,VALUE ...] [options] [-- --SETTING VALUE ...]"
+    found.epilog = (
+        "Settings behind -- are for all runs. Those of the schedule are for first stages; --second_stage.epochs 5 and "
+        "the like are for second stages. On a cluster: --cluster.partition gpu --cluster.gpus_per_node 1 ..., options "
+        "of submitit and of Slurm."
+    )
+    found.add_argument("script", metavar="TRAIN.PY", help="what trains, such as recipes/cifar_lt/train.py")
+    found.add_argument(
+        "axes", nargs="*", metavar="SETTING=VALUE,VALUE", help="method=erm,mixup seed=0,1,2; none: only make the table"
+    )
+    found.add_argument("--out", default="runs/sweep", help="folder of runs and table (default: %(default)s)")
+    found.add_argument(
+        "--parallel", type=_at_least_one, metavar="N", help="runs at once (default: 1; on a cluster, all)"
+    )
+    found.add_argument("--launch", default="", help="what starts a run, such as 'accelerate launch --num_processes 8'")
+    found.add_argument(
+        "--cluster", metavar="NAME", default=argparse.SUPPRESS, help="slurm, or local to try it; implied by its options"
+    )
+    found.add_argument(
+        "--over", default="seed", help="settings in which the runs of a row differ (default: %(default)s)"
+    )
+    found.add_argument("--errors", action="store_true", help="show accuracies as errors")
+
+    found = command(new)
+    found.add_argument("folder", metavar="FOLDER", help="is created")
+    found.add_argument("--from", dest="recipe", required=True, metavar="RECIPE", help="cifar_lt, esc50_lt, ...")
+    found.add_argument("--no_check", action="store_true", help="copy only")
+
+    found = command(quickstart)
+    found.add_argument("--out", default="runs/quickstart", help="folder of the runs (default: %(default)s)")
+    found.add_argument("--methods", default=",".join(QUICKSTART), help="default: %(default)s")
+    found.add_argument("--epochs", type=_at_least_one, help="of each method; default: those of the recipe")
+    return parser, parsers
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, but is {number}")
+    return number
+
+
+def _for_sweep(words: list[str]) -> tuple[list[str], list[str], dict[str, Any]]:
+    """Split the words of a sweep: its own, those of the runs (behind ``--``), and options of a cluster."""
+    import yaml
+
+    behind = words.index("--") if "--" in words else len(words)
+    own, cluster = [], dict[str, Any]()
+    left = iter(words[:behind])
+    for word in left:
+        name, equals, value = word.partition("=")
+        if name.startswith("--cluster"):
+            key = name.removeprefix("--cluster").removeprefix(".") or "cluster"
+            cluster[key] = yaml.safe_load(value if equals else next(left, ""))
+        else:
+            own.append(word)
+    return own, words[behind + 1 :], cluster
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        words: by default those of the program.
+    """
+    words = list(sys.argv[1:] if words is None else words)
+    parser, commands = _parsers()
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        hint = did_you_mean(words[0], commands) or "; `ltaug --help` lists them."
+        exit_with_error(f"there is no command {words[0]!r}{hint}")
+    if words[:1] == ["sweep"]:
+        words, settings, cluster = _for_sweep(words)
+        given = argparse.Namespace(settings=settings, cluster=cluster, version=False)
+        arguments = commands["sweep"].parse_intermixed_args(words[1:], given)  # settings may stand behind options
+    else:
+        arguments = parser.parse_args(words)
+    if arguments.version:
+        from ltaug import __version__
+
+        _say(f"ltaug {__version__}")
+    elif not hasattr(arguments, "function"):
+        parser.print_help()
+    else:
+        with one_line_errors("Finished runs are intact; the same command continues the others."):
+            one_process()
+            arguments.function(arguments)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    main()

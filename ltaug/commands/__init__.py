@@ -1,0 +1,1 @@
+"""What the command `ltaug` does, besides its command line."""

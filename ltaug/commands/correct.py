@@ -1,0 +1,265 @@
+"""Correction of a finished run, from its folder alone: the command `ltaug correct`."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltaug.correction import CALIBRATORS, Correction, prior_estimators, shifted_accuracy
+from ltaug.errors import UserError, as_user_errors, did_you_mean
+from ltaug.priors import class_prior
+from ltaug.run import RunFolder, read_json
+
+__all__ = ["RunCorrection"]
+
+ESTIMATES = ("estimate", "trend", "center")
+
+
+class RunCorrection:
+    """A correction of a run folder, asked for in the words of a command line.
+
+    Args:
+        folder: of a finished run.
+        target_prior: `uniform`, `train`, `estimate`, `trend`, `center`, a JSON file, or None.
+        strength: a number, or `auto`; None is 1.
+        calibrate: `none`, `temperature`, `vector` or `bias_corrected`.
+        from_prior: `recorded`, `train`, `uniform` or a JSON file.
+
+    Attributes:
+        source: prior that the logits are under, float64 [C].
+        reason: why it is that one.
+        tuned_on: what the correction was tuned on, or None.
+
+    Raises:
+        UserError: a word is wrong, or the run lacks what it asks for.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        target_prior: str | None = None,
+        strength: str | None = None,
+        calibrate: str = "none",
+        from_prior: str = "recorded",
+    ) -> None:
+        if strength is not None and target_prior is None:
+            raise UserError("--strength is that of a correction: name the prior to correct for, --target_prior.")
+        number = read_strength(strength)
+        self.run = RunFolder.open(folder)
+        self.info = self._read_info()
+        self.names, self.counts = self.info["class_names"], torch.as_tensor(self.info["class_counts"])
+        self.word, self.calibration = target_prior, calibrate
+        self.source, self.reason = self._source(from_prior)
+        target: Any = None
+        if target_prior in ESTIMATES:
+            target = prior_estimators(self.counts)[target_prior]
+        elif target_prior is not None:
+            target = read_prior("--target_prior", target_prior, self.names, self.counts)
+        calibrator = CALIBRATORS[calibrate](len(self.names)) if calibrate != "none" else None
+        with as_user_errors():
+            self.correction = Correction(self.source, target, number, calibrator)
+        self.logits, self.labels = self.run.load_logits()
+        if self.logits.shape[1] != len(self.names):
+            raise UserError(
+                f"`{self.run.path}` has logits of {self.logits.shape[1]} classes, but its ltaug.json names "
+                f"{len(self.names)}."
+            )
+        self.tuned_on = self._tune() if self.correction.tunes else None
+
+    @property
+    def method(self) -> str:
+        """What the run is called in tables."""
+        summary = self.run.summary() if (self.run.path / "summary.json").is_file() else {}
+        return str(summary.get("name") or self.info.get("method") or self.run.path.resolve().name)
+
+    @property
+    def source_in_words(self) -> str:
+        """The prior that the logits are under, in a sentence."""
+        top, bottom = int(self.source.argmax()), int(self.source.argmin())
+        high, low = 100 * float(self.source[top]), 100 * float(self.source[bottom])
+        if high - low < 1e-6 * high:
+            return f"The logits are under the uniform prior, {high:.3g} % a class: {self.reason}."
+        ends = f"from {high:.3g} % ({self.names[top]}) to {low:.3g} % ({self.names[bottom]})"
+        return f"The logits are under a prior {ends}: {self.reason}."
+
+    def __str__(self) -> str:
+        strength = self.correction.strength
+        parts = (
+            [f"to {self.word}", "strength auto" if strength is None else f"strength {strength:g}"] if self.word else []
+        )
+        return ", ".join([*parts, *([self.calibration] if self.calibration != "none" else [])]) or "none"
+
+    def evaluate(self) -> dict[str, Any]:
+        """Correct the test logits; returns what corrected.json holds of it."""
+        with as_user_errors():
+            found = self.correction.evaluate(self.logits, self.labels, self.counts)
+        calibrator = self.correction.calibrator
+        return {
+            "description": str(self),
+            **self._made_by(),
+            "calibrator": None if calibrator is None else calibrator.state_dict(),
+            "class_names": self.names,
+            **found,
+        }
+
+    def shifted(self) -> dict[str, Any]:
+        """Accuracy on test sets of other class mixes; returns what corrected.json holds of it under `shifted`."""
+        calibrated = self.correction.calibrate(self.logits) if self.calibration != "none" else None
+        with as_user_errors():
+            accuracy = shifted_accuracy(self.logits, self.labels, self.counts, self.source, calibrated)
+        return {**accuracy, **self._made_by()}
+
+    def rows(self, found: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        """Rows of a table from what :meth:`evaluate` found: metrics by name."""
+        rows = {self.method: found["uncorrected"], f"{self.method} ({self.calibration})": found["calibrated"]}
+        rows[f"{self.method} ({self})"] = found["final"]
+        return {name: metrics for name, metrics in rows.items() if metrics is not None}
+
+    def shifted_table(self, found: Mapping[str, Any]) -> str:
+        """Markdown of what :meth:`shifted` found, in percent; F is forward, U uniform, B backward."""
+        rows = {name: values for name, values in found.items() if isinstance(values, dict)}
+        sets = list(rows["none"])
+        heads = [name[0].upper() + name.partition(" ")[2] for name in sets]
+        lines = [["prior", "logits", *heads], ["---", "---"] + ["---:"] * len(sets)]
+        for name, values in rows.items():
+            digits = 0 if name.endswith("kept") else 1
+            cells = ("–" if math.isnan(value) else f"{100 * value:.{digits}f}" for value in values.values())
+            lines.append([name, "as trained" if "none" in (name, self.calibration) else self.calibration, *cells])
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    def save(self, corrected: Mapping[str, Any] | None, shifted: Mapping[str, Any] | None) -> Path:
+        """Write corrected.json. Of an earlier call it keeps what is not done again."""
+        path = self.run.path / "corrected.json"
+        try:
+            earlier = read_json(path) if path.is_file() else {}
+        except ValueError:
+            earlier = {}
+        before = earlier.pop("shifted", None)
+        content = dict(earlier if corrected is None else corrected)
+        shifted = before if shifted is None else shifted
+        self.run.write_json("corrected.json", content if shifted is None else {**content, "shifted": shifted})
+        return path
+
+    def _made_by(self) -> dict[str, Any]:
+        return {
+            "from_prior": self.source,
+            "from_prior_reason": self.reason,
+            "calibration": self.calibration,
+            "tuned_on": self.tuned_on,
+        }
+
+    def _read_info(self) -> dict[str, Any]:
+        """The run's ltaug.json with class names and counts."""
+        info = self.run.info() if (self.run.path / "ltaug.json").is_file() else {}
+        for name in ("class_names", "class_counts"):
+            if not info.get(name):
+                raise UserError(f"`{self.run.path}` has no ltaug.json with `{name}`: it is no finished run.")
+        return info
+
+    def _source(self, word: str) -> tuple[Tensor, str]:
+        """The prior that the logits are under, and why."""
+        if word != "recorded":
+            source = {"train": "the training set's class counts", "uniform": "uniform"}.get(word, word)
+            return read_prior("--from_prior", word, self.names, self.counts), f"given, {source}"
+        prior, reason = self.info.get("logits_prior"), self.info.get("logits_prior_reason")
+        if prior is None:
+            why = f" ({reason})" if reason else ""
+            raise UserError(
+                f"`{self.run.path}` does not say which prior its logits are under{why}. Name one: --from_prior train, "
+                "uniform or a JSON file."
+            )
+        with as_user_errors():
+            return class_prior(torch.tensor(prior, dtype=torch.float64)), str(
+                reason or "as recorded, by an earlier version that gave no reason"
+            ).removesuffix(".")
+
+    def _tune(self) -> str:
+        """Tune the correction on the run's held-out logits; returns what they are."""
+        if not (self.run.path / "held_out.safetensors").is_file():
+            raise UserError(
+                f"`{self.run.path}` has no held-out logits (held_out.safetensors), which --calibrate and --strength "
+                "auto are tuned on. Train it with held-out samples, or leave these options out."
+            )
+        logits, labels = self.run.load_logits("held_out.safetensors")
+        with as_user_errors():
+            self.correction.tune(logits, labels)
+        return str(self.info.get("held_out") or f"{len(labels)} held-out samples").removesuffix(".")
+
+
+def read_strength(text: str | None) -> float | None:
+    """Read a strength: a number from 0, by default 1; or None for `auto`.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if text == "auto":
+        return None
+    try:
+        strength = float(text or 1)
+    except ValueError:
+        strength = math.nan
+    if not 0.0 <= strength < math.inf:
+        raise UserError(f"--strength must be auto or a number from 0, but is {text!r}.")
+    return strength
+
+
+def read_prior(option: str, word: str, class_names: Sequence[str], counts: Tensor) -> Tensor:
+    """Read the prior `uniform` or `train`, or that of a JSON file: a positive number a class, in order or by name.
+
+    Args:
+        option: that the word was given for, for messages.
+        word: `uniform`, `train`, or the path of a file, such as the corrected.json of another correction.
+        class_names: C names.
+        counts: training samples a class, [C].
+
+    Returns:
+        float64 [C], sum 1.
+
+    Raises:
+        UserError: it is none of them, or the file lacks a class or has another one.
+    """
+    size = len(class_names)
+    if word == "uniform":
+        return torch.full((size,), 1.0 / size, dtype=torch.float64)
+    if word == "train":
+        return class_prior(counts)
+    if not Path(word).is_file():
+        words = ("uniform", "train", *(ESTIMATES if option == "--target_prior" else ("recorded",)))
+        hint = did_you_mean(word, words) or "."
+        raise UserError(f"{option} must be {', '.join(words)} or a JSON file, but is {word!r}{hint}")
+    try:
+        values = json.loads(Path(word).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{option} {word!r} is not readable as JSON: {error}.") from error
+    if isinstance(values, dict) and "target_prior" in values and "class_names" in values:  # of a corrected.json
+        values = dict(zip(values["class_names"], values["target_prior"] or [], strict=False))
+    if isinstance(values, dict):
+        if missing := [name for name in class_names if name not in values]:
+            raise UserError(f"{option} {word!r} has no number for {missing[0]!r} ({len(missing)} are missing).")
+        if surplus := [name for name in values if name not in class_names]:
+            raise UserError(
+                f"{option} {word!r} has a number for {surplus[0]!r}, which is no class of this run ({len(surplus)} are "
+                "too many)."
+            )
+        values = [values[name] for name in class_names]
+    if not isinstance(values, list) or len(values) != size or not all(map(_is_positive, values)):
+        there = f"but holds {len(values)}" if isinstance(values, list) and len(values) != size else "but does not"
+        raise UserError(
+            f"{option} {word!r} must hold one positive number for each of the {size} classes, {there}; one that does "
+            "not occur gets a small one, such as 1e-9 of a sum of 1."
+        )
+    prior = torch.tensor(values, dtype=torch.float64)
+    prior = prior / prior.max()  # whose sum cannot overflow
+    return prior / prior.sum()
+
+
+def _is_positive(value: object) -> bool:
+    """Whether a value of a JSON file is a positive number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= sys.float_info.max

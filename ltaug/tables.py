@@ -1,0 +1,391 @@
+"""One table of many finished runs, beside published numbers: Markdown, CSV and a figure.
+
+Runs are told apart by the settings that their summaries record, not by the names of their folders.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ltaug.errors import UserError
+from ltaug.methods import METHODS
+from ltaug.run import read_json, write_atomically
+
+__all__ = ["Published", "Row", "collect", "read_published", "read_summaries", "write_tables"]
+
+COLUMNS = {"top1": "top-1", "top5": "top-5", "many": "many", "medium": "medium", "few": "few", "ece": "ECE15"}
+"""Metrics of the table, and their heads."""
+ACCURACIES = ("top1", "top5", "many", "medium", "few")
+"""Those of them that can be shown as errors, 100 % minus the accuracy."""
+PART = ("dataset", "model", "imbalance_ratio", "profile")
+"""Settings that the rows of one part of the table share."""
+NOT_COMPARED = ("method", "out", "resume", "from_run", "log_with", "report", "threads", "workers", "settings")
+"""Settings by which runs are not told apart, besides those whose name ends in `_dir` or `_every`."""
+MANY_CLASSES = 50
+"""Number of classes from which top-5 accuracy is shown."""
+
+
+@dataclass
+class Row:
+    """Runs of one method and equal settings: mean and standard deviation of their metrics."""
+
+    method: str
+    """Key of ``METHODS``."""
+    part: dict[str, Any]
+    """What the rows of its part share: data set, model, imbalance ratio, profile."""
+    settings: dict[str, Any]
+    """The settings in which it differs from other rows of its method."""
+    epochs: int | None
+    runs: int
+    """How many there are."""
+    mean: dict[str, float | None]
+    """By metric; None where no run has it."""
+    deviation: dict[str, float | None]
+    """Standard deviation by metric; None for a single run."""
+    minutes: float | None
+    parameters: int | None
+    num_classes: int
+    second_stage: bool
+    published: dict[str, float] = field(default_factory=dict)
+    """Published top-1 in percent, by paper."""
+
+    @property
+    def label(self) -> str:
+        """The method, and in brackets the settings in which it differs."""
+        shown = ", ".join(f"{name.removeprefix('set.')} {_short(value)}" for name, value in self.settings.items())
+        return f"{self.method} ({shown})" if shown else self.method
+
+    @property
+    def heading(self) -> str:
+        """Title of its part."""
+        part = dict(self.part)
+        ratio, profile = part.pop("imbalance_ratio", None), part.pop("profile", None)
+        words = [str(value) for value in part.values()]
+        words += [f"imbalance ratio {ratio:g}"] if isinstance(ratio, (int, float)) else []
+        return ", ".join(words) + (f" ({profile})" if profile else "")
+
+
+Published = Sequence[Mapping[str, str]]
+"""Lines of a CSV file with columns `method`, `paper`, `top1` and any settings."""
+
+
+def read_published(path: Path) -> Published:
+    """Read published numbers: columns `method`, `paper`, `top1` in percent, and settings such as `dataset` or `model`.
+
+    An empty cell of a setting stands for any value.
+
+    Raises:
+        UserError: a column is missing, or a number is none.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if missing := {"method", "paper", "top1"} - set(reader.fieldnames or ()):
+            raise UserError(f"`{path}` has no column {', '.join(sorted(missing))}.")
+        lines = list(reader)
+    for number, line in enumerate(lines, start=2):
+        try:
+            float(line["top1"])
+        except ValueError as error:
+            raise UserError(f"`{path}`, line {number}: `top1` {line['top1']!r} is no number.") from error
+    return lines
+
+
+def read_summaries(out: Path) -> dict[str, dict[str, Any]]:
+    """Summaries of a folder's finished runs, by the names of their folders; damaged ones are reported and left out."""
+    found = {}
+    for path in sorted(out.glob("*/summary.json")):
+        try:
+            summary = read_json(path)
+            if not isinstance(summary.get("final"), dict):
+                raise ValueError("it has no final metrics")
+            _Run(path.parent.name, summary)
+        except (OSError, ValueError, TypeError, AttributeError) as error:  # the latter two: values of other types
+            sys.stderr.write(f"Left out of the table: {path.parent.name} ({error})\n")
+            continue
+        found[path.parent.name] = summary
+    return found
+
+
+def collect(
+    summaries: Mapping[str, Mapping[str, Any]], published: Published = (), over: Sequence[str] = ("seed",)
+) -> list[Row]:
+    """Group runs into rows: a part for every data set and model, in it a row for every method and its settings.
+
+    Args:
+        summaries: of runs, by name.
+        published: see :func:`read_published`. Runs with changes to their method (``set``) have none.
+        over: settings in which the runs of a row differ.
+
+    Returns:
+        Rows, those of one part in the order of the published numbers, then of ``METHODS``.
+    """
+    runs = [_Run(name, summary) for name, summary in summaries.items()]
+    by_name = {run.name: run for run in runs}
+    for run in runs:
+        run.add_first_stage(by_name)
+    groups: dict[tuple[Any, ...], list[_Run]] = {}
+    for run in runs:
+        groups.setdefault((*run.part.values(), run.method), []).append(run)
+    rows = []
+    for same_method in groups.values():
+        names = _distinguishing(same_method, over)
+        split: dict[tuple[Any, ...], list[_Run]] = {}
+        for run in same_method:
+            split.setdefault(tuple(_frozen(run.settings.get(name)) for name in (*names, "epochs")), []).append(run)
+        rows += [_row(runs, names, published) for runs in split.values()]
+    order = {line["method"]: place for place, line in reversed(list(enumerate(published)))}
+    known = {name: len(order) + place for place, name in enumerate(METHODS, start=len(published))}
+    return sorted(
+        rows,
+        key=lambda row: (
+            [str(value) for value in row.part.values()],
+            order.get(row.method, known.get(row.method, math.inf)),
+            row.label,
+            row.epochs or 0,
+        ),
+    )
+
+
+class _Run:
+    """A run with what tells it apart."""
+
+    def __init__(self, name: str, summary: Mapping[str, Any]) -> None:
+        self.name, self.summary = name, summary
+        self.final: Mapping[str, Any] = summary["final"]
+        # Versions before 0.2 recorded only some settings, beside the results, and the method as the name.
+        old = {key: value for key, value in summary.items() if isinstance(value, (str, int, float)) and key in _OLD}
+        settings = summary.get("settings")
+        given: Mapping[str, Any] = settings if isinstance(settings, Mapping) else old
+        self.method = str(summary.get("method") or summary.get("name") or name)
+        everything = {**old, **given}
+        everything = {**everything, **_named(summary, everything)}
+        self.part = {key: everything[key] for key in PART if everything.get(key) not in (None, "")}
+        changes = given.get("set") or {}
+        self.changed = bool(changes)
+        self.from_run = str(given.get("from_run") or "")
+        self.settings = {
+            key: value
+            for key, value in given.items()
+            if key not in (*NOT_COMPARED, *PART, "set") and not key.endswith(("_dir", "_every"))
+        }
+        self.settings |= {f"set.{key}": value for key, value in changes.items()}
+        self.settings["epochs"] = summary.get("epochs", given.get("epochs"))
+        self.values = {**everything, "method": self.method}
+
+    def add_first_stage(self, runs: Mapping[str, _Run]) -> None:
+        """Count the settings of the first stage as its own."""
+        first = runs.get(Path(self.from_run).name) if self.from_run else None
+        if first is not None:
+            self.settings |= {f"first_stage.{key}": value for key, value in first.settings.items()}
+
+
+def _named(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Data set and network by their names where no setting names them, and the imbalance ratio where none makes it."""
+    found = {
+        name: summary.get(key) for name, key in (("dataset", "data"), ("model", "model")) if not settings.get(name)
+    }
+    counts = summary.get("class_counts")
+    if counts and min(counts) > 0 and (settings.get("profile") == "natural" or not settings.get("imbalance_ratio")):
+        found["imbalance_ratio"] = max(counts) / min(counts)
+    return found
+
+
+_OLD = ("dataset", "model", "profile", "imbalance_ratio", "seed", "epochs", "test_fold", "image_size")
+
+
+def _distinguishing(runs: Sequence[_Run], over: Sequence[str]) -> list[str]:
+    """The fewest settings that tell groups of runs apart; a protocol goes before what it sets."""
+    # A setting that some runs lack came with a later version; changes of the method are there only where it has any.
+    names = [name for name in runs[0].settings if all(name in run.settings for run in runs)]
+    names += [name for run in runs for name in run.settings if "set." in name]
+    left_out = {*over, *(f"first_stage.{name}" for name in over), "epochs"}
+    wanted = [name for name in ("protocol", *names) if name in names and name not in left_out]
+    chosen: list[str] = []
+
+    def groups(keys: Iterable[str]) -> int:
+        return len({tuple(_frozen(run.settings.get(key)) for key in keys) for run in runs})
+
+    for name in dict.fromkeys(wanted):
+        if groups([*chosen, name]) > groups(chosen):
+            chosen.append(name)
+    return chosen
+
+
+def _row(runs: Sequence[_Run], names: Sequence[str], published: Published) -> Row:
+    first = runs[0]
+    mean, deviation = {}, {}
+    for name in dict.fromkeys(name for run in runs for name in run.final):
+        known = [float(run.final[name]) for run in runs if isinstance(run.final.get(name), (int, float))]
+        mean[name] = statistics.fmean(known) if known else None
+        deviation[name] = statistics.stdev(known) if len(known) > 1 else None
+    times = [run.summary["wall_time_s"] for run in runs if isinstance(run.summary.get("wall_time_s"), (int, float))]
+    return Row(
+        method=first.method,
+        part=first.part,
+        settings={name: first.settings[name] for name in names if first.settings.get(name) is not None},
+        epochs=first.settings["epochs"],
+        runs=len(runs),
+        mean=mean,
+        deviation=deviation,
+        minutes=statistics.fmean(times) / 60 if times else None,
+        parameters=first.summary.get("parameters"),
+        num_classes=len(first.summary.get("class_names") or first.summary.get("class_counts") or ()),
+        second_stage=bool(first.summary.get("first_stage") or first.summary.get("stage1") or first.from_run),
+        published={} if first.changed else _published(first.values, published),
+    )
+
+
+def _published(values: Mapping[str, Any], published: Published) -> dict[str, float]:
+    return {
+        line["paper"]: float(line["top1"])
+        for line in published
+        if all(_equal(values.get(key), cell) for key, cell in line.items() if key not in ("paper", "top1") and cell)
+    }
+
+
+def _equal(value: Any, cell: str) -> bool:
+    """Whether a setting has the value of a cell of text."""
+    try:
+        return float(value) == float(cell)
+    except (TypeError, ValueError):
+        return str(value) == cell
+
+
+def _frozen(value: Any) -> Any:
+    """A value that can be compared and be a key."""
+    return repr(value) if isinstance(value, (list, dict)) else value
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# --- what is written --------------------------------------------------------------------------------------------------
+
+
+def write_tables(rows: Sequence[Row], out: Path, *, over: Sequence[str] = ("seed",), errors: bool = False) -> str:
+    """Write table.md, table.csv and, where matplotlib is installed, table.png.
+
+    Args:
+        rows: of :func:`collect`.
+        out: the folder.
+        over: settings in which the runs of a row differ.
+        errors: show accuracies as errors.
+
+    Returns:
+        The content of table.md.
+    """
+    text = _markdown(rows, "seeds" if tuple(over) == ("seed",) else "runs", errors)
+    write_atomically(out / "table.md", text)
+    write_atomically(out / "table.csv", _csv(rows))
+    try:
+        write_atomically(out / "table.png", _figure(rows, errors))
+    except ModuleNotFoundError:
+        sys.stderr.write("table.png is not drawn: it needs matplotlib, `pip install ltaug[plots]`.\n")
+    return text
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, str]:
+    """The metrics that there are; top-5 only with many classes."""
+    few = max((row.num_classes for row in rows), default=0) < MANY_CLASSES
+    there = {name for row in rows for name in row.mean}
+    return {name: head for name, head in COLUMNS.items() if name in there and not (few and name == "top5")}
+
+
+def _percent(row: Row, name: str, errors: bool) -> str:
+    """'40.1 ± 0.3', without the second part for a single run; a dash for an empty shot group."""
+    mean, deviation = row.mean.get(name), row.deviation.get(name)
+    if mean is None:
+        return "–"
+    mean = 1 - mean if errors and name in ACCURACIES else mean
+    return f"{100 * mean:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+
+
+def _parts(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    parts: dict[str, list[Row]] = {}
+    for row in rows:
+        parts.setdefault(row.heading, []).append(row)
+    return parts
+
+
+def _markdown(rows: Sequence[Row], counted: str, errors: bool) -> str:
+    columns = _columns(rows)
+    heads = [f"{head} error" if errors and name == "top1" else head for name, head in columns.items()]
+    heads = ["method", *heads, counted, "epochs", "minutes"]
+    compared = any(row.published for row in rows)
+    heads += ["published top-1"] if compared else []
+    lines = []
+    for heading, mine in _parts(rows).items():
+        what = f"{heading}, last epoch" if heading else "Last epoch"
+        lines += [
+            f"**{what}, in percent**, mean ± standard deviation over {counted}",
+            "",
+            f"| {' | '.join(heads)} |",
+            "|---|" + "---:|" * (len(heads) - 1),
+        ]
+        for row in mine:
+            minutes = "–" if row.minutes is None else f"{row.minutes:.1f}"
+            cells = [_percent(row, name, errors) for name in columns] + [str(row.runs), str(row.epochs), minutes]
+            if compared:
+                values = {paper: 100 - value if errors else value for paper, value in row.published.items()}
+                cells.append(", ".join(f"{value:g} ({paper})" for paper, value in values.items()) or "–")
+            lines.append(f"| `{row.label}` | {' | '.join(cells)} |")
+        lines.append("")
+    if any(row.second_stage for row in rows):
+        lines += ["Epochs and minutes of a second stage are its own, on top of those of its first stage.", ""]
+    return "\n".join(lines)
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    flat = []
+    for row in rows:
+        values = {**row.part, "method": row.method, **row.settings, "runs": row.runs, "epochs": row.epochs}
+        for name, mean in row.mean.items():
+            values |= {name: mean, f"{name}_std": row.deviation[name]}
+        published = "; ".join(f"{paper} {value:g}" for paper, value in row.published.items())
+        flat.append({**values, "minutes": row.minutes, "parameters": row.parameters, "published": published})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in flat for name in row)))
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def _figure(rows: Sequence[Row], errors: bool) -> bytes:
+    """Top-1 of every row with its deviation, and published numbers as crosses; a panel a part."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    parts = _parts([row for row in rows if row.mean.get("top1") is not None])
+    if not parts:
+        return b""
+    note = f"top-1 {'error' if errors else 'accuracy'} (%)\ndots: ours, last epoch"
+    note += "; crosses: published" if any(row.published for row in rows) else ""
+    figure = Figure(figsize=(5.2 * len(parts), 1.4 + 0.3 * max(map(len, parts.values()))), layout="constrained")
+    FigureCanvasAgg(figure)
+
+    def shown(percent: float) -> float:
+        return 100 - percent if errors else percent
+
+    for k, (heading, mine) in enumerate(parts.items()):
+        ax = figure.add_subplot(1, len(parts), k + 1)
+        mine.sort(key=lambda row: row.mean["top1"] or 0.0)
+        for place, row in enumerate(mine):
+            mean, deviation = shown(100 * (row.mean["top1"] or 0.0)), 100 * (row.deviation["top1"] or 0.0)
+            ax.errorbar(mean, place, xerr=deviation, fmt="o", color="#0072B2", capsize=3)
+            ax.plot(list(map(shown, row.published.values())), [place] * len(row.published), "x", color="#D55E00")
+        ax.set_yticks(range(len(mine)), [row.label for row in mine])
+        ax.set_xlabel(note)
+        ax.set_title(heading, fontsize=11)
+        ax.grid(axis="x", alpha=0.3)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    return picture.getvalue()

@@ -1,0 +1,529 @@
+"""The command `ltaug`, in this process, on run folders that hold nothing but what a run leaves."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ltaug.__main__ import main
+from ltaug.correction import Correction, tuned_strength
+from ltaug.labelshift import estimate_prior
+from ltaug.methods import METHODS
+from ltaug.posthoc import BiasCorrectedTemperatureScaling
+from ltaug.run import RunFolder
+
+COUNTS = [600, 150, 40, 10]
+NAMES = ["ant", "bee", "cat", "dog"]
+SOURCE = torch.tensor([0.7, 0.2, 0.07, 0.03], dtype=torch.float64)
+UNIFORM = torch.full((4,), 0.25, dtype=torch.float64)
+
+
+def samples(number: int, seed: int, prior: Tensor, sharpness: float = 2.0) -> tuple[Tensor, Tensor]:
+    """Logits under SOURCE, times a sharpness, of Gaussians whose classes have a prior; and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    counts = (prior * number).round().long()
+    labels = torch.arange(len(prior)).repeat_interleave(counts)
+    means = 2.0 * torch.eye(4, dtype=torch.float64)
+    points = means[labels] + torch.randn(len(labels), 4, generator=generator, dtype=torch.float64)
+    return (sharpness * (points @ means.T - 0.5 * means.square().sum(1) + SOURCE.log())).float(), labels
+
+
+TEST, HELD_OUT = samples(800, 0, UNIFORM), samples(400, 1, SOURCE)
+
+
+def make_run(folder: Path, *, held_out: bool = True, finished: bool = True, **info: Any) -> Path:
+    """A run folder as training leaves it."""
+    run = RunFolder(folder, {"method": "erm", "epochs": 3})
+    if not finished:
+        return folder
+    run.log(epoch=0, loss=1.0)
+    run.save_logits(*TEST)
+    if held_out:
+        run.save_logits(*HELD_OUT, name="held_out.safetensors")
+    what = {"class_names": NAMES, "class_counts": COUNTS, "method": "erm", "logits_prior": SOURCE, **info}
+    what = {"logits_prior_reason": "the training prior", "held_out": "400 samples left out.", **what}
+    run.write_json("ltaug.json", {key: value for key, value in what.items() if value is not ...})
+    summary = {"name": "erm", "method": "erm", "epochs": 3, "final": {"top1": 0.5, "few": 0.25}, **what}
+    run.write_json("summary.json", summary)
+    return folder
+
+
+def make_old_run(folder: Path, **info: Any) -> Path:
+    """A run folder as version 0.1 left it."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"method": "erm", "epochs": 3}))
+    save_file({"logits": TEST[0], "labels": TEST[1]}, folder / "logits.safetensors")
+    old = {"class_names": NAMES, "class_counts": COUNTS, "in_channels": 3, "logits_prior": SOURCE.tolist(), **info}
+    (folder / "ltaug.json").write_text(json.dumps(old))
+    (folder / "summary.json").write_text(json.dumps({"name": "erm", "epochs": 3, "final": {"top1": 0.5}}))
+    (folder / "corrected.json").write_text(json.dumps({"said": "to train, strength 1", "final": {"top1": 0.1}}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "erm")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "erm")
+
+
+@pytest.fixture
+def real_pages() -> None:
+    """For a test that looks into the pages, which are otherwise tested where they are made."""
+
+
+@pytest.fixture(autouse=True)
+def _short_pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "real_pages" in request.fixturenames:
+        return
+    for name in ("write_report", "write_comparison"):
+        monkeypatch.setattr(f"ltaug.report.{name}", page_of(name))
+
+
+def page_of(name: str) -> Any:
+    def write(runs: Any, out: Path | None = None, title: str = "") -> Path:
+        path = Path(out) if out else Path(runs) / "report.html"
+        path.write_text(f"{name} {title} {runs}")
+        return path
+
+    return write
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    main([str(word) for word in words])
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """The one line with which it ends."""
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def corrected(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "corrected.json").read_text())
+    return found
+
+
+class TestMethods:
+    def test_all_are_listed(self, capsys: pytest.CaptureFixture[str]) -> None:
+        lines = said(capsys, "methods").splitlines()
+        assert set(METHODS) <= {line.split()[0] for line in lines if line}
+        (line,) = (line for line in lines if line.startswith("unimix_bayias "))
+        assert "mixer unimix, alpha 0.8, partner_tau 0, mix_until 0.9, loss prior_corrected" in " ".join(line.split())
+        assert line.endswith("Xu et al.")
+
+    @pytest.mark.parametrize("name", METHODS)
+    def test_each_explains_every_setting_that_differs(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+        text = said(capsys, "methods", name)
+        firsts = [line.split()[0] for line in text.splitlines() if line[:1].strip()]
+        for setting in METHODS[name].changes():
+            assert setting in firsts
+        assert METHODS[name].paper.split()[0] in text
+        assert (f"--method {name} --from_run RUN" in text) == METHODS[name].second_stage
+
+    def test_meanings_and_what_is_published_for_a_data_set(self, capsys: pytest.CaptureFixture[str]) -> None:
+        text = " ".join(said(capsys, "methods", "mislas").split())
+        assert "smoothing_head 0.4 0.4 label_aware_smoothing: smoothing of the largest class." in text
+        assert "cifar10, imbalance ratio 50: smoothing_head 0.2, smoothing_tail 0, delta_lr_ratio 0.2" in text
+        assert "partner_tau" not in text
+        assert "No setting differs" in said(capsys, "methods", "erm")
+
+    def test_an_unknown_one(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "there is no method 'unimx', did you mean 'unimix'?" in refused(capsys, "methods", "unimx")
+
+
+class TestCorrect:
+    def test_without_options_it_corrects_for_uniform_classes(
+        self, run: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        text = said(capsys, "correct", run)
+        assert "The logits are under a prior from 70 % (ant) to 3 % (dog): the training prior." in text
+        found, expected = corrected(run), Correction(SOURCE, UNIFORM)
+        wanted = expected.evaluate(*TEST, torch.tensor(COUNTS))
+        assert found["description"] == "to uniform, strength 1"
+        assert found["final"] == pytest.approx(wanted["final"], nan_ok=True)
+        assert found["final"]["top1"] > found["uncorrected"]["top1"] + 0.05
+        assert found["from_prior"] == pytest.approx(SOURCE.tolist())
+        assert (found["from_prior_reason"], found["tuned_on"], found["calibrator"]) == (
+            "the training prior",
+            None,
+            None,
+        )
+        assert found["class_names"] == NAMES
+        assert "| erm (to uniform, strength 1) |" in text
+        after, before = (100 * wanted["top1_on_target"][name] for name in ("corrected", "uncorrected"))
+        assert f"top-1 is {after:.1f} %, {before:.1f} % without." in text
+        assert (run / "report.html").read_text().startswith("write_report")
+
+    def test_calibration_is_tuned_on_held_out_samples(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        text = said(capsys, "correct", run, "--target_prior", "train", "--calibrate", "bias_corrected")
+        assert "Tuned on 400 samples left out." in text
+        assert "| erm (bias_corrected) " in text
+        found = corrected(run)
+        calibrator = BiasCorrectedTemperatureScaling(4).fit(*HELD_OUT, logits_prior=SOURCE)
+        assert found["calibration"] == "bias_corrected"
+        assert found["calibrator"]["bias"] == pytest.approx(calibrator.bias.tolist())
+        assert set(found["calibrator"]) == set(calibrator.state_dict())
+        assert found["target_prior"] == pytest.approx([0.75, 0.1875, 0.05, 0.0125])
+        assert found["final"]["ece"] < found["uncorrected"]["ece"]
+
+    def test_a_strength_is_searched(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        text = said(capsys, "correct", run, "--target_prior", "uniform", "--strength", "auto")
+        found = corrected(run)
+        strength, curve = tuned_strength(*HELD_OUT, SOURCE, UNIFORM)
+        assert (found["strength"], found["strength_curve"]) == (strength, curve)
+        assert strength != 1
+        assert f"to uniform, strength {found['strength']:g}" in text
+
+    @pytest.mark.parametrize("word", ["estimate", "trend", "center"])
+    def test_a_prior_is_estimated(self, word: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        main(["correct", str(run), "--target_prior", word])
+        assert ("a free estimate may be worse than none" in capsys.readouterr().err) == (word == "estimate")
+        if word == "estimate":
+            assert corrected(run)["target_prior"] == pytest.approx(estimate_prior(TEST[0], SOURCE).tolist(), abs=1e-6)
+
+    def test_a_prior_of_a_file(self, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "prior.json").write_text('{"dog": 4, "cat": 3, "bee": 2, "ant": 1}')
+        said(capsys, "correct", run, "--target_prior", tmp_path / "prior.json", "--strength", "0.5")
+        assert corrected(run)["target_prior"] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+        (run / "corrected.json").rename(tmp_path / "another.json")
+        said(capsys, "correct", run, "--target_prior", tmp_path / "another.json")
+        assert corrected(run)["target_prior"] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+        (tmp_path / "prior.json").write_text(json.dumps([1.5e308] * 3 + [0.75e308]))
+        said(capsys, "correct", run, "--target_prior", tmp_path / "prior.json")
+        assert corrected(run)["target_prior"] == pytest.approx([2 / 7] * 3 + [1 / 7])
+
+    @pytest.mark.parametrize(
+        ("word", "prior", "reason"),
+        [
+            ("train", [0.75, 0.1875, 0.05, 0.0125], "given, the training set's class counts"),
+            ("uniform", [0.25] * 4, "given, uniform"),
+        ],
+    )
+    def test_from_another_prior(
+        self, word: str, prior: list[float], reason: str, run: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        text = said(capsys, "correct", run, "--from_prior", word, "--target_prior", "uniform")
+        found = corrected(run)
+        assert (found["from_prior"], found["from_prior_reason"]) == (pytest.approx(prior), reason)
+        assert reason in text
+        assert ("uniform prior, 25 % a class" in text) == (word == "uniform")
+
+    def test_shifted_test_sets(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        text = said(capsys, "correct", run, "--shifted", "--calibrate", "temperature")
+        assert "| prior | logits | F50 | F25 | F10 | F5 | F2 | U | B2 | B5 | B10 | B25 | B50 |" in text
+        assert "| none | as trained |" in text
+        assert "| given | temperature |" in text
+        shifted = corrected(run)["shifted"]
+        assert len(shifted["center"]) == 11
+        assert shifted["none"]["uniform"] == pytest.approx((TEST[0].argmax(1) == TEST[1]).double().mean().item())
+        assert (shifted["calibration"], shifted["tuned_on"]) == ("temperature", "400 samples left out")
+        assert shifted["estimated, kept"]["forward 50"] is None
+        assert shifted["given"]["backward 50"] > shifted["none"]["backward 50"] + 0.2
+
+    @pytest.mark.usefixtures("real_pages")
+    def test_the_report_shows_it_and_the_summary_stays(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        before = (run / "summary.json").read_text()
+        text = said(capsys, "correct", run, "--target_prior", "trend", "--shifted")
+        assert (run / "summary.json").read_text() == before
+        assert text.splitlines()[-1] == f"Report: {run / 'report.html'}"
+        page, found = (run / "report.html").read_text(), corrected(run)
+        assert "to trend, strength 1" in page
+        for name in ("uncorrected", "final"):
+            assert f"{100 * found[name]['top1']:.1f} %" in page
+        assert f"{100 * found['shifted']['given']['backward 50']:.1f} %" in page
+
+    def test_a_later_call_keeps_what_it_does_not_do_again(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        said(capsys, "correct", run, "--shifted")
+        assert "final" not in corrected(run)
+        said(capsys, "correct", run, "--target_prior", "train")
+        first = corrected(run)
+        assert (first["description"], "none" in first["shifted"]) == ("to train, strength 1", True)
+        said(capsys, "correct", run, "--shifted")
+        assert corrected(run) == first
+        (run / "corrected.json").write_text("{")
+        said(capsys, "correct", run)
+        assert corrected(run)["description"] == "to uniform, strength 1"
+
+    def test_a_run_of_version_0_1(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        run = make_old_run(tmp_path / "old")
+        text = said(capsys, "correct", run, "--target_prior", "uniform", "--shifted")
+        assert "an earlier version that gave no reason" in text
+        assert set(corrected(run)) >= {"description", "final", "shifted"}
+        assert "said" not in corrected(run)
+        line = refused(capsys, "correct", run, "--calibrate", "vector")
+        assert "has no held-out logits (held_out.safetensors)" in line
+
+    def test_a_classifier_that_was_computed(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        run = make_run(tmp_path / "ncm", logits_prior=None, logits_prior_reason="computed, not trained")
+        line = refused(capsys, "correct", run)
+        assert "does not say which prior its logits are under (computed, not trained)" in line
+        assert "--from_prior train" in line
+        said(capsys, "correct", run, "--from_prior", "uniform", "--target_prior", "train")
+        assert not math.isnan(corrected(run)["final"]["top1"])
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--target_prior", "unifrom"], "--target_prior must be uniform, train, estimate, trend, center or a JSON"),
+            (["--target_prior", "unifrom"], "did you mean 'uniform'?"),
+            (["--from_prior", "trian"], "--from_prior must be uniform, train, recorded or a JSON file, but is 'trian'"),
+            (["--strength", "auto", "--shifted"], "--strength is that of a correction: name the prior"),
+            (["--target_prior", "uniform", "--strength", "nan"], "--strength must be auto or a number from 0"),
+            (["--target_prior", "uniform", "--strength", "-1"], "--strength"),
+            (["--calibrate", "platt"], "invalid choice: 'platt'"),
+            (["--target", "uniform"], "unrecognized arguments: --target uniform"),
+        ],
+    )
+    def test_bad_options(
+        self, words: list[str], message: str, finished: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert message in refused(capsys, "correct", finished, *words)
+        assert not (finished / "corrected.json").exists()
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("[0.5, 0.5]", "one positive number for each of the 4 classes, but holds 2"),
+            ("[1, 1, 1, 0]", "one positive number"),
+            ('{"ant": 1}', "has no number for 'bee' (3 are missing)"),
+            ("[1, 1", "is not readable as JSON"),
+            ("[" * 100_000, "is not readable as JSON"),
+            ("true", "one positive number"),
+            (json.dumps([True] * 4), "one positive number"),
+            (json.dumps([0.1] * 3 + ["0.1"]), "one positive number"),
+            (json.dumps([0.1] * 3 + [-0.1]), "one positive number"),
+            (json.dumps([0.1] * 3 + [math.nan]), "one positive number"),
+            (json.dumps([0.1] * 3 + [math.inf]), "one positive number"),
+            (json.dumps([1] * 3 + [10**400]), "one positive number"),
+            (json.dumps([[0.1]] * 4), "one positive number"),
+            (json.dumps(dict.fromkeys([*NAMES, "elk", "fox"], 0.1)), "for 'elk', which is no class of this run (2 are"),
+        ],
+    )
+    @pytest.mark.parametrize("option", ["--target_prior", "--from_prior"])
+    def test_bad_files_of_priors(
+        self, option: str, text: str, message: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "prior.json").write_text(text)
+        line = refused(capsys, "correct", finished, option, tmp_path / "prior.json")
+        assert message in line
+        assert f"{option} '{tmp_path / 'prior.json'}'" in line
+
+    def test_folders_that_cannot_be_corrected(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "is no run folder" in refused(capsys, "correct", tmp_path / "nothing")
+        line = refused(capsys, "correct", make_run(tmp_path / "begun", finished=False))
+        assert "has no ltaug.json with `class_names`: it is no finished run" in line
+        run = make_run(tmp_path / "lost")
+        (run / "logits.safetensors").unlink()
+        assert "has no logits.safetensors" in refused(capsys, "correct", run)
+        run = make_run(tmp_path / "odd", class_names=NAMES[:3], class_counts=COUNTS[:3], logits_prior=[0.5, 0.3, 0.2])
+        assert "has logits of 4 classes, but its ltaug.json names 3" in refused(capsys, "correct", run)
+        (run / "ltaug.json").write_text("{")
+        assert "ltaug.json` is damaged" in refused(capsys, "correct", run)
+        run = make_run(tmp_path / "zero", logits_prior=[0.5, 0.5, 0, 0])
+        assert "must be positive" in refused(capsys, "correct", run)
+
+    def test_a_trend_without_samples_of_a_class(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        run = make_run(tmp_path / "zero", class_counts=[9, 9, 9, 0])
+        line = refused(capsys, "correct", run, "--target_prior", "trend")
+        assert "needs training samples of every class, but class 3 has none" in line
+
+
+class TestPages:
+    def test_compare(self, tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        other, begun = make_old_run(tmp_path / "again"), make_run(tmp_path / "begun", finished=False)
+        page = tmp_path / "pages" / "page.html"
+        main(["compare", str(run), str(other), str(begun), "--out", str(page), "--title", "Both"])
+        out, err = capsys.readouterr()
+        assert [line.split(" ")[1] for line in out.splitlines()[2:4]] == ["erm", str(other)]
+        assert f"Open {page} in a browser." in out
+        assert f"Not in the table: {begun} is not finished." in err
+        assert "write_comparison Both" in page.read_text()
+        assert "is no run folder" in refused(capsys, "compare", tmp_path)
+
+    def test_report(self, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        other = make_old_run(tmp_path / "old")
+        assert said(capsys, "report", run, other).count("report.html") == 2
+        assert (other / "report.html").is_file()
+        assert "is no run folder" in refused(capsys, "report", tmp_path)
+
+
+RECIPE = """
+import json, pathlib
+from dataclasses import dataclass
+import data
+from ltaug.training import TrainSettings, launch
+@dataclass
+class Config(TrainSettings):
+    dataset: str = "real"
+def main(cfg):
+    folder = pathlib.Path(cfg.out)
+    folder.mkdir(parents=True)
+    final = {"top1": data.TOP1 if cfg.dataset == "toys" else 0.0}
+    summary = {"name": cfg.method, "method": cfg.method, "epochs": cfg.epochs, "final": final}
+    (folder / "summary.json").write_text(json.dumps(summary))
+if __name__ == "__main__":
+    launch(main, Config, __file__)
+"""
+
+
+@pytest.fixture
+def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a recipe that takes no time."""
+    recipe = tmp_path / "recipes" / "cifar_lt"
+    (recipe / "protocols").mkdir(parents=True)
+    (recipe / "__pycache__").mkdir()
+    (recipe / "train.py").write_text(RECIPE)
+    (recipe / "data.py").write_text("TOP1 = 0.75\n")
+    (recipe / "protocols" / "toys.yaml").write_text("dataset: toys\nepochs: 7\n")
+    (recipe / "protocols" / "digits.yaml").write_text("dataset: toys\nepochs: 7\n")
+    monkeypatch.setattr("ltaug.scripts.PLACES", (tmp_path / "nowhere", recipe.parent))
+    return recipe.parent
+
+
+class TestNew:
+    def test_it_copies_and_checks(self, recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        sys.modules.pop("data", None)
+        text = said(capsys, "new", tmp_path / "mine", "--from", "cifar_lt")
+        assert {path.name for path in (tmp_path / "mine").iterdir()} == {"train.py", "data.py", "protocols"}
+        assert "It trains: one epoch on toys, which needs no files, gave 75.0 % top-1." in text
+        assert f"{tmp_path / 'mine' / 'data.py'}: what a sample is" in text
+        assert not {"train", "data"} & set(sys.modules)
+
+    def test_a_copy_that_does_not_train_says_so(
+        self, recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (recipes / "cifar_lt" / "data.py").write_text(
+            "from ltaug.errors import UserError\nraise UserError('no sound card')"
+        )
+        assert "no sound card" in refused(capsys, "new", tmp_path / "mine", "--from", "cifar_lt")
+        assert "Make it yours" in said(capsys, "new", tmp_path / "other", "--from", "cifar_lt", "--no_check")
+
+    def test_bad_input(self, recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "no recipe 'cifar', did you mean 'cifar_lt'? There are: cifar_lt" in refused(
+            capsys, "new", tmp_path / "x", "--from", "cifar"
+        )
+        assert "exists already" in refused(capsys, "new", recipes, "--from", "cifar_lt")
+        inside = recipes / "cifar_lt" / "mine"
+        assert "lies inside the recipe" in refused(capsys, "new", inside, "--from", "cifar_lt")
+        for path in (recipes / "cifar_lt" / "protocols").iterdir():
+            path.unlink()
+        assert "brings no data along" in refused(capsys, "new", tmp_path / "y", "--from", "cifar_lt")
+
+    def test_those_of_the_repository_are_found(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        line = refused(capsys, "new", root / "recipes", "--from", "nothing_like_it")
+        assert "There are: cifar_lt, esc50_lt, imagenet_lt, inaturalist" in line
+
+
+class TestQuickstart:
+    def test_it_trains_compares_and_repeats_nothing(
+        self, recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "quick"
+        text = said(capsys, "quickstart", "--out", out, "--methods", "erm,bayias")
+        assert [line.split()[1] for line in text.splitlines() if line.startswith("| ")][2:] == ["erm", "bayias"]
+        assert "2 methods in" in text
+        assert json.loads((out / "erm" / "summary.json").read_text())["epochs"] == 7
+        assert "Long-tailed digits" in (out / "comparison.html").read_text()
+        # A second call would fail in `main`, where the folder is made; the first one's run stays in the table.
+        again = said(capsys, "quickstart", "--out", out, "--methods", "mixup,erm", "--epochs", "7")
+        assert [line.split()[1] for line in again.splitlines() if line.startswith("| ")][2:] == [
+            "mixup",
+            "erm",
+            "bayias",
+        ]
+
+    def test_an_unknown_method(self, recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        line = refused(capsys, "quickstart", "--out", tmp_path / "quick", "--methods", "bayas")
+        assert "'bayas' is not known, did you mean 'bayias'?" in line
+
+
+class TestSweep:
+    SCRIPT = RECIPE.replace("def main", "import sys\ndef main")
+
+    def test_runs_and_table(
+        self, recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        from ltaug import sweeps
+
+        asked: dict[str, Any] = {}
+
+        def train(script: str, runs: list[Any], out: Path, **options: Any) -> dict[str, str]:
+            asked.update(options, names=[run.name for run in runs], words=runs[-1].words)
+            for run in runs[:-1]:
+                run.folder.mkdir(parents=True)
+                summary = {"method": run.words[1], "epochs": 1, "settings": {"dataset": "toys"}, "final": {"top1": 0.5}}
+                (run.folder / "summary.json").write_text(json.dumps(summary))
+            return {runs[-1].name: "it is bad."}
+
+        monkeypatch.setattr(sweeps, "train_runs", train)
+        (recipes / "cifar_lt" / "published.csv").write_text("method,paper,dataset,top1\nerm,X,toys,45.5\n")
+        out = tmp_path / "out"
+        words = ["sweep", recipes / "cifar_lt" / "train.py", "method=erm,crt", "--out", out, "--parallel", "3"]
+        words += ["--cluster.partition", "gpu", "--cluster.gpus_per_node=2", "--", "--dataset", "toys", "--lr", "0.5"]
+        with pytest.raises(SystemExit) as end:
+            main(list(map(str, words)))
+        assert end.value.code == 1
+        text = capsys.readouterr()
+        assert asked["names"] == ["erm", "crt"]
+        assert asked["words"] == ("--method", "crt", "--dataset", "toys")
+        assert asked["cluster"] == {"partition": "gpu", "gpus_per_node": 2}
+        assert (asked["parallel"], asked["launch"]) == (3, "")
+        assert "| `erm` | 50.0 | 1 | 1 | – | 45.5 (X) |" in text.out
+        assert f"FAILED crt: it is bad. Its output: {out / 'logs' / 'crt'}.log" in text.err
+        assert "1 of the runs failed." in text.err
+        # Without axes it only makes the table of what is there.
+        assert "| `erm` | 50.0 |" in said(capsys, "sweep", recipes / "cifar_lt" / "train.py", "--out", out)
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["method=ermm"], "`method` 'ermm' is not known, did you mean 'erm'?"),
+            (["method=erm", "--", "--lrr", "3"], "there is no setting `--lrr`, did you mean 'lr'?"),
+            (["--", "--lr", "3"], "Settings behind -- are for runs"),
+            (["method=erm", "--parallel", "0"], "must be at least 1, but is 0"),
+            (["method=erm", "--lr", "3"], "unrecognized arguments: --lr"),
+        ],
+    )
+    def test_bad_input(
+        self, words: list[str], message: str, recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        script = recipes / "cifar_lt" / "train.py"
+        assert message in refused(capsys, "sweep", script, "--out", tmp_path / "out", *words)
+
+
+class TestCommandLine:
+    def test_help_and_version(self, capsys: pytest.CaptureFixture[str]) -> None:
+        text = said(capsys)
+        for command in ("methods", "correct", "compare", "report", "sweep", "new", "quickstart"):
+            assert f"\n    {command}" in text
+            with pytest.raises(SystemExit) as end:
+                main([command, "--help"])
+            assert end.value.code == 0
+            assert f"usage: ltaug {command}" in capsys.readouterr().out
+        assert said(capsys, "--version").startswith("ltaug 0.")
+
+    def test_a_misspelt_command(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "there is no command 'metods', did you mean 'methods'?" in refused(capsys, "metods")
+        assert "`ltaug --help` lists them." in refused(capsys, "xyz")
+        assert "`ltaug correct --help` explains." in refused(capsys, "correct")
+
+    def test_it_runs_on_one_process(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert "runs on one process" in refused(capsys, "methods")
