@@ -101,6 +101,14 @@ def test_a_class_without_test_sample_has_a_cross_and_no_bar() -> None:
     assert "many 65.0" in legend(figure)
 
 
+def test_the_legend_fits_beside_the_cross() -> None:
+    counts = [500] * 10 + [50] * 10 + [5] * 10
+    for accuracy in ([math.nan, *[0.999] * 29], [0.999] * 30):
+        figure = plots.per_class_accuracy(accuracy, counts)
+        figure.canvas.draw()
+        assert figure.axes[0].get_legend().get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_a_group_without_any_test_sample_says_so() -> None:
     figure = plots.per_class_accuracy([0.5, math.nan], [500, 5])
     assert "few –" in legend(figure)
@@ -199,7 +207,7 @@ def test_curves_take_the_epochs_that_were_evaluated() -> None:
     rows[1]["top1"], rows[3]["top1"], rows[3]["few"], rows[1]["many"] = 0.2, 0.4, None, math.nan
     figure = plots.learning_curves(rows)
     (line,) = figure.axes[0].lines
-    assert line.get_xdata().tolist() == [1, 3]
+    assert line.get_xdata().tolist() == [2, 4]  # the first epoch is 1, as in a run's log
     assert line.get_ydata().tolist() == pytest.approx([20, 40])
     assert legend(figure) == ["all 40.0"]
     assert figure.axes[1].lines[0].get_ydata().tolist() == [5, 4, 3, 2]
@@ -208,7 +216,7 @@ def test_curves_take_the_epochs_that_were_evaluated() -> None:
 def test_a_repeated_epoch_counts_once_and_the_later_row_wins() -> None:
     rows = [{"epoch": 0, "loss": 3.0}, {"epoch": 1, "loss": 9.0}, {"epoch": 1, "loss": 2.0}]
     line = plots.learning_curves(rows).axes[1].lines[0]
-    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([0, 1], [3, 2])
+    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([1, 2], [3, 2])
 
 
 def test_steps_of_the_learning_rate_are_marked_and_smooth_schedules_are_not() -> None:
@@ -216,7 +224,7 @@ def test_steps_of_the_learning_rate_are_marked_and_smooth_schedules_are_not() ->
         figure = plots.learning_curves([{"epoch": e, "loss": 1.0, "lr": rate} for e, rate in enumerate(rates)])
         return [line.get_xdata()[0] for line in figure.axes[1].lines[1:]]
 
-    assert marks([0.05, 0.1, 0.1, 0.01, 0.01, 0.001]) == [3, 5]
+    assert marks([0.05, 0.1, 0.1, 0.01, 0.01, 0.001]) == [4, 6]
     assert marks([0.1 * (1 + math.cos(math.pi * e / 10)) for e in range(11)]) == []
 
 
@@ -230,6 +238,52 @@ def test_curves_of_a_run_that_has_nothing_yet(rows: list[dict[str, object]]) -> 
         "no epoch was trained yet",
     ]
     png(figure)
+
+
+# Names of classes
+
+
+def ticks(figure: Figure, position: int = 0) -> list[str]:
+    return [label.get_text() for label in figure.axes[position].get_xticklabels()]
+
+
+def figures_of_classes(num_classes: int, **options: list[str]) -> dict[str, tuple[Figure, int]]:
+    """Every figure that has classes across, with the position of its lowest axes."""
+    probs, labels = random_predictions(num_classes)
+    counts = torch.arange(1, num_classes + 1)
+    accuracy = [0.5] * num_classes
+    confusion = metrics.confusion_matrix(probs, labels)
+    return {
+        "class_counts": (plots.class_counts(counts, **options), 0),
+        "per_class_accuracy": (plots.per_class_accuracy(accuracy, counts, **options), 1),
+        "compare_per_class_accuracy": (plots.compare_per_class_accuracy({"run": accuracy}, counts, **options), 0),
+        "logit_statistics": (plots.logit_statistics(probs.log(), labels, counts, **options), 0),
+        "log_confusion_matrix": (plots.log_confusion_matrix(confusion, counts, **options), 0),
+    }
+
+
+def test_few_classes_have_their_names_in_the_order_of_training_counts() -> None:
+    for name, (figure, position) in figures_of_classes(3, class_names=["ant", "bee", "cow"]).items():
+        assert ticks(figure, position) == ["cow", "bee", "ant"], name
+        assert figure.axes[position].get_xlabel().endswith("class, most training samples first"), name
+        assert figure.axes[position].get_xlim() == (0.5, 3.5), name
+        png(figure)
+
+
+@pytest.mark.parametrize("num_classes", [3, 21])
+def test_without_names_or_with_many_classes_there_are_ranks(num_classes: int) -> None:
+    names = {} if num_classes == 3 else {"class_names": [f"class {i}" for i in range(num_classes)]}
+    for name, (figure, position) in figures_of_classes(num_classes, **names).items():
+        figure.canvas.draw()
+        assert ticks(figure, position)[0] == "1", name
+        assert "1 = most training samples" in figure.axes[position].get_xlabel(), name
+
+
+def test_long_names_are_cut_and_turned() -> None:
+    for _, (figure, position) in figures_of_classes(12, class_names=["a very long name indeed"] * 12).items():
+        assert all(len(text.replace("\u200a", "")) <= 14 for text in ticks(figure, position))
+        assert {label.get_rotation() for label in figure.axes[position].get_xticklabels()} == {60}
+        png(figure)
 
 
 # Counts and comparisons
@@ -627,86 +681,6 @@ def test_points_in_one_place_or_on_a_line_have_a_density(points: list[list[float
 def test_points_that_are_no_fractions_or_pairs_are_refused(points: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plots.confidence_accuracy_density(points)  # type: ignore[arg-type]
-
-
-# Sounds
-
-
-def test_a_spectrogram_agrees_with_a_fourier_transform_by_hand() -> None:
-    rate, hop, window, size = 8000, 80, 200, 256
-    noise = torch.randn(2000, generator=torch.Generator().manual_seed(0))
-    image = plots.spectrogram(noise, rate).axes[0].images[0]
-    padded = np.pad(noise.double().numpy(), size // 2)
-    hann = np.zeros(size)
-    start = (size - window) // 2
-    hann[start : start + window] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
-    frames = [padded[k * hop : k * hop + size] * hann for k in range(2000 // hop + 1)]
-    magnitude = np.abs(
-        [
-            [(frame * np.exp(-2j * np.pi * f * np.arange(size) / size)).sum() for f in range(size // 2 + 1)]
-            for frame in frames
-        ]
-    ).T
-    np.testing.assert_allclose(
-        image.get_array(), np.maximum(20 * np.log10(magnitude / magnitude.max()), -80), atol=1e-6
-    )
-
-
-@pytest.mark.parametrize("rate", [8000, 16000, 44100])
-def test_a_tone_lies_at_its_moment_and_frequency(rate: int) -> None:
-    """1.5 kHz in the second half of two seconds, nothing before."""
-    time = torch.arange(2 * rate) / rate
-    figure = plots.spectrogram((time >= 1) * torch.sin(2 * torch.pi * 1500 * time), rate)
-    axes = figure.axes[0]
-    (image,) = axes.images
-    level = np.asarray(image.get_array())
-    left, right, low, high = image.get_extent()
-    row = level.max(1).argmax()
-    assert low + (row + 0.5) * (high - low) / len(level) == pytest.approx(1.5, abs=0.05)
-    loud = left + (np.flatnonzero(level.max(0) > -40) + 0.5) * (right - left) / level.shape[1]
-    assert (loud.min(), loud.max()) == pytest.approx((1, 2), abs=0.03)
-    assert axes.get_xlim() == (0, 2)
-    assert axes.get_ylim() == (0, rate / 2000)
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("time (s)", "frequency (kHz)")
-    png(figure)
-
-
-def test_loudness_and_type_of_a_sound_do_not_change_its_picture() -> None:
-    samples = torch.randint(-(2**15), 2**15, (4000,), dtype=torch.int16, generator=torch.Generator().manual_seed(0))
-    pictures = [
-        plots.spectrogram(waveform, 8000).axes[0].images[0].get_array()
-        for waveform in (samples, samples.numpy(), samples / 2**15, samples.double() / 2**20)
-    ]
-    for picture in pictures[1:]:
-        np.testing.assert_allclose(picture, pictures[0], atol=1e-6)
-
-
-@pytest.mark.parametrize(("waveform", "level"), [(torch.zeros(8000), -80), (torch.tensor([0.5]), 0)])
-def test_silence_and_a_single_click_have_a_picture_of_one_colour(waveform: torch.Tensor, level: float) -> None:
-    figure = plots.spectrogram(waveform, 8000)
-    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), level, atol=1e-6)
-    png(figure)
-
-
-def test_a_spectrogram_on_given_axes_of_a_grid() -> None:
-    figure = Figure(figsize=(8, 3))
-    axes = figure.subplots(1, 2)
-    assert plots.spectrogram(torch.randn(4000), 8000, ax=axes[1]) is figure
-    assert not axes[0].images
-    assert len(axes[1].images) == 1
-
-
-@pytest.mark.parametrize(
-    ("shape", "rate", "message"),
-    [
-        ((2, 800), 8000, r"shape \[2, 800\]"),
-        ((800,), -1, "positive whole number"),
-        ((800,), 50, "at least 100 .* is 50"),
-    ],
-)
-def test_sounds_without_a_spectrogram_are_refused(shape: tuple[int, ...], rate: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        plots.spectrogram(torch.zeros(shape), rate)
 
 
 # All of them

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
 import os
 import re
 import sys
 import warnings
-import wave
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jinja2 import UndefinedError
 
-from ltaug import metrics, plots, report
+from ltaug import metrics, plots
 from ltaug.longtail import exponential_counts
-from ltaug.report import audio_html, figure_html, results_table, write_comparison, write_report
+from ltaug.report import _figures, _format, _pages, figure_html, results_table, write_comparison, write_report
 from ltaug.run import RunFolder
 
 pytest.importorskip("matplotlib")
@@ -33,6 +31,7 @@ FIGURES = [
     "Accuracy of every class",
     "Confusions",
     "Reliability",
+    "Logits of every class",
     "Training samples",
 ]
 
@@ -75,6 +74,10 @@ class Page(HTMLParser):
         if "td" in self.stack or "th" in self.stack:
             self.cells[-1][-1] += data
 
+    def text(self, heading: str) -> str:
+        """What stands below a heading, its lines joined."""
+        return " ".join(self.sections[heading].split())
+
     @property
     def images(self) -> list[dict[str, str | None]]:
         return [attributes for tag, attributes in self.tags if tag == "img"]
@@ -96,9 +99,19 @@ def no_warnings() -> Iterator[None]:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn, but not encoded, which takes most of the time."""
-    monkeypatch.setattr(report, "_image", lambda figure, alt: f'<img src="data:," alt="{alt}">')
+    monkeypatch.setattr(_figures, "encode", lambda figure: _figures.Picture("data:,", 520, 320))
+
+
+@pytest.fixture
+def quick(drawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are not even drawn; what is missing for them is still said."""
+
+    def draw(function: Any, *data: Any, missing: str = "", **options: Any) -> _figures.Picture:
+        return _figures.draw(lambda *arguments: None, *data, missing=missing)
+
+    monkeypatch.setattr(_pages, "draw", draw)
 
 
 def results(counts: torch.Tensor, per_class: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,7 +127,8 @@ def make_run(path: Path, num_classes: int = 10, **summary: Any) -> Path:
     logits, labels = results(counts)
     final = metrics.classification_report(logits.softmax(1), labels, counts)
     names = [f"name {i}" for i in range(num_classes)]
-    run = RunFolder(path, {"loss": "bayias", "lr": 0.1, "decay_epochs": [3, 4], "seed": 0})
+    config = {"loss": "bayias", "lr": 0.1, "decay_at": [0.6, 0.8], "set": {"alpha": 0.5}, "seed": 0}
+    run = RunFolder(path, config, data={"class_counts": counts, "training_indices": "0a1b2c", "test_labels": "5e8e"})
     for epoch in range(4):
         run.log(epoch=epoch, loss=4.0 - epoch, lr=0.1, **(final if epoch % 2 else {}))
     run.save_logits(logits, labels)
@@ -123,10 +137,9 @@ def make_run(path: Path, num_classes: int = 10, **summary: Any) -> Path:
         "name": "unimix_bayias",
         "final": final,
         "wall_time_s": 9312.4,
-        "images_per_second": 2210.0,
+        "samples_per_second": 2210.0,
         "parameters": 470292,
         "peak_memory_bytes": 3 * 2**29,
-        "index_hash": "0a1b2c",
         "class_counts": counts,
         "class_names": names,
         "epochs": 4,
@@ -180,13 +193,18 @@ def test_a_complete_run_has_every_figure_and_headline(tmp_path: Path) -> None:
     assert page.row("training time")[1] == "2 h 35 min"
     assert page.row("speed")[1] == "2,210 / s"
     assert page.row("peak memory")[1] == "1.50 GiB"
-    assert page.row("decay_epochs")[1] == "[3, 4]"
+    assert page.row("decay_at")[1] == "[0.6, 0.8]"
+    assert page.row("set.alpha")[1] == "0.5"
     assert page.row("packages.numpy")[1] == np.__version__
     assert (path / "command.txt").read_text().strip() in page.sections["Command"]
-    assert "0a1b2c" in page.sections["Training subset"]
-    assert "name 9: 5" in page.sections["Training subset"]
+    assert page.row("training_indices")[1] == "0a1b2c"
+    assert "name 9: 5" in page.sections["Data"]
+    assert "Trained on 1,236 samples of 10 classes" in page.text("Data")
+    assert "the largest 100 times the smallest" in page.text("Data")
+    assert "Numbers of the last epoch · epochs 4 · seed 7 · trained in 2 h 35 min" in page.source
 
 
+@pytest.mark.usefixtures("quick")
 def test_worst_classes_are_worst_and_name_what_they_are_taken_for(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run", {})
     labels = torch.tensor([0] * 4 + [1] * 4 + [2] * 4)
@@ -198,7 +216,7 @@ def test_worst_classes_are_worst_and_name_what_they_are_taken_for(tmp_path: Path
     assert page.row("bee") == ["bee", "20", "0.0 %", "ant (75.0 %)"]
     assert page.row("cow") == ["cow", "30", "100.0 %", "–"]
     assert [row[0] for row in page.cells if row[0] in ("ant", "bee", "cow")] == ["bee", "ant", "cow"]
-    assert page.sections["Best"].startswith("classtraining samplesaccuracymost often taken forcow")
+    assert page.sections["Best"].strip().startswith("classtraining samplesaccuracymost often taken forcow")
 
 
 @pytest.mark.usefixtures("quick")
@@ -209,20 +227,45 @@ def test_an_empty_shot_group_is_a_dash(tmp_path: Path) -> None:
     assert not re.search(r"\bnan\b|\bNone\b", re.sub(r'src="[^"]*"', "", page.source))
 
 
+@pytest.mark.parametrize("key", ["samples_per_second", "images_per_second", "clips_per_second"])
 @pytest.mark.usefixtures("quick")
-def test_speed_is_shown_of_clips_as_of_images(tmp_path: Path) -> None:
+def test_speed_is_shown_under_its_old_names_too(tmp_path: Path, key: str) -> None:
     run = RunFolder(tmp_path / "run", {})
-    run.write_json("summary.json", {"clips_per_second": 81.6})
+    run.write_json("summary.json", {key: 81.6})
     assert Page(write_report(run.path)).row("speed")[1] == "82 / s"
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_line_below_the_name_says_what_kind_of_run_it_was(tmp_path: Path) -> None:
+    more = {"data": "cifar100_ir100", "dataset": "cifar100", "imbalance_ratio": 100, "model": "resnet32"}
+    page = write_report(make_run(tmp_path / "run", first_stage="mixup", **more)).read_text()
+    facts = "data set cifar100 · imbalance ratio 100 · model resnet32 · first stage mixup · epochs 4 · seed 7"
+    assert f"Numbers of the last epoch · {facts} · trained in" in page
+    own = write_report(make_run(tmp_path / "own", data="my_set", model="", imbalance_ratio=None)).read_text()
+    assert "Numbers of the last epoch · data set my_set · epochs 4 · seed 7" in own
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_long_setting_is_cut(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run", {"short": [1, 2], "long": list(range(10_000))})
+    page = Page(write_report(run.path))
+    assert page.row("short")[1] == "[1, 2]"
+    assert page.row("long")[1].startswith("[0, 1, 2")
+    assert page.row("long")[1].endswith(" …")
+    assert len(page.row("long")[1]) == _format.MAX_LETTERS + 2
 
 
 @pytest.mark.usefixtures("quick")
 def test_text_from_the_run_is_escaped(tmp_path: Path) -> None:
     evil = '<script>alert("x")</script>'
-    path = make_run(tmp_path / "run", name=evil, index_hash=evil, class_names=[evil] * 10, seed=evil, dataset=evil)
+    path = make_run(tmp_path / "run", name=evil, class_names=[evil] * 10, seed=evil, dataset=evil)
     (path / "command.txt").write_text(evil)
     (path / "config.yaml").write_text(json.dumps({evil: evil}))
     (path / "environment.json").write_text(json.dumps({evil: {evil: evil}}))
+    (path / "data.json").write_text(json.dumps({evil: evil}))
+    cells = {evil: {evil: 0.5, "uniform": evil}, "none": {"uniform": 0.1}, "calibration": evil, "tuned_on": evil}
+    corrected = {"description": evil, "tuned_on": evil, "from_prior_reason": evil, "uncorrected": {"top1": 0.5}}
+    (path / "corrected.json").write_text(json.dumps(corrected | {"shifted": cells}))
     run = write_report(path)
     comparison = write_comparison([path, make_run(tmp_path / "b")], tmp_path / "all.html", title=evil)
     for page in (Page(run), Page(comparison)):
@@ -231,6 +274,7 @@ def test_text_from_the_run_is_escaped(tmp_path: Path) -> None:
         assert "&lt;script&gt;" in page.source
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_same_run_gives_the_same_figures_in_one_replaced_file(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run")
     (path / "report.html").write_text("old")
@@ -253,69 +297,141 @@ def test_a_failed_write_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.
     assert (path / "report.html").read_text() == "old"
 
 
-@pytest.mark.parametrize("num_classes", [2, 8142])
-def test_few_and_many_classes_stay_below_two_megabytes(tmp_path: Path, num_classes: int) -> None:
-    run = RunFolder(tmp_path / "run", {})
-    counts = exponential_counts(500, num_classes, 100)
-    labels = torch.randint(num_classes, (500,), generator=torch.Generator().manual_seed(0))
-    logits = torch.randn(500, num_classes, generator=torch.Generator().manual_seed(1))
+def many_classes(path: Path, num_classes: int, seed: int = 0) -> Path:
+    """A run with everything that grows with the classes."""
+    counts = exponential_counts(1000, num_classes, 500)
+    labels = torch.randint(num_classes, (1000,), generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(1000, num_classes, generator=torch.Generator().manual_seed(seed))
+    names = [f"Kingdom Phylum Class Order Family a long species name {i}" for i in range(num_classes)]
+    config = {"counts": counts, "seed": seed}
+    run = RunFolder(path, config, data={"class_names": names, "class_counts": counts, "hash": f"{seed}"})
     run.save_logits(logits, labels)
-    run.log(epoch=0, loss=1.0, top1=0.5, confidence=0.6)
+    row = {"loss": 1.0, "top1": 0.5, "confidence": 0.6, "few": 0.1, "many": 0.9, "medium": 0.4}
+    run.write("metrics.jsonl", "".join(f"{json.dumps({'epoch': epoch, **row})}\n" for epoch in range(200)))
+    final = {"top1": 0.5, "few": 0.1}
     run.write_json(
-        "summary.json",
-        {"class_counts": counts, "class_names": [f"a long species name {i}" for i in range(num_classes)]},
+        "summary.json", {"class_counts": counts, "class_names": names, "final": final, "name": f"run {seed}"}
     )
-    written = write_report(run.path)
-    assert len(Page(written).images) == len(FIGURES)
-    assert written.stat().st_size < 2_000_000
+    shifted = {row: dict.fromkeys(TESTS, 0.5) for row in ("none", "given")}
+    corrected = {"uncorrected": final, "final": final, "target_prior": counts, "class_names": names}
+    run.write_json("corrected.json", corrected | {"top1_on_target": {"uncorrected": 0.5}, "shifted": shifted})
+    return run.path
+
+
+@pytest.mark.parametrize("num_classes", [2, 10_000])
+def test_few_and_many_classes_stay_below_three_megabytes(tmp_path: Path, num_classes: int) -> None:
+    path = many_classes(tmp_path / "run", num_classes)
+    written = write_report(path)
+    assert len(Page(written).images) == len(FIGURES) + 1
+    assert "Not drawn" not in written.read_text()
+    assert written.stat().st_size < 3_000_000
+
+
+def test_a_comparison_of_many_classes_stays_below_three_megabytes(tmp_path: Path) -> None:
+    runs = [many_classes(tmp_path / f"{seed}", 10_000, seed) for seed in range(2)]
+    written = write_comparison(runs, tmp_path / "all.html")
+    assert len(Page(written).images) == 5
+    assert "Not drawn" not in written.read_text()
+    assert written.stat().st_size < 3_000_000
 
 
 # Corrections after the training
 
 TESTS = ("forward 50", "uniform", "backward 50")
+SHIFTED = {
+    "none": dict(zip(TESTS, (0.5, 0.4, 0.3), strict=True)),
+    "given": dict(zip(TESTS, (0.7, 0.45, 0.6), strict=True)),
+    "given, kept": dict(zip(TESTS, (1.25, None, 0.9), strict=True)),
+}
+HOW = {"calibration": "vector", "tuned_on": "9 samples", "from_prior": [0.5, 0.5], "from_prior_reason": "given"}
 
 
 def correct(path: Path, **changes: Any) -> None:
-    """What evaluate.py of a recipe leaves in a run folder."""
+    """What `ltaug correct` leaves in a run folder."""
     final = json.loads((path / "summary.json").read_text())["final"]
-    corrected = {"said": "to <uniform>, strength 1", "tuned_on": "9 samples", "uncorrected": final}
-    corrected |= {"final": {**final, "top1": 0.625, "few": None}}
+    corrected = {"description": "to <uniform>, strength 1", "tuned_on": "9 samples", "uncorrected": final}
+    corrected |= {"final": {**final, "top1": 0.625, "few": None}, "calibration": "none", "shifted": SHIFTED | HOW}
     (path / "corrected.json").write_text(json.dumps(corrected | changes))
-    rows = [["prior", "logits", *TESTS], ["none", "as trained", 0.5, 0.4, 0.3], ["given", "vector", 0.7, 0.45, 0.6]]
-    rows.append(['"given, kept"', "vector", 1.25, "", 0.9])
-    (path / "shifted.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
 
 
-def test_a_correction_is_shown_before_and_after(tmp_path: Path) -> None:
+def correct_as_in_0_1(path: Path) -> None:
+    """The same as version 0.1 left it."""
+    correct(path)
+    corrected = json.loads((path / "corrected.json").read_text())
+    del corrected["shifted"]
+    corrected["said"] = corrected.pop("description")
+    (path / "corrected.json").write_text(json.dumps(corrected | {"tuned_on": "1 sample, not that of shifted.csv"}))
+    lines = [",".join(["prior", "logits", *TESTS])]
+    for name, cells in SHIFTED.items():
+        values = ("" if value is None else f"{value:.6f}" for value in cells.values())
+        lines.append(",".join([f'"{name}"', "as trained" if name == "none" else "vector", *values]))
+    (path / "shifted.csv").write_text("\r\n".join(lines))
+    (path / "shifted.json").write_text(json.dumps({"calibration": "vector", "tuned_on": "9 samples"}))
+
+
+@pytest.mark.parametrize("write", [correct, correct_as_in_0_1])
+@pytest.mark.usefixtures("quick")
+def test_a_correction_is_shown_before_and_after(tmp_path: Path, write: Any) -> None:
     path = make_run(tmp_path / "run")
     assert "Corrected for another class mix" not in write_report(path).read_text()
-    correct(path)
+    write(path)
     page = Page(write_report(path))
     assert_self_contained(page)
     top1 = json.loads((path / "summary.json").read_text())["final"]["top1"]
     rows = [row for row in page.cells if row[0] == "top-1 accuracy"]
     assert rows == [["top-1 accuracy", f"{100 * top1:.1f} %", "62.5 %"]]
     assert [row[2] for row in page.cells if row[0] == "few-shot accuracy"] == ["–"]
-    assert "metricas trainedcorrectedto <uniform>, strength 1" in page.sections["Corrected for another class mix"]
-    assert "Tuned on 9 samples." in page.sections["Corrected for another class mix"]
-    assert "Weighted" not in page.sections["Corrected for another class mix"]
-    correct(path, target_prior=[0.5, 0.5], top1_on_target={"uncorrected": 0.3, "corrected": 0.75})
-    said = "Weighted to the class mix that is corrected for, top-1 is 75.0 %, and 30.0 % without."
-    assert said in Page(write_report(path)).sections["Corrected for another class mix"]
-    assert ["class mix", "logits", *TESTS] in page.cells
-    assert page.row("nonenothing is known")[1:] == ["as trained", "50.0 %", "40.0 %", "30.0 %"]
-    assert page.row("given, kept")[1:] == ["vector", "125.0 %", "–", "90.0 %"]
+    text = page.text("Corrected for another class mix")
+    assert "metricas trainedcorrectedto <uniform>, strength 1" in text
+    assert "Weighted" not in text
+    assert ["class mix", *TESTS] in page.cells
+    assert [row for row in page.cells if row[0] == "none"] == [["none", "50.0 %", "40.0 %", "30.0 %"]]
+    assert page.row("given, kept")[1:] == ["125.0 %", "–", "90.0 %"]
+    assert "All rows but “none” start from logits calibrated by vector, fitted on 9 samples." in text
+    assert "none: nothing is known of the test set's class mix" in text
+    assert "kept: share of what the given mix gains" in text
+    assert "trend:" not in text  # there is no such row
     assert len(page.images) == len(FIGURES) + 1
 
 
-def test_the_figure_of_a_correction_has_its_accuracies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("quick")
+def test_a_correction_says_what_it_was_tuned_on_and_gains_on_its_own_class_mix(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run")
+    correct(path, target_prior=[0.5, 0.5], top1_on_target={"uncorrected": 0.3, "corrected": 0.75}, shifted=None)
+    text = Page(write_report(path)).text("Corrected for another class mix")
+    assert "Tuned on 9 samples." in text
+    assert "Weighted to the class mix that is corrected for, top-1 is 75.0 %, and 30.0 % without." in text
+    assert "class mixes, all drawn" not in text
+    correct(path, shifted=SHIFTED | HOW | {"calibration": "none"}, from_prior_reason="<mixing> with even classes")
+    page = write_report(path).read_text()
+    assert "calibrated by" not in page
+    assert "Prior of the logits: &lt;mixing&gt; with even classes." in page
+
+
+@pytest.mark.usefixtures("drawn")
+def test_the_strength_of_a_correction_has_its_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple] = []
+    original = plots.accuracy_against_lambda
+    monkeypatch.setattr(plots, "accuracy_against_lambda", lambda *words: drawn.append(words) or original(*words))
+    path = make_run(tmp_path / "run")
+    correct(path, strength=0.5, strength_curve={"strengths": [0, 0.5, 1], "accuracy": [0.3, 0.5, 0.4]}, shifted=None)
+    assert len(Page(write_report(path)).images) == len(FIGURES) + 1
+    assert drawn == [({"held-out accuracy": [0.3, 0.5, 0.4]}, [0, 0.5, 1], 0.5)]
+    correct(path, strength=0.5, strength_curve={"strengths": [0, 0.5, 1]}, shifted=None)
+    assert "Not drawn" in Page(write_report(path)).text("Accuracy by the strength of the correction")
+
+
+@pytest.mark.parametrize("write", [correct, correct_as_in_0_1])
+@pytest.mark.usefixtures("drawn")
+def test_the_figure_of_a_correction_has_its_accuracies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any
+) -> None:
     drawn: list[dict] = []
     monkeypatch.setattr(plots, "shifted_test_accuracy", drawn.append)
     path = make_run(tmp_path / "run")
-    correct(path)
+    write(path)
     write_report(path)
-    values = {"none": (0.5, 0.4, 0.3), "given": (0.7, 0.45, 0.6)}
-    assert drawn == [{name: dict(zip(TESTS, numbers, strict=True)) for name, numbers in values.items()}]
+    assert drawn == [{name: SHIFTED[name] for name in ("none", "given")}]
 
 
 @pytest.mark.parametrize("name", ["corrected.json", "shifted.csv"])
@@ -323,73 +439,65 @@ def test_the_figure_of_a_correction_has_its_accuracies(tmp_path: Path, monkeypat
 @pytest.mark.usefixtures("quick")
 def test_a_damaged_correction_is_named(tmp_path: Path, name: str, content: str) -> None:
     path = make_run(tmp_path / "run")
-    correct(path)
+    correct_as_in_0_1(path)
     (path / name).write_text(content)
     page = Page(write_report(path))
     assert f"{name} could not be read" in page.sections["Corrected for another class mix"]
 
 
 @pytest.mark.parametrize("content", ["prior,sideways 3\nnone,0.1\n", "prior,uniform\n<b>,<b>,3,4\n", "prior\nnone\n"])
-@pytest.mark.usefixtures("quick")
-def test_an_odd_correction_makes_a_page(tmp_path: Path, content: str) -> None:
+@pytest.mark.usefixtures("drawn")
+def test_an_odd_correction_of_0_1_makes_a_page(tmp_path: Path, content: str) -> None:
     path = make_run(tmp_path / "run")
-    correct(path, uncorrected=None, final={"top1": "<i>", "other": 3}, said=None)
+    correct(path, uncorrected=None, final={"top1": "<i>", "other": 3}, description=None, shifted=None)
     (path / "shifted.csv").write_text(content)
     assert_self_contained(page := Page(write_report(path)))
     assert "<b>" not in page.source
     assert "<i>" not in page.source
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shifted": 3},
+        {"shifted": {}},
+        {"shifted": {"none": 3}},
+        {"shifted": {"none": {}}},
+        {"shifted": {"none": {"sideways 3": 0.1}, "given": {"uniform": "<i>"}}},
+        {"shifted": {"none": {"uniform": 0.1}, "calibration": "temperature", "tuned_on": "4 samples"}},
+        {"strength_curve": {}},
+        {"strength_curve": 3, "top1_on_target": {}, "target_prior": [1]},
+        {"uncorrected": None, "final": None},
+    ],
+)
+@pytest.mark.usefixtures("drawn")
+def test_an_odd_correction_makes_a_page(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = make_run(tmp_path / "run")
+    correct(path, **changes)
+    assert_self_contained(page := Page(write_report(path)))
+    assert "<i>" not in page.source
+    assert "Settings" in page.sections
+    assert_self_contained(Page(write_comparison([path], tmp_path / "all.html")))
+
+
 # Sections of a recipe's own
 
 
 @pytest.mark.usefixtures("quick")
-def test_own_sections_stand_after_the_figures_and_only_if_they_are_passed(tmp_path: Path) -> None:
+def test_own_sections_stand_after_the_figures_and_are_kept_for_later_calls(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run")
     card = figure_html(plots.class_counts([9, 1]), alt="Two bars.", caption="a < b", html="<p>between</p>")
-    assert card == '<figure><img src="data:," alt="Two bars."><p>between</p><figcaption>a &lt; b</figcaption></figure>'
+    image = '<img src="data:," alt="Two bars." width="520" height="320">'
+    assert card == f"<figure>{image}<p>between</p><figcaption>a &lt; b</figcaption></figure>"
     page = Page(write_report(path, sections=[("Sounds & clips", card), ("More", "<p>words</p>")]))
     assert_self_contained(page)
     headings = re.findall(r"<h2>(.*?)</h2>", page.source)
     assert headings[:5] == ["Metrics", "Figures", "Sounds &amp; clips", "More", "Worst and best classes"]
     assert page.sections["Sounds & clips"].strip() == "betweena < b"
-    assert "Sounds" not in write_report(path).read_text()
-
-
-@pytest.mark.parametrize("kind", ["float32", "float64", "int16"])
-def test_a_player_carries_the_samples_of_its_sound(kind: str) -> None:
-    samples = np.array([0, 1, -1, 12345, 2**15 - 1, -(2**15)], dtype=np.int16)
-    waveform = samples if kind == "int16" else torch.from_numpy(samples / 2**15).to(getattr(torch, kind))
-    html = audio_html(waveform, 22050, 'a "dog" & more')
-    (encoded,) = re.findall(r'src="data:audio/wav;base64,([^"]*)"', html)
-    with wave.open(io.BytesIO(base64.b64decode(encoded))) as file:
-        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 22050)
-        np.testing.assert_array_equal(np.frombuffer(file.readframes(6), dtype="<i2"), samples)
-    assert html.count("a &quot;dog&quot; &amp; more") == 2
-
-
-def test_a_sound_beyond_full_scale_keeps_its_shape() -> None:
-    """Clipped, its two peaks would be equal."""
-    (encoded,) = re.findall(r"base64,([^\"]*)", audio_html(torch.tensor([2.0, -4.0, 1.0]), 8000, ""))
-    samples = np.frombuffer(base64.b64decode(encoded)[44:], dtype="<i2")
-    np.testing.assert_array_equal(samples, [2**14, -(2**15), 2**13])
-
-
-@pytest.mark.parametrize(
-    ("waveform", "sample_rate", "message"),
-    [
-        (torch.zeros(2, 100), 8000, r"`waveform` must be one channel .* shape \[2, 100\]. Take one channel"),
-        (torch.zeros(0), 8000, r"`waveform` must be one channel of at least one sample"),
-        (torch.zeros(10, dtype=torch.int32), 8000, "`waveform` must be int16 or fractions .* is int32"),
-        (torch.tensor([0.0, math.nan]), 8000, "`waveform` must be finite"),
-        (torch.zeros(80_001), 8000, "`waveform` must last at most 10 s, .* lasts 10.0 s. Cut it"),
-        (torch.zeros(10), 0, "`sample_rate` must be a positive whole number"),
-        (torch.zeros(10), 44.1, "`sample_rate` must be a positive whole number .* is 44.1"),
-    ],
-)
-def test_sounds_that_cannot_be_carried_are_refused(waveform: torch.Tensor, sample_rate: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        audio_html(waveform, sample_rate, "")
+    assert write_report(path).read_text() == page.source  # as `ltaug correct` writes it again
+    replaced = Page(write_report(path, sections=[("Other", "<p>words</p>")]))
+    assert "Other" in replaced.sections
+    assert "More" not in replaced.sections
 
 
 # Runs that are not complete
@@ -410,6 +518,7 @@ def test_an_empty_folder_gives_a_page_that_says_so(tmp_path: Path) -> None:
         assert f"<code>{name}</code> is not there." in page.source
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_in_progress_shows_its_last_evaluated_epoch(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run")
     for name in ("summary.json", "logits.safetensors", "per_class.csv"):
@@ -419,7 +528,7 @@ def test_a_run_in_progress_shows_its_last_evaluated_epoch(tmp_path: Path) -> Non
     page = Page(write_report(path))
     assert len(page.images) == 2  # learning curves, confidence
     assert "In progress or broken off" in page.source
-    assert "after 4 epochs" in page.source
+    assert "Numbers are those after 4 epochs." in " ".join(page.source.split())
     top1 = json.loads((path / "metrics.jsonl").read_text().splitlines()[3])["top1"]
     assert page.row("top-1 accuracy")[1] == f"{100 * top1:.1f} %"
 
@@ -430,6 +539,7 @@ def test_without_logits_the_table_of_classes_is_enough_for_accuracy(tmp_path: Pa
     (path / "logits.safetensors").unlink()
     page = Page(write_report(path))
     assert len(page.images) == 4
+    assert "logits.safetensors is not there" in page.sections["Logits of every class"]
     assert "logits.safetensors is not there" in page.sections["Reliability"]
     assert page.row("name 0")[3] == "–"
     assert "is not known: logits.safetensors is not there." in page.sections["Worst and best classes"]
@@ -455,11 +565,12 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str) -> Non
         {"final": None, "wall_time_s": "long", "parameters": None},
     ],
 )
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("drawn")
 def test_odd_summaries_make_a_page(tmp_path: Path, summary: dict[str, Any]) -> None:
     assert_self_contained(Page(write_report(make_run(tmp_path / "run", **summary))))
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_model_that_diverged_makes_a_page(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run")
     run = RunFolder(tmp_path / "other", {})
@@ -467,7 +578,7 @@ def test_a_model_that_diverged_makes_a_page(tmp_path: Path) -> None:
     (run.path / "logits.safetensors").replace(path / "logits.safetensors")
     page = Page(write_report(path))
     assert "Not drawn. `probs` must be finite" in page.sections["Reliability"]
-    assert len(page.images) == len(FIGURES) - 1
+    assert len(page.images) == len(FIGURES) - 2  # nor are its logits drawn
 
 
 def test_without_matplotlib_the_page_has_no_figure_and_says_why(
@@ -503,7 +614,7 @@ def test_a_comparison_marks_the_best_and_links_the_reports(tmp_path: Path) -> No
     (tmp_path / "pages").mkdir()
     page = Page(write_comparison([a, b], tmp_path / "pages" / "all.html", title="Two runs"))
     assert_self_contained(page)
-    assert len(page.images) == 2
+    assert len(page.images) == 5
     assert page.links == ["../runs/a%20run/report.html"]  # b has no report yet
     (heads,) = (row for row in page.cells if row[0] == "run")
     assert heads == ["run", "top-1", "many-shot", "few-shot", "ECE", "epochs", "seed", "time", "parameters"]
@@ -518,41 +629,65 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> Non
     assert page.row("unimix_bayias (seed0)")
     assert page.row("unimix_bayias (seed1)")
     assert "All settings are the same." in page.source
+    deeper = [make_run(tmp_path / parent / "seed0") for parent in ("one", "two")]
+    page = Page(write_comparison([*deeper, deeper[0], make_run(tmp_path / "x", name="other")], tmp_path / "all.html"))
+    assert page.row("unimix_bayias (two/seed0)")
+    assert page.row("other")
+    whole = "/".join((tmp_path / "one" / "seed0").resolve().parts[1:])
+    assert page.row(f"unimix_bayias ({whole}) #1")  # one folder, twice
+    assert page.row(f"unimix_bayias ({whole}) #2")
 
 
 @pytest.mark.usefixtures("quick")
 def test_settings_that_differ_are_listed_and_no_others(tmp_path: Path) -> None:
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
-    (b / "config.yaml").write_text("loss: ce\nlr: 0.1\ndecay_epochs: [3, 4]\nseed: 0\nmixer: mixup\n")
+    (b / "config.yaml").write_text(
+        "loss: ce\nlr: 0.1\ndecay_at: [0.6, 0.8]\nset: {alpha: 0.9}\nseed: 0\nmixer: mixup\nmethod: b\nout: b\n"
+    )
     page = Page(write_comparison([a, b], tmp_path / "all.html"))
     assert page.row("loss") == ["loss", "bayias", "ce"]
     assert page.row("mixer") == ["mixer", "–", "mixup"]
-    assert not [row for row in page.cells if row[0] == "lr"]
+    assert page.row("set.alpha") == ["set.alpha", "0.5", "0.9"]
+    assert not [row for row in page.cells if row[0] in ("lr", "method", "out")]
 
 
 @pytest.mark.usefixtures("quick")
-def test_different_training_subsets_are_pointed_out(tmp_path: Path) -> None:
-    a = make_run(tmp_path / "a", index_hash="one")
-    same, other = make_run(tmp_path / "b", index_hash="one"), make_run(tmp_path / "c", index_hash="two")
-    assert "different training subsets" not in write_comparison([a, same], tmp_path / "x.html").read_text()
-    assert "2 different training subsets" in write_comparison([a, other], tmp_path / "x.html").read_text()
+def test_runs_on_different_data_are_pointed_out(tmp_path: Path) -> None:
+    a, same, other = (make_run(tmp_path / name) for name in ("a", "b", "c"))
+    facts = json.loads((other / "data.json").read_text())
+    (other / "data.json").write_text(json.dumps(facts | {"training_indices": "other"}))
+    warning = "did not all see the same data"
+    assert warning not in write_comparison([a, same], tmp_path / "x.html").read_text()
+    page = " ".join(write_comparison([a, other], tmp_path / "x.html").read_text().split())
+    assert warning in page
+    assert "different fingerprints for training_indices.</p>" in page
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_fingerprint_of_0_1_is_that_of_the_training_indices(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, index_hash=name) for name in ("one", "two")]
+    for run in runs:
+        (run / "data.json").unlink()
+    assert "different fingerprints\nfor index_hash." in write_comparison(runs, tmp_path / "x.html").read_text()
+    assert Page(write_report(runs[0])).row("index_hash")[1] == "one"
+
+
+@pytest.mark.usefixtures("drawn")
 def test_curves_are_only_drawn_over_the_same_class_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[list[str]] = []
     original = plots.compare_per_class_accuracy
     monkeypatch.setattr(
-        plots, "compare_per_class_accuracy", lambda runs, counts: drawn.append([*runs]) or original(runs, counts)
+        plots,
+        "compare_per_class_accuracy",
+        lambda runs, counts, **options: drawn.append([*runs]) or original(runs, counts, **options),
     )
     a, b = make_run(tmp_path / "a", name="A"), make_run(tmp_path / "b", num_classes=5, name="B")
     page = Page(write_comparison([a, b], tmp_path / "all.html"))
     assert drawn == [["A"]]
-    assert (
-        "Not shown, for want of test logits or because of other class counts: B."
-        in page.sections["Accuracy of every class"]
-    )
+    assert "Not shown (no test logits, or different class counts): B." in page.sections["Accuracy of every class"]
 
 
+@pytest.mark.usefixtures("quick")
 def test_corrections_are_compared(tmp_path: Path) -> None:
     final = {"top1": 0.45, "ece": 0.05}
     a, b = (make_run(tmp_path / name, name=name, final=final) for name in ("one", "two"))
@@ -567,6 +702,7 @@ def test_corrections_are_compared(tmp_path: Path) -> None:
     assert not [row for row in page.cells if row[0].endswith("kept")]
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_in_progress_can_be_compared(tmp_path: Path) -> None:
     a, b, c = (make_run(tmp_path / name, name=name) for name in "abc")
     for name in ("summary.json", "logits.safetensors", "per_class.csv"):
@@ -577,6 +713,37 @@ def test_a_run_in_progress_can_be_compared(tmp_path: Path) -> None:
     assert page.row("bin progress, after 4 epochs")[1].endswith(" %")
     assert page.row("cno result yet")[1] == "–"
     assert len(page.images) == 2
+
+
+def drawn_side_by_side(monkeypatch: pytest.MonkeyPatch, runs: list[Path], page: Path) -> list[list[str]]:
+    names: list[list[str]] = []
+    original = plots.compare_reliability_diagrams
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            plots,
+            "compare_reliability_diagrams",
+            lambda probs, labels: names.append([*probs]) or original(probs, labels),
+        )
+        write_comparison(runs, page)
+    return names
+
+
+@pytest.mark.usefixtures("drawn")
+def test_few_runs_with_the_same_test_samples_are_drawn_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [make_run(tmp_path / name, name=name) for name in "abcdefg"]
+    page = tmp_path / "all.html"
+    assert drawn_side_by_side(monkeypatch, runs[:6], page) == [list("abcdef")]
+    assert drawn_side_by_side(monkeypatch, runs, page) == []  # the panels would be too small
+    assert drawn_side_by_side(monkeypatch, runs[:1], page) == []
+    logits, labels = RunFolder.open(runs[1]).load_logits()
+    RunFolder.open(runs[1]).save_logits(logits, labels.flip(0))
+    (runs[2] / "logits.safetensors").unlink()
+    assert drawn_side_by_side(monkeypatch, runs[:4], page) == [["a", "d"]]
+    monkeypatch.setattr(_pages, "SIDE_BY_SIDE_BYTES", 1000)
+    assert drawn_side_by_side(monkeypatch, runs[:4], page) == []
+    assert "Violins" not in page.read_text()
 
 
 def test_results_table() -> None:
@@ -594,3 +761,32 @@ def test_results_table() -> None:
     ]
     errors = results_table({"erm": final}, columns, errors=["top1", "few"]).splitlines()[2]
     assert [cell.strip() for cell in errors.strip("|").split("|")][:3] == ["erm", "60.0", "–"]
+
+
+# The package
+
+
+def test_templates_and_style_are_beside_the_code_and_name_no_undefined_value(tmp_path: Path) -> None:
+    """A wheel holds all files below ltaug; a value that a template asks for and does not get is an error."""
+    folder = Path(_pages.__file__).parent / "templates"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"base.html.j2", "comparison.html.j2", "page.html.j2", "pieces.html.j2", "style.css"}
+    with pytest.raises(UndefinedError, match="'nothing' is undefined"):
+        _pages._templates().from_string("{{ nothing }}").render()
+    assert _pages._templates().from_string("{{ text }}").render(text="<b>") == "&lt;b&gt;"
+
+
+KNOWN_ONLY_TO_RECIPES = re.compile(
+    r"data_dir|--\w|held_out_per_class|clips_per_second|images_per_second|shifted\.(csv|json|png)"
+)
+
+
+def test_pages_know_no_setting_of_a_recipe_and_old_names_stand_in_one_place() -> None:
+    folder = Path(_pages.__file__).parent
+    found = {
+        path.name: sorted({match[0] for match in KNOWN_ONLY_TO_RECIPES.finditer(path.read_text())})
+        for path in folder.rglob("*")
+        if path.suffix in (".py", ".j2")
+    }
+    assert {name: words for name, words in found.items() if words} == {"_old.py": ["shifted.csv", "shifted.json"]}
+    assert KNOWN_ONLY_TO_RECIPES.search("Train with `--held_out 5`.")  # negative twin

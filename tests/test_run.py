@@ -5,12 +5,17 @@ from __future__ import annotations
 import csv
 import dataclasses
 import errno
+import inspect
 import json
 import math
 import os
+import re
+import shutil
 import signal
+import stat
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +24,23 @@ import pytest
 import torch
 import yaml
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
-from ltaug import RunFolder
-from ltaug.run import environment, finite_loss, peak_memory_bytes, read_config, reuse_freed_memory, write_atomically
+from ltaug import RunFolder, run
+from ltaug.errors import UserError
+from ltaug.run import read_config, write_atomically
 
 CONFIG = {"method": "bayias", "epochs": 4, "lr": 0.1, "seed": 0}
 EPOCHS_FREE = {"resume": True, "free_keys": ("epochs",)}
+EPOCH_1, EPOCH_2, EPOCH_3 = (f"checkpoints/epoch_{epoch:05d}" for epoch in (1, 2, 3))
 
 
 def everything_in(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def save_checkpoint(run: RunFolder, epoch: int) -> None:
-    with run.checkpoint(epoch) as folder:
+def save_checkpoint(run: RunFolder, epoch: int, step: int = 0) -> None:
+    with run.checkpoint(epoch, step=step) as folder:
         (folder / "model.bin").write_bytes(b"weights after %d" % epoch)
         (folder / "random").mkdir()
         (folder / "random" / "rank_0.bin").write_bytes(b"state")
@@ -118,18 +126,20 @@ class TestFiles:
             with pytest.raises(ValueError, match=r"data.json` is damaged"):
                 run.check_data(facts)
         (tmp_path / "data.json").unlink()  # as an earlier version left it
-        RunFolder(tmp_path, CONFIG, resume=True, write_config=False).check_data(facts)
+        RunFolder.open(tmp_path).check_data(facts)
 
-    def test_corrections_of_other_logits_go(self, tmp_path: Path) -> None:
-        run, names = RunFolder(tmp_path, CONFIG), ("corrected.json", "shifted.csv", "shifted.json", "shifted.png")
+    @pytest.mark.parametrize("name", ["logits.safetensors", "held_out.safetensors"])
+    def test_a_correction_of_other_logits_goes(self, tmp_path: Path, name: str) -> None:
+        run = RunFolder(tmp_path, CONFIG)
         logits, labels = torch.randn(5, 3), torch.arange(5) % 3
-        run.save_logits(logits, labels)
-        for name in names:
-            run.write(name, "{}")
-        run.save_logits(logits, labels)
-        assert all((tmp_path / name).exists() for name in names)
-        run.save_logits(logits + 1e-3, labels)
-        assert not any((tmp_path / name).exists() for name in names)
+        run.save_logits(logits, labels, name)
+        for file in ("corrected.json", "mine.json"):
+            run.write(file, "{}")
+        run.save_logits(logits, labels, name)
+        assert (tmp_path / "corrected.json").exists()
+        run.save_logits(logits + 1e-3, labels, name)
+        assert not (tmp_path / "corrected.json").exists()
+        assert (tmp_path / "mine.json").exists()
 
     def test_a_dataclass_is_its_fields(self, tmp_path: Path) -> None:
         @dataclasses.dataclass
@@ -148,25 +158,6 @@ class TestFiles:
         RunFolder(tmp_path, CONFIG)
         assert (tmp_path / "command.txt").read_text().endswith(" train.py --out 'my runs/a;b'\n")
 
-    def test_the_commit_is_that_of_the_script(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        script = tmp_path / "train.py"
-        script.write_text("")
-        monkeypatch.setattr(sys, "argv", [str(script)])
-        monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-        assert environment()["git"] is None
-
-        def git(*arguments: str) -> str:
-            identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-            command = ["git", "-C", str(tmp_path), *identity, *arguments]
-            return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-        git("init", "-q")
-        git("add", "train.py")
-        git("commit", "-q", "-m", "x")
-        assert environment()["git"] == {"commit": git("rev-parse", "HEAD"), "clean": True}
-        script.write_text("changed = 1\n")
-        assert environment()["git"] == {"commit": git("rev-parse", "HEAD"), "clean": False}
-
     def test_results_come_back(self, tmp_path: Path) -> None:
         run = RunFolder(tmp_path, CONFIG)
         logits, labels = torch.randn(6, 3, requires_grad=True), torch.tensor([0, 1, 2, 0, 1, 2], dtype=torch.int32)
@@ -175,13 +166,16 @@ class TestFiles:
         assert (kept[0].dtype, kept[1].dtype) == (torch.float32, torch.int64)
         assert torch.equal(kept[0], logits.detach().bfloat16().float())
         assert kept[1].tolist() == labels.tolist()
+        run.save_logits(torch.ones(1, 3), torch.tensor([2]), name="held_out.safetensors")
+        assert torch.equal(run.load_logits("held_out.safetensors")[0], torch.ones(1, 3))
+        assert torch.equal(run.load_logits()[0], kept[0])
 
         model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
         state = {**model.state_dict(), "tied": model[0].weight, "view": model[0].weight.t()}
         info = {"class_names": ["a", "b"], "class_counts": [5, 1], "logits_prior": [0.5, 0.5]}
         run.save_model(state, {name: torch.tensor(v) if name != "class_names" else v for name, v in info.items()})
         weights, facts = run.load_model()
-        assert facts == info
+        assert facts == info == run.info()
         assert set(weights) == set(state)
         assert all(torch.equal(weights[name], state[name]) for name in state)
 
@@ -191,6 +185,8 @@ class TestFiles:
         run.save_per_class(names, torch.tensor([5, 3, 0]), accuracy)
         with (tmp_path / "per_class.csv").open(newline="") as file:
             rows = list(csv.reader(file))
+        assert [row["name"] for row in run.per_class()] == names
+        assert [row["test_accuracy"] for row in run.per_class()] == ["0.500000", "1.000000", "nan"]
         assert rows[0] == ["class", "name", "train_count", "test_accuracy"]
         assert rows[1:3] == [["0", "a", "5", "0.500000"], ["1", 'a "quoted", name', "3", "1.000000"]]
         assert rows[3][:3] == ["2", "c", "0"]
@@ -242,13 +238,114 @@ class TestFiles:
         assert run.latest_checkpoint() is None
         assert run.rows() == []
 
-    def test_a_run_can_be_opened_without_leaving_a_trace(self, tmp_path: Path) -> None:
-        RunFolder(tmp_path, CONFIG)
+    def test_a_folder_without_a_name_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It would be the folder of the shell."""
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(UserError, match="The run folder's name is empty"):
+            RunFolder("", CONFIG)
+        with pytest.raises(FileNotFoundError, match="no run folder"):
+            RunFolder.open("")
+        assert everything_in(tmp_path) == {}
+
+
+class TestOpen:
+    def test_a_run_is_opened_without_leaving_a_trace(self, tmp_path: Path) -> None:
+        run = RunFolder(tmp_path, CONFIG, data={"test_labels": "5e8e"})
+        run.log(epoch=0, loss=1.0)
+        save_checkpoint(run, 1)
+        leftover = tmp_path / "checkpoints" / ".ltaug-epoch_00002.tmp"  # of a training that is saving
+        leftover.mkdir()
         before = everything_in(tmp_path)
-        run = RunFolder(tmp_path, CONFIG, resume=True, write_config=False)
+        run = RunFolder.open(tmp_path)
+        assert run.config() == CONFIG
+        assert run.rows() == [{"epoch": 0, "loss": 1.0}]
+        assert run.latest_checkpoint() == (tmp_path / EPOCH_1, 1, 0)
         assert everything_in(tmp_path) == before
-        run.write_json("summary.json", {"a": 1})
-        assert set(everything_in(tmp_path)) == {*before, "summary.json"}
+        assert leftover.is_dir()
+        run.write_json("corrected.json", {"a": 1})
+        assert set(everything_in(tmp_path)) == {*before, "corrected.json"}
+
+    def test_a_folder_that_is_not_there_is_not_made(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        for name in ("nothing", "file"):
+            with pytest.raises(FileNotFoundError, match=f"{name}` is no run folder"):
+                RunFolder.open(tmp_path / name)
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+    def test_what_a_run_does_not_have_is_named(self, tmp_path: Path) -> None:
+        run = RunFolder.open(tmp_path)
+        assert run.rows() == []
+        assert run.latest_checkpoint() is None
+        for name, read in (
+            ("config.yaml", run.config),
+            ("summary.json", run.summary),
+            ("ltaug.json", run.info),
+            ("per_class.csv", run.per_class),
+            ("logits.safetensors", run.load_logits),
+            ("model.safetensors", run.load_model),
+            ("held_out.safetensors", lambda: run.load_logits("held_out.safetensors")),
+        ):
+            with pytest.raises(FileNotFoundError, match=rf"has no {name}: the run has none, or is not finished"):
+                read()
+
+    @pytest.mark.parametrize("old", ["images_per_second", "clips_per_second", "samples_per_second"])
+    def test_the_speed_has_one_name_whoever_wrote_it(self, tmp_path: Path, old: str) -> None:
+        run = RunFolder(tmp_path, CONFIG)
+        run.log(epoch=0, **{old: 81.5})
+        run.write_json("summary.json", {"name": "erm", old: 80.5})
+        assert run.summary() == {"name": "erm", "samples_per_second": 80.5}
+        assert run.rows() == [{"epoch": 0, "samples_per_second": 81.5}]
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ('{"epoch": 1, "lo', None),  # cut, the last one
+            ('{"epoch": 1, "lo\n', r"damaged in line 2 \(.*\)\. Restore it, or remove it"),
+            ('{"epo\n{"epoch": 2}\n', "damaged in line 2"),
+            ("[1]\n", "damaged in line 2 .it holds no names"),
+        ],
+    )
+    def test_a_damaged_row_is_named_and_one_being_written_is_left_out(
+        self, tmp_path: Path, line: str, message: str | None
+    ) -> None:
+        run = RunFolder(tmp_path, CONFIG)
+        run.log(epoch=0, loss=1.0)
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.write(line)
+        if message is None:
+            assert run.rows() == [{"epoch": 0, "loss": 1.0}]
+        else:
+            with pytest.raises(UserError, match=message):
+                run.rows()
+
+    @pytest.mark.parametrize(
+        ("tensors", "message"),
+        [
+            ({"logits": torch.zeros(3, 2), "labels": torch.zeros(2).long()}, "must hold logits .N, C. and integer"),
+            ({"logits": torch.zeros(3), "labels": torch.zeros(3).long()}, r"but holds \[3\] and torch.int64 \[3\]"),
+            ({"logits": torch.zeros(3, 2), "labels": torch.zeros(3)}, "torch.float32"),
+            ({"logits": torch.zeros(0, 2), "labels": torch.zeros(0).long()}, "must hold logits"),
+            ({"logits": torch.zeros(3, 2), "labels": torch.tensor([0, 1, 2])}, "labels from 0 to 2, but logits of 2"),
+            ({"logits": torch.zeros(3, 2), "labels": torch.tensor([0, 1, -1])}, "labels from -1 to 1"),
+            ({"logits": torch.zeros(3, 2)}, "has no labels"),
+            ({"other": torch.zeros(3, 2)}, "has no labels and no logits"),
+        ],
+    )
+    def test_logits_that_do_not_fit_their_labels_are_refused(
+        self, tmp_path: Path, tensors: dict[str, torch.Tensor], message: str
+    ) -> None:
+        save_file(tensors, tmp_path / "logits.safetensors")
+        with pytest.raises(UserError, match=message):
+            RunFolder.open(tmp_path).load_logits()
+
+    @pytest.mark.parametrize("name", ["logits.safetensors", "model.safetensors"])
+    @pytest.mark.parametrize("content", [b"", b"{}", bytes(64)])
+    def test_damaged_tensors_are_named(self, tmp_path: Path, name: str, content: bytes) -> None:
+        (tmp_path / name).write_bytes(content)
+        (tmp_path / "ltaug.json").write_text("{}")
+        run = RunFolder.open(tmp_path)
+        with pytest.raises(UserError, match=f"{name}` is damaged"):
+            run.load_logits() if name.startswith("logits") else run.load_model()
 
 
 class TestLog:
@@ -320,6 +417,39 @@ class TestResume:
             RunFolder(tmp_path, {**CONFIG, "epochs": 8}, resume=True)
         RunFolder(tmp_path, {**CONFIG, "epochs": 8}, **EPOCHS_FREE)
         assert read_config(tmp_path / "config.yaml")["epochs"] == 8
+
+    @pytest.mark.parametrize(
+        ("done", "epochs", "message"),
+        [
+            ((3, 0), 3, None),
+            ((3, 0), None, None),
+            ((2, 7), 3, None),
+            ((4, 0), 3, "`epochs` is 3, but .* has completed 4. Raise it"),
+            ((3, 7), 3, "`epochs` is 3, but .* has completed 3 and 7 steps. Raise it"),
+        ],
+    )
+    def test_fewer_epochs_than_are_done_are_refused(
+        self, tmp_path: Path, done: tuple[int, int], epochs: int | None, message: str | None
+    ) -> None:
+        save_checkpoint(RunFolder(tmp_path, {"steps": 1}), *done)
+        before = everything_in(tmp_path)
+        changed = {"free_keys": ("steps",), "resume": True, "epochs": epochs}
+        if message is None:
+            RunFolder(tmp_path, {"steps": 2}, **changed)
+            return
+        with pytest.raises(UserError, match=message):
+            RunFolder(tmp_path, {"steps": 2}, **changed)
+        assert everything_in(tmp_path) == before
+
+    @pytest.mark.filterwarnings("ignore:Skipping a damaged checkpoint")
+    def test_a_damaged_checkpoint_beyond_the_epochs_does_not_count(self, tmp_path: Path) -> None:
+        run = RunFolder(tmp_path, CONFIG)
+        for epoch in (2, 3):
+            save_checkpoint(run, epoch)
+        (tmp_path / EPOCH_3 / "model.bin").unlink()
+        RunFolder(tmp_path, CONFIG, resume=True, epochs=2)
+        with pytest.raises(UserError, match="has completed 2"):
+            RunFolder(tmp_path, CONFIG, resume=True, epochs=1)
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -440,9 +570,9 @@ class TestFullDisk:
                 save_checkpoint(run, 2)
         assert everything_in(tmp_path) == before
         assert not list(tmp_path.glob("checkpoints/.*"))
-        assert run.latest_checkpoint() == (tmp_path / "checkpoints" / "epoch_00001", 1)
+        assert run.latest_checkpoint() == (tmp_path / EPOCH_1, 1, 0)
         save_checkpoint(run, 2)
-        assert run.latest_checkpoint() == (tmp_path / "checkpoints" / "epoch_00002", 2)
+        assert run.latest_checkpoint() == (tmp_path / EPOCH_2, 2, 0)
 
     @pytest.mark.parametrize("error", [RuntimeError("unexpected pos 64 vs 0"), SafetensorError("I/O error")])
     def test_how_torch_and_safetensors_tell_of_a_full_disk(self, tmp_path: Path, error: Exception) -> None:
@@ -473,9 +603,9 @@ class TestCheckpoints:
         assert run.latest_checkpoint() is None
         for epoch in (1, 2, 9, 10):
             save_checkpoint(run, epoch)
-            assert run.latest_checkpoint() == (tmp_path / "checkpoints" / f"epoch_{epoch:05d}", epoch)
+            assert run.latest_checkpoint() == (tmp_path / "checkpoints" / f"epoch_{epoch:05d}", epoch, 0)
         assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["epoch_00009", "epoch_00010"]
-        folder, _ = run.latest_checkpoint()
+        folder, _, _ = run.latest_checkpoint()
         assert (folder / "model.bin").read_bytes() == b"weights after 10"
         assert (folder / "random" / "rank_0.bin").exists()
 
@@ -493,9 +623,75 @@ class TestCheckpoints:
         with run.checkpoint(1) as folder:
             assert list(folder.iterdir()) == []
             (folder / "other.bin").write_bytes(b"new")
-        folder, epoch = run.latest_checkpoint()
-        assert epoch == 1
+        folder, epoch, step = run.latest_checkpoint()
+        assert (epoch, step) == (1, 0)
         assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "other.bin"]
+
+    def test_states_inside_an_epoch_stand_between_its_ends(self, tmp_path: Path) -> None:
+        run = RunFolder(tmp_path, CONFIG, keep=9)
+        places = [(1, 0), (1, 200), (2, 0), (2, 90), (2, 1000), (2, 12_345_678)]
+        for epoch, step in reversed(places):
+            save_checkpoint(run, epoch, step)
+        names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+        assert names == [
+            "epoch_00001",
+            "epoch_00001_step_0000200",
+            "epoch_00002",
+            "epoch_00002_step_0000090",
+            "epoch_00002_step_0001000",
+            "epoch_00002_step_12345678",
+        ]
+        for epoch, step in reversed(places):
+            folder, *reached = run.latest_checkpoint()
+            assert reached == [epoch, step]
+            shutil.rmtree(folder)
+        assert run.latest_checkpoint() is None
+
+    def test_those_inside_an_epoch_count_towards_the_newest(self, tmp_path: Path) -> None:
+        run = RunFolder(tmp_path, CONFIG)
+        for place in ((1, 0), (1, 5), (1, 10), (2, 0)):
+            save_checkpoint(run, *place)
+        names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+        assert names == ["epoch_00001_step_0000010", "epoch_00002"]
+
+    @pytest.mark.parametrize("moment", ["before", "between", "after"])
+    def test_a_kill_while_a_state_is_replaced_loses_neither(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+    ) -> None:
+        """Killed before the old state is renamed, before the new one is, and before the old one is removed."""
+        run = RunFolder(tmp_path, CONFIG)
+        for place in ((1, 0), (2, 7)):
+            save_checkpoint(run, *place)
+        rename, rmtree, renamed = Path.rename, shutil.rmtree, []
+
+        class Kill(BaseException):
+            pass
+
+        def killed_rename(path: Path, target: Path) -> Path:
+            if len(renamed) == ("before", "between").index(moment):
+                raise Kill
+            renamed.append(target)
+            return rename(path, target)
+
+        def killed_rmtree(path: Path, **options: Any) -> None:
+            if path.name.endswith("_replaced") and path.exists():
+                raise Kill
+            if moment == "after":
+                rmtree(path, **options)
+
+        with monkeypatch.context() as patch:
+            if moment != "after":
+                patch.setattr(Path, "rename", killed_rename)
+            patch.setattr(shutil, "rmtree", killed_rmtree)
+            with pytest.raises(Kill), run.checkpoint(2, step=7) as folder:
+                (folder / "model.bin").write_bytes(b"again")
+        run = RunFolder(tmp_path, CONFIG, resume=True)
+        folder, *reached = run.latest_checkpoint()
+        assert reached == [2, 7]
+        assert (folder / "model.bin").read_bytes() == (b"again" if moment == "after" else b"weights after 2")
+        save_checkpoint(run, 2, 7)  # and what the kill has left does not stand in the way
+        names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+        assert names == ["epoch_00001", "epoch_00002_step_0000007"]
 
     def test_nothing_counts_before_everything_is_there(self, tmp_path: Path) -> None:
         run = RunFolder(tmp_path, CONFIG)
@@ -503,7 +699,7 @@ class TestCheckpoints:
             (folder / "model.bin").write_bytes(b"x")
             assert run.latest_checkpoint() is None
             assert folder.parent == tmp_path / "checkpoints"  # the same file system, so that it can be renamed
-        assert run.latest_checkpoint() == (tmp_path / "checkpoints" / "epoch_00001", 1)
+        assert run.latest_checkpoint() == (tmp_path / EPOCH_1, 1, 0)
 
     def test_processes_wait_for_each_other(self, tmp_path: Path) -> None:
         events: list[str] = []
@@ -516,7 +712,7 @@ class TestCheckpoints:
             assert folder == same
             (same / "rank_1.bin").write_bytes(b"from the other process")
         # The folder is there before anyone writes to it, is renamed after everyone has, and before anyone goes on.
-        assert events == ["['.epoch_00001.tmp']"] * 2 + ["['.epoch_00001.tmp']"] * 3 + ["['epoch_00001']"]
+        assert events == ["['.ltaug-epoch_00001.tmp']"] * 5 + ["['epoch_00001']"]
         assert json.loads((tmp_path / "checkpoints/epoch_00001/manifest.json").read_text()).keys() == {"rank_1.bin"}
 
     @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a system with SIGKILL")
@@ -532,32 +728,41 @@ class TestCheckpoints:
         )
         done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=root)
         assert done.returncode == -signal.SIGKILL
-        leftover = tmp_path / "checkpoints" / ".epoch_00003.tmp"
+        leftover = tmp_path / "checkpoints" / ".ltaug-epoch_00003.tmp"
         assert (leftover / "model.bin").read_bytes() == b"half"
         run = RunFolder(tmp_path, CONFIG, resume=True)
-        assert run.latest_checkpoint() == (tmp_path / "checkpoints" / "epoch_00002", 2)
+        assert run.latest_checkpoint() == (tmp_path / EPOCH_2, 2, 0)
         assert not leftover.exists()
 
-    def test_leftovers_of_a_crash_are_cleaned_but_only_by_the_main_process(self, tmp_path: Path) -> None:
+    def test_leftovers_of_a_crash_are_cleaned_but_only_ours_and_only_by_the_main_process(self, tmp_path: Path) -> None:
         RunFolder(tmp_path, CONFIG)
-        leftover = tmp_path / "checkpoints" / ".epoch_00003.tmp"
-        leftover.mkdir(parents=True)
-        (leftover / "model.bin").write_bytes(b"half")
-        (tmp_path / ".summary.json.tmp").write_bytes(b"{")
-        (tmp_path / "mine.tmp").write_bytes(b"not a leftover of ours")
-        other = RunFolder(tmp_path, CONFIG, main=False, resume=True)
-        assert leftover.exists()
-        assert other.latest_checkpoint() is None
-        RunFolder(tmp_path, CONFIG, resume=True, write_config=False)  # a reader, beside a training that may be saving
-        assert leftover.exists()
+        ours = [tmp_path / "checkpoints/.ltaug-epoch_00003.tmp/model.bin", tmp_path / ".ltaug-summary.json-0a1b.tmp"]
+        foreign = [
+            tmp_path / "mine.tmp",
+            tmp_path / ".mine.tmp",
+            tmp_path / ".cache.tmp" / "everything",
+            tmp_path / ".ltaug-notes",
+            tmp_path / "checkpoints" / ".epoch_00003.tmp" / "model.bin",
+            tmp_path / "deeper" / ".ltaug-x.tmp",
+        ]
+        for file in ours + foreign:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"half")
+        assert RunFolder(tmp_path, CONFIG, main=False, resume=True).latest_checkpoint() is None
+        RunFolder.open(tmp_path)  # a reader, beside a training that may be saving
+        with pytest.raises(FileExistsError):
+            RunFolder(tmp_path, CONFIG)
+        with pytest.raises(UserError):
+            RunFolder(tmp_path, {**CONFIG, "lr": 9}, resume=True)
+        assert all(file.exists() for file in ours)
         RunFolder(tmp_path, CONFIG, resume=True)
-        assert not leftover.exists()
-        assert not (tmp_path / ".summary.json.tmp").exists()
-        assert (tmp_path / "mine.tmp").exists()
+        assert not any(file.exists() for file in ours)
+        assert not (tmp_path / "checkpoints" / ".ltaug-epoch_00003.tmp").exists()
+        assert all(file.read_bytes() == b"half" for file in foreign)
 
     def test_what_an_earlier_attempt_left_is_not_sealed_in(self, tmp_path: Path) -> None:
         run = RunFolder(tmp_path, CONFIG)
-        leftover = tmp_path / "checkpoints" / ".epoch_00001.tmp"
+        leftover = tmp_path / "checkpoints" / ".ltaug-epoch_00001.tmp"
         leftover.mkdir(parents=True)
         (leftover / "stale.bin").write_bytes(b"old")
         save_checkpoint(run, 1)
@@ -576,6 +781,69 @@ DAMAGE = {
 }
 
 
+class TestSystems:
+    """File systems and platforms that lack something."""
+
+    @pytest.mark.parametrize("error", [errno.EINVAL, errno.EIO, errno.ENOTSUP, errno.EACCES])
+    def test_a_file_system_without_fsync_of_folders(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+    ) -> None:
+        """CIFS and several FUSE mounts."""
+        fsync, refused = os.fsync, []
+
+        def files_only(handle: int) -> None:
+            if stat.S_ISDIR(os.fstat(handle).st_mode):
+                refused.append(handle)
+                raise OSError(error, os.strerror(error))
+            fsync(handle)
+
+        monkeypatch.setattr(os, "fsync", files_only)
+        run = RunFolder(tmp_path, CONFIG)
+        save_checkpoint(run, 1)
+        assert refused
+        assert run.latest_checkpoint() == (tmp_path / EPOCH_1, 1, 0)
+
+    def test_a_system_that_flushes_only_what_is_open_for_writing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Windows."""
+        fcntl = pytest.importorskip("fcntl")
+        fsync, flushed = os.fsync, []
+
+        def writable_only(handle: int) -> None:
+            read_only = fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+            if read_only and not stat.S_ISDIR(os.fstat(handle).st_mode):
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            flushed.append(handle)
+            fsync(handle)
+
+        monkeypatch.setattr(os, "fsync", writable_only)
+        run = RunFolder(tmp_path, CONFIG)
+        save_checkpoint(run, 1)
+        assert flushed
+        assert run.latest_checkpoint() == (tmp_path / EPOCH_1, 1, 0)
+        with (tmp_path / "config.yaml").open("rb") as file, pytest.raises(OSError, match="Bad file descriptor"):
+            os.fsync(file.fileno())  # the simulation does refuse
+
+    def test_checkpoints_are_not_read_into_memory(self, tmp_path: Path) -> None:
+        run = RunFolder(tmp_path, CONFIG)
+        size = 32 << 20
+        with run.checkpoint(1) as folder, (folder / "large.bin").open("wb") as file:
+            file.truncate(size)
+        tracemalloc.start()
+        try:
+            with run.checkpoint(2) as folder, (folder / "large.bin").open("wb") as file:
+                file.truncate(size)
+            assert run.latest_checkpoint()[1:] == (2, 0)
+            peak = tracemalloc.get_traced_memory()[1]
+            (tmp_path / EPOCH_1 / "large.bin").read_bytes()
+            whole = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < size / 4
+        assert whole > size  # reading it whole would have been seen
+
+
 class TestDamage:
     @pytest.mark.parametrize("name", DAMAGE)
     def test_a_damaged_checkpoint_is_passed_over_with_a_warning(self, tmp_path: Path, name: str) -> None:
@@ -585,14 +853,14 @@ class TestDamage:
             save_checkpoint(run, epoch)
         damage(tmp_path / "checkpoints" / "epoch_00002")
         with pytest.warns(UserWarning, match=f"Skipping a damaged checkpoint .*epoch_00002: .*{reason}"):
-            assert run.latest_checkpoint() == (tmp_path / "checkpoints" / "epoch_00001", 1)
+            assert run.latest_checkpoint() == (tmp_path / EPOCH_1, 1, 0)
 
     def test_a_damaged_older_one_does_not_matter(self, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
         run = RunFolder(tmp_path, CONFIG)
         for epoch in (1, 2):
             save_checkpoint(run, epoch)
         (tmp_path / "checkpoints" / "epoch_00001" / "model.bin").unlink()
-        assert run.latest_checkpoint() == (tmp_path / "checkpoints" / "epoch_00002", 2)
+        assert run.latest_checkpoint() == (tmp_path / EPOCH_2, 2, 0)
         assert not list(recwarn)
 
     def test_all_processes_choose_the_same_and_one_warns(
@@ -602,7 +870,7 @@ class TestDamage:
         for epoch in (1, 2):
             save_checkpoint(run, epoch)
         (tmp_path / "checkpoints" / "epoch_00002" / "model.bin").unlink()
-        assert RunFolder(tmp_path, CONFIG, main=False).latest_checkpoint() == (tmp_path / "checkpoints/epoch_00001", 1)
+        assert RunFolder(tmp_path, CONFIG, main=False).latest_checkpoint() == (tmp_path / EPOCH_1, 1, 0)
         assert not list(recwarn)
 
     @pytest.mark.filterwarnings("ignore:Skipping a damaged checkpoint")
@@ -615,43 +883,8 @@ class TestDamage:
             r"No checkpoint .* can be used \(epoch_00002: model.bin is missing; epoch_00001: .*\)\. "
             r"Start anew in another folder"
         )
-        with pytest.raises(RuntimeError, match=message):
+        with pytest.raises(UserError, match=message):
             run.latest_checkpoint()
-
-
-class TestProcess:
-    def test_peak_memory_is_what_the_kernel_says(self) -> None:
-        status = Path("/proc/self/status")
-        if not status.exists():
-            pytest.skip("no Linux")
-        kilobytes = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        assert peak_memory_bytes() == pytest.approx(1024 * kilobytes, rel=0.05)
-
-    def test_freed_memory_can_be_kept_or_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        import ctypes
-
-        calls = []
-
-        class Libc:
-            def mallopt(self, parameter: int, value: int) -> int:
-                calls.append((parameter, value))
-                return 1
-
-        with monkeypatch.context() as patch:
-            patch.setattr(ctypes, "CDLL", lambda name: Libc())
-            assert reuse_freed_memory() is True
-        assert calls == [(-4, 0), (-1, 2**31 - 1)]  # M_MMAP_MAX, M_TRIM_THRESHOLD of glibc's malloc.h
-
-        def missing(name: str) -> None:
-            raise OSError(name)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(ctypes, "CDLL", missing)
-            assert reuse_freed_memory() is False
-
-    def test_a_system_without_git(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("PATH", "")
-        assert environment()["git"] is None
 
 
 def test_the_simulated_disk_does_fill_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -680,7 +913,7 @@ class TestOddCases:
         (tmp_path / "checkpoints" / "epoch_00002_backup").mkdir()
         found = run.latest_checkpoint()
         assert found is not None
-        assert found[1] == 100_000
+        assert found[1:] == (100_000, 0)
         assert (tmp_path / "checkpoints" / "epoch_00002_backup").is_dir()
 
     def test_a_manifest_of_another_kind_is_damage(self, tmp_path: Path) -> None:
@@ -688,7 +921,7 @@ class TestOddCases:
         with run.checkpoint(1) as folder:
             (folder / "state").write_text("x")
         (tmp_path / "checkpoints" / "epoch_00001" / "manifest.json").write_text("[]")
-        with pytest.warns(UserWarning, match="damaged"), pytest.raises(RuntimeError, match=r"manifest\.json"):
+        with pytest.warns(UserWarning, match="damaged"), pytest.raises(UserError, match=r"manifest\.json"):
             run.latest_checkpoint()
 
     def test_keeping_no_checkpoint_is_refused(self, tmp_path: Path) -> None:
@@ -696,8 +929,11 @@ class TestOddCases:
             RunFolder(tmp_path, {}, keep=0)
 
 
-@pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_a_loss_that_diverges_is_told(loss: float) -> None:
-    assert finite_loss(0.5, 2) == 0.5
-    with pytest.raises(ValueError, match=rf"The loss is {loss} in epoch 3: .* Lower `lr`"):
-        finite_loss(loss, 2)
+# Settings of scripts, flags of commands and files of one command.
+KNOWN_TO_OTHERS = re.compile(r"shifted|--[a-z]|warmup|precision|momentum|`lr`")
+
+
+def test_the_folder_knows_no_setting_flag_or_file_of_others() -> None:
+    assert KNOWN_TO_OTHERS.findall(inspect.getsource(run)) == []
+    assert KNOWN_TO_OTHERS.search('raise ValueError("Lower `lr`.")')  # negative twin
+    assert KNOWN_TO_OTHERS.search("choose another folder (`--out`)")

@@ -17,8 +17,6 @@ from ltaug.priors import Counts, as_counts, shot_groups
 Floats = NDArray[np.float64]
 Values = Tensor | NDArray[Any] | Sequence[float | None]
 """One number a class; ``None`` and NaN stand for "no test sample"."""
-Waveform = Tensor | NDArray[Any]
-"""One channel of sound [T]: int16, or fractions of full scale in any floating type."""
 
 MAX_BARS = 200
 
@@ -39,36 +37,15 @@ def as_floats(values: Values) -> Floats:
     return np.asarray(values, dtype=np.float64)
 
 
-def as_waveform(waveform: Waveform, sample_rate: int) -> Floats:
-    """A sound as fractions of full scale, float64 [T]."""
-    if isinstance(sample_rate, bool) or not isinstance(sample_rate, (int, np.integer)) or sample_rate < 1:
-        raise ValueError(f"`sample_rate` must be a positive whole number of samples a second, but is {sample_rate!r}.")
-    tensor = waveform.detach().cpu() if isinstance(waveform, Tensor) else torch.as_tensor(np.asarray(waveform))
-    if tensor.ndim != 1 or not len(tensor):
-        raise ValueError(
-            f"`waveform` must be one channel of at least one sample, shape [T], but has shape {list(tensor.shape)}. "
-            "Take one channel, or the mean of them."
-        )
-    if tensor.dtype != torch.int16 and not tensor.is_floating_point():
-        raise ValueError(
-            f"`waveform` must be int16 or fractions of full scale, but is {str(tensor.dtype).removeprefix('torch.')}. "
-            "Divide it by its full scale."
-        )
-    values = as_floats(tensor)
-    if tensor.dtype == torch.int16:
-        values = values / 2**15
-    if not np.isfinite(values).all():
-        raise ValueError("`waveform` must be finite, but holds NaN or infinity.")
-    return values
-
-
 def known_mean(values: Floats) -> float:
     known = values[np.isfinite(values)]
     return float(known.mean()) if known.size else math.nan
 
 
-def sorted_by_count(accuracy: Values, class_counts: Counts, name: str = "accuracy") -> tuple[NDArray[np.int64], Floats]:
-    """Counts and accuracy of the classes, most frequent class first."""
+def sorted_by_count(
+    accuracy: Values, class_counts: Counts, name: str = "accuracy"
+) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
+    """Counts and accuracy of the classes, most frequent class first, and their order."""
     counts = as_counts(class_counts).cpu().numpy()
     values = as_floats(accuracy)
     if values.shape != counts.shape:
@@ -77,7 +54,7 @@ def sorted_by_count(accuracy: Values, class_counts: Counts, name: str = "accurac
             f"but has shape {list(values.shape)}. Pass NaN for a class without test sample."
         )
     order = np.argsort(-counts, kind="stable")
-    return counts[order], values[order]
+    return counts[order], values[order], order
 
 
 def group_spans(counts: NDArray[Any]) -> list[tuple[str, int, int]]:

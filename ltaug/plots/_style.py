@@ -30,6 +30,7 @@ RUN_STYLES = ("-", "--", "-.", ":")
 
 # Inches and points: shrunk to 400 pixels, a figure of this width still has letters of more than ten pixels.
 WIDTH, LABEL_SIZE, TEXT_SIZE = 5.2, 11, 10
+MAX_NAMES = 20
 NAME_WIDTH = {"many": 0.12, "medium": 0.17, "few": 0.1}  # of the axes, with a gap
 
 
@@ -128,6 +129,26 @@ def rank_ticks(axis: Axis, num_classes: int) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
     if axis is axis.axes.xaxis:
         axis.axes.set_xlim(0.5, num_classes + 0.5)
+
+
+def class_ticks(axis: Axis, order: NDArray[Any], class_names: Sequence[str] | None) -> bool:
+    """Ticks of classes in this order: their names if there are at most 20, else their ranks. True if it is names."""
+    if class_names is None or len(order) > MAX_NAMES:
+        rank_ticks(axis, len(order))
+        return False
+    names = [plain(shorten(str(class_names[i]), 14)) for i in order.tolist()]
+    turned: dict[str, Any] = {}
+    if axis is axis.axes.xaxis:
+        axis.axes.set_xlim(0.5, len(names) + 0.5)
+        if sum(map(len, names)) > 32:
+            turned = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
+    axis.set_ticks(range(1, len(names) + 1), names, **turned)
+    return True
+
+
+def class_axis(named: bool) -> str:
+    """The label of an axis of classes with the ticks of :func:`class_ticks`."""
+    return "class, most training samples first" if named else "class, 1 = most training samples"
 
 
 def log_scale(axis: Axis, counts: NDArray[Any]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +30,8 @@ from ltaug.plots._style import (
     RUN_STYLES,
     TEXT_SIZE,
     axes_of,
+    class_axis,
+    class_ticks,
     legend_above,
     legend_height,
     log_scale,
@@ -50,12 +52,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def class_counts(counts: Counts, ax: Axes | None = None) -> Figure:
+def class_counts(counts: Counts, ax: Axes | None = None, *, class_names: Sequence[str] | None = None) -> Figure:
     """The long tail itself: training samples a class, most frequent first, on a logarithmic axis.
 
     Args:
         counts: training samples a class, [C].
         ax: where to draw.
+        class_names: names a class, shown where there are at most 20.
 
     Returns:
         The figure; the legend says how many classes each shot group has.
@@ -64,16 +67,17 @@ def class_counts(counts: Counts, ax: Axes | None = None) -> Figure:
     >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     ['1 many', '1 medium', '1 few']
     """
-    sizes = as_counts(counts, "counts").cpu().numpy()
-    sizes = np.sort(sizes)[::-1]
+    unsorted = as_counts(counts, "counts").cpu().numpy()
+    order = np.argsort(-unsorted, kind="stable")
+    sizes = unsorted[order]
     figure, ax = axes_of(ax, 3.2)
     low = log_scale(ax.yaxis, sizes)
     for name, start, stop in group_spans(sizes):
         label = f"{stop - start:,} {name}"
         edges = np.arange(start, stop + 1) + 0.5
         ax.stairs(sizes[start:stop], edges, baseline=low, fill=True, color=GROUP_COLORS[name], alpha=0.8, label=label)
-    style_axes(ax, xlabel="class, 1 = most training samples", ylabel="training samples")
-    rank_ticks(ax.xaxis, len(sizes))
+    named = class_ticks(ax.xaxis, order, class_names)
+    style_axes(ax, xlabel=class_axis(named), ylabel="training samples")
     most, least = int(sizes[0]), int(sizes[-1])
     text = f"{len(sizes):,} classes\n{int(sizes.sum()):,} samples\n{most:,} to {least:,} a class"
     if least > 0:
@@ -84,7 +88,9 @@ def class_counts(counts: Counts, ax: Axes | None = None) -> Figure:
     return figure
 
 
-def per_class_accuracy(accuracy: Values, class_counts: Counts, ax: Axes | None = None) -> Figure:
+def per_class_accuracy(
+    accuracy: Values, class_counts: Counts, ax: Axes | None = None, *, class_names: Sequence[str] | None = None
+) -> Figure:
     """Accuracy of every class, most frequent class first, with the training samples below.
 
     Shading marks the shot groups, and a line across each group its mean over classes. More than 200 classes are
@@ -94,6 +100,7 @@ def per_class_accuracy(accuracy: Values, class_counts: Counts, ax: Axes | None =
         accuracy: fraction a class, [C]; NaN or None for a class without test sample, drawn as a cross.
         class_counts: training samples a class, [C].
         ax: where to draw; its lower part becomes the training samples.
+        class_names: names a class, shown where there are at most 20.
 
     Returns:
         The figure.
@@ -105,7 +112,7 @@ def per_class_accuracy(accuracy: Values, class_counts: Counts, ax: Axes | None =
     >>> [round(bar.get_height()) for bars in figure.axes[0].containers for bar in bars]
     [90, 20]
     """
-    counts, values = sorted_by_count(accuracy, class_counts)
+    counts, values, order = sorted_by_count(accuracy, class_counts)
     figure, ax = axes_of(ax, 4.0)
     spans = group_spans(counts)
     edges, size = bar_edges(spans, len(counts))
@@ -138,15 +145,15 @@ def per_class_accuracy(accuracy: Values, class_counts: Counts, ax: Axes | None =
         ax.plot(missing, np.full(len(missing), 2.0), "x", color=GREY, markersize=4, label="no test sample")
     style_axes(ax, ylabel="test accuracy (%)")
     ax.set_ylim(0, 102)
-    legend_above(ax)
+    legend_above(ax, columns=2 if np.isnan(bars).any() else 4)  # four names with the cross's do not fit side by side
 
     below = panel_below(ax, 0.27)
     sizes = bin_means(counts.astype(float), edges)
     low = log_scale(below.yaxis, counts)
     below.stairs(sizes, edges + 0.5, baseline=low, fill=True, color=GREY)
-    ranks = "class, 1 = most training samples" + (f" (mean of {size} a bar)" if size > 1 else "")
-    style_axes(below, xlabel=ranks, ylabel="training\nsamples")
-    rank_ticks(below.xaxis, len(counts))
+    named = class_ticks(below.xaxis, order, class_names)
+    averaged = f" (mean of {size} a bar)" if size > 1 else ""
+    style_axes(below, xlabel=class_axis(named) + averaged, ylabel="training\nsamples")
     return figure
 
 
@@ -194,7 +201,13 @@ def compare_shot_accuracy(runs: Mapping[str, Mapping[str, float | None]], ax: Ax
     return figure
 
 
-def compare_per_class_accuracy(runs: Mapping[str, Values], class_counts: Counts, ax: Axes | None = None) -> Figure:
+def compare_per_class_accuracy(
+    runs: Mapping[str, Values],
+    class_counts: Counts,
+    ax: Axes | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+) -> Figure:
     """Accuracy of several runs from the most to the least frequent class.
 
     With more than 30 classes, each line is a running mean over a fifteenth of the classes: single classes are too noisy
@@ -204,6 +217,7 @@ def compare_per_class_accuracy(runs: Mapping[str, Values], class_counts: Counts,
         runs: for every run, by name, the fraction a class, [C].
         class_counts: training samples a class, [C], the same for all runs.
         ax: where to draw.
+        class_names: names a class, shown where there are at most 20.
 
     Returns:
         The figure.
@@ -215,14 +229,16 @@ def compare_per_class_accuracy(runs: Mapping[str, Values], class_counts: Counts,
     >>> figure.axes[0].lines[1].get_ydata().tolist()
     [80.0, 40.0]
     """
-    counts = np.sort(as_counts(class_counts).cpu().numpy())[::-1]
+    unsorted = as_counts(class_counts).cpu().numpy()
+    order = np.argsort(-unsorted, kind="stable")
+    counts = unsorted[order]
     figure, ax = axes_of(ax, 3.3 + legend_height(runs))
     window = smoothing_window(len(counts))
     name_groups(ax, group_spans(counts))
     ranks = np.arange(1, len(counts) + 1)
     step = math.ceil(len(counts) / 500)
     for position, (name, accuracy) in enumerate(runs.items()):
-        _, values = sorted_by_count(accuracy, class_counts, name=f"accuracy of {name}")
+        _, values, _ = sorted_by_count(accuracy, class_counts, name=f"accuracy of {name}")
         ax.plot(
             ranks[::step],
             100 * running_mean(values, window)[::step],
@@ -230,8 +246,8 @@ def compare_per_class_accuracy(runs: Mapping[str, Values], class_counts: Counts,
             **run_line(position, name),
         )
     smoothed = f" (running mean of {window})" if window > 1 else ""
-    style_axes(ax, xlabel=f"class, 1 = most training samples{smoothed}", ylabel="test accuracy (%)")
-    rank_ticks(ax.xaxis, len(counts))
+    named = class_ticks(ax.xaxis, order, class_names)
+    style_axes(ax, xlabel=class_axis(named) + smoothed, ylabel="test accuracy (%)")
     ax.set_ylim(0, 102)
     if runs:
         legend_above(ax, columns=run_columns(runs), height=1.09)

@@ -12,17 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltaug.plots._numbers import Floats, group_spans
-from ltaug.plots._style import (
-    LABEL_SIZE,
-    TEXT_SIZE,
-    axes_of,
-    panels,
-    plain,
-    rank_ticks,
-    short_number,
-    shorten,
-    style_axes,
-)
+from ltaug.plots._style import LABEL_SIZE, TEXT_SIZE, axes_of, class_ticks, panels, rank_ticks, short_number, style_axes
 from ltaug.priors import Counts, as_counts
 
 if TYPE_CHECKING:
@@ -81,13 +71,7 @@ def log_confusion_matrix(
             bright = math.log1p(cells[x, y]) > 0.6 * math.log1p(high)
             color = "black" if bright else "white"
             ax.text(x + 1, y + 1, f"{cells[x, y]:g}", ha="center", va="center", fontsize=8, color=color)
-    if class_names is not None and num_classes <= 20:
-        names = [plain(shorten(str(class_names[i]), 14)) for i in order.tolist()]
-        turned: dict[str, Any] = (
-            {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, names)) > 32 else {}
-        )
-        ax.set_xticks(range(1, num_classes + 1), names, **turned)
-        ax.set_yticks(range(1, num_classes + 1), names)
+    if class_ticks(ax.xaxis, order, class_names) and class_ticks(ax.yaxis, order, class_names):
         ax.set_xlabel("true class" + (", most training samples first" if spans else ""))
     _style_colorbar(ax.figure.colorbar(image, ax=ax, shrink=0.9, pad=0.02), high)
     return figure

@@ -17,6 +17,8 @@ from ltaug.plots._style import (
     ORANGE,
     VERMILLION,
     axes_of,
+    class_axis,
+    class_ticks,
     figure_legend,
     integer_ticks,
     legend_above,
@@ -68,7 +70,7 @@ def classifier_weight_norms(weights: Mapping[str, Tensor], class_counts: Counts,
     ranks = np.arange(1, len(counts) + 1)
     step = math.ceil(len(counts) / 500)
     for position, (name, values) in enumerate(norms.items()):
-        _, values = sorted_by_count(values, class_counts, name=f"weights of {name}")
+        _, values, _ = sorted_by_count(values, class_counts, name=f"weights of {name}")
         looks = run_line(position, name)
         if window > 1:
             ax.plot(ranks[::step], values[::step], color=looks["color"], linewidth=0.7, alpha=0.3)
@@ -95,7 +97,14 @@ def _row_norms(weight: Tensor, num_classes: int, name: str) -> Floats:
     return norms
 
 
-def logit_statistics(logits: Tensor, labels: Counts, class_counts: Counts, ax: Axes | None = None) -> Figure:
+def logit_statistics(
+    logits: Tensor,
+    labels: Counts,
+    class_counts: Counts,
+    ax: Axes | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+) -> Figure:
     """Mean and spread of the logit of every class for its own samples (positive) and for all others (negative), most
     frequent class first (LADE, Hong et al., CVPR 2021, Fig. 3, https://arxiv.org/abs/2012.00321).
 
@@ -108,6 +117,7 @@ def logit_statistics(logits: Tensor, labels: Counts, class_counts: Counts, ax: A
         labels: true classes, int [N].
         class_counts: training samples a class, [C].
         ax: where to draw.
+        class_names: names a class, shown where there are at most 20.
 
     Returns:
         The figure: lines at the means, bands of one standard deviation (the root of the variance) to each side.
@@ -148,8 +158,8 @@ def logit_statistics(logits: Tensor, labels: Counts, class_counts: Counts, ax: A
     limit = math.log(len(counts))
     ax.axhline(limit, color=BLACK, linewidth=1.4, linestyle="--", label=f"log C = {limit:.2f}")
     smoothed = f" (running mean of {window})" if window > 1 else ""
-    style_axes(ax, xlabel=f"class, 1 = most training samples{smoothed}", ylabel="logit, mean ± std. dev.")
-    rank_ticks(ax.xaxis, len(counts))
+    named = class_ticks(ax.xaxis, order, class_names)
+    style_axes(ax, xlabel=class_axis(named) + smoothed, ylabel="logit, mean ± std. dev.")
     legend_above(ax, height=1.09)
     return figure
 
@@ -186,7 +196,7 @@ def batch_norm_statistics(
         after: state dict of the second stage.
         layers: batch norm layers by name, e.g. the first and the last of the backbone, as in the paper. Without them,
             the layer that moved least and the one that moved most; in between, a channel moves by
-            |mean_after - mean_before| / sqrt(variance_before).
+            ``|mean_after - mean_before| / sqrt(variance_before)``.
 
     Returns:
         The figure, with the means of a layer left and its variances right, those on a logarithmic axis

@@ -36,13 +36,14 @@ def learning_curves(rows: Iterable[Mapping[str, Any]], ax: Axes | None = None) -
     """Test accuracy by epoch, with the training loss below.
 
     Args:
-        rows: one mapping an epoch, as in a run's ``metrics.jsonl``: ``epoch``, ``loss``, ``lr``, and, on the epochs
-            that were evaluated, fractions ``top1``, ``many``, ``medium``, ``few``. Every key may be missing or None. Of
-            two rows of the same epoch (a resumed run) the later one counts.
+        rows: one mapping an epoch, as in a run's ``metrics.jsonl``: ``epoch`` counted from 0, ``loss``, ``lr``, and, on
+            the epochs that were evaluated, fractions ``top1``, ``many``, ``medium``, ``few``. Every key may be missing
+            or None. Of two rows of the same epoch (a resumed run) the later one counts.
         ax: where to draw; its lower part becomes the loss.
 
     Returns:
-        The figure. Vertical dotted lines mark the epochs at which a constant learning rate was lowered in a step.
+        The figure, in which the first epoch is 1. Vertical dotted lines mark the epochs at which a constant learning
+        rate was lowered in a step.
 
     >>> figure = learning_curves([{"epoch": 0, "loss": 4.6}, {"epoch": 1, "loss": 4.1, "top1": 0.08}])
     >>> [axes.get_ylabel() for axes in figure.axes]
@@ -52,7 +53,7 @@ def learning_curves(rows: Iterable[Mapping[str, Any]], ax: Axes | None = None) -
     by_epoch: dict[float, Mapping[str, Any]] = {}
     for position, row in enumerate(rows):
         epoch = as_float(row.get("epoch"))
-        by_epoch[position if math.isnan(epoch) else epoch] = row
+        by_epoch[1 + (position if math.isnan(epoch) else epoch)] = row
     epochs = np.array(sorted(by_epoch), dtype=float)
 
     def column(key: str) -> Floats:
@@ -170,15 +171,12 @@ def _pairs(points: Points | Iterable[Mapping[str, Any]]) -> tuple[Floats, bool]:
 
 def _density(pairs: Floats, axis: Floats) -> Floats:
     """Gaussian kernel density by [y, x] on the grid of ``axis`` with itself."""
-    centred = pairs - pairs.mean(0)
-    # Scott: covariance of the points times N^(-2 / (d + 4)); the floor keeps points on a line or in one place visible.
-    covariance = centred.T @ centred / len(pairs) * len(pairs) ** (-1 / 3) + 0.01**2 * np.eye(2)
-    whiten = np.linalg.inv(np.linalg.cholesky(covariance)).T
-    grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2) @ whiten
-    total = np.zeros(len(grid))
-    for centre in pairs @ whiten:
-        total += np.exp(-0.5 * ((grid - centre) ** 2).sum(1))
-    density: Floats = total.reshape(len(axis), len(axis)) * np.linalg.det(whiten) / (2 * math.pi * len(pairs))
+    from scipy.stats import multivariate_normal
+
+    # Scott's bandwidth with a floor, which scipy's gaussian_kde lacks: points on a line or in one place have none.
+    covariance = np.cov(pairs.T, bias=True) * len(pairs) ** (-1 / 3) + 0.01**2 * np.eye(2)
+    kernel, grid = multivariate_normal(cov=covariance), np.stack(np.meshgrid(axis, axis), axis=-1)
+    density: Floats = sum(kernel.pdf(grid - centre) for centre in pairs) / len(pairs)
     return density
 
 

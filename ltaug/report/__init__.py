@@ -1,0 +1,9 @@
+"""Self-contained HTML pages: one of a run, and one that puts several runs side by side. They load and run nothing.
+
+The words and the looks are in ``templates/``, which Jinja fills.
+"""
+
+from ltaug.report._format import results_table
+from ltaug.report._pages import figure_html, write_comparison, write_report
+
+__all__ = ["figure_html", "results_table", "write_comparison", "write_report"]

@@ -1,0 +1,120 @@
+"""Metrics, numbers and settings as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+METRICS = {
+    "top1": ("top-1 accuracy", "test samples whose most probable class is the right one"),
+    "top5": ("top-5 accuracy", "test samples whose right class is among the five most probable ones"),
+    "many": ("many-shot accuracy", "classes with more than 100 training samples"),
+    "medium": ("medium-shot accuracy", "classes with 20 to 100 training samples"),
+    "few": ("few-shot accuracy", "classes with fewer than 20 training samples"),
+    "confidence": ("mean confidence", "probability of the predicted class; that of a calibrated model is its accuracy"),
+    "ece": ("ECE", "expected calibration error: mean gap between confidence and accuracy"),
+    "mce": ("MCE", "maximum calibration error: largest gap of a confidence bin"),
+    "classwise_ece": ("class-wise ECE", "calibration error of every class's probability, mean over classes"),
+    "brier": ("Brier score", "squared error of the probabilities, mean over samples; 0 is perfect, 2 the worst"),
+    "nll": ("NLL", "negative log-likelihood of the right class, mean over samples, in nats; 0 is perfect"),
+}
+"""Name and meaning of every metric, in the order of the pages."""
+HIGHER_IS_BETTER = ("top1", "top5", "many", "medium", "few")
+DECIMALS = {"classwise_ece": 5, "brier": 3, "nll": 3}
+"""Metrics that are printed as they are, as in the literature; the others are percentages."""
+MAX_LETTERS = 300
+"""Of a setting: longer ones, such as a list with an entry a class, are cut."""
+
+
+def results_table(
+    results: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str], errors: Collection[str] = ()
+) -> str:
+    """Markdown table of final metrics, a row a run, for the terminal: shares in percent, a dash for what is missing.
+
+    Args:
+        results: metrics by run, as :func:`ltaug.metrics.classification_report` makes them.
+        columns: heads by metric, in their order.
+        errors: metrics that are accuracies and shown as errors, 1 - accuracy.
+
+    >>> runs = {"erm": {"top1": 0.4, "nll": 2.5}, "bayias": {"top1": 0.45, "nll": None}}
+    >>> print(results_table(runs, {"top1": "top-1 error", "nll": "NLL"}, errors=["top1"]))
+    |        | top-1 error | NLL   |
+    | ---    | ---:        | ---:  |
+    | erm    | 60.0        | 2.500 |
+    | bayias | 55.0        | –     |
+    """
+    lines = [["", *columns.values()], ["---"] + ["---:"] * len(columns)]
+    for name, final in results.items():
+        values = ((key, as_number(final.get(key))) for key in columns)
+        shown = ((key, 1 - value if value is not None and key in errors else value) for key, value in values)
+        lines.append([name, *(metric(value, key).removesuffix(" %") for key, value in shown)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+def as_number(value: object) -> float | None:
+    """A finite number, also one spelt out, or None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def as_whole(value: object) -> int | None:
+    """A whole number, also one spelt out, or None."""
+    number = as_number(value)
+    return int(number) if number is not None and number == int(number) else None
+
+
+def metric(value: object, key: str = "top1") -> str:
+    """A metric as it is shown; a dash for what does not exist, such as the accuracy of an empty shot group."""
+    number = as_number(value)
+    if number is None:
+        return "–"
+    return f"{number:.{DECIMALS[key]}f}" if key in DECIMALS else f"{100 * number:.1f} %"
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun in the right form.
+
+    >>> count(1, "class"), count(8142, "class")
+    ('1 class', '8,142 classes')
+    """
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def duration(seconds: object) -> str:
+    """Hours and minutes; nothing for what is no number.
+
+    >>> duration(9312.4)
+    '2 h 35 min'
+    """
+    number = as_number(seconds)
+    if number is None:
+        return ""
+    if number < 60:
+        return f"{number:.1f} s"
+    minutes = round(number / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested values as (dotted key, text).
+
+    >>> flat({"set": {"alpha": 0.5}, "out": None})
+    [('set.alpha', '0.5'), ('out', '')]
+    """
+    pairs = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            pairs += flat(value, f"{prefix}{key}.")
+        else:
+            text = "" if value is None else str(value)
+            pairs.append((f"{prefix}{key}", text if len(text) <= MAX_LETTERS else f"{text[:MAX_LETTERS]} …"))
+    return pairs
