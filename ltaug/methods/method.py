@@ -1,0 +1,215 @@
+"""A method: names and numbers, true for any modality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+from ltaug.errors import did_you_mean
+from ltaug.priors import Counts, as_labels, class_counts
+
+if TYPE_CHECKING:
+    from ltaug.methods.plan import TrainingPlan
+
+__all__ = ["Method"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of long-tailed training. Places in the schedule are shares of the training, so it fits any length.
+
+    Raises:
+        ValueError: a setting has a wrong type or value, or two do not go together.
+
+    >>> Method(mixer="mixup", loss="prior_corrected").changes()
+    {'mixer': 'mixup', 'loss': 'prior_corrected'}
+    >>> Method(mixer="mixup", alpha=0.4).plan([0, 0, 0, 1], epochs=10).seen_prior()
+    tensor([0.7500, 0.2500], dtype=torch.float64)
+    """
+
+    sampler: Literal["power", "effective_number", "progressive", "class_aware"] = "power"
+    """How the (first) sample of a pair is drawn."""
+    tau: float = 1.0
+    """sampler power: class probability ~ n^tau; 1 is instance-balanced, 0 class-balanced, -1 reversed."""
+    samples_per_class: int = 4
+    """sampler class_aware: samples of a class in a row."""
+    rebalance_from: float = 0.0
+    """Share of the training until which sampling is instance-balanced (deferred re-sampling)."""
+
+    mixer: Literal[
+        "none", "mixup", "manifold_mixup", "cutmix", "remix", "unimix", "between_class", "unimix_between_class"
+    ] = "none"
+    """How pairs are mixed; the last two are for sound, gain-aware, with a uniform or a UniMix ratio."""
+    alpha: float = 1.0
+    """Beta(alpha, alpha) of the mixing weight."""
+    partner: Literal["dataset", "batch"] = "dataset"
+    """Where the second sample of a pair comes from: a separate sampler over the whole set, or the batch."""
+    partner_tau: float = 1.0
+    """Exponent of the partner's class probabilities; with partners from the batch only UniMix has one."""
+    different_classes: bool = False
+    """Whether the two samples of a pair must be of different classes."""
+    mix_until: float = 1.0
+    """Share of the training from which nothing is mixed."""
+    remix_kappa: float = 3.0
+    """remix: ratio of class counts from which the rarer class takes the whole label."""
+    remix_tau: float = 0.5
+    """remix: share of the input below which the more frequent class gives way."""
+    manifold_layers: tuple[str, ...] = ()
+    """manifold_mixup: names of modules whose output is mixed, "input" for the input; empty: found in the model."""
+    cut_dims: tuple[int, ...] = ()
+    """cutmix: dimensions that are cut; empty: height and width of images, time of signals [N, T] and [N, C, T]."""
+
+    loss: Literal[
+        "ce", "prior_corrected", "lade", "label_smoothing", "label_aware_smoothing", "ldam", "focal", "cdt"
+    ] = "ce"
+    """What is minimised; prior_corrected is Bayias, Balanced Softmax and logit adjustment."""
+    prior: Literal["train", "effective"] = "train"
+    """prior_corrected, lade: the prior that is corrected, of training or of the labels after sampling and mixing."""
+    loss_tau: float = 1.0
+    """prior_corrected: strength of the correction."""
+    mode: Literal["paper", "official_code"] = "paper"
+    """lade, label_aware_smoothing, mislas: follow the paper, or the released code where it differs."""
+    lade_alpha: float = 0.1
+    """lade: weight of the regulariser."""
+    lade_lambda: float = 0.01
+    """lade: weight of the squared term in the regulariser."""
+    smoothing_head: float = 0.4
+    """label_aware_smoothing: smoothing of the largest class."""
+    smoothing_tail: float = 0.1
+    """label_aware_smoothing: smoothing of the smallest class; label_smoothing: of all classes."""
+    ldam_margin: float = 0.5
+    """ldam: margin of the smallest class, in cosines."""
+    focal_gamma: float = 1.0
+    """focal: exponent."""
+    cdt_gamma: float = 0.2
+    """cdt: exponent of the temperatures."""
+    class_weights: Literal["none", "effective_number"] = "none"
+    """Weights of the samples in the loss, by their class."""
+    reweight_from: float = 0.0
+    """Share of the training until which there are no class weights (deferred re-weighting)."""
+    beta: float = 0.9999
+    """effective_number, of the sampler and of the class weights: beta of the effective number of samples."""
+
+    classifier: Literal["linear", "cosine", "causal_norm", "crt", "lws", "mislas", "tau_norm", "ncm"] = "linear"
+    """The last layer; from crt on, that of a second stage on the frozen network of a finished run."""
+    scale: float = 30.0
+    """cosine: factor of the cosines."""
+    causal_alpha: float = 1.5
+    """causal_norm: share of the mean direction that is taken away at test time."""
+    classifier_tau: float = 1.0
+    """tau_norm: exponent of the norms."""
+    delta_lr_ratio: float = 0.2
+    """mislas: learning rate of the correction over that of the scales."""
+    batch_norm: Literal["train", "fixed", "shift"] = "train"
+    """Second stages: fixed keeps the first stage's statistics, shift lets them follow the class-balanced samples."""
+    first_stage: str | None = None
+    """Second stages: name of the method that trains the network."""
+
+    paper: str = field(default="", compare=False)
+    """Where it is published."""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        if self.prior != "train" and self.loss not in ("prior_corrected", "lade"):
+            raise ValueError(
+                f"`prior` is what prior_corrected and lade correct, but `loss` is {self.loss}. Leave it out."
+            )
+        if self.loss == "ldam" and self.classifier != "cosine":
+            raise ValueError(f"`loss: ldam` needs cosines: set `classifier: cosine` (it is {self.classifier}).")
+        if self.class_weights != "none" and self.loss == "lade":
+            raise ValueError("`class_weights` cannot weight `loss: lade`, whose regulariser is no mean over samples.")
+        if self.different_classes and self.mixer == "none":
+            raise ValueError("`different_classes` is about pairs, but `mixer` is none. Leave it out.")
+        if self.second_stage and self.mixer == "manifold_mixup":
+            raise ValueError("`mixer: manifold_mixup` mixes inside the network, which a second stage keeps frozen.")
+        if not self.second_stage and (self.batch_norm != "train" or self.first_stage):
+            raise ValueError(
+                f"`batch_norm` and `first_stage` belong to second stages, but `classifier` is {self.classifier}."
+            )
+        for name in ("rebalance_from", "mix_until", "reweight_from"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` is a share of the training, in 0..1, but is {getattr(self, name)}.")
+
+    @property
+    def second_stage(self) -> bool:
+        """Whether it learns or computes the classifier of a finished run anew."""
+        return self.classifier in ("crt", "lws", "mislas", "tau_norm", "ncm")
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is anything to train; the classifiers tau_norm and ncm are computed."""
+        return self.classifier not in ("tau_norm", "ncm")
+
+    def changes(self) -> dict[str, Any]:
+        """The settings in which it differs from plain training, without its paper."""
+        plain = {item.name: item.default for item in fields(self) if item.compare}
+        return {name: getattr(self, name) for name, value in plain.items() if getattr(self, name) != value}
+
+    def replace(self, **changes: Any) -> Method:
+        """A copy with other settings.
+
+        Raises:
+            ValueError: there is no such setting, or its value will not do.
+
+        >>> Method().replace(alhpa=0.5)
+        Traceback (most recent call last):
+        ValueError: `alhpa` is no setting of a method, did you mean 'alpha'?
+        """
+        known = [item.name for item in fields(self)]
+        for name in changes:
+            if name not in known:
+                hint = did_you_mean(name, known) or f". There are: {', '.join(known)}."
+                raise ValueError(f"`{name}` is no setting of a method{hint}")
+        return replace(self, **changes)
+
+    def plan(
+        self,
+        labels: Counts,
+        num_classes: int | None = None,
+        *,
+        epochs: int,
+        batch_size: int | None = None,
+        num_processes: int = 1,
+        seed: int = 0,
+        sample_rate: float | None = None,
+    ) -> TrainingPlan:
+        """Make the objects of one training on these labels.
+
+        Args:
+            labels: class of every training sample, int [N].
+            num_classes: C; by default the largest label plus one.
+            epochs: of the whole training; 0 where nothing is trained.
+            batch_size: of all processes together; needed for priors where partners come from the batch.
+            num_processes: how many share a batch.
+            seed: of the samplers.
+            sample_rate: of sounds, in samples a second; between-class mixing needs it.
+
+        Raises:
+            ValueError: a setting does not fit the data, or ``sample_rate`` is missing.
+        """
+        from ltaug.methods.plan import TrainingPlan
+
+        labels = as_labels(labels).cpu()
+        share = None if batch_size is None else max(1, batch_size // num_processes)
+        return TrainingPlan(self, labels, class_counts(labels, num_classes), epochs, share, seed, sample_rate)
+
+
+def _check_types(method: Method) -> None:
+    """Raise a ValueError for a setting of another type or, of names, one that is not known."""
+    for name, kind in get_type_hints(Method).items():
+        value = getattr(method, name)
+        if get_origin(kind) is Literal:
+            known = get_args(kind)
+            if value not in known:
+                hint = did_you_mean(str(value), known) or "."
+                raise ValueError(f"`{name}` must be one of {', '.join(known)}, but is {value!r}{hint}")
+            continue
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            object.__setattr__(method, name, float(value))
+            continue
+        plain = tuple if get_origin(kind) is tuple else kind
+        if plain is tuple and isinstance(value, list):
+            object.__setattr__(method, name, tuple(value))
+        elif not isinstance(value, plain):
+            wanted = getattr(plain, "__name__", str(plain))
+            raise ValueError(f"`{name}` must be of type {wanted}, but is {value!r}.")

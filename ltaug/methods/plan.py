@@ -1,0 +1,440 @@
+"""A plan: what a method comes to on one data set, the objects of one training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+
+from ltaug.analysis import effective_prior
+from ltaug.classifiers import (
+    CausalNormClassifier,
+    CosineClassifier,
+    GeneralizedClassifier,
+    LearnableWeightScaling,
+    NearestClassMeanClassifier,
+    tau_normalize,
+)
+from ltaug.losses import (
+    CDTLoss,
+    ClassWeightedLoss,
+    FocalLoss,
+    LabelAwareSmoothingLoss,
+    LADELoss,
+    LDAMLoss,
+    PriorCorrectedLoss,
+    effective_number_weights,
+)
+from ltaug.methods.method import Method
+from ltaug.mixers import BetweenClass, CutMix, ManifoldMixUp, MixUp, ReMix, UniMix
+from ltaug.priors import class_prior, effective_number
+from ltaug.samplers import (
+    ClassAwareSampler,
+    ClassPowerSampler,
+    EffectiveNumberSampler,
+    PairSampler,
+    ProgressivelyBalancedSampler,
+)
+from ltaug.samplers.pair import sampler_indices
+from ltaug.stages import freeze, reinitialize, set_batch_norm_mode, unfreeze
+
+__all__ = ["TrainingPlan", "find_classifier", "find_mixing_layers"]
+
+
+class TrainingPlan:
+    """What a :class:`Method` comes to on one data set; made by :meth:`Method.plan`.
+
+    Plain attributes: put a mixer, loss or sampler of your own in their place, before the first epoch. The plan then
+    says of the logits' prior what it can still know, see :meth:`logits_prior`.
+
+    Attributes:
+        method: the method.
+        class_counts: training samples a class, int64 [C].
+        sampler: indices of an epoch's samples, or of pairs; for a ``DataLoader`` or a loader of :mod:`ltaug.loaders`.
+        mixer: how pairs are mixed, or None.
+        criterion: what the current epoch minimises.
+        classifier_name: of the attached model's last layer; empty while it has its own.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        labels: Tensor,
+        counts: Tensor,
+        epochs: int,
+        share: int | None,
+        seed: int,
+        sample_rate: float | None,
+    ) -> None:
+        self.method, self.labels, self.class_counts = method, labels, counts
+        self.epochs, self.share, self.seed, self.epoch = epochs, share, seed, 0
+        self.device = torch.device("cpu")
+        self.mixer: Any = self._make_mixer(sample_rate)
+        self._planned_mixer = self.mixer
+        self.sampler: Sampler[Any] = _PlannedSampler(self)
+        self._losses: dict[tuple[Any, ...], nn.Module] = {}
+        self._own_criterion: nn.Module | None = None
+        self.classifier_name = ""
+        self.set_epoch(max(epochs - 1, 0))  # fail now, not after hours of training, if the settings do not fit the data
+        self.set_epoch(0)
+
+    # --- the epoch ----------------------------------------------------------------------------------------------------
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the sampling, mixing and loss of an epoch, counted from 0."""
+        self.epoch = epoch
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+        self._planned_criterion = self._criterion(epoch)
+
+    @property
+    def criterion(self) -> nn.Module:
+        """What the current epoch minimises, ``criterion(logits, targets)``; one that you set stays for all epochs."""
+        return self._planned_criterion if self._own_criterion is None else self._own_criterion
+
+    @criterion.setter
+    def criterion(self, criterion: nn.Module) -> None:
+        self._own_criterion = criterion
+
+    def to(self, device: torch.device | str) -> TrainingPlan:
+        """Move the losses to a device."""
+        self.device = torch.device(device)
+        self._losses.clear()
+        self._planned_criterion = self._criterion(self.epoch)
+        if self._own_criterion is not None:
+            self._own_criterion.to(self.device)
+        return self
+
+    def mix(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of a batch ``(x, y)``, or of one of pairs ``((x, y), (partner_x, partner_y))``."""
+        pairs = isinstance(batch[0], list | tuple)
+        inputs, targets = batch[0] if pairs else batch
+        if not self.mixes(self.epoch):
+            return inputs, targets
+        if isinstance(self.mixer, CutMix) and self.mixer is self._planned_mixer and not self.method.cut_dims:
+            self.mixer.dims = (-2, -1) if inputs.ndim > 3 else (-1,)
+        mixed: tuple[Tensor, Tensor] = self.mixer(inputs, targets, *(batch[1] if pairs else ()))
+        return mixed
+
+    def mixes(self, epoch: int) -> bool:
+        """Whether an epoch mixes pairs."""
+        return self.mixer is not None and not self._reached(epoch, self.method.mix_until)
+
+    # --- the priors ---------------------------------------------------------------------------------------------------
+
+    def seen_prior(self, epoch: int | None = None) -> Tensor:
+        """The label distribution that an epoch trains on, float64 [C]: sampling and mixing both change it.
+
+        Args:
+            epoch: by default the current one.
+        """
+        epoch, m = self.epoch if epoch is None else epoch, self.method
+        balanced, n = self._reached(epoch, m.rebalance_from), self.class_counts.double()
+        first: Any = 1.0
+        if balanced:
+            done = epoch / max(self.epochs, 1)
+            first = {
+                "power": m.tau,
+                "effective_number": n / effective_number(self.class_counts, m.beta).clamp(min=1e-9),
+                "progressive": (1.0 - done) * n / n.sum() + done / len(n),
+                "class_aware": 0.0,
+            }[m.sampler]
+        if not self.mixes(epoch):
+            return effective_prior(self.class_counts, None, first)
+        if m.partner == "batch":
+            return effective_prior(self.class_counts, self.mixer, first, batch_size=self.share)
+        partner = m.partner_tau if balanced else 1.0
+        return effective_prior(self.class_counts, self.mixer, first, partner, different_classes=m.different_classes)
+
+    def corrected_prior(self, epoch: int | None = None) -> Tensor:
+        """The prior that prior_corrected and lade correct in an epoch, float64 [C].
+
+        Args:
+            epoch: by default the current one.
+        """
+        return self.seen_prior(epoch) if self.method.prior == "effective" else class_prior(self.class_counts)
+
+    def logits_prior(self) -> Tensor | None:
+        """The class prior that the trained model's logits are under: what it saw over what its loss corrected.
+
+        That is at the last epoch that mixes, or else the last one. float64 [C]; None where the plan cannot know it:
+        classifiers that are computed, and losses or samplers of your own. :meth:`logits_prior_reason` says why.
+        """
+        return self._prior_and_reason()[0]
+
+    def logits_prior_reason(self) -> str:
+        """One sentence on where :meth:`logits_prior` comes from."""
+        return self._prior_and_reason()[1]
+
+    def _prior_and_reason(self) -> tuple[Tensor | None, str]:
+        m = self.method
+        if not m.trained:
+            return None, f"the classifier {m.classifier} is computed, not trained: its logits are under no known prior"
+        if self._own_criterion is not None or not isinstance(self.sampler, _PlannedSampler):
+            kind = "loss" if self._own_criterion is not None else "sampler"
+            return None, f"trained with a {kind} that the plan does not know"
+        mixing = [epoch for epoch in range(self.epochs) if self.mixes(epoch)]
+        epoch = mixing[-1] if mixing else max(self.epochs - 1, 0)
+        try:
+            prior = self.seen_prior(epoch)
+        except ValueError as error:
+            return None, f"the label distribution after mixing is not known: {error}"
+        place = "the last epoch" if not mixing or epoch == self.epochs - 1 else "the last epoch that mixes"
+        reason = f"labels seen in {place}"
+        if m.loss in ("prior_corrected", "lade"):
+            strength = m.loss_tau if m.loss == "prior_corrected" else 1.0
+            prior = prior / self.corrected_prior(epoch) ** strength
+            corrected = "effective" if m.prior == "effective" else "training"
+            reason += f", over the {corrected} prior that the loss corrects"
+            reason += f" with strength {strength:g}" if strength != 1 else ""
+        elif m.loss != "ce":
+            reason += f"; the loss {m.loss} does not estimate a posterior, so this is an approximation"
+        if m.class_weights != "none" and self._reached(self.epochs - 1, m.reweight_from):
+            prior = prior * effective_number_weights(self.class_counts, m.beta)
+            reason += ", times the class weights of the loss"
+        return prior / prior.sum(), reason
+
+    # --- the network --------------------------------------------------------------------------------------------------
+
+    def attach(self, model: nn.Module, classifier: str | None = None) -> nn.Module:
+        """Give a model the method's classifier; of a second stage, freeze the rest. Call it before wrapping the model.
+
+        Args:
+            model: changed in place.
+            classifier: name of its last linear layer; by default as :func:`find_classifier` finds it.
+
+        Returns:
+            The model.
+
+        Raises:
+            ValueError: it has no such layer, or none that manifold mixup could mix behind.
+        """
+        m = self.method
+        if m.classifier != "linear":
+            self.classifier_name, linear = find_classifier(model, len(self.class_counts), classifier)
+            size = linear.in_features, linear.out_features
+            if m.second_stage:
+                freeze(model)
+            make: dict[str, Callable[[], nn.Module]] = {
+                "cosine": lambda: CosineClassifier(*size, scale=m.scale),
+                "causal_norm": lambda: CausalNormClassifier(*size, alpha=m.causal_alpha),
+                "crt": lambda: unfreeze(reinitialize(linear)),
+                "lws": lambda: LearnableWeightScaling(linear),
+                "mislas": lambda: GeneralizedClassifier(linear, mode=m.mode),
+                "tau_norm": lambda: unfreeze(linear),
+                "ncm": lambda: unfreeze(linear),
+            }
+            model.set_submodule(self.classifier_name, make[m.classifier]().to(linear.weight.device))
+        if isinstance(self.mixer, ManifoldMixUp):
+            if self.mixer is self._planned_mixer and not m.manifold_layers:
+                self.mixer.layers = find_mixing_layers(model)
+            self.mixer.attach(model)
+        return model
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """What an optimiser trains: groups with ``lr_scale``, which a schedule multiplies its learning rate by."""
+        if self.method.classifier == "mislas":
+            classifier: Any = model.get_submodule(self.classifier_name)
+            groups = classifier.parameter_groups(1.0, self.method.delta_lr_ratio)
+            return [{"params": group["params"], "lr_scale": group["lr"]} for group in groups]
+        return [{"params": [each for each in model.parameters() if each.requires_grad], "lr_scale": 1.0}]
+
+    def train(self, model: nn.Module) -> None:
+        """Call ``model.train()``, and set what batch norm does in a second stage."""
+        model.train()
+        if self.method.batch_norm != "train":
+            set_batch_norm_mode(model, self.method.batch_norm)
+
+    def fold(self, model: nn.Module, class_means: NearestClassMeanClassifier | None = None) -> nn.Module:
+        """Put a plain linear layer, with bias, in the place of a second stage's classifier.
+
+        Args:
+            model: as :meth:`attach` returned it, changed in place; without wrappers.
+            class_means: of ncm: fitted on the features of the training samples.
+
+        Returns:
+            The model, unfrozen.
+        """
+        m = self.method
+        if not m.second_stage:
+            return model
+        classifier: Any = model.get_submodule(self.classifier_name)
+        device = next(classifier.parameters()).device
+        if m.classifier == "ncm":
+            if class_means is None:
+                raise ValueError("`class_means` is needed: the classifier ncm is computed from the features.")
+            classifier = class_means
+        elif m.classifier == "tau_norm":
+            classifier = tau_normalize(classifier, m.classifier_tau)
+        linear = classifier.fold() if hasattr(classifier, "fold") else classifier
+        if linear.bias is None:  # tau_norm has dropped it
+            linear.bias = nn.Parameter(torch.zeros_like(linear.weight[:, 0]))
+        model.set_submodule(self.classifier_name, linear.to(device))
+        return unfreeze(model)
+
+    # --- how the parts are made ---------------------------------------------------------------------------------------
+
+    def _reached(self, epoch: int, share: float) -> bool:
+        return epoch >= round(share * self.epochs)
+
+    def _make_mixer(self, sample_rate: float | None) -> Any:
+        m, size = self.method, len(self.class_counts)
+        if "between_class" in m.mixer and sample_rate is None:
+            raise ValueError(f"`mixer: {m.mixer}` is for sound: it needs the `sample_rate` of the waveforms.")
+        in_batch = m.partner == "batch"
+
+        def unimix() -> UniMix:
+            return UniMix(self.class_counts, m.alpha, in_batch_tau=m.partner_tau if in_batch else None)
+
+        def between(ratio: Any) -> BetweenClass:
+            apart = m.different_classes and in_batch
+            return BetweenClass(size, sample_rate or 0.0, ratio, different_classes=apart)
+
+        make: dict[str, Callable[[], Any]] = {
+            "none": lambda: None,
+            "mixup": lambda: MixUp(size, m.alpha),
+            # Until it is attached it knows no layer of a model, and says so when called.
+            "manifold_mixup": lambda: ManifoldMixUp(size, m.alpha, layers=m.manifold_layers or ("the model's layers",)),
+            "cutmix": lambda: CutMix(size, m.alpha, dims=m.cut_dims or (-2, -1)),
+            "remix": lambda: ReMix(self.class_counts, m.alpha, m.remix_kappa, m.remix_tau),
+            "unimix": unimix,
+            "between_class": lambda: between(MixUp(size, m.alpha)),
+            "unimix_between_class": lambda: between(unimix()),
+        }
+        return make[m.mixer]()
+
+    def _criterion(self, epoch: int) -> nn.Module:
+        """The loss of an epoch; made once for each phase of the training, or epoch where its prior moves."""
+        m, counts = self.method, self.class_counts
+        weighted = m.class_weights != "none" and self._reached(epoch, m.reweight_from)
+        phase = (self._reached(epoch, m.rebalance_from), self.mixes(epoch), weighted)
+        key = (*phase, epoch if m.sampler == "progressive" and m.prior == "effective" else 0)
+        if key not in self._losses:
+            make: dict[str, Callable[[], nn.Module]] = {
+                "ce": nn.CrossEntropyLoss,
+                "prior_corrected": lambda: PriorCorrectedLoss(self.corrected_prior(epoch), m.loss_tau),
+                "lade": lambda: LADELoss(self.corrected_prior(epoch), m.lade_alpha, m.lade_lambda, m.mode),
+                # Over all classes alike, the true one included, as torch has it.
+                "label_smoothing": lambda: LabelAwareSmoothingLoss(
+                    counts, m.smoothing_tail, m.smoothing_tail, mode="official_code"
+                ),
+                "label_aware_smoothing": lambda: LabelAwareSmoothingLoss(
+                    counts, m.smoothing_head, m.smoothing_tail, mode=m.mode
+                ),
+                # The classifier multiplies its cosines by the scale, so that its logits are those of a softmax.
+                "ldam": lambda: LDAMLoss(counts, m.ldam_margin * m.scale, scale=1.0),
+                "focal": lambda: FocalLoss(m.focal_gamma),
+                "cdt": lambda: CDTLoss(counts, m.cdt_gamma),
+            }
+            loss = make[m.loss]()
+            if weighted:
+                loss = ClassWeightedLoss(loss, effective_number_weights(counts, m.beta))
+            self._losses[key] = loss.to(self.device)
+        return self._losses[key]
+
+
+class _PlannedSampler(Sampler[Any]):
+    """The sampler of the current epoch: of samples, or of pairs while pairs over the whole set are mixed.
+
+    Attributes:
+        current: the sampler of the library that draws this epoch.
+    """
+
+    def __init__(self, plan: TrainingPlan) -> None:
+        self.plan = plan
+        self.made: dict[tuple[bool, bool], Any] = {}
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next iteration."""
+        plan, m = self.plan, self.plan.method
+        balanced = plan._reached(epoch, m.rebalance_from)
+        pairs = plan.mixes(epoch) and m.partner == "dataset"
+        if (balanced, pairs) not in self.made:
+            sampler: Any = self._first(balanced)
+            if pairs:
+                apart = plan.labels if m.different_classes else None
+                sampler = PairSampler(sampler, self._power(m.partner_tau if balanced else 1.0), apart)
+            self.made[balanced, pairs] = sampler
+        self.current: Any = self.made[balanced, pairs]
+        self.current.set_epoch(epoch)
+
+    def _power(self, tau: float) -> Sampler[int]:
+        return ClassPowerSampler(self.plan.labels, tau, replacement=tau != 1.0, seed=self.plan.seed)
+
+    def _first(self, balanced: bool) -> Sampler[int]:
+        plan, m = self.plan, self.plan.method
+        if not balanced or m.sampler == "power":
+            return self._power(m.tau if balanced else 1.0)
+        if m.sampler == "effective_number":
+            return EffectiveNumberSampler(plan.labels, m.beta, seed=plan.seed)
+        if m.sampler == "progressive":
+            return ProgressivelyBalancedSampler(plan.labels, plan.epochs, seed=plan.seed)
+        return ClassAwareSampler(plan.labels, m.samples_per_class, seed=plan.seed)
+
+    def indices(self) -> Tensor:
+        """The whole epoch at once, int64 [N] or [N, 2]."""
+        return sampler_indices(self.current)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.current)
+
+    def __len__(self) -> int:
+        return len(self.plan.labels)
+
+
+def find_classifier(model: nn.Module, num_classes: int | None = None, name: str | None = None) -> tuple[str, nn.Linear]:
+    """Find a network's last linear layer and its name: by timm's ``get_classifier()``, or fc, head, classifier.
+
+    Args:
+        model: any network.
+        num_classes: C; without one of these names, the only linear layer with C outputs is taken.
+        name: of the layer, if it is known.
+
+    Raises:
+        ValueError: there is no linear layer at these places.
+
+    >>> find_classifier(nn.Sequential(nn.Flatten(), nn.Linear(8, 3)), num_classes=3)[0]
+    '1'
+    """
+    modules = dict(model.named_modules())
+    if name is not None:
+        found = [name] if isinstance(modules.get(name), nn.Linear) else []
+    elif hasattr(model, "get_classifier"):
+        get: Any = model.get_classifier
+        head = get()
+        found = [place for place, module in modules.items() if module is head and isinstance(head, nn.Linear)]
+    else:
+        linear = {place: module for place, module in modules.items() if isinstance(module, nn.Linear)}
+        found = [place for place in ("fc", "head", "classifier") if place in linear]
+        found = found or [place for place, module in linear.items() if module.out_features == num_classes]
+    if len(found) != 1:
+        wanted = f"a linear layer {name!r}" if name else "one linear layer as its classifier"
+        raise ValueError(
+            f"The model must have {wanted}, but has {len(found)} such layers. It is found by `get_classifier()` (as "
+            "timm's networks have it), by the names fc, head or classifier, or as the only one with as many outputs "
+            "as classes; or name it: `plan.attach(model, classifier=NAME)`."
+        )
+    return found[0], modules[found[0]]
+
+
+def find_mixing_layers(model: nn.Module) -> tuple[str, ...]:
+    """Find where manifold mixup mixes: the model's ``mixing_layers``, or the input and timm's first two stages.
+
+    Raises:
+        ValueError: the model says neither.
+    """
+    layers = getattr(model, "mixing_layers", None)
+    if layers is None:
+        modules = dict(model.named_modules())
+        stages = [info["module"] for info in getattr(model, "feature_info", None) or ()]
+        layers = ["input", *[name for name in stages if isinstance(name, str) and name in modules][:2]]
+        if len(layers) == 1:
+            raise ValueError(
+                "Manifold mixup does not know where to mix in this model. Name its modules with `manifold_layers`, or "
+                'give it an attribute `mixing_layers`, e.g. ("input", "blocks.0").'
+            )
+    return tuple(layers)

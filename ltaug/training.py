@@ -1,0 +1,686 @@
+"""What stands around the loop of every training script: its settings, its start, the run folder, what comes out.
+
+Nothing here calls the script back and nothing here trains: the loop stays where it is read, in the script. Needs the
+extra ``recipes``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ltaug.classifiers import NearestClassMeanClassifier
+from ltaug.commandline import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    check_tracker,
+    one_line_errors,
+    parse_settings,
+    peek,
+    read_settings,
+)
+from ltaug.errors import UserError, did_you_mean
+from ltaug.methods import METHODS, Method, TrainingPlan, find_classifier, published_settings
+from ltaug.metrics import classification_report, per_class_accuracy
+from ltaug.process import autocast_type, finite_loss, peak_memory_bytes, reuse_freed_memory, set_threads
+from ltaug.run import RunFolder, read_config, read_json
+
+__all__ = [
+    "SECOND_STAGE",
+    "Run",
+    "TrainSettings",
+    "arrange",
+    "class_means",
+    "launch",
+    "learning_rate",
+    "load_first_stage",
+    "make_optimizer",
+    "predict",
+    "set_learning_rate",
+    "settings_of",
+    "start",
+]
+
+T = TypeVar("T")
+
+SECOND_STAGE: dict[str, Any] = {"epochs": 10, "lr": 0.1, "optimizer": "sgd", "schedule": "cosine", "warmup_epochs": 0.0}
+"""Schedule of a second stage, unless a protocol has another one in its mapping `second_stage`."""
+SCHEDULE = (*SECOND_STAGE, "warmup_factor", "decay_at", "decay_factor")
+"""Settings of a protocol that a second stage does not take."""
+INHERITED = ("seed", "batch_size", "precision", "channels_last", "sync_bn")
+"""Settings, beside those of data and network, that a second stage takes from its first one."""
+MAY_CHANGE = (
+    "epochs",
+    "out",
+    "from_run",
+    "resume",
+    "threads",
+    "workers",
+    "eval_every",
+    "checkpoint_every",
+    "checkpoint_steps",
+    "log_with",
+    "report",
+)
+"""Settings that may change on resuming; those that end in `_dir` may, too, since data move."""
+COLUMNS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "many": "many",
+    "medium": "medium",
+    "few": "few",
+    "ece": "ECE15",
+    "mce": "MCE",
+    "classwise_ece": "class-wise ECE",
+    "brier": "Brier",
+    "nll": "NLL",
+}
+"""Metrics of the table that a run ends with."""
+SHOWN = ("loss", "lr", "top1", "top5", "many", "medium", "few", "ece", "samples_per_second")
+"""What the terminal shows of an epoch's row."""
+
+
+@dataclass
+class TrainSettings:
+    """What every training script can be told. A script adds its data, network and protocol by inheriting."""
+
+    method: str = "erm"
+    """Name of the method; `ltaug methods` lists them."""
+    set: dict[str, Any] | None = None
+    """Changes to the method, e.g. `--set.alpha 0.5`."""
+    protocol: str | None = None
+    """Name of a file in `protocols/`: the schedule of a paper."""
+    from_run: str | None = None
+    """Run folder of the first stage that a second stage starts from; its data and network are taken over."""
+    out: str | None = None
+    """Run folder; by default runs/DATA_MODEL_METHOD_seedSEED."""
+    resume: bool = False
+    """Continue the run in `out` from its last checkpoint, or start it if there is none."""
+    seed: NonNegativeInt = 0
+    """Seed of everything but the choice of the training subset."""
+
+    epochs: NonNegativeInt = 100
+    """Passes over as many samples as the training set has."""
+    batch_size: PositiveInt = 128
+    """Samples a step, over all processes together."""
+    optimizer: str = "sgd"
+    """sgd (classical momentum), nesterov, adamw, or any optimiser of timm."""
+    lr: PositiveFloat = 0.1
+    """Learning rate after the warm-up."""
+    momentum: NonNegativeFloat = 0.9
+    """Momentum of sgd and nesterov."""
+    weight_decay: NonNegativeFloat = 5e-4
+    """L2 penalty; decoupled in adamw."""
+    schedule: Literal["steps", "cosine"] = "cosine"
+    """steps: the learning rate is multiplied by `decay_factor` at each of `decay_at`; cosine: it falls to 0."""
+    decay_at: list[Share] | None = None
+    """steps: shares of the training after which the learning rate falls."""
+    decay_factor: PositiveFloat = 0.1
+    """steps: what the learning rate is multiplied by at each of `decay_at`."""
+    warmup_epochs: NonNegativeFloat = 0.0
+    """Epochs of warm-up."""
+    warmup_factor: PositiveFloat | None = None
+    """Share of the learning rate during the warm-up; by default it rises linearly."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast type; auto is bf16 where the hardware computes in it, fp32 elsewhere."""
+    channels_last: bool = True
+    """Memory layout of the convolutions."""
+    sync_bn: bool = False
+    """Batch-norm statistics over all processes instead of in each of them."""
+    compile: bool = False
+    """torch.compile the model: pays on a GPU, not on a CPU."""
+    threads: PositiveInt | None = None
+    """CPU threads of a process; by default the machine's cores, shared between its processes."""
+    eval_every: PositiveInt = 10
+    """Epochs between two evaluations; the last epoch is always evaluated."""
+    checkpoint_every: PositiveInt = 1
+    """Epochs between two checkpoints; the last epoch is always saved."""
+    log_with: str | None = None
+    """Tracker of accelerate, besides the run folder: tensorboard, wandb, ..."""
+    report: bool = True
+    """Write report.html at the end."""
+
+    def __post_init__(self) -> None:
+        method = self.chosen_method()
+        if not method.trained:
+            self.epochs = 0  # its classifier is computed
+        elif self.epochs < 1:
+            raise UserError(f"`epochs` must be at least 1, but is {self.epochs}.")
+        if method.second_stage and not self.from_run:
+            raise UserError(
+                f"`method` {self.method} is a second stage: `from_run` must name the run folder of its first stage, "
+                f"trained with `--method {method.first_stage}`."
+            )
+        if self.from_run and not method.second_stage:
+            raise UserError(
+                f"`from_run` is where a second stage starts, but `method` {self.method} trains a network of its own. "
+                "Leave it out, or choose a second stage such as crt or mislas."
+            )
+        if method.mixer == "manifold_mixup" and self.compile:
+            raise UserError(f"`method` {self.method} changes the graph in every step. Set `compile: false`.")
+        if self.schedule == "steps" and self.decay_at is None:
+            raise UserError("`schedule: steps` needs `decay_at`, the shares of the training after which it falls.")
+        check_tracker(self.log_with)
+        if self.out is None:
+            names = [getattr(self, "data_name", ""), getattr(self, "model_name", ""), self.label, f"seed{self.seed}"]
+            parent = Path(self.from_run).parent if self.from_run else Path("runs")
+            self.out = str(parent / "_".join(filter(None, names)))
+
+    @property
+    def label(self) -> str:
+        """The method's name for tables and folders, with the changes of `set`."""
+        return "_".join([self.method, *(f"{name}{value}" for name, value in (self.set or {}).items())])
+
+    def published(self) -> dict[str, Any]:
+        """What the method's paper sets for this data set and imbalance ratio only."""
+        natural = getattr(self, "profile", None) == "natural"
+        ratio = None if natural else getattr(self, "imbalance_ratio", None)
+        return published_settings(self.method, getattr(self, "dataset", ""), ratio)
+
+    def chosen_method(self) -> Method:
+        """The named method, with what is published for this data set, and with the changes of `set`."""
+        if self.method not in METHODS:
+            hint = did_you_mean(self.method, METHODS) or "."
+            raise UserError(f"`method` {self.method!r} is not known{hint} There are: {', '.join(METHODS)}.")
+        try:
+            return METHODS[self.method].replace(**{**self.published(), **(self.set or {})})
+        except ValueError as error:
+            raise UserError(f"`set`: {error}") from error
+
+
+# --- the start --------------------------------------------------------------------------------------------------------
+
+
+def launch(main: Callable[[T], None], kind: type[T], script: str, words: Sequence[str] | None = None) -> None:
+    """Run a script's main with the settings of the command line; a mistake in them ends it with one line.
+
+    Args:
+        main: gets the settings.
+        kind: their dataclass, derived from :class:`TrainSettings`.
+        script: ``__file__`` of the script, beside which `protocols/` lies.
+        words: of the command line; by default those of the program.
+    """
+    with one_line_errors(stopped="The same command with `--resume true` continues after the last checkpoint."):
+        Run.begun = False
+        try:
+            main(settings_of(kind, script, words))
+        except ValueError as error:
+            if Run.begun or isinstance(error, UserError):
+                raise
+            raise UserError(str(error)) from error  # before the first step it is the settings' fault, or the data's
+
+
+def settings_of(kind: type[T], script: str, words: Sequence[str] | None = None) -> T:
+    """Read the settings of a training script.
+
+    Later ones win: the defaults of the dataclass; of a second stage the data and network of its first stage
+    (``from_run``) and :data:`SECOND_STAGE`; the protocol; files named by ``--config``; single settings.
+
+    Args:
+        kind: see :func:`launch`.
+        script: see :func:`launch`.
+        words: see :func:`launch`.
+
+    Raises:
+        UserError: a setting is unknown or will not do.
+    """
+    words = list(sys.argv[1:] if words is None else words)
+    method = METHODS.get(peek(words, "method", "erm") or "")
+    second = method is not None and method.second_stage
+    defaults: dict[str, Any] = {}
+    if second and (from_run := peek(words, "from_run")):
+        defaults = {**_inherited(kind, from_run), **SECOND_STAGE}
+    configs = []
+    if protocol := peek(words, "protocol"):
+        values = read_settings(_protocol_file(protocol, script))
+        own = values.pop("second_stage", None) or {}
+        if second:
+            values = {name: value for name, value in values.items() if name not in SCHEDULE} | own
+        configs.append(values)
+    # jsonargparse looks up names in annotations in the modules of the class and of each first base alone, and takes
+    # values of any type where it misses one.
+    kind.__init__.__annotations__ = {"return": None, **get_type_hints(kind)}
+    return parse_settings(kind, words, defaults=defaults, configs=configs)
+
+
+def _protocol_file(name: str, script: str) -> Path:
+    folder = Path(script).resolve().parent / "protocols"
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in folder.glob("*.yaml"))
+        hint = did_you_mean(name, known) or "."
+        raise UserError(f"`protocol` {name!r} is not known{hint} There are: {', '.join(known)}.")
+    return path
+
+
+def _inherited(kind: type, from_run: str) -> dict[str, Any]:
+    """The settings that a second stage takes from its first one: of data and network, and a few others."""
+    path = Path(from_run)
+    for name in ("config.yaml", "ltaug.json", "model.safetensors"):
+        if not (path / name).is_file():
+            raise UserError(f"`from_run` {from_run!r} is no finished run: it has no {name}. Train it first.")
+    saved = read_config(path / "config.yaml")
+    first = METHODS.get(saved.get("method", ""))
+    if saved.get("from_run") or saved.get("stage1"):
+        raise UserError(f"`from_run` {from_run!r} is itself a second stage. Name the run of its first stage.")
+    if first is not None and (classifier := first.replace(**(saved.get("set") or {})).classifier) != "linear":
+        raise UserError(
+            f"`from_run` {from_run!r} has the classifier {classifier}, but a second stage needs a linear one."
+        )
+    bases = [base for base in kind.__mro__[1:] if is_dataclass(base) and not issubclass(base, TrainSettings)]
+    names = [item.name for base in bases for item in fields(base)]
+    return {name: saved[name] for name in (*names, *INHERITED) if name in saved}
+
+
+def start(cfg: TrainSettings) -> Any:
+    """Set threads, memory and seeds of this process; returns accelerate's ``Accelerator``.
+
+    It also prints what the method's paper sets for this data set only.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import set_seed
+
+    reuse_freed_memory()
+    set_threads(cfg.threads)
+    accelerator = Accelerator(mixed_precision=autocast_type(cfg.precision), log_with=cfg.log_with, project_dir=cfg.out)
+    set_seed(cfg.seed, device_specific=True)
+    chosen = {name: value for name, value in cfg.published().items() if name not in (cfg.set or {})}
+    if chosen:
+        settings = ", ".join(f"{name} {value}" for name, value in chosen.items())
+        accelerator.print(f"{cfg.method}: {settings}, as published for this data set.")
+    return accelerator
+
+
+def load_first_stage(model: nn.Module, cfg: TrainSettings, class_names: Sequence[str]) -> None:
+    """Load the weights of the run that a second stage starts from; does nothing without ``from_run``.
+
+    Args:
+        model: as the first stage had it, changed in place.
+        cfg: the settings.
+        class_names: of the data, which must be those of the run.
+
+    Raises:
+        UserError: the run knows other classes, or its weights are damaged or of another network.
+    """
+    if cfg.from_run is None:
+        return
+    path = Path(cfg.from_run)
+    known = read_json(path / "ltaug.json")["class_names"]
+    if known != list(class_names):
+        raise UserError(
+            f"`from_run` {cfg.from_run!r} knows {len(known)} classes ({', '.join(known[:3])}, ...), but the data have "
+            f"{len(class_names)} ({', '.join(class_names[:3])}, ...)."
+        )
+    file = path / "model.safetensors"
+    try:
+        model.load_state_dict(load_file(file))
+    except SafetensorError as error:
+        raise UserError(f"`{file}` is damaged ({error}). `--resume true` on its run writes it again.") from error
+    except RuntimeError as error:
+        raise UserError(f"`{file}` does not fit the network that model.py builds: {error}") from error
+
+
+def arrange(model: nn.Module, cfg: TrainSettings, accelerator: Any) -> nn.Module:
+    """Convert a model's batch norm and memory layout as the settings say; before the optimiser is made."""
+    if cfg.sync_bn and accelerator.num_processes > 1:
+        convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
+        with contextlib.suppress(ImportError):
+            from timm import layers
+
+            convert = layers.convert_sync_batchnorm  # type: ignore[attr-defined]  # torch's drops timm's activations
+        model = convert(model)
+    return model.to(memory_format=torch.channels_last) if cfg.channels_last else model
+
+
+# --- the optimiser ----------------------------------------------------------------------------------------------------
+
+
+def make_optimizer(groups: Sequence[Mapping[str, Any]], cfg: TrainSettings) -> torch.optim.Optimizer:
+    """Make the optimiser of the settings.
+
+    Args:
+        groups: parameter groups, with ``lr_scale`` where their learning rate is another one than ``lr``.
+        cfg: the settings.
+
+    Raises:
+        UserError: the optimiser is not known.
+    """
+    parameters: list[dict[str, Any]] = [{"lr_scale": 1.0, **group} for group in groups]
+    if cfg.optimizer in ("sgd", "nesterov"):
+        nesterov = cfg.optimizer == "nesterov" and cfg.momentum > 0
+        return torch.optim.SGD(
+            parameters, cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay, nesterov=nesterov
+        )
+    if cfg.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, cfg.lr, weight_decay=cfg.weight_decay)
+    try:
+        from timm import optim
+    except ImportError as error:
+        raise UserError(f"`optimizer` {cfg.optimizer!r} needs timm: `pip install ltaug[vision]`.") from error
+    timms: Any = optim
+    known = ["sgd", "nesterov", *map(str, timms.list_optimizers())]
+    if cfg.optimizer.rpartition("_")[2] not in known:  # lookahead_adamw is adamw
+        hint = did_you_mean(cfg.optimizer, known) or f". There are: {', '.join(known)}."
+        raise UserError(f"`optimizer` must be sgd, nesterov or one of timm's, but is {cfg.optimizer!r}{hint}")
+    made: torch.optim.Optimizer = timms.create_optimizer_v2(
+        parameters, cfg.optimizer, lr=cfg.lr, weight_decay=cfg.weight_decay, momentum=cfg.momentum
+    )
+    return made
+
+
+def learning_rate(cfg: TrainSettings, epoch: int, within: float | None = None) -> float:
+    """The learning rate at a place of the training, in closed form, so that resuming cannot shift it.
+
+    Args:
+        cfg: the settings.
+        epoch: counted from 0.
+        within: share of the epoch that is done, where the rate changes at every step; None: it changes every epoch, and
+            a linear warm-up ends with its last one.
+
+    >>> cfg = TrainSettings(lr=1.0, epochs=4, schedule="steps", decay_at=[0.75], warmup_epochs=2)
+    >>> [learning_rate(cfg, epoch) for epoch in range(4)]
+    [0.5, 1.0, 1.0, 0.1]
+    """
+    place = epoch + (within or 0.0)
+    if place < cfg.warmup_epochs:
+        if cfg.warmup_factor is not None:
+            return cfg.lr * cfg.warmup_factor
+        return min(cfg.lr, cfg.lr * (place + (within is None)) / cfg.warmup_epochs)
+    if cfg.schedule == "cosine":
+        return 0.5 * cfg.lr * (1.0 + math.cos(math.pi * place / cfg.epochs))
+    return cfg.lr * cfg.decay_factor ** sum(place >= round(share * cfg.epochs) for share in cfg.decay_at or ())
+
+
+def set_learning_rate(optimizer: Any, lr: float) -> None:
+    """Give every parameter group its learning rate, ``lr`` times the group's ``lr_scale``."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def predict(accelerator: Any, model: nn.Module, loader: Any) -> tuple[Tensor, Tensor]:
+    """Compute the logits of a whole set, on every process and in the order of the set.
+
+    Args:
+        accelerator: accelerate's.
+        model: prepared or not; it is in evaluation mode afterwards.
+        loader: yields this process's rows of every global batch, the same number of batches on every process.
+
+    Returns:
+        Logits, float32 [N, C], and labels, int64 [N], on the CPU.
+    """
+    from accelerate.utils import gather_object
+
+    model = _for_evaluation(accelerator, model)
+    mine = []
+    for inputs, labels in loader:
+        with accelerator.autocast():
+            mine.append((model(inputs).float().cpu(), labels.cpu()))
+    # Gathered, they come process by process; each of them has its share of every batch.
+    parts = gather_object(mine)
+    ordered = [parts[k] for batch in range(len(mine)) for k in range(batch, len(parts), len(mine))]
+    return torch.cat([logits for logits, _ in ordered]), torch.cat([labels for _, labels in ordered])
+
+
+@torch.no_grad()
+def class_means(accelerator: Any, model: nn.Module, loader: Any, plan: TrainingPlan) -> NearestClassMeanClassifier:
+    """Compute the mean features of all classes, over all processes, for the classifier ncm.
+
+    Args:
+        accelerator: accelerate's.
+        model: ends in a linear classifier, whose inputs are the features.
+        loader: the training samples, without augmentation.
+        plan: whose classifier is attached to the model.
+    """
+    model = _for_evaluation(accelerator, model)
+    _, linear = find_classifier(model, name=plan.classifier_name)
+    means = NearestClassMeanClassifier(linear.in_features, linear.out_features).to(accelerator.device)
+    seen: list[Tensor] = []
+    handle = linear.register_forward_pre_hook(lambda _module, arguments: seen.append(arguments[0]))
+    try:
+        for inputs, labels in loader:
+            with accelerator.autocast():
+                model(inputs)
+            features = seen.pop().float()
+            if len(labels):  # several crops of a sample, which the network averages itself, follow one another
+                means.update(features.reshape(len(labels), -1, features.shape[-1]).mean(1), labels)
+    finally:
+        handle.remove()
+    counts = accelerator.reduce(means.counts, "sum")
+    means.means = accelerator.reduce(means.means * means.counts[:, None], "sum") / counts.clamp(min=1)[:, None]
+    means.counts = counts
+    return means
+
+
+def _for_evaluation(accelerator: Any, model: nn.Module) -> nn.Module:
+    """The plain model in evaluation mode, with the same buffers on every process.
+
+    Each process has moved the running statistics of its batch norm by its own rows; the main one's count, as in DDP.
+    Without DDP's wrapper, no process waits for another one inside a forward.
+    """
+    from accelerate.utils import broadcast
+
+    plain: nn.Module = accelerator.unwrap_model(model)
+    if accelerator.num_processes > 1:
+        for buffer in plain.buffers():
+            buffer.copy_(broadcast(buffer.clone()))
+    return plain.eval()
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+
+class Run(RunFolder):
+    """A run folder that an accelerator's processes share: resuming, rows, checkpoints, results.
+
+    Args:
+        cfg: the settings.
+        accelerator: accelerate's.
+        data: the data, as :func:`ltaug.testing.check_data` describes them.
+        plan: the method's plan.
+        model: what is trained, for the line that says so.
+
+    Attributes:
+        first_step: step inside the first epoch that a resumed run continues with.
+    """
+
+    begun = False
+    """Whether training has begun: later ValueErrors are faults of the program."""
+
+    def __init__(self, cfg: TrainSettings, accelerator: Any, data: Any, plan: TrainingPlan, model: nn.Module) -> None:
+        may_change = [item.name for item in fields(cfg) if item.name in MAY_CHANGE or item.name.endswith("_dir")]
+        super().__init__(
+            str(cfg.out),
+            cfg,
+            main=accelerator.is_main_process,
+            resume=cfg.resume,
+            free_keys=tuple(may_change),
+            data=data.fingerprint(),
+            epochs=cfg.epochs,
+        )
+        self.cfg, self.accelerator, self.data, self.plan = cfg, accelerator, data, plan
+        self.first_step = 0
+        self._bar: Any = None
+        accelerator.init_trackers("ltaug", config={key: str(value) for key, value in vars(cfg).items()})
+        counts = data.class_counts
+        described = data.describe() if hasattr(data, "describe") else f"{int(counts.sum())} samples"
+        accelerator.print(
+            f"{cfg.label}: {described}, {len(counts)} classes of {int(counts.max())} to {int(counts.min())}, "
+            f"{_trainable(model) / 1e6:.2f} M trained parameters, {accelerator.num_processes} process(es), "
+            f"{'fp32' if accelerator.mixed_precision == 'no' else accelerator.mixed_precision}"
+        )
+
+    def begin(self) -> int:
+        """Load the last complete checkpoint if the run is resumed; returns the first epoch to train.
+
+        After a checkpoint inside an epoch, :attr:`first_step` is the step to continue with, else 0.
+        """
+        found = self.latest_checkpoint() if self.cfg.resume else None
+        epoch = 0
+        if found is not None:
+            folder, epoch, self.first_step = found
+            self.accelerator.load_state(str(folder))
+            inside = f", step {self.first_step}" if self.first_step else ""
+            self.accelerator.print(f"Resumed after epoch {epoch} of {self.cfg.epochs}{inside}.")
+        Run.begun = True
+        return epoch
+
+    def due(self, epoch: int, every: int) -> bool:
+        """Whether something that happens every few epochs, and after the last one, happens after this one."""
+        return (epoch + 1) % every == 0 or epoch + 1 == self.cfg.epochs
+
+    def progress(self, loader: Any, epoch: int) -> Iterator[Any]:
+        """Yield the batches of an epoch while a bar shows how much of the whole training is done."""
+        from tqdm.auto import tqdm
+
+        if self._bar is None:
+            steps = len(loader) + self.first_step
+            # A bar that is written into a file comes twice a minute.
+            interval = 0.1 if sys.stderr.isatty() else 30
+            self._bar = tqdm(
+                total=self.cfg.epochs * steps,
+                initial=epoch * steps + self.first_step,
+                mininterval=interval,
+                smoothing=0.05,
+                unit="step",
+                leave=False,
+                disable=not self.main,
+            )
+        for batch in loader:
+            yield batch
+            self._bar.update()
+
+    def end_epoch(self, epoch: int, loss: float, samples: int, began: float, **more: float) -> None:
+        """Record an epoch: a row of metrics.jsonl, a line on the terminal, a checkpoint when one is due.
+
+        Args:
+            epoch: counted from 0.
+            loss: mean of the epoch.
+            samples: how many were seen, over all processes.
+            began: ``time.perf_counter()`` at its beginning.
+            more: further numbers of the row.
+
+        Raises:
+            RuntimeError: the loss is not finite.
+        """
+        seconds = time.perf_counter() - began
+        row = {"epoch": epoch, "loss": finite_loss(loss, epoch), **more, "samples_per_second": samples / seconds}
+        self.log(**row, seconds=seconds)
+        self.accelerator.log(row, step=epoch)
+        shown = "  ".join(f"{key} {row[key]:.4g}" for key in SHOWN if not math.isnan(row.get(key, math.nan)))
+        if self.main and self._bar is not None:
+            self._bar.write(f"epoch {epoch + 1}/{self.cfg.epochs}  {shown}")
+        self.first_step = 0
+        if self.due(epoch, self.cfg.checkpoint_every):
+            self.save(epoch + 1)
+
+    def save(self, epoch: int, step: int = 0) -> None:
+        """Save the state to resume from.
+
+        Args:
+            epoch: epochs completed.
+            step: steps completed of the next one.
+        """
+        with self.checkpoint(epoch, self.accelerator.wait_for_everyone, step=step) as folder:
+            self.accelerator.save_state(str(folder))
+
+    def finish(
+        self,
+        model: nn.Module,
+        results: Mapping[str, tuple[Tensor, Tensor]],
+        state_dict: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Write what exists only once the last epoch is done, print the table, and leave together.
+
+        Args:
+            model: its weights are kept; without wrappers.
+            results: logits [N, C] and labels [N] of "test" and, if there are any, of the "held_out" samples.
+            state_dict: kept instead of the model's.
+        """
+        if self.main:
+            self._write_results(model, results, model.state_dict() if state_dict is None else state_dict)
+        if self._bar is not None:
+            self._bar.close()
+        # Shut down together and release the process group first: gloo's threads abort an interpreter that exits while
+        # they run.
+        self.accelerator.wait_for_everyone()
+        self.accelerator.free_memory()
+        self.accelerator.end_training()
+
+    def _write_results(
+        self, model: nn.Module, results: Mapping[str, tuple[Tensor, Tensor]], state_dict: Mapping[str, Tensor]
+    ) -> None:
+        from ltaug.report import results_table, write_report
+
+        cfg, data, settings = self.cfg, self.data, vars(self.cfg)
+        logits, labels = results["test"]
+        probs = logits.softmax(1)
+        final = classification_report(probs, labels, data.class_counts)
+        self.save_logits(logits, labels)
+        if "held_out" in results:
+            self.save_logits(*results["held_out"], name="held_out.safetensors")
+        self.save_per_class(data.class_names, data.class_counts, per_class_accuracy(probs, labels, logits.shape[1]))
+        classes = {"class_names": data.class_names, "class_counts": data.class_counts}
+        held_out = data.held_out_note() if "held_out" in results and hasattr(data, "held_out_note") else None
+        self.save_model(
+            state_dict,
+            {
+                **classes,
+                "method": cfg.method,
+                "logits_prior": self.plan.logits_prior(),
+                "logits_prior_reason": self.plan.logits_prior_reason(),
+                "held_out": held_out,
+                "preprocessing": getattr(data, "preprocessing", {}),
+            },
+        )
+        if not self.rows():  # nothing was trained
+            self.log(epoch=0, loss=None, samples_per_second=None, seconds=0.0)
+        rows = self.rows()
+        speeds = sorted(row["samples_per_second"] for row in rows)[len(rows) // 2] if cfg.epochs else None
+        summary = {
+            "name": cfg.label,
+            "method": cfg.method,
+            "data": getattr(cfg, "data_name", ""),
+            "model": getattr(cfg, "model_name", ""),
+            **{key: settings[key] for key in ("dataset", "profile", "imbalance_ratio") if key in settings},
+            "seed": cfg.seed,
+            "epochs": cfg.epochs,
+            "first_stage": cfg.chosen_method().first_stage,
+            "settings": settings,
+            "final": final,
+            "wall_time_s": sum(row["seconds"] for row in rows),
+            "samples_per_second": speeds,
+            "parameters": _trainable(model),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "precision": self.accelerator.mixed_precision,
+            "num_processes": self.accelerator.num_processes,
+            **data.fingerprint(),
+            **classes,
+        }
+        self.write_json("summary.json", summary)
+        print(f"\n{results_table({cfg.label: final}, COLUMNS)}")
+        if cfg.report:
+            sections = data.sections(logits, labels) if hasattr(data, "sections") else ()
+            print(f"\nReport: {write_report(self.path, sections)}")
+
+
+def _trainable(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
