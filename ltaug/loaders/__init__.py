@@ -2,7 +2,16 @@
 sound, and large ones through the workers of a ``DataLoader``."""
 
 from ltaug.loaders.resident import ResidentLoader, random_crop_flip
-from ltaug.loaders.seeded import GlobalBatchSampler, SeededDataset
+from ltaug.loaders.seeded import GlobalBatchSampler, SamplePair, SeededDataset
+from ltaug.loaders.seeded_loader import SeededLoader
 from ltaug.loaders.waveform import ResidentWaveformLoader
 
-__all__ = ["GlobalBatchSampler", "ResidentLoader", "ResidentWaveformLoader", "SeededDataset", "random_crop_flip"]
+__all__ = [
+    "GlobalBatchSampler",
+    "ResidentLoader",
+    "ResidentWaveformLoader",
+    "SamplePair",
+    "SeededDataset",
+    "SeededLoader",
+    "random_crop_flip",
+]

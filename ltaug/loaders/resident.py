@@ -1,4 +1,4 @@
-"""A whole small set of images, held in memory or on the device and read in augmented batches."""
+"""A whole small set of images, or of any tensors, held in memory or on the device and read in batches."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ class ResidentLoader(_ResidentBase):
     are a pure function of (seed, epoch, batch) too, drawn for the global batch: they are the same on one process or
     several, and after resuming.
 
+    Samples that are no images, such as signals float [N, C, T], go through as they are: without ``mean`` and ``std``,
+    crops and flips.
+
     Args:
-        images: uint8 [N, H, W, C], moved to ``device``; not copied when it is there already.
+        images: uint8 [N, H, W, C], or floating point [N, ...] of any other samples; moved to ``device``, and not copied
+            when it is there already.
         labels: class indices, int [N].
         batch_size: samples (or pairs) a *global* batch; a multiple of ``num_processes``.
         sampler: any sampler of indices or of index pairs; ``set_epoch`` is passed on. By default the order of the set.
-        mean: per channel, of pixels scaled to 0..1.
-        std: per channel, likewise.
+        mean: of images, per channel, of pixels scaled to 0..1.
+        std: of images, per channel, of pixels scaled to 0..1.
         crop_padding: pixels of black padding for the random crop; 0 is none.
         flip: mirror every other image, at random.
         drop_last: leave out the last batch of an epoch when it is not full. Without it the last batch may differ in
@@ -45,8 +49,8 @@ class ResidentLoader(_ResidentBase):
         process_index: which one this is.
 
     Raises:
-        ValueError: images are not uint8 [N, H, W, C], labels do not fit, sizes cannot be divided, or no batch can be
-            formed.
+        ValueError: images are neither uint8 [N, H, W, C] with ``mean`` and ``std`` nor floating point without, labels
+            do not fit, sizes cannot be divided, or no batch can be formed.
 
     >>> images = torch.zeros(10, 8, 8, 3, dtype=torch.uint8)
     >>> loader = ResidentLoader(images, torch.arange(10), batch_size=4, mean=[0.5] * 3, std=[0.5] * 3)
@@ -61,8 +65,8 @@ class ResidentLoader(_ResidentBase):
         *,
         batch_size: int,
         sampler: Sampler[int] | PairSampler | None = None,
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         crop_padding: int = 0,
         flip: bool = False,
         drop_last: bool = False,
@@ -71,15 +75,30 @@ class ResidentLoader(_ResidentBase):
         num_processes: int = 1,
         process_index: int = 0,
     ) -> None:
-        if images.dtype != torch.uint8 or images.ndim != 4:
+        plain = images.is_floating_point()
+        if not plain and (images.dtype != torch.uint8 or images.ndim != 4):
             raise ValueError(
-                f"`images` must be uint8 [N, H, W, C], but are {images.dtype} of shape {list(images.shape)}."
+                f"`images` must be uint8 [N, H, W, C], or floating point for other samples, but are {images.dtype} of "
+                f"shape {list(images.shape)}."
             )
+        if plain and not (mean is None and std is None and crop_padding == 0 and not flip):
+            raise ValueError(
+                "`mean`, `std`, `crop_padding` and `flip` are for uint8 images, but `images` are "
+                f"{images.dtype}, which go through as they are. Leave them out."
+            )
+        if not plain and (mean is None or std is None):
+            raise ValueError("`mean` and `std` of the pixels are needed for uint8 images.")
         labels = as_labels(labels)
         if len(labels) != len(images):
             raise ValueError(
                 f"`labels` must hold one class an image, but there are {len(labels)} and {len(images)} images."
             )
+        super().__init__(labels, batch_size, sampler, drop_last, seed, device, num_processes, process_index)
+        self.images = images.to(device)
+        self.crop_padding = crop_padding
+        self.flip = flip
+        if mean is None or std is None:
+            return
         channels = images.shape[3]
         if len(mean) != channels or len(std) != channels:
             raise ValueError(
@@ -89,10 +108,6 @@ class ResidentLoader(_ResidentBase):
             raise ValueError(f"`std` must be positive, but is {list(std)}.")
         if crop_padding < 0:
             raise ValueError(f"`crop_padding` must not be negative, but is {crop_padding}.")
-        super().__init__(labels, batch_size, sampler, drop_last, seed, device, num_processes, process_index)
-        self.images = images.to(device)
-        self.crop_padding = crop_padding
-        self.flip = flip
         # (pixel / 255 - mean) / std as one multiplication and one addition, laid out as whole image rows: a vector of C
         # = 3 numbers along the last dimension would be broadcast three elements at a time.
         width = images.shape[2]
@@ -104,6 +119,8 @@ class ResidentLoader(_ResidentBase):
     def _load(self, indices: Tensor, batch: int, stream: int) -> tuple[Tensor, Tensor]:
         indices = indices.to(self.images.device, non_blocking=True)
         pixels = self.images.index_select(0, indices)  # copies whole images; indexing goes byte by byte
+        if pixels.is_floating_point():
+            return pixels, self.labels[indices]
         if self.crop_padding or self.flip:
             pixels = random_crop_flip(pixels, *self._crops_and_flips(batch, stream), self.crop_padding)
         size, height, width, channels = pixels.shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,14 @@ from torch.utils.data import Dataset, Sampler
 from ltaug.loaders._base import check_shares
 from ltaug.samplers.pair import PairSampler
 
-__all__ = ["GlobalBatchSampler", "SeededDataset"]
+__all__ = ["GlobalBatchSampler", "SamplePair", "SeededDataset"]
+
+
+class SamplePair(NamedTuple):
+    """Two samples of a data set, or two batches of them, of which a mixer makes one."""
+
+    first: Any
+    second: Any
 
 
 class GlobalBatchSampler(Sampler[list[tuple[int, ...]]]):
@@ -26,8 +33,8 @@ class GlobalBatchSampler(Sampler[list[tuple[int, ...]]]):
     .. math:: (e, p, i_p), \quad p = s B + r B / R, \;\dots,\; s B + (r + 1) B / R - 1,
 
     of epoch e and *place* p: the R processes together see, in the order of their ranks, what a single one sees. Of a
-    :class:`~ltaug.PairSampler` the items are :math:`(e, p, i_p, j_p)`. Only full batches are yielded, so that all
-    processes take equally many steps. A loader made of it is already sharded: accelerate must not prepare it.
+    :class:`~ltaug.PairSampler` the items are :math:`(e, p, i_p, j_p)`. All processes take equally many steps. A loader
+    made of it is already sharded: accelerate must not prepare it.
 
     An epoch is read from the sampler as it is needed; no order of the whole set is held in memory.
 
@@ -37,6 +44,8 @@ class GlobalBatchSampler(Sampler[list[tuple[int, ...]]]):
         batch_size: samples (or pairs) a *global* batch; a multiple of ``num_processes``.
         num_processes: how many processes share the set.
         process_index: which one this is.
+        drop_last: yield full batches only. ``False`` adds what is left at the end of an epoch, of which each process
+            gets an equal part; that may be an empty list, which only :class:`SeededLoader` can load.
 
     Raises:
         ValueError: sizes cannot be divided, or no batch can be formed.
@@ -51,13 +60,20 @@ class GlobalBatchSampler(Sampler[list[tuple[int, ...]]]):
     """
 
     def __init__(
-        self, sampler: Sampler[int] | PairSampler, batch_size: int, *, num_processes: int = 1, process_index: int = 0
+        self,
+        sampler: Sampler[int] | PairSampler,
+        batch_size: int,
+        *,
+        num_processes: int = 1,
+        process_index: int = 0,
+        drop_last: bool = True,
     ) -> None:
         check_shares(batch_size, num_processes, process_index)
         self.sampler = sampler
         self.batch_size = batch_size
         self.num_processes = num_processes
         self.process_index = process_index
+        self.drop_last = drop_last
         self.epoch = 0
         self.first_step = 0
         if not self._steps():
@@ -79,22 +95,23 @@ class GlobalBatchSampler(Sampler[list[tuple[int, ...]]]):
             self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
-        epoch, share = self.epoch, self.batch_size // self.num_processes
-        low = self.process_index * share
+        epoch, index, processes = self.epoch, self.process_index, self.num_processes
         rows = itertools.islice(self.sampler, self.first_step * self.batch_size, None)
         for step in range(self.first_step, self._steps()):
-            batch = list(itertools.islice(rows, self.batch_size))[low : low + share]
+            batch = list(itertools.islice(rows, self.batch_size))
+            low, high = len(batch) * index // processes, len(batch) * (index + 1) // processes
             places = itertools.count(step * self.batch_size + low)
             yield [
                 (epoch, place, *(row if isinstance(row, tuple) else (row,)))
-                for place, row in zip(places, batch, strict=False)
+                for place, row in zip(places, batch[low:high], strict=False)
             ]
 
     def __len__(self) -> int:
         return self._steps() - self.first_step
 
     def _steps(self) -> int:
-        return self._epoch_size() // self.batch_size
+        full, rest = divmod(self._epoch_size(), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
 
     def _epoch_size(self) -> int:
         return len(self.sampler)  # type: ignore[arg-type]  # a Sampler without a length has no epochs
@@ -108,10 +125,10 @@ class SeededDataset(Dataset[Any]):
 
     .. math:: x = \texttt{dataset}[i] \quad\text{with torch's generator seeded by}\quad h(\texttt{seed}, e, p, 0),
 
-    and of an item (e, p, i, j) the second sample of the pair is ``dataset[j]`` under :math:`h(\texttt{seed}, e, p, 1)`;
-    h is NumPy's ``SeedSequence``. So an epoch is the same for any number of workers and processes, after resuming, and
-    one image that is drawn twice is augmented in two ways. Transforms must draw from torch's generator on the CPU, as
-    those of torchvision do; what it would have drawn next is left as it was.
+    and of an item (e, p, i, j) the second sample of the :class:`SamplePair` is ``dataset[j]`` under
+    :math:`h(\texttt{seed}, e, p, 1)`; h is NumPy's ``SeedSequence``. So an epoch is the same for any number of workers
+    and processes, after resuming, and one image that is drawn twice is augmented in two ways. Transforms must draw from
+    torch's generator on the CPU, as those of torchvision do; what it would have drawn next is left as it was.
 
     Args:
         dataset: any map-style data set.
@@ -158,7 +175,7 @@ class SeededDataset(Dataset[Any]):
                 samples.append(self.dataset[index])
         finally:
             generator.set_state(before)
-        return samples[0] if len(samples) == 1 else tuple(samples)
+        return samples[0] if len(samples) == 1 else SamplePair(*samples)
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]

@@ -18,8 +18,7 @@ __all__ = ["ResidentWaveformLoader"]
 
 
 class ResidentWaveformLoader(_ResidentBase):
-    r"""Batches of a data set of sound that stays in memory (or on the GPU) as int16: random crops out of recordings of
-    any lengths, and optionally a random stretch of time.
+    r"""Batches of random crops of recordings, which stay in memory (or on the GPU) as int16 and may have any lengths.
 
     The counterpart of :class:`ResidentLoader` for waveforms, with the same samplers, pairs, epochs and processes: it
     yields ``(inputs, labels)``, or two of these for a :class:`~ltaug.samplers.PairSampler`; inputs are float32 [N,
@@ -33,7 +32,7 @@ class ResidentWaveformLoader(_ResidentBase):
        crop;
     3. a crop starts at any place with the same probability.
 
-    Their random gain acts on the mixed sound, so that it has no place here.
+    Its random gain acts on the mixed sound; :class:`ltaug.audio.SoundNetwork` has it.
 
     With ``crops`` = K > 1, for testing, nothing is random: of a clip padded to P samples, crop i of 0..K-1 starts at
     :math:`i \lfloor (P - \texttt{crop\_length}) / (K - 1) \rfloor`, and inputs are [N, K, ``crop_length``].
@@ -174,9 +173,10 @@ class ResidentWaveformLoader(_ResidentBase):
         return crops.float().mul_(1 / 32768)
 
     def _stretched_runs(self, table: Tensor, out: Tensor) -> None:
-        """Write crops of stretched clips into ``out``, [N, crop_length]. A row of the table, float64 [N, 5], holds
-        where the clip starts among all samples, its length, its length when stretched, where in that the crop starts,
-        and the stretch.
+        """Write crops of stretched clips into ``out``, [N, crop_length].
+
+        A row of the table, float64 [N, 5], holds where the clip starts among all samples, its length, its length when
+        stretched, where in that the crop starts, and the stretch.
         """
         starts, lengths, scaled, offsets, scales = table.T.unsqueeze(2)
         places = offsets + torch.arange(self.crop_length, dtype=torch.float64, device=table.device)

@@ -1,75 +1,82 @@
-"""Train a timm network on a large long-tailed image set with any method of `configs/`.
+"""Train a timm network on a large long-tailed image set with any method of `ltaug methods`.
 
-    accelerate launch --config_file accelerate_config.yaml recipes/imagenet_lt/train.py \
-        --config recipes/imagenet_lt/configs/unimix_bayias.yaml --data_dir IMAGENET
+    accelerate launch recipes/imagenet_lt/train.py --method unimix_bayias --data_dir IMAGENET
+    accelerate launch recipes/imagenet_lt/train.py --method mislas --from_run runs/imagenet_lt_resnet50_mixup_seed0
+
+README.md has results and times. To train on something else, change data.py and model.py: nothing in this file knows
+what a sample is.
 """
 
-import json
-import sys
 import time
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
-from adapters import plain_state
-from config import FREE, Config, parse_config, plain_errors
-from data import describe, facts, load_data
-from loader import TrainLoader, steps_of_an_epoch, test_loader, test_transform, train_transform
-from method import logits_prior, make_loss, make_mixer, make_sampler, mixes, seen_prior
-from model import build_model, count_parameters
-from optimizer import make_optimizer
-from results import save_results
-from timm.layers import convert_sync_batchnorm
+from data import DataSettings, load_data
+from model import ModelSettings, build_model
 from timm.utils import ModelEmaV3
-from torch import nn
-from tqdm.auto import tqdm
 
-from ltaug import RunFolder
+from ltaug import training
+from ltaug.commandline import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share
 from ltaug.metrics import classification_report
-from ltaug.run import autocast_type, finite_loss, reuse_freed_memory, set_threads
+from ltaug.process import finite_loss
+from ltaug.training import Run, TrainSettings, predict
+from ltaug.vision.adapters import plain_state
+from ltaug.vision.optimization import scale_learning_rates
 
-SHOWN = ("loss", "lr", "top1", "top5", "many", "medium", "few", "ece", "images_per_second")  # of a row, unless NaN
-# A bar that is written into a file comes twice a minute.
-PROGRESS = {"unit": "img", "unit_scale": True, "smoothing": 0.05, "mininterval": 0.1 if sys.stderr.isatty() else 30}
+
+@dataclass
+class Config(DataSettings, ModelSettings, TrainSettings):
+    """The published protocol of ImageNet-LT: 90 epochs of SGD in batches of 256, a cosine from 0.1 down to 0."""
+
+    epochs: NonNegativeInt = 90
+    batch_size: PositiveInt = 256
+    lr: PositiveFloat = 0.1
+    weight_decay: NonNegativeFloat = 5e-4
+    schedule: Literal["steps", "cosine"] = "cosine"
+    warmup_epochs: NonNegativeFloat = 0.0
+    eval_every: PositiveInt = 5
+    accumulate: PositiveInt = 1
+    """Parts that a process splits its share of a batch into, to fit into memory."""
+    head_lr_factor: PositiveFloat = 1.0
+    """Learning rate of the classifier over `lr`."""
+    layer_decay: PositiveFloat | None = None
+    """Learning rate of a layer over that of the next one, as timm has it."""
+    ema: Share = 0.0
+    """Decay of the moving average of the weights that is tested and saved, e.g. 0.9998; 0 is none."""
+    clip_norm: NonNegativeFloat = 0.0
+    """Largest norm of the gradient; 0 is none."""
+    checkpoint_steps: NonNegativeInt = 0
+    """Steps between two checkpoints inside an epoch; 0 is none."""
 
 
 def main(cfg: Config) -> None:
-    if cfg.reuse_memory:
-        reuse_freed_memory()
-    set_threads(cfg.threads)
-    accelerator = Accelerator(mixed_precision=autocast_type(cfg.precision), log_with=cfg.log_with, project_dir=cfg.out)
-    set_seed(cfg.seed, device_specific=True)
-    processes, process, device = accelerator.num_processes, accelerator.process_index, accelerator.device
+    accelerator = training.start(cfg)
 
-    # 1. Data.
-    with accelerator.main_process_first():  # which downloads
+    # 1. Data and method: what is in the set, in which order it is seen, how it is mixed, what is minimised.
+    with accelerator.main_process_first():  # which downloads, and fills caches
         data = load_data(cfg)
-    data.train.transform, data.test.transform = train_transform(cfg), test_transform(cfg)
-    steps = steps_of_an_epoch(cfg, data.train, processes)
-    trains = TrainLoader(cfg, data.train, processes, process, device)
-    tests = test_loader(cfg, data.test, processes, process, device)
-
-    # 2. Method: how samples are mixed, and what is minimised.
-    mixer = make_mixer(cfg, data.class_counts)
-
-    def criterion(epoch: int) -> nn.Module:
-        seen = seen_prior(cfg, data.class_counts, mixer, epoch, processes)
-        return make_loss(cfg, data.class_counts, seen).to(device)
-
-    criterion(cfg.epochs - 1)  # what is wrong with its settings shall be known now
-
-    # 3. Model and optimiser.
-    model = build_model(len(data.class_names), cfg)
-    parameters = count_parameters(model)
-    accelerator.print(
-        f"{cfg.method}: {describe(data)}, {cfg.model} of {parameters / 1e6:.2f} M trained parameters, "
-        f"{processes} process(es), {accelerator.mixed_precision}"
+    plan = cfg.chosen_method().plan(
+        data.train_labels,
+        len(data.class_names),
+        epochs=cfg.epochs,
+        batch_size=cfg.batch_size,
+        num_processes=accelerator.num_processes,
+        seed=cfg.seed,
+        sample_rate=getattr(data, "sample_rate", None),  # of sounds
     )
-    if cfg.sync_bn and processes > 1:
-        model = convert_sync_batchnorm(model)
-    if cfg.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(cfg, model)
+    plan.to(accelerator.device)
+
+    # 2. Model and optimiser. A second stage starts from a finished run and trains only a new classifier.
+    model = build_model(len(data.class_names), cfg, data)
+    training.load_first_stage(model, cfg, data.class_names)
+    model = training.arrange(plan.attach(model), cfg, accelerator)
+    rates = {"layer_decay": cfg.layer_decay, "head_lr_factor": cfg.head_lr_factor, "weight_decay": cfg.weight_decay}
+    groups = scale_learning_rates(plan.parameter_groups(model), model, **rates)
+    optimizer = training.make_optimizer(groups, cfg)
+    train_loader = data.train_loader(cfg, plan.sampler, accelerator)
+    steps = len(train_loader)
+    run = Run(cfg, accelerator, data, plan, model)
     model, optimizer = accelerator.prepare(model, optimizer)
     forward = torch.compile(model) if cfg.compile else model
     ema = ModelEmaV3(accelerator.unwrap_model(model), decay=cfg.ema, use_warmup=True) if cfg.ema else None
@@ -77,86 +84,46 @@ def main(cfg: Config) -> None:
         accelerator.register_for_checkpointing(ema)
     tested = ema.module if ema else model
 
-    # 4. The run folder, made only now that everything fits together; resume from the last complete checkpoint.
-    run = RunFolder(cfg.out, cfg, main=accelerator.is_main_process, resume=cfg.resume, free_keys=FREE, data=facts(data))
-    first_epoch = first_step = 0
-    if cfg.resume and (checkpoint := run.latest_checkpoint()):
-        folder, first_epoch = checkpoint
-        accelerator.load_state(str(folder))
-        first_step = json.loads((folder / "progress.json").read_text())["step"]
-        accelerator.print(f"Resumed after epoch {first_epoch} of {cfg.epochs}, step {first_step} of {steps}.")
-    accelerator.init_trackers("ltaug", config={key: str(value) for key, value in vars(cfg).items()})
+    # 3. Train. The learning rate is a function of epoch and step, so that resuming cannot shift it.
+    for epoch in range(run.begin(), cfg.epochs):
+        began, first = time.perf_counter(), run.first_step
+        plan.set_epoch(epoch)
+        train_loader.set_epoch(epoch, first)
+        plan.train(model)
+        total = torch.zeros((), device=accelerator.device)
+        for step, batch in enumerate(run.progress(train_loader, epoch), first):
+            lr = training.learning_rate(cfg, epoch, step / steps)
+            training.set_learning_rate(optimizer, lr)
+            total += train_step(cfg, accelerator, forward, batch, plan, optimizer)
+            if ema:
+                ema.update(accelerator.unwrap_model(model), step=epoch * steps + step)
+            if cfg.checkpoint_steps and (step + 1) % cfg.checkpoint_steps == 0 and step + 1 < steps:
+                finite_loss(total.item(), epoch)
+                run.save(epoch, step + 1)
+        loss = accelerator.reduce(total, "mean").item() / (steps - first)
+        metrics = {}
+        if run.due(epoch, cfg.eval_every):
+            logits, labels = predict(accelerator, tested, data.eval_loader(cfg, "test", accelerator))
+            metrics = classification_report(logits.softmax(1), labels, data.class_counts)
+        run.end_epoch(epoch, loss, (steps - first) * cfg.batch_size, began, lr=lr, **metrics)
 
-    def save(epochs_done: int, step: int) -> None:
-        finite_loss(total.item(), epochs_done)
-        with run.checkpoint(epochs_done, accelerator.wait_for_everyone) as folder:
-            accelerator.save_state(str(folder))
-            if accelerator.is_main_process:
-                (folder / "progress.json").write_text(json.dumps({"step": step}))
-
-    # 5. Train.
-    images = steps * cfg.batch_size
-    with tqdm(
-        total=cfg.epochs * images,
-        initial=first_epoch * images + first_step * cfg.batch_size,
-        disable=not accelerator.is_main_process,
-        **PROGRESS,
-    ) as progress:
-        for epoch in range(first_epoch, cfg.epochs):
-            start, begin = time.perf_counter(), first_step if epoch == first_epoch else 0
-            batches = trains.epoch(make_sampler(cfg, data.train.labels, epoch), epoch, begin)
-            mixing, loss_function = mixer if mixes(cfg, epoch) else None, criterion(epoch)
-            model.train()
-            total = torch.zeros((), device=device)
-            for step, batch in enumerate(batches, begin):
-                for group in optimizer.param_groups:
-                    group["lr"] = cfg.lr_at(epoch + step / steps) * group.get("lr_scale", 1.0)
-                total += train_step(cfg, accelerator, forward, batch, mixing, loss_function, optimizer)
-                if ema:
-                    ema.update(accelerator.unwrap_model(model), step=epoch * steps + step)
-                progress.update(cfg.batch_size)
-                if cfg.checkpoint_steps and (step + 1) % cfg.checkpoint_steps == 0 and step + 1 < steps:
-                    save(epoch, step + 1)
-            loss = finite_loss(accelerator.reduce(total, "mean").item() / (steps - begin), epoch)
-            row = {"epoch": epoch, "loss": loss, "lr": optimizer.param_groups[0]["lr"]}
-            row["images_per_second"] = (steps - begin) * cfg.batch_size / (time.perf_counter() - start)
-            if (epoch + 1) % cfg.eval_every == 0 or epoch + 1 == cfg.epochs:
-                logits, labels = evaluate(accelerator, tested, tests)
-                row |= classification_report(logits.softmax(1), labels, data.class_counts)
-            row["seconds"] = time.perf_counter() - start
-            run.log(**row)
-            accelerator.log(row, step=epoch)
-            if accelerator.is_main_process:
-                shown = "  ".join(f"{key} {row[key]:.4g}" for key in SHOWN if row.get(key, -1) >= 0)
-                progress.write(f"epoch {epoch + 1}/{cfg.epochs}  {shown}")
-            if (epoch + 1) % cfg.checkpoint_every == 0 or epoch + 1 == cfg.epochs:
-                save(epoch + 1, 0)
-    # 6. What came out.
-    if first_epoch == cfg.epochs:  # resumed when all was done
-        logits, labels = evaluate(accelerator, tested, tests)
-    if accelerator.is_main_process:
-        state = plain_state(tested if ema else accelerator.unwrap_model(model))
-        prior = logits_prior(cfg, data.class_counts, mixer, processes)
-        save_results(run, cfg, data, logits, labels, state, prior, parameters, accelerator)
-    # Leave together and let go of the process group's threads: gloo's abort an interpreter that closes under them.
-    accelerator.wait_for_everyone()
-    model, forward, optimizer = accelerator.free_memory(model, forward, optimizer)
-    accelerator.end_training()
+    # 4. Results: logits, weights, summary and report, in the run folder.
+    means = None
+    if plan.method.classifier == "ncm":  # nearest class mean: computed from all training samples
+        means = training.class_means(accelerator, tested, data.eval_loader(cfg, "train", accelerator), plan)
+    model = plan.fold(accelerator.unwrap_model(tested), means)
+    results = {split: predict(accelerator, model, data.eval_loader(cfg, split, accelerator)) for split in data.splits}
+    run.finish(model, results, plain_state(model))
 
 
-def train_step(cfg, accelerator, model, batch, mixer, criterion, optimizer) -> torch.Tensor:
+def train_step(cfg, accelerator, model, batch, plan, optimizer) -> torch.Tensor:
     """One step on this process's share of a global batch, in `accumulate` parts; returns its mean loss."""
-    (inputs, targets), partner = (batch[0], batch[1]) if isinstance(batch[0], (list, tuple)) else (batch, ())
-    format = torch.channels_last if cfg.channels_last else torch.contiguous_format
-    inputs = inputs.to(accelerator.device, non_blocking=True, memory_format=format)
-    targets, *partner = (each.to(accelerator.device, non_blocking=True) for each in (targets, *partner))
-    if mixer is not None:
-        inputs, targets = mixer(inputs, targets, *partner)
+    inputs, targets = plan.mix(batch)
     total = torch.zeros((), device=accelerator.device)
     parts = list(zip(inputs.chunk(cfg.accumulate), targets.chunk(cfg.accumulate), strict=True))
     for k, (part_inputs, part_targets) in enumerate(parts):
         with accelerator.no_sync(model) if k + 1 < len(parts) else torch.enable_grad():
-            loss = criterion(model(part_inputs), part_targets) / cfg.accumulate
+            loss = plan.criterion(model(part_inputs), part_targets) * (len(part_targets) / len(targets))
             accelerator.backward(loss)
         total += loss.detach()
     if cfg.clip_norm:
@@ -166,18 +133,5 @@ def train_step(cfg, accelerator, model, batch, mixer, criterion, optimizer) -> t
     return total
 
 
-@torch.no_grad()
-def evaluate(accelerator, model, loader) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and labels of the whole set, on every process, in the order of the set."""
-    model.eval()
-    mine = []
-    for inputs, labels in loader:
-        with accelerator.autocast():
-            mine.append((model(inputs.to(accelerator.device, non_blocking=True)).float().cpu(), labels))
-    parts = gather_object(mine)
-    return torch.cat([logits for logits, _ in parts]), torch.cat([labels for _, labels in parts])
-
-
 if __name__ == "__main__":
-    with plain_errors():
-        main(parse_config())
+    training.launch(main, Config, __file__)

@@ -1,0 +1,191 @@
+"""Tables of samples, from the hub or from parquet files, as ``datasets`` reads them: splits, columns, labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltaug.errors import UserError
+from ltaug.loaders.folders import natural_order
+from ltaug.longtail import subsample
+from ltaug.priors import class_counts
+
+__all__ = ["arrow_column", "check_columns", "class_labels", "hold_out", "load_splits", "loading_error", "whole_numbers"]
+
+
+def load_splits(source: str, data_dir: str | None = None) -> dict[str, Any]:
+    """Load the splits of a data set of the hub, or of a folder of parquet files.
+
+    Args:
+        source: OWNER/NAME on the hub.
+        data_dir: folder that is read instead.
+
+    Returns:
+        Data sets by split.
+
+    Raises:
+        UserError: ``data_dir`` is no folder, or ``datasets`` cannot read it.
+        ConnectionError: the hub cannot be reached, or does not give the data.
+    """
+    from datasets import load_dataset
+
+    if data_dir and not os.path.isdir(data_dir):
+        raise UserError(f"`data_dir` {data_dir!r} is no folder. Leave it out to read {source} from the hub.")
+    try:
+        return dict(load_dataset(data_dir or source))
+    except Exception as error:  # the hub client and the file readers raise many types
+        raise loading_error(source, data_dir, error) from error
+
+
+def loading_error(source: str, data_dir: str | None, error: Exception) -> Exception:
+    """Error for a data set that cannot be loaded; its message says what else can be done."""
+    if data_dir:
+        return UserError(f"`data_dir` {data_dir!r} cannot be read as a data set of parquet files: {error}")
+    if "gated" in f"{type(error).__name__} {error}".lower():
+        return ConnectionError(
+            f"The data set {source!r} is open to those only who have accepted its terms. Accept them at "
+            f"https://huggingface.co/datasets/{source}, then log in with `hf auth login` or set HF_TOKEN; or read "
+            "a local copy with `data_dir`."
+        )
+    return ConnectionError(
+        f"The data set {source!r} could not be loaded from the hub ({type(error).__name__}: {error}). Offline "
+        "ways: `data_dir` with parquet files of the same columns, or a cache filled earlier (set HF_HUB_OFFLINE=1)."
+    )
+
+
+def check_columns(rows: Any, source: str, **columns: str) -> None:
+    """Raise a UserError unless a split has these columns; the keywords are the settings that name them."""
+    for setting, column in columns.items():
+        if column not in rows.column_names:
+            raise UserError(
+                f"{source} has no column {column!r}, but {', '.join(rows.column_names)}. Name the right one with "
+                f"`{setting}`."
+            )
+
+
+def arrow_column(rows: Any, column: str) -> Any:
+    """Return one column of a split as it is stored, undecoded and without a copy: a ``pyarrow.ChunkedArray``."""
+    return rows.select_columns([column]).with_format("arrow")[:].column(column)
+
+
+def whole_numbers(values: Any) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+    """Read a column of whole numbers, of any type that can hold them, as int64 [N]; None for any other column."""
+    import pyarrow
+    import pyarrow.compute
+
+    if pyarrow.types.is_boolean(values.type):
+        values = values.cast(pyarrow.int8())
+    if not pyarrow.types.is_integer(values.type) and not (
+        pyarrow.types.is_floating(values.type) or pyarrow.types.is_decimal(values.type)
+    ):
+        return None
+    try:
+        numbers = pyarrow.compute.cast(values, pyarrow.int64())
+    except pyarrow.ArrowInvalid:  # a fraction, or too large
+        return None
+    return None if numbers.null_count else np.asarray(numbers.to_numpy(), dtype=np.int64)
+
+
+def class_labels(
+    columns: Mapping[str, Any], class_names: Sequence[str] | None = None, source: str = "The data set"
+) -> tuple[list[str], dict[str, Tensor]]:
+    """Turn columns of labels into class indices that are the same in all splits.
+
+    Labels may be whole numbers of any type, or text. Those that some split uses become classes 0..C-1, in the order of
+    the numbers or, of text, in natural order.
+
+    Args:
+        columns: label column of each split, as :func:`arrow_column` returns it.
+        class_names: names of the labels 0, 1, ..., all of which become classes.
+        source: what is read, for messages.
+
+    Returns:
+        Names of the C classes, and int64 [N] by split.
+
+    Raises:
+        UserError: a label is missing, negative or neither a whole number nor text; or beyond ``class_names``.
+
+    >>> import pyarrow
+    >>> class_labels({"train": pyarrow.chunked_array([["bee", "ant"]]), "test": pyarrow.chunked_array([["bee"]])})
+    (['ant', 'bee'], {'train': tensor([1, 0]), 'test': tensor([1])})
+    """
+    import pyarrow
+
+    read: dict[str, Any] = {}
+    for split, column in columns.items():
+        values = column
+        if pyarrow.types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+        text = pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type)
+        numbers = None if text else whole_numbers(values)
+        bad = _first_bad(values, numbers, None if class_names is None else len(class_names))
+        if bad is not None:
+            shown = repr(values[bad].as_py())[:80]
+            wanted = "class indices or names" if class_names is None else f"class indices below {len(class_names)}"
+            raise UserError(
+                f"{source} must hold {wanted} as labels, but sample {bad} of its {split} split has {shown}."
+            )
+        read[split] = np.asarray(values.to_pylist(), dtype=object) if text else numbers
+    kinds = {values.dtype.kind for values in read.values()}
+    if len(kinds) > 1:
+        raise UserError(f"{source} has numbers as labels in one split and text in another.")
+    if class_names is not None and kinds != {"O"}:
+        return list(class_names), {split: torch.from_numpy(values.copy()) for split, values in read.items()}
+    used = set().union(*(values.tolist() for values in read.values()))
+    order = sorted(used, key=natural_order) if kinds == {"O"} else sorted(used)
+    index = {value: k for k, value in enumerate(order)}
+    names = [str(value) for value in order]
+    return names, {split: torch.tensor([index[value] for value in values.tolist()]) for split, values in read.items()}
+
+
+def _first_bad(values: Any, numbers: np.ndarray[Any, Any] | None, num_classes: int | None) -> int | None:
+    """Row of the first label that cannot be used."""
+    if values.null_count:
+        return int(np.flatnonzero(values.is_null().to_numpy())[0])
+    if numbers is not None:
+        bad = (numbers < 0) if num_classes is None else (numbers < 0) | (numbers >= num_classes)
+        return int(bad.argmax()) if bad.any() else None
+    import pyarrow
+
+    if pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type):
+        return None
+    for k, value in enumerate(values.to_pylist()):  # the first that is no whole number
+        if isinstance(value, str | bytes | list | dict) or value % 1 != 0:  # of NaN, too
+            return k
+    return 0
+
+
+def hold_out(labels: Tensor, per_class: int, class_names: Sequence[str], setting: str, seed: int = 0) -> Tensor:
+    """Draw equally many samples of every class, and leave each class at least one.
+
+    Args:
+        labels: int64 [N].
+        per_class: how many.
+        class_names: C names, for the message.
+        setting: name of the setting that asks for them, for the message.
+        seed: which ones.
+
+    Returns:
+        Indices of the drawn samples, class after class.
+
+    Raises:
+        UserError: ``per_class`` is less than 1, or a class has too few samples.
+
+    >>> hold_out(torch.tensor([0, 0, 1, 1, 1]), 1, ["ant", "bee"], "test_per_class").tolist()
+    [1, 4]
+    """
+    if per_class < 1:
+        raise UserError(f"`{setting}` must be at least 1, but is {per_class}.")
+    available = class_counts(labels, len(class_names))
+    if (short := (available < per_class + 1).nonzero()[:, 0]).numel():
+        k = int(short[0])
+        raise UserError(
+            f"`{setting}`={per_class} leaves no training samples of class {k} ({class_names[k]}), which has "
+            f"{int(available[k])} ({len(short)} of {len(class_names)} classes are too small). Lower it, or add samples."
+        )
+    return subsample(labels, [per_class] * len(class_names), seed=seed)

@@ -1,0 +1,160 @@
+"""Images that are known by label and name, and decoded when they are asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ltaug.errors import UserError
+from ltaug.vision.decoding import to_rgb, warn
+
+__all__ = ["Files", "ImageSet", "Images", "name_block"]
+
+
+def name_block(names: Iterable[str]) -> Any:
+    """File names in one block of memory, which worker processes share: a pyarrow array of bytes."""
+    return pyarrow.array([os.fsencode(name) for name in names], pyarrow.large_binary())
+
+
+@dataclass
+class Images:
+    """Images of one split, none of them decoded."""
+
+    labels: Tensor
+    """int64 [N], 0..C-1."""
+    names: Any
+    """File names, a :func:`name_block`."""
+    rows: Tensor
+    """int64 [N]: where ``open`` finds them."""
+    open: Any
+    """``open(row, name)`` is a PIL image; goes to worker processes."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def name(self, k: int) -> str:
+        """File name of an image."""
+        return os.fsdecode(self.names[k].as_py())
+
+    def take(self, indices: Tensor) -> Images:
+        """Select the images of some indices, in their order."""
+        names = self.names.take(pyarrow.array(indices.numpy()))
+        return Images(self.labels[indices], names, self.rows[indices], self.open)
+
+
+class Files:
+    """Opens images below a folder by their names."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = os.fspath(root)
+
+    def __call__(self, row: int, name: str) -> Image.Image:
+        """Open a file."""
+        return Image.open(os.path.join(self.root, name))
+
+
+class ImageSet(Dataset[Any]):
+    """Data set of one split: ``image_set[k]`` is a transformed image and its label.
+
+    An image that cannot be decoded is reported once, counted in ``unreadable``, and replaced by the next one of its
+    class, or of any class if that has none, so that batches keep their size. Worker processes share what is known.
+
+    Args:
+        images: the images.
+        transform: makes of a PIL image in RGB what a batch is made of; ``None`` leaves it as it is.
+        notes: what another set of the same images has found out about them.
+    """
+
+    def __init__(
+        self, images: Images, transform: Callable[[Image.Image], Any] | None = None, notes: Notes | None = None
+    ) -> None:
+        self.images = images
+        self.labels = images.labels
+        """int64 [N], known without decoding."""
+        self.transform = transform
+        self.notes = notes or Notes(len(images))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, k: int) -> tuple[Any, int]:
+        image, k = self.image(k)
+        return image if self.transform is None else self.transform(image), int(self.labels[k])
+
+    @property
+    def unreadable(self) -> int:
+        """Images that could not be decoded so far, in all worker processes of this one."""
+        return self.notes.unreadable
+
+    def image(self, k: int) -> tuple[Image.Image, int]:
+        """Decode an image, or the next one that can be read, of its class if there is one; and return its index."""
+        image = self._decode(k)
+        if image is not None:
+            return image, k
+        label, places = int(self.labels[k]), torch.arange(len(self.labels)).roll(-k)  # k first
+        same = self.labels[places] == label
+        for other in places[same].tolist():
+            if (image := self._decode(other)) is not None:
+                return image, other
+        if self.notes.broken[k] == 1:  # the first to find out, about: processes may do so at once
+            self.notes.broken[self.labels == label] = 2
+            warn(f"of class {label} none of the {int(same.sum())} images can be read; others' take their place")
+        for other in places[~same].tolist():
+            if (image := self._decode(other)) is not None:
+                return image, other
+        raise UserError(f"None of the {len(places)} images can be read, the first of which is {self.images.name(0)!r}.")
+
+    def _decode(self, k: int) -> Image.Image | None:
+        name = self.images.name(k)
+        return self.notes.decode(
+            lambda: self.images.open(int(self.images.rows[k]), name), name, k, "another one of its class"
+        )
+
+
+class Notes:
+    """What decoding has found out about the images of a set; worker processes share it."""
+
+    def __init__(self, size: int) -> None:
+        self.broken = _shared(size)
+        """Of each image, whether it cannot be read."""
+        self.constant = _shared(1)
+        """Whether an image of one colour has been reported."""
+
+    @property
+    def unreadable(self) -> int:
+        """Images that could not be read so far."""
+        return int(self.broken.count_nonzero())
+
+    def decode(self, open: Callable[[], Image.Image], name: str, k: int, instead: str) -> Image.Image | None:
+        """Decode image k to RGB, or report once that it cannot be read and return None."""
+        if self.broken[k]:
+            return None
+        try:
+            stored = open()
+            kind, image = stored.mode, to_rgb(stored)
+        except Exception as error:  # of many types, from the depths of Pillow
+            self.broken[k] = 1
+            unknown = isinstance(error, UnidentifiedImageError)
+            reason = "of no kind that Pillow knows" if unknown else getattr(error, "strerror", None) or error
+            warn(f"the image {name!r} cannot be read ({reason}) and is replaced by {instead}")
+            return None
+        # Images of 8-bit grey or colour need no conversion that could lose what is in them.
+        if kind not in ("RGB", "L") and not self.constant[0] and len(image.getcolors(1) or ()) == 1:
+            self.constant[0] = 1
+            warn(f"the image {name!r}, stored as {kind}, has one colour only; further ones are not reported")
+        return image
+
+
+def _shared(size: int) -> Tensor:
+    """Zeros that worker processes share, uint8 [size]."""
+    zeros = torch.zeros(size, dtype=torch.uint8)
+    zeros.share_memory_()  # type: ignore[no-untyped-call]  # torch's
+    return zeros

@@ -1,0 +1,195 @@
+"""Networks of timm for long-tailed sets: made, checked, frozen; and the ResNet-10 of the long-tailed literature."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data.config import resolve_model_data_config
+from timm.models import PretrainedCfg, load_model_config_from_hf
+from timm.models.resnet import BasicBlock, ResNet
+from torch import nn
+
+from ltaug.commandline import NonNegativeInt, Share
+from ltaug.errors import UserError
+from ltaug.stages import freeze, unfreeze
+
+__all__ = [
+    "NetworkSettings",
+    "build_timm_model",
+    "check_image_size",
+    "classifier_parts",
+    "freeze_backbone",
+    "make_network",
+    "pixel_statistics",
+    "short_name",
+]
+
+
+def build_timm_model(
+    name: str, num_classes: int, *, image_size: int, pretrained: bool = False, drop_path: float = 0.0
+) -> nn.Module:
+    """Make a network of timm, from images [N, 3, H, W] to logits [N, C].
+
+    Args:
+        name: of timm, hf-hub:OWNER/NAME, local-dir:FOLDER, or resnet10 (one basic block in each of four stages: 5.4 M
+            parameters for 1,000 classes).
+        num_classes: C.
+        image_size: pixels of a side.
+        pretrained: start from the published weights, which are downloaded.
+        drop_path: stochastic depth.
+
+    Raises:
+        UserError: the model is not known, or has no weights.
+        ConnectionError: its weights cannot be downloaded.
+    """
+    if name == "resnet10":
+        if pretrained:
+            raise UserError("`model: resnet10` has no pretrained weights in timm. Set `pretrained: false`.")
+        block: Any = BasicBlock
+        return ResNet(block, (1, 1, 1, 1), num_classes=num_classes, drop_path_rate=drop_path)
+    known = _weights(name)
+    if pretrained and known is not None and not known.has_weights:
+        raise UserError(f"timm has no weights of `model` {name!r}. Set `pretrained: false`.")
+    extra: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
+    # Vision transformers know their input's size; convolutional networks do not take one.
+    if known is not None and known.fixed_input_size:
+        extra["img_size"] = image_size
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **extra)
+    except OSError as error:
+        raise ConnectionError(
+            f"The weights of `model` {name!r} could not be loaded ({error}). Offline ways: a cache filled earlier "
+            "(HF_HUB_OFFLINE=1), `model: local-dir:FOLDER` with timm's config.json and model.safetensors, or "
+            "`pretrained: false`."
+        ) from error
+    return model
+
+
+def _weights(name: str) -> PretrainedCfg | None:
+    """What timm knows of a model's weights; None of some models."""
+    source, _, place = name.partition(":")
+    if source == "hf-hub":
+        return PretrainedCfg(**load_model_config_from_hf(place)[0])
+    if source == "local-dir":
+        config = Path(place) / "config.json"
+        if not config.is_file():
+            raise UserError(f"`model` {name!r} must name a folder with timm's config.json and model.safetensors.")
+        known = json.loads(config.read_text(encoding="utf-8"))["pretrained_cfg"]
+        return PretrainedCfg(**known | {"file": place})
+    if not timm.is_model(name.partition(".")[0]):
+        close = timm.list_models(f"*{name[:6]}*")[:5]
+        hint = f" Some are: {', '.join(close)}." if close else " timm.list_models() lists them."
+        raise UserError(f"`model` {name!r} is no model of timm.{hint}")
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tags = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*"))
+        raise UserError(f"`model` {name!r} is unknown to timm. It has {tags}.") from error
+
+
+def short_name(name: str) -> str:
+    """Network's name as folders have it: without where it comes from, and without that of its weights.
+
+    >>> short_name("vit_base_patch16_clip_224.openai"), short_name("hf-hub:timm/resnet18.a1_in1k")
+    ('vit_base_patch16_clip_224', 'resnet18')
+    """
+    return name.rpartition(":")[2].rstrip("/").rpartition("/")[2].partition(".")[0]
+
+
+def pixel_statistics(model: nn.Module) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the pixels in 0..1, per channel, that a model's published weights expect."""
+    config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]  # timm's
+    return list(config["mean"]), list(config["std"])
+
+
+@torch.no_grad()
+def check_image_size(model: nn.Module, name: str, image_size: int) -> None:
+    """Refuse images of a size that the network cannot take, before a run begins with them."""
+    model.eval()
+    try:
+        model(torch.zeros(1, 3, image_size, image_size))
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(f"`model` {name!r} takes no images of `image_size`={image_size}: {error}") from error
+    model.train()
+
+
+def freeze_backbone(model: nn.Module) -> None:
+    """Let only classifier and adapters learn, and keep the rest as in evaluation, whatever ``train()`` says.
+
+    Else batch norm would normalise by the batch and move its statistics, and dropout and stochastic depth would act.
+    """
+    freeze(model)
+    unfreeze(classifier_parts(model))
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.requires_grad_(True)
+    kind = type(model)
+
+    def train(self: nn.Module, mode: bool = True) -> nn.Module:
+        kind.train(self, False)
+        classifier_parts(self).train(mode)
+        self.training = mode
+        return self
+
+    # A class of its own, and no attribute, which a copy (the moving average) would share with the original.
+    model.__class__ = type(f"Frozen{kind.__name__}", (kind,), {"train": train})
+    model.train()
+
+
+def classifier_parts(model: Any) -> nn.Module:
+    """timm's classifier; of distilled models, which have two, both."""
+    head = model.get_classifier()
+    return head if isinstance(head, nn.Module) else nn.ModuleList(head)
+
+
+@dataclass
+class NetworkSettings:
+    """What can be said of a network of timm."""
+
+    model: str = "resnet50"
+    """resnet10, any model of timm, hf-hub:OWNER/NAME, or local-dir:FOLDER."""
+    pretrained: bool = False
+    """Start from the published weights (downloads them)."""
+    freeze: bool = False
+    """Train the classifier (and adapters) alone; the backbone keeps its weights and statistics."""
+    lora_rank: NonNegativeInt = 0
+    """Rank of low-rank adapters (LoRA, by peft) in a frozen backbone; 0 is none. Needs `freeze`."""
+    drop_path: Share = 0.0
+    """Stochastic depth."""
+
+    @property
+    def model_name(self) -> str:
+        """Name of the network in run folders."""
+        return short_name(self.model)
+
+
+def make_network(num_classes: int, cfg: Any) -> nn.Module:
+    """Make the network of settings, with adapters and frozen if they say so.
+
+    A second stage (``from_run``) gets the plain network, whose weights its first stage has kept.
+
+    Args:
+        num_classes: C.
+        cfg: :class:`NetworkSettings` with ``image_size`` and ``from_run``.
+    """
+    if cfg.lora_rank and not cfg.freeze:
+        raise UserError(f"`lora_rank`={cfg.lora_rank} is for a frozen backbone. Set `freeze: true` as well.")
+    if cfg.freeze and cfg.drop_path:
+        raise UserError(f"`drop_path`={cfg.drop_path} drops nothing in a frozen network. Set it to 0.")
+    first = cfg.from_run is None
+    model = build_timm_model(
+        cfg.model, num_classes, image_size=cfg.image_size, pretrained=cfg.pretrained and first, drop_path=cfg.drop_path
+    )
+    check_image_size(model, cfg.model, cfg.image_size)
+    if cfg.lora_rank and first:
+        from ltaug.vision.adapters import add_adapters  # which imports this module
+
+        add_adapters(model, cfg.lora_rank, cfg.image_size)
+    if cfg.freeze and first:
+        freeze_backbone(model)
+    return model

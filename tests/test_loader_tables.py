@@ -1,0 +1,135 @@
+"""Label columns of every type that programs write, and samples held out by class."""
+
+from __future__ import annotations
+
+import decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ltaug.loaders.tables import arrow_column, check_columns, class_labels, hold_out, load_splits, whole_numbers
+
+pyarrow = pytest.importorskip("pyarrow")
+
+
+def column(values: list[Any], kind: Any = None) -> Any:
+    return pyarrow.chunked_array([pyarrow.array(values, kind)])
+
+
+class TestLabels:
+    @pytest.mark.parametrize("kind", ["int8", "uint16", "int32", "int64", "uint64", "float32", "float64", "decimal"])
+    def test_numbers_of_any_type(self, kind: str) -> None:
+        values = column([3, 1, 1, 7])
+        values = values.cast(pyarrow.decimal128(20) if kind == "decimal" else getattr(pyarrow, kind)())
+        names, labels = class_labels({"train": values})
+        assert names == ["1", "3", "7"]
+        assert labels["train"].tolist() == [1, 0, 0, 2]
+        assert labels["train"].dtype == torch.int64
+
+    def test_booleans(self) -> None:
+        assert class_labels({"train": column([True, False])})[1]["train"].tolist() == [1, 0]
+
+    @pytest.mark.parametrize("kind", ["string", "large_string", "dictionary"])
+    def test_text(self, kind: str) -> None:
+        values = column(["bee 10", "bee 9", "ant"])
+        values = values.dictionary_encode() if kind == "dictionary" else values.cast(getattr(pyarrow, kind)())
+        names, labels = class_labels({"train": values, "test": column(["ant", "bee 10"])})
+        assert names == ["ant", "bee 9", "bee 10"]
+        assert [labels[split].tolist() for split in ("train", "test")] == [[2, 1, 0], [0, 2]]
+
+    def test_names_of_the_numbers(self) -> None:
+        names, labels = class_labels({"train": column([2, 0])}, ["a", "b", "c"])
+        assert names == ["a", "b", "c"]
+        assert labels["train"].tolist() == [2, 0]
+
+    @pytest.mark.parametrize(
+        ("values", "names", "message"),
+        [
+            ([0, None], None, "sample 1 of its train split has None"),
+            (["a", None], None, "sample 1 of its train split has None"),
+            ([0.0, 1.5], None, r"sample 1 of its train split has 1\.5"),
+            ([0.0, float("nan")], None, "sample 1 of its train split has nan"),
+            ([decimal.Decimal("0.5")], None, "sample 0 .* has Decimal"),
+            ([1e30], None, r"sample 0 .* has 1e\+30"),
+            ([0, -1], None, "must hold class indices or names as labels, but sample 1 .* has -1"),
+            ([0, 3], ["a", "b"], "must hold class indices below 2 as labels, but sample 1 .* has 3"),
+            ([[1], [2]], None, r"sample 0 .* has \[1\]"),
+            ([b"a"], None, "sample 0 .* has b'a'"),
+            ([{"bytes": b"x"}], None, "sample 0 .* has {'bytes': b'x'}"),
+        ],
+    )
+    def test_faults_name_the_sample(self, values: list[Any], names: list[str] | None, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            class_labels({"train": column(values)}, names)
+
+    def test_text_in_one_split_and_numbers_in_another(self) -> None:
+        with pytest.raises(ValueError, match="numbers as labels in one split and text in another"):
+            class_labels({"train": column([0, 1]), "test": column(["a"])})
+
+    def test_whole_numbers(self) -> None:
+        assert whole_numbers(column(["a"])) is None
+        assert whole_numbers(column([1, None])) is None
+        assert whole_numbers(column([2.0, 1.0])).tolist() == [2, 1]
+
+
+class TestHoldOut:
+    def test_equally_many_of_each_class(self) -> None:
+        labels = torch.tensor([0] * 5 + [1] * 3 + [2] * 9)
+        taken = hold_out(labels, 2, list("abc"), "test_per_class", seed=1)
+        assert labels[taken].tolist() == [0, 0, 1, 1, 2, 2]
+        assert taken.unique().numel() == 6
+        assert hold_out(labels, 2, list("abc"), "test_per_class", seed=1).equal(taken)
+        assert not hold_out(labels, 2, list("abc"), "test_per_class", seed=2).equal(taken)
+
+    def test_faults(self) -> None:
+        labels = torch.tensor([0, 0, 0, 1, 1])
+        with pytest.raises(ValueError, match="`held_out_per_class` must be at least 1, but is 0"):
+            hold_out(labels, 0, ["a", "b"], "held_out_per_class")
+        with pytest.raises(
+            ValueError, match=r"`n`=2 leaves no training samples of class 1 \(b\), which has 2 \(1 of 2 classes are too"
+        ):
+            hold_out(labels, 2, ["a", "b"], "n")
+
+
+class TestSplits:
+    def test_a_folder_of_parquet_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        import datasets
+        from pyarrow import parquet
+
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "arrow")
+        (tmp_path / "data").mkdir()
+        for split in ("train", "test"):
+            parquet.write_table(pyarrow.table({"label": [1, 0]}), tmp_path / "data" / f"{split}-0.parquet")
+        splits = load_splits("owner/name", str(tmp_path / "data"))
+        assert set(splits) == {"train", "test"}
+        assert arrow_column(splits["train"], "label").to_pylist() == [1, 0]
+        check_columns(splits["train"], "It", label_column="label")
+        with pytest.raises(
+            ValueError, match=r"It has no column 'target', but label\. Name the right one with `label_col"
+        ):
+            check_columns(splits["train"], "It", label_column="target")
+
+    def test_what_cannot_be_read(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"nowhere' is no folder\. Leave it out to read owner/name from the hub"):
+            load_splits("owner/name", str(tmp_path / "nowhere"))
+        with pytest.raises(ValueError, match=r"cannot be read as a data set of parquet files: "):
+            load_splits("owner/name", str(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("error", "message"),
+        [
+            (OSError("no route"), r"'owner/name' could not .* \(OSError: no route\)\. Offline ways: `data_dir`"),
+            (RuntimeError("Dataset is gated"), "'owner/name' is open to those only who have accepted its terms"),
+        ],
+    )
+    def test_an_unreachable_hub(self, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str) -> None:
+        import datasets
+
+        def unreachable(source: str) -> None:
+            raise error
+
+        monkeypatch.setattr(datasets, "load_dataset", unreachable)
+        with pytest.raises(ConnectionError, match=message):
+            load_splits("owner/name")

@@ -1,0 +1,126 @@
+"""From PIL images to tensors: crops, resizing, colours and normalisation are torchvision's; panoramas stay small."""
+
+from __future__ import annotations
+
+import math
+import resource
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from ltaug.vision.transforms import IMAGENET_MEAN, IMAGENET_STD, Normalize, TestTransform, TrainTransform, to_pixels
+
+
+def photo(k: int, width: int = 60, height: int = 44) -> Image.Image:
+    """Smooth colours of every brightness."""
+    coarse = np.random.default_rng(k).integers(256, size=(6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+class TestTraining:
+    @pytest.mark.parametrize("box", [(5, 3, 55, 41), (10, 20, 30, 38)])  # smaller, and larger than before
+    def test_resized_as_torchvision_does(self, monkeypatch: pytest.MonkeyPatch, box: tuple) -> None:
+        left, top, right, bottom = box
+        place = (top, left, bottom - top, right - left)
+        monkeypatch.setattr(v2.RandomResizedCrop, "get_params", staticmethod(lambda *_: place))
+        transform = TrainTransform(32, "plain")
+        expected = v2.functional.resized_crop(v2.functional.pil_to_tensor(photo(0)), *place, [32, 32], antialias=True)
+        mirrored = 0
+        for _ in range(20):
+            pixels = transform(photo(0))
+            assert (pixels.dtype, pixels.shape) == (torch.uint8, (3, 32, 32))
+            straight, back = ((other.int() - expected.int()).abs().max() for other in (pixels, pixels.flip(-1)))
+            assert min(straight, back) <= 1
+            mirrored += int(back < straight)
+        assert 2 <= mirrored <= 18
+
+    def test_crops_are_those_of_torchvision(self) -> None:
+        """The same random numbers give the same crop of a photograph whose pixels tell where they are."""
+        where = np.zeros((64, 96, 3), np.uint8)
+        where[..., 0], where[..., 1] = np.arange(96)[None] * 2, np.arange(64)[:, None] * 3
+        image, transform = Image.fromarray(where), TrainTransform(16, "plain")
+        for seed in range(20):
+            torch.manual_seed(seed)
+            pixels = transform(image)
+            torch.manual_seed(seed)
+            crop = v2.RandomResizedCrop(16)(v2.functional.pil_to_tensor(image))
+            assert min((other.int() - crop.int()).abs().max() for other in (pixels, pixels.flip(-1))) <= 1
+
+    def test_half_of_the_images_are_flipped(self) -> None:
+        ramp = np.repeat(np.arange(0, 256, 16, dtype=np.uint8)[None, :, None], 16, 0).repeat(3, 2)
+        transform, image = TrainTransform(16, "flip"), Image.fromarray(ramp)
+        pixels = [transform(image) for _ in range(400)]
+        flipped = sum(int(each[0, 0, 0] > 127) for each in pixels)
+        assert abs(flipped - 200) < 40  # four standard deviations
+        assert all(torch.equal(each[0].sort().values, torch.from_numpy(ramp[..., 0])) for each in pixels)
+
+    def test_the_whole_image(self) -> None:
+        expected = v2.Resize((32, 32))(v2.functional.pil_to_tensor(photo(3))).int()
+        pixels = TrainTransform(32, "flip")(photo(3)).int()
+        assert min((other - expected).abs().max() for other in (pixels, pixels.flip(-1))) <= 1
+
+    def test_colours_are_torchvisions(self) -> None:
+        plain, color = TrainTransform(32, "plain"), TrainTransform(32, "color")
+        different = set()
+        for seed in range(10):
+            torch.manual_seed(seed)
+            before = plain(photo(1))
+            expected = v2.ColorJitter(0.4, 0.4, 0.4)(before)  # goes on with the same random numbers
+            torch.manual_seed(seed)
+            assert torch.equal(color(photo(1)), expected)
+            different.add(round(float((expected.float() - before.float()).mean())))
+        assert len(different) > 5
+
+    def test_randaugment_changes_images(self) -> None:
+        changed = 0
+        for seed in range(20):
+            torch.manual_seed(seed)
+            augmented = TrainTransform(32, "randaugment")(photo(2)).int()
+            torch.manual_seed(seed)
+            plain = TrainTransform(32, "plain")(photo(2)).int()
+            changed += int(min((augmented - other).abs().max() for other in (plain, plain.flip(-1))) > 25)
+        assert changed > 10
+
+
+class TestTest:
+    @pytest.mark.parametrize("share", [1.0, 0.875])
+    def test_as_torchvision_does(self, share: float) -> None:
+        side = [32, 32] if share == 1 else math.floor(32 / 0.875 + 0.5)
+        expected = v2.Compose([v2.ToImage(), v2.Resize(side), v2.CenterCrop(32)])
+        for k in range(5):
+            pixels = TestTransform(32, share)(photo(k))
+            assert (pixels.int() - torch.as_tensor(expected(photo(k))).int()).abs().max() <= 1
+
+    @pytest.mark.parametrize("size", [(3000, 8), (8, 3000)])
+    def test_a_panorama_gives_its_centre(self, size: tuple[int, int]) -> None:
+        """Within what antialiasing sees beyond the part that is resized."""
+        width, height = size
+        ramp = np.linspace(0, 255, max(size)).astype(np.uint8)
+        pixels = np.broadcast_to((ramp[None] if width > height else ramp[:, None])[..., None], (height, width, 3))
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        whole = v2.Compose([v2.ToImage(), v2.Resize(37), v2.CenterCrop(32)])(image)
+        assert (TestTransform(32)(image).int() - torch.as_tensor(whole).int()).abs().max() <= 1
+
+    def test_a_panorama_takes_little_memory(self) -> None:
+        """Resized whole, to 256 x 5,120,000 pixels, it would take gigabytes."""
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert TestTransform(224)(Image.new("RGB", (20_000, 1))).shape == (3, 224, 224)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_normalisation_is_torchvisions(channels_last: bool) -> None:
+    pixels = torch.randint(256, (2, 3, 5, 4), dtype=torch.uint8)
+    kept = pixels.clone()
+    inputs = Normalize(IMAGENET_MEAN, IMAGENET_STD, channels_last)(pixels)
+    torch.testing.assert_close(inputs, v2.functional.normalize(pixels / 255, IMAGENET_MEAN, IMAGENET_STD))
+    assert torch.equal(pixels, kept)
+    assert inputs.is_contiguous(memory_format=torch.channels_last) == channels_last
+
+
+def test_pixels_keep_their_places() -> None:
+    image = photo(5)
+    assert torch.equal(to_pixels(image), v2.functional.pil_to_tensor(image))
