@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -17,22 +15,12 @@ from torch.nn import functional as F
 from benchmarks.loop import Loop, elsewhere, has_bf16, precision, race
 from benchmarks.timing import Bar, Benchmark, Options, Result, Times, threads
 from ltaug import BetweenClass, ClassPowerSampler, PairSampler, ResidentWaveformLoader
+from ltaug.audio import EnvNet, read_clips, read_table
 
-RECIPE = Path(__file__).parent.parent / "recipes" / "esc50_lt"
 ESC10 = Path(__file__).parent.parent.parent / "shared" / "data" / "esc10"
 BATCH, LENGTH, RATE, CLASSES = 64, 24_014, 16_000, 50
 CLIPS = 600
 """About what ESC-50-LT has."""
-
-
-def recipe_module(name: str) -> ModuleType:
-    """A file of the recipe, loaded by path: a recipe is no package."""
-    spec = importlib.util.spec_from_file_location(f"benchmarks_esc50_{name}", RECIPE / f"{name}.py")
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(f"The recipe has no {name}.py in {RECIPE}.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def pair_loader(max_scale: float = 1.0) -> ResidentWaveformLoader:
@@ -52,7 +40,7 @@ class EnvNetLoop(Loop):
     def __init__(self, device: torch.device) -> None:
         self.device = device
         torch.manual_seed(0)
-        self.model = recipe_module("model").EnvNet(CLASSES).to(device)
+        self.model = EnvNet(CLASSES).to(device)
         self.loader = pair_loader()
         self.mixer = BetweenClass(CLASSES, RATE)
         self.bf16 = False
@@ -128,19 +116,16 @@ def decoding(_: Options) -> Result:
     """Clips a second of ESC-10, 44.1 kHz Ogg Vorbis to 16 kHz, into an empty cache; the note has the second time."""
     if not ESC10.is_dir():
         return Result(None, note="not measured: ESC-10 is not at hand")
-    from datasets import Audio, load_dataset
-
-    sound = recipe_module("sound")
-    rows = load_dataset(str(ESC10), split="train").cast_column("audio", Audio(decode=False))
-    items = [(row["audio"]["path"], row["audio"]["bytes"]) for row in rows]
+    part = read_table("ashraq/esc50", str(ESC10), label_column="target").train
+    sounds = [(name, part.sound(k)) for k, name in enumerate(part.names)]
     seconds = []
     with tempfile.TemporaryDirectory() as cache:
         for _time in range(2):
             start = time.perf_counter()
-            sound.read_all(items, RATE, cache_dir=cache)
+            read_clips(sounds, RATE, cache_dir=cache)
             seconds.append(time.perf_counter() - start)
     return Result(
-        len(items) / seconds[0], f"{seconds[0]:.2f} s", note=f"{len(items)} clips; from the cache {seconds[1]:.2f} s"
+        len(sounds) / seconds[0], f"{seconds[0]:.2f} s", note=f"{len(sounds)} clips; from the cache {seconds[1]:.2f} s"
     )
 
 

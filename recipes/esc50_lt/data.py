@@ -1,159 +1,201 @@
-"""The data: ESC-50 or ESC-10 (hub or local parquet), a folder of sound files, or synthetic sounds; made long-tailed."""
+"""ESC-50 or ESC-10, any table or folder of sounds, or synthetic sounds, made long-tailed and held in memory.
 
-from collections.abc import Callable
+To train on something else, write another `read_source`: nothing below it knows where a sound comes from.
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from config import Config
-from sound import read_all
-from synthetic import synthesise
 from torch import Tensor
 
 import ltaug
+from ltaug.audio import (
+    ResidentWaveformLoader,
+    SoundSource,
+    misclassified_clips,
+    read_clips,
+    read_folder,
+    read_table,
+    synthetic_source,
+)
+from ltaug.commandline import AtLeastOne, NonNegativeInt, PositiveInt, Ratio
+from ltaug.loaders.tables import hold_out
 
 HUB = "ashraq/esc50"
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-SYNTHETIC = {"clips_per_class": 40, "seconds": 2.0, "seed": 0}
+EVALUATED_TOGETHER = 8
+"""Clips of a process in a batch of evaluation, each with all of its crops."""
+
+
+@dataclass
+class DataSettings:
+    """What can be said of the data."""
+
+    dataset: Literal["esc50", "esc10", "hub", "folder", "synthetic"] = "esc50"
+    """esc50 or esc10 (from the hub, or from `data_dir`), hub (any table of sounds), folder (a folder of sound files for
+    each class), or synthetic, which needs no files."""
+    data_dir: str | None = None
+    """Local folder: with parquet files, read instead of the hub; or with the folders of the classes."""
+    hub_id: str | None = None
+    """hub: OWNER/NAME."""
+    audio_column: str = "audio"
+    """Column of the sounds."""
+    label_column: str | None = None
+    """Column of the labels; by default target for esc50 and esc10, label for hub."""
+    profile: Literal["pareto", "exponential", "step", "natural"] = "pareto"
+    """How the class sizes fall; natural takes every clip."""
+    imbalance_ratio: Ratio = 10.0
+    """Size of the largest class over the smallest; 1 is balanced."""
+    data_seed: NonNegativeInt = 0
+    """Which clips of each class are kept, for training and for testing."""
+    test_fold: PositiveInt = 5
+    """Fold that is tested on, of sets with folds; the others are trained on."""
+    test_per_class: PositiveInt = 8
+    """Clips of each class to test on, of sets with neither folds nor a test split."""
+    held_out_per_class: NonNegativeInt = 0
+    """Training clips of each class reserved for tuning corrections."""
+    sample_rate: PositiveInt = 16_000
+    """Samples a second that everything is resampled to: 16000 for EnvNet, 44100 for EnvNet-v2."""
+    trim_silence: bool = True
+    """Cut exact silence off both ends."""
+    cache_dir: str | None = None
+    """Where decoded clips are kept; by default $LTAUG_CACHE/sound or ~/.cache/ltaug/sound; `none` keeps nothing."""
+    on_error: Literal["skip", "raise"] = "skip"
+    """What to do with a file that cannot be read: leave it out with a warning, or stop."""
+    crop_length: PositiveInt = 24_014
+    """Samples of a crop; half of it is the padding on both sides of a clip."""
+    test_crops: PositiveInt = 10
+    """Equally spaced crops of a clip, over which the network averages in evaluation; at least 2."""
+    max_scale: AtLeastOne = 1.0
+    """Strong augmentation: stretch of time by up to this factor; 1.25 is published, 1 is off."""
+
+    @property
+    def data_name(self) -> str:
+        """Name of the data in run folders."""
+        name = self.dataset
+        if name in ("folder", "hub"):
+            name = Path(self.data_dir or self.hub_id or name).name
+        ratio = "" if self.profile == "natural" else f"_ir{self.imbalance_ratio:g}"
+        return f"{name}{ratio}" + ("" if self.test_fold == 5 else f"_fold{self.test_fold}")
+
+
+def read_source(cfg: Any) -> SoundSource:
+    """Find all sounds of a data set; nothing is decoded yet."""
+    if cfg.dataset == "synthetic":
+        return synthetic_source(cfg.sample_rate)
+    if cfg.dataset == "folder":
+        if cfg.data_dir is None:
+            raise ValueError("`dataset: folder` needs `data_dir`, which holds a folder of sound files for each class.")
+        return read_folder(cfg.data_dir)
+    if cfg.dataset == "hub" and not (cfg.data_dir or cfg.hub_id):
+        raise ValueError("`dataset: hub` needs `hub_id`, OWNER/NAME, or `data_dir`, a folder of parquet files.")
+    label_column = cfg.label_column or ("label" if cfg.dataset == "hub" else "target")
+    only = "esc10" if cfg.dataset == "esc10" else None
+    return read_table(cfg.hub_id or HUB, cfg.data_dir, cfg.audio_column, label_column, only=only)
 
 
 @dataclass
 class Data:
-    """A long-tailed training set and a balanced test set, whole in memory. Clips have lengths of their own."""
+    """A long-tailed training set, a test set and perhaps clips to tune corrections on, in memory, of any lengths."""
 
-    train_waveforms: list[Tensor]
-    """int16 [T_k] each; / 32768 gives -1..1."""
-    train_labels: Tensor
-    """int64 [N]."""
-    test_waveforms: list[Tensor]
-    test_labels: Tensor
+    clips: dict[str, list[Tensor]]
+    """Of the splits train, test and perhaps held_out; int16 [T] each, and / 32768 gives -1..1."""
+    labels: dict[str, Tensor]
+    names: dict[str, list[str]]
+    """File names."""
     class_names: list[str]
     class_counts: Tensor
-    """Training clips a class, int64 [C]."""
     index_hash: str
-    """SHA-256 of the indices of the training clips in the full set: equal hashes are equal subsets."""
-    train_names: list[str]
-    """File names."""
-    test_names: list[str]
+    """SHA-256 of the training clips' indices in the full set: equal hashes are equal subsets."""
     left_out: int
-    """Clips of both parts that could not be read; the hash counts them, the counts do not."""
+    """Clips that cannot be read. The hash counts them, the class counts do not."""
+    preprocessing: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.train_labels = self.labels["train"]
+        self.splits = tuple(split for split in self.labels if split != "train")
+        self.sample_rate = self.preprocessing["sample_rate"]
+
+    def train_loader(self, cfg: Any, sampler: Any, accelerator: Any) -> ResidentWaveformLoader:
+        """Random crops in a sampler's order. A last batch of fewer than 8 clips is left out, for batch norm."""
+        least = min(cfg.batch_size, max(8, accelerator.num_processes))
+        augmentation = {"seed": cfg.seed, "max_scale": cfg.max_scale}
+        return self._loader(
+            cfg, "train", accelerator, batch_size=cfg.batch_size, sampler=sampler, min_last=least, **augmentation
+        )
+
+    def eval_loader(self, cfg: Any, split: str, accelerator: Any) -> ResidentWaveformLoader:
+        """Equally spaced crops of the clips of a split, in its order."""
+        batch_size = EVALUATED_TOGETHER * accelerator.num_processes
+        return self._loader(cfg, split, accelerator, batch_size=batch_size, crops=cfg.test_crops)
+
+    def _loader(self, cfg: Any, split: str, accelerator: Any, **settings: Any) -> ResidentWaveformLoader:
+        settings |= {"num_processes": accelerator.num_processes, "process_index": accelerator.process_index}
+        settings |= {"device": accelerator.device, "crop_length": cfg.crop_length}
+        return ResidentWaveformLoader(self.clips[split], self.labels[split], **settings)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Fingerprint of the data. A run refuses to resume on data with another one."""
+        found = {"training_indices": self.index_hash, "test_labels": ltaug.index_hash(self.labels["test"])}
+        return found | {"class_names": self.class_names, "class_counts": self.class_counts}
+
+    def describe(self) -> str:
+        """What is in the set, for the terminal."""
+        left_out = f", {self.left_out} unreadable left out" if self.left_out else ""
+        sizes = " ".join(map(str, self.class_counts.tolist()[:50]))
+        return (
+            f"{len(self.train_labels)} training and {len(self.labels['test'])} test clips{left_out} "
+            f"(subset {self.index_hash[:12]}; {sizes})"
+        )
+
+    def held_out_note(self) -> str:
+        """What corrections are tuned on, for whoever reads the numbers."""
+        return (
+            f"{len(self.labels['held_out'])} clips of the training split that training did not use; of a recording "
+            "that was cut into several clips, others may have been trained on"
+        )
+
+    def sections(self, logits: Tensor, labels: Tensor) -> list[tuple[str, str]]:
+        """Sections of the report: misclassified clips to see and to hear."""
+        clips, names = self.clips["test"], self.names["test"]
+        return [misclassified_clips(logits, labels, clips, names, self.class_names, self.sample_rate)]
 
 
-@dataclass
-class Source:
-    """All clips of a set, before any is decoded."""
+def load_data(cfg: Any) -> Data:
+    """Read the data set of the settings and take its long-tailed part; then, and not before, sounds are decoded.
 
-    name: str
-    """For messages."""
-    labels: Tensor
-    """int64 [N], 0..C-1."""
-    class_names: list[str]
-    file_names: list[str]
-    read: Callable[[list[int]], list]
-    """Clips of some indices: a file's bytes or path each, or int16 samples if they need no decoding."""
-    folds: Tensor | None = None
-    """int64 [N], if the set has folds."""
-
-
-def load_data(cfg: Config) -> Data:
-    """Read the data set of a config, hold a balanced test set out, and take the long-tailed part of the others.
-
-    Of a set with folds, `test_fold` is the test set: 8 clips a class of ESC-50 and ESC-10, whose clips cut from one
-    recording are all in one fold, so that nothing leaks. The other folds (32 clips a class) are what `profile` thins
-    out; `imbalance_ratio` 1 is the usual balanced protocol, a fold of it. Of other sets `test_per_class` clips of every
-    class are drawn by `data_seed`, which knows nothing of recordings: of one that was cut into several clips, parts may
-    end up on both sides.
+    Tested is on the test split, or on `test_fold`: 8 clips a class of ESC-50 and ESC-10, whose clips cut from one
+    recording are all in one fold, so that nothing leaks. Of sets with neither, `test_per_class` clips of each class are
+    drawn, which knows nothing of recordings. `profile` thins out the other clips, the largest class first.
     """
-    source = {"synthetic": read_synthetic, "folder": read_folder}.get(cfg.dataset, read_esc)(cfg)
-    labels, names = source.labels, source.class_names
+    if cfg.sample_rate < 4000:
+        raise ValueError(f"`sample_rate` is in samples a second and at least 4000, but is {cfg.sample_rate}.")
+    if cfg.test_crops < 2:
+        raise ValueError(f"`test_crops` must be at least 2, spread evenly over a clip, but is {cfg.test_crops}.")
+    source = read_source(cfg)
+    names, labels = source.class_names, source.train.labels
     if len(names) < 2:
         raise ValueError(f"{source.name} must have at least two classes, but has {len(names)}: {', '.join(names)}.")
-    test = hold_out(cfg, source)
-    rest = torch.ones(len(labels), dtype=torch.bool).index_fill(0, test, False).nonzero()[:, 0]
+    test = torch.arange(len(source.test.labels)) if source.test else choose_test(cfg, source)
+    rest = torch.arange(len(labels)) if source.test else all_but(test, torch.arange(len(labels)))
+    chosen = {"test": (source.test or source.train, test)}
+    if cfg.held_out_per_class:
+        kept = rest[hold_out(labels[rest], cfg.held_out_per_class, names, "held_out_per_class", cfg.data_seed)]
+        chosen["held_out"], rest = (source.train, kept), all_but(kept, rest)
     available = ltaug.class_counts(labels[rest], len(names))
-    if (empty := (available == 0).nonzero()[:, 0]).numel():
-        k = int(empty[0])
-        raise ValueError(f"Class {k} ({names[k]}) has test clips only. Choose another `test_fold`.")
-    # Classes in label order, the largest first.
-    counts = ltaug.profile_counts(cfg.profile, available, cfg.imbalance_ratio, names, unit="clips")
+    counts = ltaug.profile_counts(cfg.profile, available, cfg.imbalance_ratio, names)
     train = rest[ltaug.subsample(labels[rest], counts, seed=cfg.data_seed)]
-
-    # The choice is made before anything is decoded, and so does not depend on what can be.
-    used = torch.cat([train, test]).tolist()
-    waveforms = source.read(used)
-    if cfg.dataset != "synthetic":
-        waveforms = read_all(
-            [(source.file_names[k], clip) for k, clip in zip(used, waveforms, strict=True)],
-            cfg.sample_rate,
-            cfg.trim_silence,
-            cfg.cache_dir,
-            cfg.on_error,
-        )
-    read = torch.tensor([clip is not None for clip in waveforms])
-    tensors = [torch.from_numpy(clip) for clip in waveforms if clip is not None]
-    trained, tested = train[read[: len(train)]], test[read[len(train) :]]
-    for part, before, after in (("training", train, trained), ("test", test, tested)):
-        sizes = ltaug.class_counts(labels[after], len(names))
-        if (empty := (sizes == 0).nonzero()[:, 0]).numel():
-            k = int(empty[0])
-            raise ValueError(
-                f"Of class {k} ({names[k]}) none of the {int((labels[before] == k).sum())} {part} clips can be read. "
-                "Mend its files, or take the class out."
-            )
-    return Data(
-        tensors[: len(trained)],
-        labels[trained],
-        tensors[len(trained) :],
-        labels[tested],
-        names,
-        ltaug.class_counts(labels[trained], len(names)),
-        ltaug.index_hash(train),
-        [source.file_names[k] for k in trained],
-        [source.file_names[k] for k in tested],
-        int((~read).sum()),
-    )
+    return decode(cfg, source, {"train": (source.train, train), **chosen})
 
 
-def facts(data: Data) -> dict[str, Any]:
-    """By what the data of a run are known again: resuming it, or evaluating it, on others would spoil it unseen."""
-    return {
-        "class_names": data.class_names,
-        "class_counts": data.class_counts,
-        "training_indices": data.index_hash,
-        "test_labels": ltaug.index_hash(data.test_labels),
-    }
-
-
-def describe(data: Data) -> str:
-    """What is in the set, in a line."""
-    counts = data.class_counts.tolist()
-    left_out = f", {data.left_out} unreadable left out" if data.left_out else ""
-    return (
-        f"{len(data.train_labels)} training clips of {len(counts)} classes {counts}, {len(data.test_labels)} test clips"
-        f"{left_out} (subset {data.index_hash[:12]})"
-    )
-
-
-def hold_out(cfg: Config, source: Source) -> Tensor:
-    """Indices of the test clips."""
-    labels, names = source.labels, source.class_names
-    available = ltaug.class_counts(labels, len(names))
+def choose_test(cfg: Any, source: SoundSource) -> Tensor:
+    """Indices of the test clips, of a set without a test split."""
+    labels, names = source.train.labels, source.class_names
     if source.folds is None:
         if cfg.test_fold != 5:  # the default
             raise ValueError(f"`test_fold`={cfg.test_fold}, but {source.name} has no folds. Leave it out.")
-        wanted = cfg.test_per_class
-        if wanted < 1:
-            raise ValueError(f"`test_per_class` must be at least 1, but is {wanted}.")
-        if (short := (available < wanted + 1).nonzero()[:, 0]).numel():
-            k = int(short[0])
-            raise ValueError(
-                f"`test_per_class`={wanted} and a training clip need {wanted + 1} clips of every class, but class {k} "
-                f"({names[k]}) has {int(available[k])} ({len(short)} of {len(names)} classes are too small). Lower it, "
-                "or add clips."
-            )
-        return ltaug.subsample(labels, [wanted] * len(names), seed=cfg.data_seed)
+        return hold_out(labels, cfg.test_per_class, names, "test_per_class", cfg.data_seed)
     test = (source.folds == cfg.test_fold).nonzero()[:, 0]
     if not len(test):
         folds = ", ".join(map(str, source.folds.unique().tolist()))
@@ -164,122 +206,29 @@ def hold_out(cfg: Config, source: Source) -> Tensor:
     return test
 
 
-def read_esc(cfg: Config) -> Source:
-    """ESC-50 or its ten-class part, from `data_dir` or from the hub; or another set of the same columns.
-
-    Labels are renumbered in their order where some are not used, as in the ESC-10 of the hub. A local ESC-10 may number
-    its classes otherwise, and then other classes are the rare ones.
-    """
-    from datasets import Audio, load_dataset
-
-    source = cfg.data_dir or HUB
-    if cfg.data_dir and not Path(cfg.data_dir).is_dir():
-        raise ValueError(f"`data_dir` {cfg.data_dir!r} is no folder. Leave it out to read {HUB} from the hub.")
-    try:
-        splits = load_dataset(source)
-    except Exception as error:  # the hub client and the file readers raise many types
-        if cfg.data_dir:
-            raise ValueError(
-                f"`data_dir` {cfg.data_dir!r} cannot be read as a data set: {error}. It must hold parquet files; for "
-                "folders of sound files, one a class, say `--dataset folder`."
-            ) from error
-        raise ConnectionError(
-            f"The data set {source!r} could not be loaded from the hub ({type(error).__name__}: {error}). Offline "
-            "ways: `--data_dir FOLDER` with parquet files of the same columns, a cache filled earlier (set "
-            "HF_HUB_OFFLINE=1), or `--dataset synthetic`, which needs no files."
-        ) from error
-    if "train" not in splits:
-        raise ValueError(
-            f"{source!r} must have a split named 'train', which holds all folds, but has {', '.join(splits)}. "
-            "A folder's splits are told by its file names: train-0.parquet."
-        )
-    rows = splits["train"]
-    for setting in ("audio_column", "label_column"):
-        if (column := getattr(cfg, setting)) not in rows.column_names:
-            raise ValueError(
-                f"{source!r} has no column {column!r}, but {', '.join(rows.column_names)}. "
-                f"Name the right one with `--{setting}`."
-            )
-    if cfg.dataset == "esc10" and "esc10" in rows.column_names:
-        rows = rows.select(np.flatnonzero(rows["esc10"][:]))
-    if not len(rows):
-        raise ValueError(f"{source!r} has no clips. Put some into it.")
-    numbers = integers(rows, cfg.label_column, source)
-    classes, labels = np.unique(numbers, return_inverse=True)
-    names = [str(k) for k in classes]
-    if "category" in rows.column_names:
-        pairs = sorted(set(zip(numbers, rows["category"][:], strict=True)), key=str)
-        if len(pairs) != len(classes):
-            raise ValueError(
-                f"{source!r} has {len(classes)} labels in {cfg.label_column!r}, but {len(pairs)} pairs of label and "
-                "'category'; each label must have one. Name another column with `--label_column`."
-            )
-        names = [str(dict(pairs)[k]) for k in classes.tolist()]
-    try:  # never decoded by `datasets`, which needs torchcodec for it
-        rows = rows.cast_column(cfg.audio_column, Audio(decode=False))
-    except Exception as error:  # of many types, from the depths of pyarrow
-        raise ValueError(
-            f"{source!r} must hold sound files in {cfg.audio_column!r}, but holds {rows.features[cfg.audio_column]}. "
-            "Name another column with `--audio_column`."
-        ) from error
-
-    def read(indices: list[int]) -> list[bytes | Path]:
-        files = [file or {"bytes": b"", "path": None} for file in rows.select(indices)[cfg.audio_column]]
-        return [file["bytes"] or (Path(file["path"]) if file["path"] else b"") for file in files]
-
-    files = rows["filename"][:] if "filename" in rows.column_names else [f"clip {k}" for k in range(len(rows))]
-    folds = torch.tensor(integers(rows, "fold", source)) if "fold" in rows.column_names else None
-    return Source(repr(source), torch.from_numpy(labels), names, [str(name) for name in files], read, folds)
+def all_but(taken: Tensor, indices: Tensor) -> Tensor:
+    """The other ones of some indices, in order."""
+    return indices[~torch.isin(indices, taken)]
 
 
-def integers(rows, column: str, source: str) -> list[int]:
-    """A column of labels or folds."""
-    values = rows[column][:]
-    for k, value in enumerate(values):
-        if not isinstance(value, int) or value < 0:
-            hint = "Mend it." if column == "fold" else "Name another column with `--label_column`."
-            raise ValueError(
-                f"{source!r} must hold numbers from 0 on in {column!r}, but has {value!r} for clip {k}. {hint}"
-            )
-    return values
-
-
-def read_folder(cfg: Config) -> Source:
-    """Sound files in a folder a class, or in folders below it. Hidden files and other files are passed over."""
-    if not cfg.data_dir:
-        raise ValueError("`--dataset folder` needs `--data_dir`, a folder with a folder of sound files for each class.")
-    root = Path(cfg.data_dir)
-    if not root.is_dir():
-        raise ValueError(f"`data_dir` {cfg.data_dir!r} is no folder.")
-    classes = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not classes:
-        raise ValueError(
-            f"`data_dir` {cfg.data_dir!r} has no folders. Make one for each class, and put its sound files there."
-        )
-    paths, labels = [], []
-    for k, folder in enumerate(classes):
-        found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
-        found = sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts))
-        if not found:
-            raise ValueError(
-                f"The folder of class {folder.name!r} in `data_dir` {cfg.data_dir!r} has no sound files "
-                f"({', '.join(SUFFIXES)}). Remove it, or fill it."
-            )
-        paths += found
-        labels += [k] * len(found)
-    return Source(
-        repr(cfg.data_dir),
-        torch.tensor(labels),
-        [folder.name for folder in classes],
-        [path.relative_to(root).as_posix() for path in paths],
-        lambda indices: [paths[k] for k in indices],
-    )
-
-
-def read_synthetic(cfg: Config) -> Source:
-    """Ten classes of 40 sounds made by synthetic.py, always the same ones."""
-    clips, labels, file_names = synthesise(sample_rate=cfg.sample_rate, **SYNTHETIC)
-    names = list(dict.fromkeys(name.partition("/")[0] for name in file_names))
-    return Source(
-        "The synthetic set", torch.tensor(labels), names, file_names, lambda indices: [clips[k] for k in indices]
-    )
+def decode(cfg: Any, source: SoundSource, chosen: dict[str, tuple[Any, Tensor]]) -> Data:
+    """Read the chosen clips, through the cache, and leave those out that cannot be read."""
+    made = cfg.dataset == "synthetic"
+    sounds = [(part.names[k], part.sound(k)) for part, indices in chosen.values() for k in indices.tolist()]
+    trim, cache_dir = cfg.trim_silence and not made, "none" if made else cfg.cache_dir
+    read = read_clips(sounds, cfg.sample_rate, trim, cache_dir, cfg.on_error)
+    clips, labels, files = {}, {}, {}
+    for split, (part, indices) in chosen.items():
+        mine, read = read[: len(indices)], read[len(indices) :]
+        left = indices[torch.tensor([clip is not None for clip in mine], dtype=torch.bool)]
+        clips[split] = [torch.from_numpy(clip) for clip in mine if clip is not None]
+        labels[split], files[split] = part.labels[left], [part.names[k] for k in left.tolist()]
+        for k in (part.labels[indices].bincount() > 0).nonzero()[:, 0].tolist():
+            if not (labels[split] == k).any():
+                raise ValueError(f"None of the {split} clips of class {k} ({source.class_names[k]}) can be read.")
+    counts = ltaug.class_counts(labels["train"], len(source.class_names))
+    left_out = len(sounds) - sum(map(len, clips.values()))
+    shown = ("sample_rate", "trim_silence", "crop_length", "test_crops")
+    preprocessing = {name: getattr(cfg, name) for name in shown}
+    index_hash = ltaug.index_hash(chosen["train"][1])
+    return Data(clips, labels, files, source.class_names, counts, index_hash, left_out, preprocessing)

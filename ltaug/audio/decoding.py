@@ -1,0 +1,285 @@
+"""Sound files to mono int16 samples of one rate, decoded and resampled once and kept in a cache on the disk.
+
+Needs the extra ``audio`` (soundfile, soxr).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltaug.errors import UserError
+from ltaug.loaders._notes import warn
+from ltaug.run import write_atomically
+
+__all__ = ["Clip", "Sound", "is_sound", "read_clip", "read_clips"]
+
+Sound = bytes | memoryview | str | Path | tuple[NDArray[Any], int]
+"""A sound file's bytes or path, or samples [T] or [T, channels] with their rate."""
+Clip = NDArray[np.int16]
+"""Samples of one channel, [T]; divided by 32768 they lie in -1..1."""
+
+SHARD = 256
+"""Clips in a file of the cache: what an interruption loses at most."""
+LOUDEST = 10.0
+"""Floating-point samples beyond this are no fractions of full scale."""
+SUFFIXES = {
+    *(".wav", ".wave", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".caf"),
+    *(".au", ".snd", ".voc", ".avr", ".sph", ".nist", ".sd2"),
+}
+"""Of the files that libsndfile reads."""
+_HEADERS = (b"RIFF", b"RIFX", b"RF64", b"riff", b"fLaC", b"OggS", b"FORM", b".snd", b"caff", b"ID3", b"NIST_1A")
+"""First bytes of such files."""
+
+
+def is_sound(path: str) -> bool:
+    """Say whether a file is one that libsndfile may read, by its suffix or its first bytes."""
+    if os.path.splitext(path)[1].lower() in SUFFIXES:
+        return True
+    try:
+        with open(path, "rb") as file:
+            return file.read(8).startswith(_HEADERS)
+    except OSError:
+        return False
+
+
+def read_clip(sound: Sound, sample_rate: int, trim: bool = True) -> Clip:
+    """Decode a sound, average its channels, resample it and round it to int16.
+
+    Samples x are fractions of full scale, clipped to -1..1; they become x * 32768, rounded, at most 32767. So 16-bit
+    files of the right rate come through unchanged, and division by 32768 leads back. Integers that are not from a file
+    are taken for 16 bits if all of them fit, else for 32 bits. Where channels cancel each other, as with one of them
+    inverted, the loudest is taken instead of their mean.
+
+    Args:
+        sound: file, as its bytes or its path; or samples and their rate.
+        sample_rate: Hz.
+        trim: cut zeros off both ends, as between-class learning does (Tokozume et al., ICLR 2018,
+            https://arxiv.org/abs/1711.10282). A clip of zeros alone stays as it is.
+
+    Returns:
+        int16 [T], T >= 1.
+
+    Raises:
+        ValueError: the sound cannot be read or is empty, its rate cannot be right, or it has samples that are NaN,
+            infinite or far beyond full scale. The message is the rest of a sentence that begins with the sound's name.
+    """
+    import soxr
+
+    samples, rate = _samples(sound)
+    if not len(samples):
+        raise ValueError("has no samples")
+    if not 1000 <= rate <= 1_000_000:  # of a damaged header; resampled it could fill the memory
+        raise ValueError(f"has a sample rate of {rate} Hz")
+    if not np.isfinite(samples).all():
+        raise ValueError("has samples that are NaN or infinite")
+    if (peak := float(np.abs(samples).max())) > LOUDEST:
+        raise ValueError(f"has floating-point samples up to {peak:g}, where full scale is 1")
+    if samples.ndim == 2:
+        samples = _mono(samples)
+    if rate != sample_rate:
+        samples = soxr.resample(samples, rate, sample_rate, "HQ")
+        if not len(samples):
+            raise ValueError(f"is too short to have a sample at {sample_rate} Hz")
+    clip: Clip = np.minimum(np.rint(samples.clip(-1, 1) * 32768), 32767).astype(np.int16)
+    if trim and len(loud := np.flatnonzero(clip)):
+        clip = clip[loud[0] : loud[-1] + 1].copy()
+    return clip
+
+
+def _samples(sound: Sound) -> tuple[NDArray[np.float32], int]:
+    """Samples as fractions of full scale, [T] or [T, channels], and their rate."""
+    import soundfile
+
+    if isinstance(sound, tuple):
+        values, rate = np.asarray(sound[0]), int(sound[1])
+        if values.ndim not in (1, 2) or values.dtype.kind not in "iuf":
+            raise ValueError(f"has samples of shape {list(values.shape)} and type {values.dtype}")
+        if values.dtype.kind in "iu":
+            bits = 16 if not values.size or np.abs(values.astype(np.float64)).max() <= 2**15 else 32
+            values = values / 2 ** (bits - 1)
+        return values.astype(np.float32), rate
+    try:
+        data = Path(sound).read_bytes() if isinstance(sound, str | Path) else sound
+        if not len(data):
+            raise ValueError("is empty")
+        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32")
+    except OSError as error:
+        raise ValueError(f"cannot be opened ({error.strerror})") from error
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"is no sound file that libsndfile reads ({error.error_string.rstrip('.')})") from error
+    except MemoryError as error:  # a damaged header may ask for anything
+        raise ValueError("claims to be longer than the memory holds") from error
+    return samples, rate
+
+
+def _mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean of the channels, or the loudest channel where the mean is 40 dB below it."""
+    mean: NDArray[np.float32] = samples.mean(axis=1)
+    power = np.square(samples).mean(axis=0)
+    return mean if np.square(mean).mean() >= 1e-4 * power.max() else samples[:, power.argmax()]
+
+
+def read_clips(
+    sounds: Sequence[tuple[str, Sound]],
+    sample_rate: int,
+    trim: bool = True,
+    cache_dir: str | None = None,
+    on_error: Literal["skip", "raise"] = "skip",
+    workers: int | None = None,
+) -> list[Clip | None]:
+    """Read many clips: those that the cache has from there, the others into it.
+
+    The cache knows a clip by its bytes or, of a file, by path, size and time of change. It has a folder for each sample
+    rate, ``trim`` and version of the libraries. It is filled a shard at a time, each whole or not at all, so that an
+    interrupted run goes on where it was; several processes may fill it at once, and it may be deleted.
+
+    Args:
+        sounds: names, for messages, and sounds.
+        sample_rate: Hz.
+        trim: see :func:`read_clip`.
+        cache_dir: folder of the cache; None for ``$LTAUG_CACHE/sound``, or else ``~/.cache/ltaug/sound``; "none" for
+            none.
+        on_error: "skip" leaves clips out that cannot be read, with a warning; "raise" stops at the first one.
+        workers: threads; by default one a core, since decoding and resampling release Python's lock.
+
+    Returns:
+        For each sound int16 [T], or None if it cannot be read.
+
+    Raises:
+        UserError: a clip cannot be read and ``on_error`` is "raise", or none of them can.
+    """
+    from tqdm.auto import tqdm
+
+    if on_error not in ("skip", "raise"):
+        raise ValueError(f'`on_error` must be "skip" or "raise", but is {on_error!r}.')
+    if sample_rate < 1:
+        raise ValueError(f"`sample_rate` must be at least 1 Hz, but is {sample_rate}.")
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    folder = None
+    if cache_dir != "none":
+        root = Path(cache_dir or Path(os.environ.get("LTAUG_CACHE") or "~/.cache/ltaug") / "sound").expanduser()
+        folder = root / f"{sample_rate}hz_{'trimmed' if trim else 'whole'}_{_reader()}"
+    keys = [_key(sound) for _, sound in sounds] if folder else [str(k) for k in range(len(sounds))]
+    clips = _load_cached(folder, set(keys)) if folder else {}
+    failures: dict[str, str] = {}
+
+    def read(k: int) -> Clip | None:
+        try:
+            return read_clip(sounds[k][1], sample_rate, trim)
+        except ValueError as error:
+            failures[keys[k]] = str(error)
+            return None
+
+    first = dict(zip(reversed(keys), reversed(range(len(keys))), strict=True))  # of equal clips
+    missing = [key for key in dict.fromkeys(keys) if key not in clips]
+    quiet: dict[str, Any] = {
+        "disable": os.environ.get("RANK", "0") != "0",
+        "delay": 2,
+        "mininterval": 0.1 if sys.stderr.isatty() else 30,
+    }
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=len(missing), desc="Reading sound", unit="clip", **quiet) as bar,
+    ):
+        results = pool.map(read, [first[key] for key in missing])
+        try:
+            for start in range(0, len(missing), SHARD):
+                shard: dict[str, Clip] = {}
+                for key in missing[start : start + SHARD]:
+                    if (clip := next(results)) is not None:
+                        shard[key] = clip
+                    elif on_error == "raise":
+                        raise UserError(f"{sounds[first[key]][0]} {failures[key]}. `on_error` skip leaves it out.")
+                    bar.update()
+                clips |= shard
+                if folder and shard:  # while the threads read on
+                    folder = _write_shard(folder, shard)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    bad = [f"{name} {failures[key]}" for (name, _), key in zip(sounds, keys, strict=True) if key in failures]
+    if bad and len(bad) == len(sounds):
+        raise UserError(f"None of the {len(bad)} clips can be read: {_shortened(bad)}.")
+    if bad:
+        warn(f"{len(bad)} of {len(sounds)} clips are left out, since they cannot be read: {_shortened(bad)}.")
+    found = [clips.get(key) for key in keys]
+    flat = [
+        name for (name, _), clip in zip(sounds, found, strict=True) if clip is not None and clip.min() == clip.max()
+    ]
+    if flat:
+        warn(f"{len(flat)} of {len(sounds)} clips are silent, of one value from end to end: {_shortened(flat)}.")
+    return found
+
+
+def _shortened(items: list[str]) -> str:
+    return "; ".join(items[:5]) + (f"; and {len(items) - 5} more" if len(items) > 5 else "")
+
+
+def _reader() -> str:
+    """Version of whatever changes the samples. Raise the number with :func:`read_clip`."""
+    import soundfile
+    import soxr
+
+    return f"reader2_sndfile{soundfile.__libsndfile_version__}_soxr{soxr.__version__}"
+
+
+def _key(sound: Sound) -> str:
+    """What the cache knows a clip by."""
+    if isinstance(sound, tuple):
+        values = np.ascontiguousarray(sound[0])
+        start = f"{sound[1]}|{values.dtype.str}|{values.shape}|".encode()
+        return hashlib.sha256(start + values.tobytes()).hexdigest()
+    if not isinstance(sound, str | Path):
+        return hashlib.sha256(sound).hexdigest()
+    path = os.fsencode(os.path.realpath(sound))
+    try:
+        state = os.stat(sound)
+    except OSError:
+        return hashlib.sha256(path).hexdigest()  # reported when it is read
+    return hashlib.sha256(path + f"|{state.st_size}|{state.st_mtime_ns}".encode()).hexdigest()
+
+
+def _load_cached(folder: Path, wanted: set[str]) -> dict[str, Clip]:
+    """Load the wanted clips that the cache has."""
+    clips: dict[str, Clip] = {}
+    for file in sorted(folder.glob("*.npz")):
+        clips |= _load_shard(file, wanted - set(clips))
+    return clips
+
+
+def _load_shard(file: Path, wanted: set[str]) -> dict[str, Clip]:
+    """Load the wanted clips of a file. A damaged one, which checksums tell, is removed."""
+    clips: dict[str, Clip] = {}
+    try:
+        with np.load(file) as shard:
+            clips |= {key: shard[key] for key in shard.files if key in wanted}
+    except Exception as error:  # zip files can be damaged in ways of many types
+        warn(f"`{file}` of the cache is damaged and is removed ({type(error).__name__}: {error}).")
+        with contextlib.suppress(OSError):
+            file.unlink()
+    return clips
+
+
+def _write_shard(folder: Path, clips: dict[str, Clip]) -> Path | None:
+    """Put clips into the cache; return its folder, or None if it cannot be written."""
+    file = io.BytesIO()
+    np.savez(file, **clips)  # type: ignore[arg-type]  # its other argument is not a name of ours
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / f"{hashlib.sha256(''.join(clips).encode()).hexdigest()[:32]}.npz", file.getvalue())
+    except OSError as error:
+        warn(f"no sound is kept in `{folder}` ({error.strerror}). Name another `cache_dir`, or none.")
+        return None
+    return folder

@@ -1,0 +1,198 @@
+"""Sounds in a report: spectrograms to see and players to hear."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import wave
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Waveform", "as_waveform", "audio_html", "misclassified_clips", "spectrogram"]
+
+Waveform = Tensor | NDArray[Any]
+"""One channel of sound [T]: int16, or fractions of full scale in any floating type."""
+RANGE_DB = 80.0
+"""Levels further below the loudest cell than this are drawn as silence."""
+MAX_AUDIO_SECONDS = 10
+"""The longest sound that a page carries."""
+
+
+def as_waveform(waveform: Waveform, sample_rate: int) -> NDArray[np.float64]:
+    """Convert one channel of sound to fractions of full scale, float64 [T].
+
+    Raises:
+        ValueError: the waveform has another shape or type, or a sample that is not finite, or the rate is no positive
+            whole number.
+
+    >>> as_waveform(torch.tensor([16384, -32768], dtype=torch.int16), 8000)
+    array([ 0.5, -1. ])
+    """
+    if isinstance(sample_rate, bool) or not isinstance(sample_rate, int | np.integer) or sample_rate < 1:
+        raise ValueError(f"`sample_rate` must be a positive whole number of samples a second, but is {sample_rate!r}.")
+    tensor = waveform.detach().cpu() if isinstance(waveform, Tensor) else torch.as_tensor(np.asarray(waveform))
+    if tensor.ndim != 1 or not len(tensor):
+        raise ValueError(
+            f"`waveform` must be one channel of at least one sample, shape [T], but has shape {list(tensor.shape)}. "
+            "Take one channel, or the mean of them."
+        )
+    if tensor.dtype != torch.int16 and not tensor.is_floating_point():
+        raise ValueError(
+            f"`waveform` must be int16 or fractions of full scale, but is {str(tensor.dtype).removeprefix('torch.')}. "
+            "Divide it by its full scale."
+        )
+    values: NDArray[np.float64] = tensor.double().numpy()
+    if tensor.dtype == torch.int16:
+        values = values / 2**15
+    if not np.isfinite(values).all():
+        raise ValueError("`waveform` must be finite, but holds NaN or infinity.")
+    return values
+
+
+def spectrogram(waveform: Waveform, sample_rate: int, ax: Axes | None = None) -> Figure:
+    """Draw the level of a sound by time and frequency: 20 log10 of the STFT's modulus, in dB below the loudest cell.
+
+    The window is a Hann window of 25 ms, the hop 10 ms. Cells more than 80 dB below the loudest one have the darkest
+    colour, and so has all of a silent waveform. Needs the extra ``plots``.
+
+    Args:
+        waveform: [T], int16 or fractions of full scale.
+        sample_rate: samples a second.
+        ax: where to draw.
+
+    Returns:
+        The figure, with seconds across and kHz up.
+
+    Raises:
+        ValueError: the waveform has another shape, no sample or one that is not finite, or the rate is no whole
+            number from 100.
+
+    >>> tone = torch.sin(2 * torch.pi * 2000 * torch.arange(16000) / 16000)
+    >>> level = spectrogram(tone, 16000).axes[0].images[0].get_array()
+    >>> int(level[:, 50].argmax()) * 8 / (len(level) - 1)  # kHz of the loudest row, half a second in
+    2.0
+    """
+    from ltaug.plots._style import LABEL_SIZE, TEXT_SIZE, axes_of, style_axes
+
+    signal = torch.from_numpy(as_waveform(waveform, sample_rate))
+    if sample_rate < 100:  # a hop of less than a sample
+        raise ValueError(
+            f"`sample_rate` must be at least 100 samples a second for a spectrogram, but is {sample_rate}."
+        )
+    window, hop = round(0.025 * sample_rate), round(0.01 * sample_rate)
+    size = 2 ** math.ceil(math.log2(window))
+    hann = torch.hann_window(window, dtype=signal.dtype)
+    cells = torch.stft(signal, size, hop, window, window=hann, pad_mode="constant", return_complex=True)
+    power = cells.abs().square().numpy()
+    loudest = float(power.max()) or 1.0
+    level = 10 * np.log10(np.maximum(power / loudest, 10 ** (-RANGE_DB / 10)))
+
+    figure, ax = axes_of(ax, 3.2)
+    # A cell reaches half a step to either side of the moment and the frequency that it stands for.
+    step = sample_rate / size / 1000
+    left, right = -hop / sample_rate / 2, (level.shape[1] - 0.5) * hop / sample_rate
+    extent = (left, right, -step / 2, sample_rate / 2000 + step / 2)
+    image = ax.imshow(level, "viridis", vmin=-RANGE_DB, vmax=0, origin="lower", aspect="auto", extent=extent)
+    ax.set_xlim(0, len(signal) / sample_rate)
+    ax.set_ylim(0, sample_rate / 2000)
+    style_axes(ax, xlabel="time (s)", ylabel="frequency (kHz)", grid=False)
+    parent: Any = ax.figure
+    bar = parent.colorbar(image, ax=ax, pad=0.02)
+    bar.set_label("level (dB), 0 = loudest", fontsize=LABEL_SIZE)
+    bar.ax.tick_params(labelsize=TEXT_SIZE)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def audio_html(waveform: Waveform, sample_rate: int, caption: str) -> str:
+    """Make a player for a section of a report; the page carries the sound, as 16-bit PCM in a WAV file.
+
+    Args:
+        waveform: one channel [T], int16 or fractions of full scale; one that exceeds full scale is made softer.
+        sample_rate: samples a second.
+        caption: what is heard, below the player.
+
+    Raises:
+        ValueError: as :func:`as_waveform`, or the sound lasts more than 10 seconds.
+
+    >>> audio_html(torch.zeros(8000), 8000, "silence")[-38:]
+    '"></audio><small>silence</small></div>'
+    """
+    signal = as_waveform(waveform, sample_rate)
+    if len(signal) > MAX_AUDIO_SECONDS * sample_rate:
+        raise ValueError(
+            f"`waveform` must last at most {MAX_AUDIO_SECONDS} s, since the page carries it, but lasts "
+            f"{len(signal) / sample_rate:.1f} s. Cut it."
+        )
+    signal = signal / max(1.0, float(np.abs(signal).max()))
+    data = io.BytesIO()
+    with wave.open(data, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(int(sample_rate))
+        file.writeframes(np.clip(np.rint(signal * 2**15), -(2**15), 2**15 - 1).astype("<i2").tobytes())
+    encoded = base64.b64encode(data.getvalue()).decode("ascii")
+    label = escape(caption)
+    player = f'<audio controls aria-label="{label}" src="data:audio/wav;base64,{encoded}"></audio>'
+    return f"<div class=audio>{player}<small>{label}</small></div>"
+
+
+def misclassified_clips(
+    logits: Tensor,
+    labels: Tensor,
+    clips: Sequence[Waveform],
+    names: Sequence[str],
+    class_names: Sequence[str],
+    sample_rate: int,
+    shown: int = 8,
+    seconds: float = 2.5,
+) -> tuple[str, str]:
+    """Make a section of a report: the wrongly classified clips of the highest confidence, to see and to hear.
+
+    Args:
+        logits: [N, C].
+        labels: int64 [N].
+        clips: N waveforms.
+        names: N file names.
+        class_names: C names.
+        sample_rate: Hz.
+        shown: how many clips.
+        seconds: how much of each, from its beginning.
+
+    Returns:
+        Title and HTML.
+    """
+    from ltaug.report import figure_html
+
+    confidence, predicted = logits.softmax(1).max(1)
+    wrong = (predicted != labels).nonzero()[:, 0]
+    if not len(wrong):
+        return "Misclassified clips", "<p>There are none: every test clip is recognised.</p>"
+    cards = []
+    for k in wrong[confidence[wrong].argsort(descending=True)][:shown].tolist():
+        clip = clips[k][: max(1, int(seconds * sample_rate))]
+        truth, said = class_names[int(labels[k])], class_names[int(predicted[k])]
+        cards.append(
+            figure_html(
+                spectrogram(clip, sample_rate),
+                alt=f"Spectrogram of {names[k]}.",
+                caption=f"{truth}, taken for {said} with a confidence of {100 * float(confidence[k]):.0f} %.",
+                html=audio_html(clip, sample_rate, names[k]),
+            )
+        )
+    lead = (
+        f"{len(wrong)} of {len(labels)} test clips are wrongly classified. Here are the {len(cards)} of the highest "
+        f"confidence, the first {seconds:g} s of each."
+    )
+    return "Misclassified clips to hear", f"<p>{lead}</p><div class=figures>{''.join(cards)}</div>"

@@ -1,0 +1,206 @@
+"""EnvNet and EnvNet-v2 on raw waveforms, with the published shapes, and log-mel spectrograms into any timm network.
+
+EnvNet: Tokozume and Harada, ICASSP 2017. EnvNet-v2: Tokozume et al., ICLR 2018, https://arxiv.org/abs/1711.10282.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["EnvNet", "EnvNetV2", "MelNetwork", "SoundNetwork"]
+
+
+class SoundNetwork(nn.Module, ABC):
+    """Base class of networks from waveforms to logits; a subclass defines :meth:`logits`.
+
+    In training mode, waveforms [N, T] become logits [N, C]. In evaluation mode, K crops a clip, [N, K, T], become the
+    logarithms of the clip's probabilities, averaged over its crops, [N, C]: softmax takes them back to these. Where
+    the classifier is replaced by ``nn.Identity``, features are averaged instead.
+
+    Args:
+        max_gain_db: gain that a waveform gets in training mode, drawn between minus and plus this; 0 is none. Mixed
+            sounds are amplified as a whole (Tokozume et al., ICLR 2018, whose value is 6).
+
+    >>> class Loudness(SoundNetwork):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.fc = nn.Linear(1, 3)
+    ...     def logits(self, waveforms):
+    ...         return self.fc(waveforms.square().mean(1, keepdim=True))
+    >>> Loudness()(torch.zeros(2, 100)).shape
+    torch.Size([2, 3])
+    >>> Loudness().eval()(torch.zeros(2, 10, 100)).exp().sum(1).round()
+    tensor([1., 1.], grad_fn=<RoundBackward0>)
+    """
+
+    mixing_layers: tuple[str, ...] = ("input",)
+    """Modules that manifold mixup mixes behind."""
+
+    def __init__(self, max_gain_db: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= max_gain_db < float("inf"):
+            raise ValueError(f"`max_gain_db` must not be negative, but is {max_gain_db}.")
+        self.max_gain_db = max_gain_db
+
+    @abstractmethod
+    def logits(self, waveforms: Tensor) -> Tensor:
+        """Compute logits [N, C] of waveforms [N, T]."""
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer, by timm's name for it; by default the attribute ``fc``."""
+        return self.fc  # type: ignore[return-value]
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """Compute logits of waveforms [N, T], or average over the crops of [N, K, T]."""
+        if waveforms.ndim == 2:
+            if self.training and self.max_gain_db:
+                decibels = self.max_gain_db * (2 * torch.rand(len(waveforms), 1, device=waveforms.device) - 1)
+                waveforms = waveforms * 10 ** (decibels / 20)
+            return self.logits(waveforms)
+        size, crops, length = waveforms.shape
+        # A process may have no clip of a last batch. It hears silence, since convolutions refuse an empty batch.
+        waveforms = waveforms if size else waveforms.new_zeros(1, crops, length)
+        outputs = self.logits(waveforms.flatten(0, 1)).float()
+        if isinstance(self.get_classifier(), nn.Identity):
+            return outputs.view(-1, crops, outputs.shape[1]).mean(1)[:size]
+        probs = outputs.softmax(1).view(-1, crops, outputs.shape[1]).mean(1)[:size]
+        return probs.clamp_min(1e-30).log()
+
+
+class _WaveformNetwork(SoundNetwork):
+    """Convolutions over time turn waveforms into images of learned frequencies, which further convolutions see."""
+
+    crop_length: int
+    """Samples that the published shapes are for."""
+    mixing_layers = ("input", "filters", "image")
+
+    def __init__(
+        self, filters: nn.Sequential, image: nn.Sequential, features: int, num_classes: int, max_gain_db: float
+    ) -> None:
+        super().__init__(max_gain_db)
+        self.filters, self.image = filters, image
+        self.hidden = nn.Sequential(
+            nn.Linear(features, 4096),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+            nn.Linear(4096, 4096),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+        )
+        self.fc = nn.Linear(4096, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+                nn.init.zeros_(module.bias)
+
+    def logits(self, waveforms: Tensor) -> Tensor:
+        """Compute logits [N, C] of waveforms [N, crop_length]."""
+        x = self.filters(waveforms[:, None, None])
+        x = self.image(x.transpose(1, 2))  # the filters become the height of an image of one channel
+        logits: Tensor = self.fc(self.hidden(x.flatten(1)))
+        return logits
+
+
+class EnvNet(_WaveformNetwork):
+    """EnvNet, on 24,014 samples at 16 kHz; 48.6 M parameters for 50 classes.
+
+    Args:
+        num_classes: C.
+        max_gain_db: see :class:`SoundNetwork`.
+    """
+
+    crop_length = 24_014
+
+    def __init__(self, num_classes: int, max_gain_db: float = 0.0) -> None:
+        filters = nn.Sequential(_conv(1, 40, (1, 8)), _conv(40, 40, (1, 8)), nn.MaxPool2d((1, 160)))
+        image = nn.Sequential(_conv(1, 50, (8, 13)), nn.MaxPool2d((3, 3)), _conv(50, 50, (1, 5)), nn.MaxPool2d((1, 3)))
+        super().__init__(filters, image, 50 * 11 * 14, num_classes, max_gain_db)
+
+
+class EnvNetV2(_WaveformNetwork):
+    """EnvNet-v2, on 66,650 samples at 44.1 kHz; 101.3 M parameters for 50 classes.
+
+    Args:
+        num_classes: C.
+        max_gain_db: see :class:`SoundNetwork`.
+    """
+
+    crop_length = 66_650
+
+    def __init__(self, num_classes: int, max_gain_db: float = 0.0) -> None:
+        filters = nn.Sequential(_conv(1, 32, (1, 64), (1, 2)), _conv(32, 64, (1, 16), (1, 2)), nn.MaxPool2d((1, 64)))
+        image = nn.Sequential(
+            *(_conv(1, 32, (8, 8)), _conv(32, 32, (8, 8)), nn.MaxPool2d((5, 3))),
+            *(_conv(32, 64, (1, 4)), _conv(64, 64, (1, 4)), nn.MaxPool2d((1, 2))),
+            *(_conv(64, 128, (1, 2)), _conv(128, 128, (1, 2)), nn.MaxPool2d((1, 2))),
+            *(_conv(128, 256, (1, 2)), _conv(256, 256, (1, 2)), nn.MaxPool2d((1, 2))),
+        )
+        super().__init__(filters, image, 256 * 10 * 8, num_classes, max_gain_db)
+
+
+def _conv(in_channels: int, channels: int, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1)) -> nn.Sequential:
+    """Convolution, batch norm, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, kernel, stride, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+    )
+
+
+class MelNetwork(SoundNetwork):
+    """A log-mel spectrogram, of mean 0 and deviation 1 for every clip, into a timm network of one input channel.
+
+    Needs the extras ``audio`` (torchaudio) and ``vision`` (timm).
+
+    Args:
+        num_classes: C.
+        sample_rate: Hz. Windows last about 64 ms, a power of two samples, and overlap by three quarters.
+        backbone: any model of timm.
+        pretrained: start from timm's weights, which it downloads.
+        mels: frequency bands, from 20 Hz up to half of the rate.
+        max_gain_db: see :class:`SoundNetwork`; without effect but for the smallest values, since clips are normalised.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        sample_rate: int,
+        backbone: str = "resnet18",
+        pretrained: bool = False,
+        mels: int = 64,
+        max_gain_db: float = 0.0,
+    ) -> None:
+        super().__init__(max_gain_db)
+        import timm
+        from torchaudio.transforms import MelSpectrogram
+
+        # Windows of 64 ms every 16 ms: at least one bin of the transform for each of 64 bands.
+        window = 2 ** round(math.log2(0.064 * sample_rate))
+        self.mel: nn.Module = MelSpectrogram(sample_rate, n_fft=window, hop_length=window // 4, n_mels=mels, f_min=20.0)
+        # Memory of its own: torch's window is a view of a longer one, which safetensors cannot load again.
+        stft: Any = self.mel.spectrogram
+        stft.window = stft.window.clone()
+        if not timm.is_model(backbone.partition(".")[0].rpartition("/")[2]):
+            raise ValueError(f"`backbone` {backbone!r} is no model of timm. timm.list_models() lists them.")
+        self.backbone = timm.create_model(backbone, pretrained=pretrained, num_classes=num_classes, in_chans=1)
+        stages = [info["module"] for info in getattr(self.backbone, "feature_info", None) or ()]
+        known = dict(self.backbone.named_modules())
+        self.mixing_layers = ("input", *[f"backbone.{name}" for name in stages if name in known][:2])
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer of the timm network."""
+        backbone: Any = self.backbone
+        return backbone.get_classifier()  # type: ignore[no-any-return]
+
+    def logits(self, waveforms: Tensor) -> Tensor:
+        """Compute logits [N, C] of waveforms [N, T]; the spectrogram in float32, whatever the autocast type."""
+        with torch.autocast(waveforms.device.type, enabled=False):
+            x = (self.mel(waveforms.float()) + 1e-6).log()
+            x = (x - x.mean((1, 2), keepdim=True)) / (x.std((1, 2), keepdim=True) + 1e-3)
+        logits: Tensor = self.backbone(x[:, None])
+        return logits

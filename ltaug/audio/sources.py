@@ -1,0 +1,202 @@
+"""Where sounds come from: folders with a folder for each class, tables of the hub or of parquet files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltaug.audio.decoding import Sound, is_sound
+from ltaug.errors import UserError
+from ltaug.loaders.folders import TEST_SPLITS, class_folders, printable
+from ltaug.loaders.tables import arrow_column, check_columns, class_labels, load_splits, whole_numbers
+
+__all__ = ["SoundPart", "SoundSource", "read_folder", "read_table"]
+
+
+@dataclass
+class SoundPart:
+    """Sounds of one split, none of them decoded."""
+
+    labels: Tensor
+    """int64 [N], 0..C-1."""
+    names: list[str]
+    """File names."""
+    sound: Callable[[int], Sound]
+    """From an index to what :func:`~ltaug.audio.read_clip` reads."""
+
+
+@dataclass
+class SoundSource:
+    """All sounds of a data set."""
+
+    name: str
+    """For messages."""
+    class_names: list[str]
+    train: SoundPart
+    test: SoundPart | None = None
+    """Sounds of a split of its own."""
+    folds: Tensor | None = None
+    """int64 [N], if the training split has folds."""
+
+
+def read_folder(data_dir: str) -> SoundSource:
+    """Find sound files in a folder a class, or in such folders below ``train`` and ``test``.
+
+    :func:`~ltaug.loaders.folders.class_folders` says what is passed over, and in which order classes stand.
+    """
+    names, splits = class_folders(data_dir, is_sound, unit="sound files")
+    parts = {
+        split: SoundPart(files.labels, [printable(name) for name in files.names], files.path)
+        for split, files in splits.items()
+    }
+    test = next((split for split in TEST_SPLITS if split in parts), None)
+    return SoundSource(repr(data_dir), names, parts["train"], parts[test] if test else None)
+
+
+def read_table(
+    hub_id: str,
+    data_dir: str | None = None,
+    audio_column: str = "audio",
+    label_column: str = "label",
+    names_column: str = "category",
+    only: str | None = None,
+) -> SoundSource:
+    """Read a data set of the hub, or a folder of parquet files; nothing is decoded.
+
+    A sound may be stored as a file's bytes, its path, ``{"bytes": ..., "path": ...}`` or
+    ``{"array": ..., "sampling_rate": ...}``, or as a list of samples beside a column ``sampling_rate``. Labels are
+    numbers or text (:func:`~ltaug.loaders.tables.class_labels`). A column ``fold`` gives the folds, ``filename`` the
+    names.
+
+    Args:
+        hub_id: OWNER/NAME.
+        data_dir: folder that is read instead.
+        audio_column: column of the sounds.
+        label_column: column of the labels.
+        names_column: column of the classes' names, where labels are numbers; it may be missing.
+        only: boolean column that says which rows to take, if there is one of this name.
+
+    Raises:
+        UserError: the data have no training split or no such column, or a column has something else.
+        ConnectionError: the hub cannot be reached.
+    """
+    splits, source = load_splits(hub_id, data_dir), repr(data_dir or hub_id)
+    test = next((split for split in TEST_SPLITS if split in splits), None)
+    if "train" not in splits:
+        raise UserError(
+            f"{source} must have a split named 'train', but has {', '.join(splits)}. A folder's splits are told by "
+            "its file names: train-0.parquet."
+        )
+    used = {split: _Rows(splits[split], source, only) for split in ("train", test) if split}
+    for rows in used.values():
+        check_columns(rows.table, source, audio_column=audio_column, label_column=label_column)
+    feature = splits["train"].features[label_column]
+    class_names, labels = class_labels({split: rows.column(label_column) for split, rows in used.items()}, None, source)
+    if hasattr(feature, "names"):
+        class_names = [feature.names[int(label)] for label in class_names]
+    elif names_column in splits["train"].column_names:
+        class_names = _names(used["train"], labels["train"], class_names, label_column, names_column)
+    parts = {split: rows.part(labels[split], audio_column, data_dir or "") for split, rows in used.items()}
+    folds = None
+    if "fold" in splits["train"].column_names and not test:
+        numbers = whole_numbers(used["train"].column("fold"))
+        if numbers is None:
+            raise UserError(f"{source} must hold whole numbers in 'fold', but has other values.")
+        folds = torch.from_numpy(numbers.copy())
+    return SoundSource(source, class_names, parts["train"], parts[test] if test else None, folds)
+
+
+class _Rows:
+    """Rows of a split that are used."""
+
+    def __init__(self, table: Any, source: str, only: str | None) -> None:
+        self.table, self.source = table, source
+        self.places = np.arange(len(table))
+        if only is not None and only in table.column_names:
+            self.places = np.flatnonzero(table[only][:])
+        if not len(self.places):
+            raise UserError(f"{source} has no clips.")
+
+    def column(self, name: str) -> Any:
+        """One column, as it is stored."""
+        column = arrow_column(self.table, name)
+        return column if len(self.places) == len(column) else column.take(self.places)
+
+    def part(self, labels: Tensor, audio_column: str, folder: str) -> SoundPart:
+        """Sounds that are read from the table, which is not copied, when they are asked for."""
+        import pyarrow
+
+        sounds, rates = arrow_column(self.table, audio_column), None
+        if pyarrow.types.is_list(sounds.type) or pyarrow.types.is_large_list(sounds.type):
+            if "sampling_rate" not in self.table.column_names:
+                raise UserError(
+                    f"{self.source} holds lists of samples in {audio_column!r}, and no column 'sampling_rate'."
+                )
+            rates = arrow_column(self.table, "sampling_rate")
+        elif not _holds_sounds(sounds.type):
+            raise UserError(
+                f"{self.source} must hold sounds in {audio_column!r}, but holds {self.table.features[audio_column]}. "
+                "Name another column with `audio_column`."
+            )
+        if "filename" in self.table.column_names:
+            names = [printable(str(name)) for name in self.column("filename").to_pylist()]
+        else:
+            names = [f"clip {k}" for k in self.places.tolist()]
+        return SoundPart(labels, names, partial(_stored_sound, sounds, rates, self.places, folder))
+
+
+def _holds_sounds(kind: Any) -> bool:
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        fields = {kind.field(k).name for k in range(kind.num_fields)}
+        return bool(fields & {"bytes", "path"}) or fields >= {"array", "sampling_rate"}
+    return bool(
+        types.is_binary(kind) or types.is_large_binary(kind) or types.is_string(kind) or types.is_large_string(kind)
+    )
+
+
+def _stored_sound(sounds: Any, rates: Any, places: np.ndarray[Any, Any], folder: str, k: int) -> Sound:
+    """Take one sound out of a column; empty bytes where there is none."""
+    stored = sounds[int(places[k])]
+    if rates is not None:
+        return b"" if not stored.is_valid else (np.asarray(stored.values), rates[int(places[k])].as_py())
+    if hasattr(stored, "as_buffer"):  # bytes or text
+        return _file(stored, None, folder)
+    if not stored.is_valid:
+        return b""
+    if "array" in stored:
+        rate = stored["sampling_rate"].as_py()
+        return b"" if rate is None or not stored["array"].is_valid else (np.asarray(stored["array"].values), rate)
+    return _file(stored.get("bytes"), stored.get("path"), folder)
+
+
+def _file(stored: Any, path: Any, folder: str) -> Sound:
+    """A file by its bytes, which are not copied, or its path."""
+    import pyarrow
+
+    for value in (stored, path):
+        if value is None or not value.is_valid or not value.as_buffer().size:
+            continue
+        text = pyarrow.types.is_string(value.type) or pyarrow.types.is_large_string(value.type)
+        return os.path.join(folder, value.as_py()) if text else memoryview(value.as_buffer())
+    return b""
+
+
+def _names(rows: _Rows, labels: Tensor, numbers: list[str], label_column: str, names_column: str) -> list[str]:
+    """Names of the classes by a column that has one for every label."""
+    pairs = sorted(set(zip(labels.tolist(), map(str, rows.column(names_column).to_pylist()), strict=True)))
+    names = dict(pairs)
+    if not len(pairs) == len(names) == len(numbers):
+        raise UserError(
+            f"{rows.source} has {len(numbers)} labels in {label_column!r}, but {len(pairs)} pairs of label and "
+            f"{names_column!r}; each label must have one. Name another column with `label_column`."
+        )
+    return [names[k] for k in range(len(numbers))]
