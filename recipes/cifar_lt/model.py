@@ -1,5 +1,8 @@
 """ResNet-32 for small images, the 0.46 M parameter network of the long-tailed literature (He et al., CVPR 2016)."""
 
+from dataclasses import dataclass
+from typing import Any, Literal
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,6 +42,9 @@ class ResNet(nn.Module):
                 width = channels
         self.blocks = nn.Sequential(*blocks)
         self.fc = nn.Linear(width, num_classes)
+        # Manifold mixup mixes the input or the output of one of the first two stages.
+        stage = len(blocks) // 3
+        self.mixing_layers = ("input", f"blocks.{stage - 1}", f"blocks.{2 * stage - 1}")
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
@@ -51,14 +57,19 @@ class ResNet(nn.Module):
         return self.fc(self.features(x))
 
 
-def build_model(num_classes: int, in_channels: int = 3) -> nn.Module:
-    """The network of the recipe. Replace it by your own: anything from [N, C, H, W] to logits [N, num_classes].
+@dataclass
+class ModelSettings:
+    """What can be said of the network."""
 
-    Second stages and other classifiers than the linear one replace its last layer, an `nn.Linear` with bias named `fc`.
-    """
-    return ResNet(num_classes, depth=32, in_channels=in_channels)
+    depth: Literal[8, 14, 20, 32, 44, 56] = 32
+    """Layers of the ResNet, 6n + 2; 32 everywhere in the literature."""
+
+    @property
+    def model_name(self) -> str:
+        """Name of the network in run folders; none for the usual one."""
+        return "" if self.depth == 32 else f"resnet{self.depth}"
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Trainable parameters."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+def build_model(num_classes: int, cfg: Any, data: Any) -> nn.Module:
+    """The network of the settings. Replace it by your own: anything that ends in a linear layer `fc` or `head`."""
+    return ResNet(num_classes, cfg.depth, in_channels=data.inputs["train"].shape[-1])

@@ -5,7 +5,6 @@ its exit code. Apart from the imports a child is a script like any other: own `_
 """
 
 import atexit
-import contextlib
 import gc
 import json
 import os
@@ -15,35 +14,17 @@ import sys
 import traceback
 
 import accelerate
-import datasets
 import jsonargparse
 import safetensors.torch
 import sklearn.datasets
 import torch._dynamo
 import tqdm.auto
 import yaml
-from matplotlib.backends import backend_agg, backend_svg
 
 import ltaug
-import ltaug.report
+import ltaug.training
 
-with contextlib.suppress(ImportError):  # not every recipe needs them
-    import timm  # noqa: F401
-    import torchaudio.transforms  # noqa: F401
-
-IMPORTED = (
-    accelerate,
-    backend_agg,
-    backend_svg,
-    datasets,
-    jsonargparse,
-    ltaug,
-    safetensors,
-    sklearn,
-    torch,
-    tqdm,
-    yaml,
-)
+IMPORTED = (accelerate, jsonargparse, ltaug, safetensors, sklearn, torch, tqdm, yaml)
 
 
 def serve() -> dict:

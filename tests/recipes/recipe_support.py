@@ -1,12 +1,10 @@
-"""What the tests of the recipes share: processes to start and to kill, small models, run folders read back."""
+"""What the tests of the recipes share: recipes to run in this process, processes to start and to kill, run folders."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
-import re
 import select
 import shutil
 import signal
@@ -15,42 +13,60 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 from typing import Any
+
+from ltaug.scripts import loaded_script
+from ltaug.training import launch, settings_of
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+RECIPES = sorted(path.parent for path in (ROOT / "recipes").glob("*/train.py") if (path.parent / "protocols").is_dir())
+EMBEDDED = {"cifar_lt": "digits", "esc50_lt": "synthetic", "imagenet_lt": "digits", "inaturalist": "digits"}
+"""Protocol of each recipe whose data need no files."""
 
 TINY_MODEL = '''
 """A network that trains in milliseconds; its statistics make an epoch depend on the ones before."""
 
+from dataclasses import dataclass, replace
+
 from torch import nn
 
 
-def build_model(num_classes, {settings}):
-    return nn.Sequential(
-        {first}, nn.{norm}, nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(),
-        nn.Linear(72, num_classes),
-    )
+@dataclass
+class ModelSettings:
+    """No setting."""
+
+    @property
+    def model_name(self):
+        return "tiny"
 
 
-def count_parameters(model):
-    return sum(parameter.numel() for parameter in model.parameters())
+class Net(nn.Module):
+    mixing_layers = ("input", "body.2")
+
+    def __init__(self, num_classes, channels):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 8, 3, 2, 1), nn.{norm}, nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten()
+        )
+        self.fc = nn.Linear(72, num_classes)
+
+    def forward(self, x):
+        return self.fc(self.body(x))
+
+
+def build_model(num_classes, cfg, data):
+    return Net(num_classes, data.inputs["train"].shape[-1])
 '''
-# What the model.py of each recipe is asked with, and layers from what comes in to eight channels.
-INPUTS = {
-    "cifar_lt": ("in_channels=3", "nn.Conv2d(in_channels, 8, 3, 2, 1)"),
-    "esc50_lt": ("cfg", "nn.Unflatten(1, (1, 3, -1)), nn.Conv2d(1, 8, (1, 16), (1, 8))"),
-}
-# Sounds that are made, mixed and heard in milliseconds; 57 training clips, so that the last of four batches has nine.
-SMALL_SOUND = {"sample_rate": 4000, "crop_length": 900, "test_crops": 2, "batch_size": 16, "threads": 1}
+"""model.py of a network for cifar_lt; the documented way to adapt a recipe is to replace this file."""
 
 
 @dataclass
 class Done:
-    """A process that has ended."""
+    """A program that has ended."""
 
     code: int
     """Negative: killed by that signal."""
@@ -69,6 +85,80 @@ class Done:
         assert len(lines) == 1, self.err
         assert "Traceback" not in self.err, self.err
         return lines[0].partition(": error: ")[2]
+
+
+class Recipe:
+    """A recipe imported into this process.
+
+    Attributes:
+        name: of its folder.
+        script: its train.py.
+        module: the same, imported.
+    """
+
+    def __init__(self, module: ModuleType, folder: Path) -> None:
+        self.module, self.script, self.name = module, folder / "train.py", folder.name
+        self.protocol = EMBEDDED.get(folder.name, "digits")
+        self._parsed: dict[tuple[str, ...], Any] = {}
+
+    def words(self, method: str, out: Path | None = None, **changes: object) -> list[str]:
+        """Words of a short run on the embedded data; ``None`` leaves a setting out."""
+        values: dict[str, Any] = {"method": method, "protocol": self.protocol, "out": out, "epochs": 2}
+        values |= {"precision": "fp32", "threads": 1, "eval_every": 1, "checkpoint_every": 1, "report": False}
+        if changes.get("from_run"):
+            values["protocol"] = None
+        values |= changes
+        return [str(word) for name, value in values.items() if value is not None for word in (f"--{name}", value)]
+
+    def settings(self, method: str, out: Path | None = None, **changes: object) -> Any:
+        """The settings of these words; parsed once, since that takes longer than a short training."""
+        key = tuple(self.words(method, None, **changes))
+        if key not in self._parsed or "from_run" in changes:
+            self._parsed[key] = settings_of(self.module.Config, str(self.script), list(key))
+        return self._parsed[key] if out is None else replace(self._parsed[key], out=str(out))
+
+    def train(self, method: str, out: Path, **changes: object) -> Path:
+        """Train in this process; errors come as they are."""
+        self.module.main(self.settings(method, out, **changes))
+        return out
+
+    def launch(self, capture: Any, *words: object) -> Done:
+        """Do what the program does with these words, in this process.
+
+        Args:
+            capture: pytest's capsys or capfd.
+            words: of the command line.
+        """
+        argv, sys.argv = sys.argv, [str(self.script), *map(str, words)]
+        capture.readouterr()
+        code = 0
+        try:
+            launch(self.module.main, self.module.Config, str(self.script), list(map(str, words)))
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        finally:
+            sys.argv = argv
+        return Done(code, *capture.readouterr())
+
+
+@contextlib.contextmanager
+def imported(folder: Path) -> Iterator[Recipe]:
+    """A recipe in this process. Others have modules of the same names: these leave it again."""
+    with loaded_script(folder / "train.py") as module:
+        yield Recipe(module, folder)
+
+
+def copy_recipe(target: Path, model: str | None = None, recipe: str = "cifar_lt") -> Path:
+    """A copy of a recipe's folder, perhaps with another model.py."""
+    shutil.copytree(ROOT / "recipes" / recipe, target, ignore=shutil.ignore_patterns("__pycache__"))
+    if model is not None:
+        (target / "model.py").write_text(model)
+    return target
+
+
+def tiny_model(norm: str = "BatchNorm2d(8)", extra: str = "") -> str:
+    """The text of a small model.py for cifar_lt, with code of a test's own behind it."""
+    return TINY_MODEL.replace("{norm}", norm) + extra
 
 
 @dataclass
@@ -140,55 +230,12 @@ class Launcher:
         return [self.start(*argv, env=shared | env, **settings) for env in own]
 
 
-def copy_recipe(target: Path, model: str | None = None, recipe: str = "cifar_lt") -> Path:
-    """A copy of a recipe's folder; with another model.py, if one is given, and then without the report.
-
-    Another model is the documented way to adapt a recipe. The figures of the report take several times as long as the
-    training of a tiny model, and the tests of the unchanged folder have them. Synthetic sounds are fewer and shorter.
-    """
-    shutil.copytree(ROOT / "recipes" / recipe, target, ignore=shutil.ignore_patterns("__pycache__"))
-    if model is not None:
-        (target / "model.py").write_text(model)
-        text = (target / "results.py").read_text()
-        assert "write_report(" in text
-        for name, nothing in (("write_report(path, *sections)", "path"), ("mistakes(*arguments)", "[]")):
-            text += f"\n\ndef {name}:\n    return {nothing}\n"
-        (target / "results.py").write_text(text)
-    if model is not None and (target / "synthetic.py").exists():
-        small = 'SYNTHETIC = {"clips_per_class": 24, "seconds": 0.25, "seed": 0}'
-        text, found = re.subn(r"^SYNTHETIC = .*$", small, (target / "data.py").read_text(), flags=re.MULTILINE)
-        assert found == 1
-        (target / "data.py").write_text(text)
-    return target
-
-
-@contextlib.contextmanager
-def imported(folder: Path, *names: str) -> Iterator[SimpleNamespace]:
-    """Modules of a recipe, in this process. Other recipes have some of the same names: they leave it again."""
-    own = {file.stem for file in folder.glob("*.py")}
-    others = {name: sys.modules.pop(name) for name in own & set(sys.modules)}
-    sys.path.insert(0, str(folder))
-    try:
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
-    finally:
-        sys.path.remove(str(folder))
-        for name in own:
-            sys.modules.pop(name, None)
-        sys.modules.update(others)
-
-
-def tiny_model(norm: str = "BatchNorm2d(8)", extra: str = "", recipe: str = "cifar_lt") -> str:
-    """The text of a small model.py for a recipe, with code of a test's own behind it."""
-    settings, first = INPUTS[recipe]
-    return TINY_MODEL.format(settings=settings, first=first, norm=norm) + extra
-
-
-def settings(recipe: Path, method: str, out: Path, **changes: object) -> list[str]:
-    """Arguments of a short run on what the recipe's quick-start takes: the digits, or synthetic sounds."""
-    values = {"out": out, "epochs": 2, "precision": "fp32", "eval_every": 1, "checkpoint_every": 1} | changes
-    configs = [recipe / "configs" / f"{method}.yaml", recipe / "configs" / "quickstart.yaml"]
-    arguments = [word for config in configs for word in ("--config", str(config))]
-    return arguments + [word for name, value in values.items() for word in (f"--{name}", str(value))]
+def wait_for_all(processes: list[Process]) -> Done:
+    """All must end well; what the main one has said."""
+    main, *others = [process.wait() for process in processes]
+    for other in others:
+        other.good()
+    return main.good()
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
@@ -202,10 +249,30 @@ def summary(run: Path) -> dict[str, Any]:
     return json.loads((run / "summary.json").read_text())
 
 
+def info(run: Path) -> dict[str, Any]:
+    """ltaug.json."""
+    return json.loads((run / "ltaug.json").read_text())
+
+
+def checkpoints(run: Path) -> list[str]:
+    """Whatever lies in the folder of checkpoints."""
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
 def contents(folder: Path, but: Sequence[str] = ()) -> dict[str, bytes]:
     """Every file of a folder."""
     files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in but)
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+
+
+def assert_same(run: Path, whole: Path) -> None:
+    """Bit-identical weights, identical metrics in every epoch, identical logits."""
+    assert rows(run) == rows(whole)
+    names = ("model.safetensors", "logits.safetensors", "held_out.safetensors", "per_class.csv", "ltaug.json")
+    for name in names:
+        assert (run / name).exists() == (whole / name).exists(), name
+        assert not (run / name).exists() or (run / name).read_bytes() == (whole / name).read_bytes(), name
+    assert summary(run)["final"] == summary(whole)["final"]
 
 
 def wait_until(condition: Callable[[], bool], timeout: float = 600.0) -> None:

@@ -1,6 +1,6 @@
-"""What each process sees, written down: the samples of ltaug's loader, and of a torch loader that accelerate shards.
+"""What each process sees, written down: samples, predictions and class means, of loaders and plans of the library.
 
-Started by test_processes.py on one process, and by torchrun on two. The labels name the samples: they are 0, 1, 2, ...
+Started by test_processes.py on one process and on two. The labels name the samples: they are 0, 1, 2, ...
 """
 
 import json
@@ -9,12 +9,16 @@ import sys
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, gather_object, set_seed
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ltaug import ClassPowerSampler, PairDataset, PairSampler, ResidentLoader
+from ltaug.methods import METHODS
+from ltaug.training import class_means, predict
 
 SIZE, BATCH, EPOCHS = 203, 20, 3
 CLASSES = [0] * 120 + [1] * 60 + [2] * 20 + [3] * 3
+PLANS = ("unimix_bayias", "lob_mixup_deferred", "mislas", "unimix_bayias_official")
 
 
 def pairs() -> PairSampler:
@@ -66,15 +70,62 @@ def prepared(accelerator: Accelerator, epoch: int) -> object:
     return loader
 
 
+def planned(accelerator: Accelerator, name: str, epoch: int) -> list:
+    """An epoch of a method's plan."""
+    plan = METHODS[name].plan(
+        CLASSES, epochs=EPOCHS, batch_size=BATCH, num_processes=accelerator.num_processes, seed=5
+    )
+    plan.set_epoch(epoch)
+    return resident(accelerator, plan.sampler, epoch)
+
+
+class Net(nn.Module):
+    """A classifier whose logits and features tell the samples apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5))
+        self.fc = nn.Linear(5, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.body(x))
+
+
+def evaluated(accelerator: Accelerator) -> dict:
+    """Predictions and class means of sets whose last batches some processes have no rows of."""
+    torch.manual_seed(1)
+    net = Net()
+    net.body[1].running_mean += accelerator.process_index  # each process has statistics of its own; the main one's count
+    x, labels = torch.randn(SIZE, 3), torch.tensor(CLASSES)
+    plan = METHODS["ncm"].plan(CLASSES, epochs=0)
+    plan.attach(net)
+    found = {}
+    for size in (203, 202, 7, 1):
+        loader = ResidentLoader(
+            x[-size:],
+            labels[-size:],
+            batch_size=2 * 3,
+            num_processes=accelerator.num_processes,
+            process_index=accelerator.process_index,
+        )
+        logits, seen = predict(accelerator, net, loader)
+        means = class_means(accelerator, net, loader, plan)
+        found[str(size)] = [logits.tolist(), seen.tolist(), means.means.tolist(), means.counts.tolist()]
+    return found
+
+
 def main() -> None:
     accelerator = Accelerator()
     splitting = Accelerator(dataloader_config=DataLoaderConfiguration(split_batches=True))
     set_seed(3, device_specific=True)  # the global generators of the processes differ, as in a training
-    seen = {"num_processes": accelerator.num_processes}
+    seen = {"num_processes": accelerator.num_processes, "evaluated": evaluated(accelerator)}
     for name, sampler in {"alone": pairs().first, "pairs": pairs()}.items():
         for epoch in range(EPOCHS):
             seen[f"resident, {name}, {epoch}"] = resident(accelerator, sampler, epoch)
     seen["resident, pairs, resumed at 2"] = resident(accelerator, pairs(), 2)
+    for name in PLANS:
+        for epoch in range(EPOCHS):
+            seen[f"plan, {name}, {epoch}"] = planned(accelerator, name, epoch)
     for name, kind in {"torch": accelerator, "split": splitting}.items():
         loader = prepared(kind, 0)
         for epoch in range(EPOCHS):

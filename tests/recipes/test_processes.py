@@ -3,98 +3,63 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from recipe_support import HERE, Done, Launcher, Process, copy_recipe, rows, settings, summary, tiny_model
+from recipe_support import (
+    HERE,
+    ROOT,
+    Done,
+    Launcher,
+    Recipe,
+    copy_recipe,
+    imported,
+    info,
+    rows,
+    summary,
+    tiny_model,
+    wait_for_all,
+)
 from safetensors.torch import load_file
 
 Seen = tuple[dict[str, list], list[dict[str, list]]]
-TORCHRUN = ("torch.distributed.run", "--nproc-per-node", 2)
-
-
-def wait_for_both(processes: list[Process]) -> Done:
-    """Both must end well; what the main one has said."""
-    main, other = [process.wait() for process in processes]
-    other.good()
-    return main.good()
-
-
-# Group norm instead of batch norm, whose statistics are each process's own; no mixing; crops and flips are on.
-CHANGES = {"epochs": 3, "batch_size": 32, "lr": 0.05, "flip": "true", "warmup_epochs": 2, "decay_epochs": "[2]"}
+# No mixing, whose weights each process draws for its own rows; crops and flips are on.
+CHANGES: dict[str, Any] = {"epochs": 3, "lr": 0.05, "flip": True, "warmup_epochs": 2, "decay_at": "[0.6]"}
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_recipe(tmp_path_factory.mktemp("weights") / "recipe", tiny_model("GroupNorm(2, 8)"))
+def grouped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recipe]:
+    """cifar_lt with group norm: the statistics of batch norm are each process's own."""
+    with imported(copy_recipe(tmp_path_factory.mktemp("grouped") / "cifar_lt", tiny_model("GroupNorm(2, 8)"))) as recipe:
+        yield recipe
 
 
 @pytest.fixture(scope="module")
-def one(launcher: Launcher, recipe: Path) -> Path:
-    """A run on one process."""
-    out = recipe.parent / "one"
-    launcher.run(recipe / "train.py", *settings(recipe, "bayias", out, **CHANGES)).good()
-    return out
+def one(grouped: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on one process, this one."""
+    return grouped.train("bayias", tmp_path_factory.mktemp("one") / "run", **CHANGES)
 
 
 @pytest.fixture(scope="module")
-def two(module: Callable[..., Done], recipe: Path) -> tuple[Path, Done]:
+def two(launcher: Launcher, grouped: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     """The same run on two."""
-    out = recipe.parent / "two"
-    return out, module(*TORCHRUN, recipe / "train.py", *settings(recipe, "bayias", out, **CHANGES)).good()
+    run = tmp_path_factory.mktemp("two") / "run"
+    return run, wait_for_all(launcher.ranks(grouped.script, *grouped.words("bayias", run, **CHANGES)))
 
 
 @pytest.fixture(scope="module")
-def seen(launcher: Launcher, module: Callable[..., Done], tmp_path_factory: pytest.TempPathFactory) -> Seen:
+def seen(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     """What streams.py writes down: by one process, and by each of two."""
     folder = tmp_path_factory.mktemp("streams")
     launcher.run(HERE / "streams.py", folder / "one.json").good()
-    module(*TORCHRUN, HERE / "streams.py", folder / "two.json").good()
+    wait_for_all(launcher.ranks(HERE / "streams.py", folder / "two.json"))
     (one,), two = (json.loads((folder / name).read_text()) for name in ("one.json", "two.json"))
     assert one.pop("num_processes") == 1
     assert [rank.pop("num_processes") for rank in two] == [2, 2]
     return one, two
-
-
-class TestSameWeights:
-    def test_final_weights(self, one: Path, two: tuple[Path, Done]) -> None:
-        assert summary(one)["num_processes"] == 1
-        assert summary(two[0])["num_processes"] == 2
-        assert summary(one)["precision"] == summary(two[0])["precision"] == "no"
-        assert largest_difference(one, two[0]) < 1e-5
-
-    def test_the_weights_have_moved(self, launcher: Launcher, recipe: Path, one: Path, tmp_path: Path) -> None:
-        # Or else the test above would pass for nothing: another order of the samples ends elsewhere.
-        arguments = settings(recipe, "bayias", tmp_path / "other", **(CHANGES | {"flip": "false"}))
-        launcher.run(recipe / "train.py", *arguments).good()
-        assert largest_difference(one, tmp_path / "other") > 1e-3
-
-    def test_metrics_and_learning_rates(self, one: Path, two: tuple[Path, Done]) -> None:
-        single, double = rows(one), rows(two[0])
-        assert [row["lr"] for row in double] == [row["lr"] for row in single] == pytest.approx([0.025, 0.05, 0.005])
-        for a, b in zip(single, double, strict=True):
-            assert b == pytest.approx(a, abs=1e-4, nan_ok=True)
-        kept, other = load_file(one / "logits.safetensors"), load_file(two[0] / "logits.safetensors")
-        torch.testing.assert_close(other["labels"], kept["labels"], rtol=0, atol=0)  # the order of the set
-        torch.testing.assert_close(other["logits"], kept["logits"], rtol=0, atol=1e-4)
-
-    def test_the_main_process_speaks_for_both(self, two: tuple[Path, Done]) -> None:
-        out = two[1].out
-        assert "2 process(es)" in out
-        assert [out.count(f"epoch {k}/3") for k in (1, 2, 3)] == [1, 1, 1]
-        assert out.count("| ECE15 |") == 1
-
-    def test_after_resuming(self, launcher: Launcher, recipe: Path, one: Path, tmp_path: Path) -> None:
-        run = tmp_path / "run"
-        for epochs in (1, 3):
-            arguments = settings(recipe, "bayias", run, **(CHANGES | {"epochs": epochs, "resume": "true"}))
-            done = wait_for_both(launcher.ranks(recipe / "train.py", *arguments))
-        assert "Resumed after epoch 1 of 3" in done.out
-        assert summary(run)["num_processes"] == 2
-        assert (run / "checkpoints" / "epoch_00003" / "random_states_1.pkl").is_file()
-        assert largest_difference(one, run) < 1e-5
 
 
 def largest_difference(run: Path, other: Path) -> float:
@@ -104,21 +69,99 @@ def largest_difference(run: Path, other: Path) -> float:
     return max((a[name] - b[name]).abs().max().item() for name in a)
 
 
+class TestSameWeights:
+    def test_final_weights(self, one: Path, two: tuple[Path, Done]) -> None:
+        assert summary(one)["num_processes"] == 1
+        assert summary(two[0])["num_processes"] == 2
+        assert summary(one)["precision"] == summary(two[0])["precision"] == "no"
+        assert largest_difference(one, two[0]) < 1e-5
+
+    def test_the_weights_have_moved(self, grouped: Recipe, one: Path, tmp_path: Path) -> None:
+        # Or else the test above would pass for nothing: without the flips the training ends elsewhere.
+        assert largest_difference(one, grouped.train("bayias", tmp_path / "run", **CHANGES | {"flip": False})) > 1e-3
+
+    def test_metrics_and_learning_rates(self, one: Path, two: tuple[Path, Done]) -> None:
+        single, double = rows(one), rows(two[0])
+        assert [row["lr"] for row in double] == [row["lr"] for row in single] == pytest.approx([0.025, 0.05, 0.005])
+        for a, b in zip(single, double, strict=True):
+            assert b == pytest.approx(a, abs=1e-4, nan_ok=True)
+        for name in ("logits.safetensors", "held_out.safetensors"):
+            kept, other = load_file(one / name), load_file(two[0] / name)
+            assert torch.equal(other["labels"], kept["labels"])  # the order of the set
+            torch.testing.assert_close(other["logits"], kept["logits"], rtol=0, atol=1e-4)
+
+    def test_the_main_process_speaks_for_both(self, two: tuple[Path, Done]) -> None:
+        said = two[1].out + two[1].err
+        assert "2 process(es)" in two[1].out
+        assert [said.count(f"epoch {k}/3") for k in (1, 2, 3)] == [1, 1, 1]
+        assert said.count("ECE15") == 1
+
+    def test_after_resuming(
+        self, launcher: Launcher, grouped: Recipe, one: Path, two: tuple[Path, Done], tmp_path: Path
+    ) -> None:
+        """Two processes go on where one of two was stopped after its second epoch."""
+        run = tmp_path / "run"
+        (two[0] / "checkpoints").rename(run.parent / "checkpoints")
+        run.mkdir()
+        for name in ("config.yaml", "data.json", "metrics.jsonl"):
+            (run / name).write_bytes((two[0] / name).read_bytes())
+        (run.parent / "checkpoints").rename(run / "checkpoints")
+        for file in sorted((run / "checkpoints" / "epoch_00003").iterdir()):
+            file.unlink()
+        (run / "checkpoints" / "epoch_00003").rmdir()
+        assert (run / "checkpoints" / "epoch_00002" / "random_states_1.pkl").is_file()
+        words = grouped.words("bayias", run, **CHANGES, resume=True)
+        done = wait_for_all(launcher.ranks(grouped.script, *words))
+        assert "Resumed after epoch 2 of 3" in done.out
+        assert [row["epoch"] for row in rows(run)] == [0, 1, 2]
+        assert largest_difference(one, run) < 1e-5
+
+    @pytest.mark.parametrize(
+        ("method", "changes"),
+        [
+            ("lws", {"epochs": 2}),
+            ("ncm", {}),
+            ("ce_drw", {"epochs": 2, "lr": 0.05, "held_out_per_class": 7, "batch_size": 30}),
+        ],
+    )
+    def test_of_other_methods(
+        self, launcher: Launcher, grouped: Recipe, one: Path, tmp_path: Path, method: str, changes: dict[str, Any]
+    ) -> None:
+        """A second stage, one that is computed, and samples that are held out."""
+        if method in ("lws", "ncm"):
+            first = tmp_path / "erm"
+            first.mkdir()
+            for name in ("config.yaml", "ltaug.json", "model.safetensors"):
+                (first / name).write_bytes((one / name).read_bytes())
+            changes = changes | {"from_run": first}
+        alone = grouped.train(method, tmp_path / "alone", **changes)
+        both = tmp_path / "both"
+        wait_for_all(launcher.ranks(grouped.script, *grouped.words(method, both, **changes)))
+        assert summary(both)["num_processes"] == 2
+        assert largest_difference(alone, both) < 1e-5
+        assert info(both) == info(alone)
+        kept, other = (load_file(run / "held_out.safetensors") for run in (alone, both))
+        assert torch.equal(other["labels"], kept["labels"])
+        torch.testing.assert_close(other["logits"], kept["logits"], rtol=0, atol=1e-4)
+
+
 class TestSameStream:
     def test_the_union_is_the_single_process_stream(self, seen: Seen) -> None:
         one, (first, second) = seen
         assert one.keys() == first.keys() == second.keys()
-        assert len(one) == 15
-        for name, batches in one.items():
-            assert len(batches) == len(first[name]) == len(second[name]) > 0
-            for (whole, pixels), (a, a_pixels), (b, b_pixels) in zip(batches, first[name], second[name], strict=True):
+        names = [name for name in one if name != "evaluated"]
+        assert len(names) == 15 + 12
+        for name in names:
+            assert len(one[name]) == len(first[name]) == len(second[name]) > 0
+            for (whole, pixels), (a, a_pixels), (b, b_pixels) in zip(one[name], first[name], second[name], strict=True):
                 assert a + b == whole, name
                 assert len(a) == len(b) == 10
                 assert a_pixels + b_pixels == pixels, name  # crops and flips too
 
     def test_epochs_differ_and_come_back_on_resuming(self, seen: Seen) -> None:
         for stream in (seen[0], *seen[1]):
-            for kind in ("resident, alone", "resident, pairs", "torch", "split"):
+            kinds = ("resident, alone", "resident, pairs", "torch", "split", "plan, mislas", "plan, unimix_bayias")
+            for kind in kinds:
                 assert stream[f"{kind}, 0"] != stream[f"{kind}, 1"] != stream[f"{kind}, 2"]
             assert stream["resident, pairs, resumed at 2"] == stream["resident, pairs, 2"]
             for kind in ("torch", "split"):
@@ -136,15 +179,35 @@ class TestSameStream:
         assert len({first for first, _ in samples}) == 200  # of 203: the last batch is not full
         assert sum(partner >= 180 for _, partner in samples) > 150
 
+    def test_a_plan_switches_for_all_processes_at_once(self, seen: Seen) -> None:
+        for stream in (seen[0], *seen[1]):
+            for epoch, mixes in ((0, True), (1, True), (2, True)):
+                assert isinstance(stream[f"plan, unimix_bayias, {epoch}"][0][0][0], list) == mixes
+                assert not isinstance(stream[f"plan, mislas, {epoch}"][0][0][0], list)
 
-class TestResNet:
+
+class TestEvaluation:
+    def test_every_process_has_all_predictions_in_order(self, seen: Seen) -> None:
+        one, both = seen[0]["evaluated"], [rank["evaluated"] for rank in seen[1]]
+        for size, (logits, labels, means, counts) in one.items():
+            assert len(labels) == int(size)
+            for rank in both:
+                assert rank[size][1] == labels
+                assert rank[size][3] == counts
+                assert torch.allclose(torch.tensor(rank[size][0]), torch.tensor(logits), atol=1e-5)
+                assert torch.allclose(torch.tensor(rank[size][2]), torch.tensor(means), atol=1e-5)
+
+
+class TestBatchNorm:
     """With batch norm and mixing the processes have statistics and mixing weights of their own."""
 
-    def test_trains_on_two_processes_and_goes_on_after_resuming(self, launcher: Launcher, tmp_path: Path) -> None:
-        recipe, run = copy_recipe(tmp_path / "recipe"), tmp_path / "run"
+    def test_trains_on_two_processes_and_goes_on_after_resuming(
+        self, launcher: Launcher, tiny: Recipe, tmp_path: Path
+    ) -> None:
+        run = tmp_path / "run"
         for epochs in (1, 2):
-            arguments = settings(recipe, "unimix_bayias", run, epochs=epochs, resume="true")
-            done = wait_for_both(launcher.ranks(recipe / "train.py", *arguments))
+            words = tiny.words("unimix_bayias", run, epochs=epochs, resume=True)
+            done = wait_for_all(launcher.ranks(tiny.script, *words))
         assert "Resumed after epoch 1 of 2" in done.out
         assert summary(run)["num_processes"] == 2
         assert [row["epoch"] for row in rows(run)] == [0, 1]
@@ -153,20 +216,13 @@ class TestResNet:
 
     @pytest.mark.slow
     def test_accuracy_agrees_with_one_process_within_noise(self, launcher: Launcher, tmp_path: Path) -> None:
-        recipe = copy_recipe(tmp_path / "recipe")
-        changes = {"epochs": 40, "decay_epochs": "[30, 36]", "mix_stop_epoch": 36, "eval_every": 40}
-        arguments = [recipe / "train.py", *settings(recipe, "unimix_bayias", tmp_path / "two", **changes)]
-        wait_for_both(launcher.ranks(*arguments))
-        one = [summary_of_seed(launcher, recipe, tmp_path, seed, changes) for seed in (0, 1)]
+        changes = {"epochs": 40, "eval_every": 40, "warmup_epochs": None, "depth": 14}
+        with imported(ROOT / "recipes" / "cifar_lt") as recipe:
+            words = recipe.words("unimix_bayias", tmp_path / "two", **changes)
+            wait_for_all(launcher.ranks(recipe.script, *words))
+            singles = [recipe.train("unimix_bayias", tmp_path / f"one{k}", **changes, seed=k) for k in (0, 1)]
         two = summary(tmp_path / "two")
         assert two["num_processes"] == 2
-        assert two["final"]["top1"] > 0.6
-        for single in one:
-            assert two["final"]["top1"] == pytest.approx(single["final"]["top1"], abs=0.12)
-
-
-def summary_of_seed(launcher: Launcher, recipe: Path, folder: Path, seed: int, changes: dict) -> dict:
-    """Of a run on one process."""
-    arguments = settings(recipe, "unimix_bayias", folder / f"one{seed}", **(changes | {"seed": seed}))
-    launcher.run(recipe / "train.py", *arguments).good()
-    return summary(folder / f"one{seed}")
+        assert two["final"]["top1"] > 0.5
+        for single in singles:
+            assert two["final"]["top1"] == pytest.approx(summary(single)["final"]["top1"], abs=0.12)

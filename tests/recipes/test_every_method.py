@@ -1,0 +1,93 @@
+"""Every method of the literature trains in every recipe: an epoch of each, in this process, on few of its own data."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sklearn.datasets
+from recipe_support import RECIPES, Recipe, imported, info, rows, summary
+
+from ltaug.audio import synthetic_source
+from ltaug.methods import METHODS
+from ltaug.vision.digits import read_digits
+
+SMALL: dict[str, dict[str, Any]] = {
+    "cifar_lt": {"depth": 8, "imbalance_ratio": 24},
+    "esc50_lt": {"sample_rate": 4000, "crop_length": 2000, "mels": 16, "test_crops": 2, "test_per_class": 2},
+    "imagenet_lt": {"image_size": 16, "imbalance_ratio": 24, "test_per_class": 6},
+    "inaturalist": {"image_size": 16},
+}
+"""Settings that make the embedded data and networks small; batches stay as the protocol has them, 32."""
+CLASS_SIZE = {"inaturalist": 56}
+"""Digits of a class, of which six are tested; 50 is the imbalance ratio of the digits in inaturalist."""
+trained: dict[str, list[str]] = {}
+
+
+def methods_of(recipe: str) -> list[str]:
+    """All for sound, all but between-class mixing for images; first stages first."""
+    names = [name for name in METHODS if recipe == "esc50_lt" or "between_class" not in METHODS[name].mixer]
+    return sorted(names, key=lambda name: METHODS[name].second_stage)
+
+
+@pytest.fixture(scope="module", params=RECIPES, ids=lambda path: path.name)
+def recipe(request: pytest.FixtureRequest) -> Iterator[Recipe]:
+    """A recipe whose embedded data are few: some digits of each class, or sounds of a quarter of a second."""
+    pixels, targets = sklearn.datasets.load_digits(return_X_y=True)
+    size = CLASS_SIZE.get(request.param.name, 30)
+    kept = np.sort(np.concatenate([np.flatnonzero(targets == k)[:size] for k in range(10)]))
+    with pytest.MonkeyPatch.context() as patch, imported(request.param) as recipe:
+        patch.setattr(sklearn.datasets, "load_digits", lambda **_: (pixels[kept], targets[kept]))
+        patch.setattr(read_digits, "__defaults__", (6, 0))
+        patch.setattr(synthetic_source, "__defaults__", (12, 0.25, 0))
+        if hasattr(sys.modules["data"], "LEFT_OUT_PER_CLASS"):
+            patch.setattr(sys.modules["data"], "LEFT_OUT_PER_CLASS", 3)
+        yield recipe
+
+
+@pytest.fixture(scope="module")
+def folder(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the runs of a recipe."""
+    return tmp_path_factory.mktemp(recipe.name)
+
+
+@pytest.fixture(scope="module")
+def settings(recipe: Recipe) -> Any:
+    """Of ERM, parsed once: parsing takes longer than some of the trainings."""
+    return recipe.settings("erm", epochs=1, eval_every=2, **SMALL[recipe.name])
+
+
+@pytest.mark.parametrize("name", sorted(METHODS, key=lambda name: METHODS[name].second_stage))
+def test_trains(recipe: Recipe, settings: Any, folder: Path, name: str) -> None:
+    method, run = METHODS[name], folder / name
+    if method.second_stage:
+        recipe.train(name, run, epochs=1, from_run=folder / str(method.first_stage))
+    elif name in methods_of(recipe.name):
+        recipe.module.main(replace(settings, method=name, out=str(run)))
+    else:
+        with pytest.raises(ValueError, match="is for sound"):
+            recipe.module.main(replace(settings, method=name, out=str(run)))
+        assert not run.exists()
+        return
+    values = summary(run)
+    assert (values["method"], values["name"], values["first_stage"]) == (name, name, method.first_stage)
+    assert values["parameters"] > 0
+    assert 0 <= values["final"]["top1"] <= 1
+    assert (rows(run)[0]["loss"] is None) == (not method.trained)
+    prior = info(run)["logits_prior"]
+    assert (prior is None) == (not method.trained)
+    assert prior is None or sum(prior) == pytest.approx(1.0)
+    trained.setdefault(recipe.name, []).append(name)
+
+
+def test_all_have_trained(recipe: Recipe) -> None:
+    """The list is what the test above has trained, not what it should have."""
+    names = trained.get(recipe.name, [])
+    print(f"{recipe.name}: {len(names)} methods trained: {' '.join(names)}")
+    if len(names) > 10:  # or else only some of this file's tests run
+        assert set(names) == set(methods_of(recipe.name))
