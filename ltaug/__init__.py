@@ -19,7 +19,7 @@ from ltaug.classifiers import (
     NearestClassMeanClassifier,
     tau_normalize,
 )
-from ltaug.loaders import GlobalBatchSampler, ResidentLoader, ResidentWaveformLoader, SeededDataset
+from ltaug.loaders import GlobalBatchSampler, ResidentLoader, ResidentWaveformLoader, SeededDataset, SeededLoader
 from ltaug.longtail import (
     exponential_counts,
     index_hash,
@@ -43,6 +43,7 @@ from ltaug.losses import (
     PriorCorrectedLoss,
     effective_number_weights,
 )
+from ltaug.methods import METHODS, Method, TrainingPlan
 from ltaug.mixers import BetweenClass, CutMix, ManifoldMixUp, MixUp, ReMix, UniMix
 from ltaug.posthoc import (
     BiasCorrectedTemperatureScaling,
@@ -67,6 +68,7 @@ from ltaug.samplers import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "METHODS",
     "BalancedSoftmaxLoss",
     "BayiasLoss",
     "BetweenClass",
@@ -90,6 +92,7 @@ __all__ = [
     "LearnableWeightScaling",
     "LogitAdjustedLoss",
     "ManifoldMixUp",
+    "Method",
     "MixUp",
     "NearestClassMeanClassifier",
     "PairDataset",
@@ -102,7 +105,9 @@ __all__ = [
     "ResidentWaveformLoader",
     "RunFolder",
     "SeededDataset",
+    "SeededLoader",
     "TemperatureScaling",
+    "TrainingPlan",
     "UniMix",
     "VectorScaling",
     "class_counts",

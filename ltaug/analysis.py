@@ -1,8 +1,8 @@
-"""Which labels a network is trained on once samplers and mixers have had their say, in closed form.
+"""Label distribution that a network is trained on, given its samplers and mixer, in closed form.
 
 A prior-corrected loss has to correct that distribution, not the one of the training counts:
-:func:`effective_prior` gives it for any pair of samplers and any mixer. The rest are the distributions that the papers
-of UniMix and label-occurrence-balanced mixup argue with.
+:func:`effective_prior` gives it for any pair of samplers and any mixer. The other functions give the distributions in
+the arguments of the papers on UniMix and label-occurrence-balanced mixup.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ __all__ = [
     "label_occurrence",
     "label_suppression",
     "logits_prior",
+    "mixup_class_density",
+    "unimix_class_density",
+    "unimix_factor_class_density",
     "xi_aug_distribution",
     "xi_aug_probability",
 ]
 
 DRAWS = 2**17
-"""Pairs that are drawn for a mixer whose mean weights are not known, over all classes; at least 32 a class."""
+"""Pairs drawn in all for a mixer whose mean weights are unknown; at least 32 a class."""
 
 
 def effective_prior(
@@ -46,32 +49,33 @@ def effective_prior(
     batch_size: int | None = None,
     different_classes: bool = False,
 ) -> Tensor:
-    """The label distribution that a network is trained on: expected label mass a class, after sampling and mixing.
+    """Compute the label distribution that a network is trained on, after sampling and mixing.
 
-    First samples come from the classes with probability p ~ n^first_tau, partners with q ~ n^partner_tau, lam is the
-    weight of the first label:
+    The result is the expected label mass of each class. First samples come from the classes with probability p ~
+    n^first_tau, partners with q ~ n^partner_tau, lam is the weight of the first label:
 
         eff_k = p_k sum_j q_j E[lam | k, j] + q_k sum_i p_i (1 - E[lam | i, k])
 
-    With mixup this is (p + q) / 2. Ours: UniMix and Bayias (Xu et al., NeurIPS 2021, https://arxiv.org/abs/2111.03874)
-    correct the training prior although UniMix makes ``eff`` much flatter; give a prior-corrected loss this one instead.
+    With mixup this is (p + q) / 2. This function is new here: UniMix with Bayias (Xu et al., NeurIPS 2021,
+    https://arxiv.org/abs/2111.03874) corrects the training prior although UniMix makes ``eff`` much flatter; give a
+    prior-corrected loss this distribution instead.
 
     Exact for mixers with ``expected_weights`` (all of the library have it; CutMix needs its ``sizes`` to count the
-    rounding of boxes to pixels). Any other mixer is tried out on M = max(32, 2^17 / C) pairs for every class in each of
-    both places, with images of zeros, 1 x 32 x 32: the standard error of eff_k is at most
-    sqrt((p_k^2 + q_k^2) / (4 M)), and every call gives the same.
+    rounding of boxes to pixels). For any other mixer it is estimated from M = max(32, 2^17 / C) sampled pairs for every
+    class in each of both places, with images of zeros, 1 x 32 x 32: the standard error of eff_k is at most
+    sqrt((p_k^2 + q_k^2) / (4 M)), and every call gives the same result.
 
     Args:
         class_counts: training samples a class, [C]. A class with 0 gets 0.
-        mixer: any mixer; without one the labels are those of the first sampler, and there are no partners.
+        mixer: any mixer; ``None`` if nothing is mixed, and the labels are those of the first sampler.
         first_tau: exponent of the first sampler (``ClassPowerSampler``), or its class probabilities or counts, [C].
-        partner_tau: likewise for the partners' sampler. ``None``: the mixer takes partners from the batch.
+        partner_tau: the same for the partners' sampler. ``None``: the mixer takes partners from the batch.
         batch_size: how many independent samples a batch has, for partners from the batch. Of a permutation, one in
             ``batch_size`` samples is its own partner; ``None`` neglects that. Required for
             ``UniMix(in_batch_tau=...)``, whose partners depend on which classes turn up together.
-        different_classes: pairs over the whole data set are of different classes, as those of
-            ``PairSampler(different_classes=...)``: eff_k above less p_k q_k, renormalised, since a pair of one class
-            has nothing but that class. Of partners from the batch the mixer knows it:
+        different_classes: pairs over the whole data set are of different classes, as with
+            ``PairSampler(different_classes=...)``: eff_k above minus p_k q_k, renormalised, since a pair of one class
+            has only that class. For partners from the batch it is a setting of the mixer,
             ``BetweenClass(different_classes=True)``.
 
     Returns:
@@ -79,8 +83,8 @@ def effective_prior(
 
     Raises:
         ValueError: numbers of classes differ; ``batch_size`` is needed and missing, or below 1; ``different_classes``
-            without a mixer and ``partner_tau``, or where there are none; or a mixer chooses partners from the batch in
-            a way of its own.
+            without a mixer and ``partner_tau``, or with a single class; or a mixer chooses partners from the batch in a
+            way of its own.
 
     >>> from ltaug import MixUp, UniMix
     >>> effective_prior([90, 10], MixUp(num_classes=2), first_tau=1.0, partner_tau=0.0)
@@ -95,32 +99,32 @@ def effective_prior(
     if different_classes and (mixer is None or partner_tau is None):
         raise ValueError(
             "`different_classes` is about pairs over the whole data set, which need a `mixer` and a `partner_tau`. For "
-            "partners from the batch, `BetweenClass(different_classes=True)` says it."
+            "partners from the batch use `BetweenClass(different_classes=True)`."
         )
     if mixer is None:
         return first
     width = getattr(mixer, "num_classes", len(counts))
     if width != len(counts):
         raise ValueError(f"`mixer` has {width} classes, but `class_counts` {len(counts)}.")
-    apart = False
+    differ = False
     if type(mixer) is BetweenClass:  # the labels are mixed as by the mixer that draws the ratio
-        apart, mixer = mixer.different_classes, mixer.ratio
+        differ, mixer = mixer.different_classes, mixer.ratio
     if partner_tau is not None:
         partner = _class_probabilities(counts, partner_tau, "partner_tau")
         mixed = _expected_labels(mixer, first, partner)
         return _without_pairs_of_one_class(mixed, first, partner) if different_classes else mixed
-    if apart:
-        return _expected_labels_apart(mixer, first, batch_size)
+    if differ:
+        return _expected_labels_of_different_classes(mixer, first, batch_size)
     if isinstance(mixer, Mixer) and type(mixer).partners not in (Mixer.partners, UniMix.partners):
         raise ValueError(
-            f"`mixer` is a {type(mixer).__name__}, which chooses partners from the batch in a way of its own. Say with "
-            "`partner_tau` which classes it takes them from."
+            f"`mixer` is a {type(mixer).__name__}, which chooses partners from the batch in a way of its own. Pass the "
+            "class probabilities of its partners as `partner_tau`."
         )
     if isinstance(mixer, UniMix) and mixer.in_batch_tau is not None:
         if batch_size is None:
             raise ValueError(
-                "`batch_size` is needed for a mixer with `in_batch_tau`: which partners it finds depends on how many "
-                "classes a batch holds."
+                "`batch_size` is needed for a mixer with `in_batch_tau`: its partners depend on which classes a batch "
+                "holds."
             )
         return _expected_labels_in_batch(mixer, first, mixer.in_batch_tau, batch_size)
     mixed = _expected_labels(mixer, first, first)
@@ -130,10 +134,10 @@ def effective_prior(
 
 
 def logits_prior(seen: Counts, corrected: Counts | None = None) -> Tensor:
-    """The class prior that a trained model's logits are under, ~ seen / corrected.
+    """Compute the class prior that a trained model's logits are under, ~ seen / corrected.
 
     A network that is trained with cross-entropy on z + log(corrected), on labels of distribution ``seen``, learns
-    logits z of which softmax is right under seen / corrected. It is the ``from_prior`` of
+    logits z whose softmax is right under seen / corrected. It is the ``from_prior`` of
     :func:`ltaug.posthoc.shift_logits`.
 
     Args:
@@ -146,7 +150,7 @@ def logits_prior(seen: Counts, corrected: Counts | None = None) -> Tensor:
     Raises:
         ValueError: numbers of classes differ, or ``corrected`` is 0 somewhere.
 
-    >>> logits_prior(seen=[0.6, 0.4], corrected=[0.9, 0.1])  # Bayias corrected more than there was
+    >>> logits_prior(seen=[0.6, 0.4], corrected=[0.9, 0.1])  # Bayias corrected more than was needed
     tensor([0.1429, 0.8571], dtype=torch.float64)
     """
     prior = as_counts(seen, "seen", integers=False).double().cpu()
@@ -165,17 +169,17 @@ def logits_prior(seen: Counts, corrected: Counts | None = None) -> Tensor:
 
 
 def xi_aug_probability(n_i: Tensor | float, n_j: Tensor | float, alpha: float = 0.8) -> Tensor:
-    """Probability that a UniMix sample belongs to the class of its first sample, P(xi* >= 1/2) (Xu et al., NeurIPS
-    2021, Def. 1 and Eq. 6, https://arxiv.org/abs/2111.03874).
+    """Compute the probability that a UniMix sample belongs to the class of its first sample, P(xi* >= 1/2).
 
-    With r = n_j / (n_i + n_j) and F the Beta(alpha, alpha) distribution function,
-    P = F(1 - r) - F(max(1/2 - r, 0)) + 1 - F(min(3/2 - r, 1)). It is not monotone in r: the wrap of xi* at 1 takes back
-    from the rarest classes. At alpha = 1 it is 1/2 whatever the counts are.
+    Xu et al. (NeurIPS 2021, Def. 1 and Eq. 6, https://arxiv.org/abs/2111.03874). With r = n_j / (n_i + n_j) and F the
+    Beta(alpha, alpha) distribution function, P = F(1 - r) - F(max(1/2 - r, 0)) + 1 - F(min(3/2 - r, 1)). It is not
+    monotone in r: the wrap of xi* at 1 lowers it again for the rarest classes. At alpha = 1 it is 1/2 whatever the
+    counts are.
 
     Args:
         n_i: count (or prior) of the class of the first sample, any shape.
         n_j: count (or prior) of the class of the partner; both broadcast together. Not both 0.
-        alpha: parameter of the Beta law.
+        alpha: parameter of the Beta distribution.
 
     Returns:
         float64, in the broadcast shape.
@@ -194,17 +198,18 @@ def xi_aug_probability(n_i: Tensor | float, n_j: Tensor | float, alpha: float = 
 
 
 def xi_aug_distribution(class_counts: Counts, tau: float = 0.0, alpha: float = 0.8) -> Tensor:
-    """Classes that UniMix samples belong to: first sample ~ n, partner ~ n^tau, and a mixed sample belongs to the first
-    class where xi* >= 1/2, else to the partner's (Xu et al., NeurIPS 2021, Def. 1, https://arxiv.org/abs/2111.03874).
+    """Compute the distribution of the classes that UniMix samples belong to.
 
-    Exact for any alpha, where the paper's corollaries take the limit of small ones (:func:`corollary_3`). Mixup keeps
-    the training prior (:func:`corollary_1`).
+    First sample ~ n, partner ~ n^tau; a mixed sample belongs to the first class where xi* >= 1/2, else to the partner's
+    (Xu et al., NeurIPS 2021, Def. 1, https://arxiv.org/abs/2111.03874). Exact for any alpha, where the paper's
+    corollaries take the limit of small ones (:func:`unimix_class_density`). Mixup keeps the training prior
+    (:func:`mixup_class_density`).
 
     Args:
         class_counts: training samples a class or a prior, [C]. A class with 0 gets 0.
         tau: exponent of the partners' sampler: 1 is the UniMix factor alone, -1 the paper's full UniMix for
             CIFAR-10-LT.
-        alpha: parameter of the Beta law.
+        alpha: parameter of the Beta distribution.
 
     Returns:
         float64 [C], sums to 1, on the CPU.
@@ -222,12 +227,12 @@ def xi_aug_distribution(class_counts: Counts, tau: float = 0.0, alpha: float = 0
     return result
 
 
-def corollary_1(y: Tensor | float, num_classes: int, imbalance_ratio: float) -> Tensor:
-    """Density of the classes of mixup samples, which is that of the training classes (UniMix, Xu et al., NeurIPS 2021,
-    Eq. 4 and 5, https://arxiv.org/abs/2111.03874).
+def mixup_class_density(y: Tensor | float, num_classes: int, imbalance_ratio: float) -> Tensor:
+    """Compute the density of the classes of mixup samples, which is that of the training classes.
 
     P(y) = eta exp(-eta y) / (exp(-eta) - exp(-eta C)), eta = log(imbalance_ratio) / (C - 1): classes as a continuum
-    from y = 1, the most frequent, to C.
+    from y = 1, the most frequent, to C (Corollary 1 of UniMix, Xu et al., NeurIPS 2021, Eq. 4 and 5,
+    https://arxiv.org/abs/2111.03874).
 
     Args:
         y: where to evaluate, in [1, C], any shape.
@@ -237,18 +242,20 @@ def corollary_1(y: Tensor | float, num_classes: int, imbalance_ratio: float) -> 
     Returns:
         float64, in the shape of ``y``.
 
-    >>> corollary_1(torch.tensor([1.0, 100.0]), num_classes=100, imbalance_ratio=200)
+    >>> mixup_class_density(torch.tensor([1.0, 100.0]), num_classes=100, imbalance_ratio=200)
     tensor([0.0538, 0.0003], dtype=torch.float64)
     """
     return _tail(y, num_classes, imbalance_ratio, 1.0)[0]
 
 
-def corollary_2(y: Tensor | float, num_classes: int, imbalance_ratio: float, *, two_sided: bool = False) -> Tensor:
-    """Density of the classes of samples under the UniMix factor alone, in the limit of small alpha (UniMix, Xu et al.,
-    NeurIPS 2021, Eq. 8, https://arxiv.org/abs/2111.03874).
+def unimix_factor_class_density(
+    y: Tensor | float, num_classes: int, imbalance_ratio: float, *, two_sided: bool = False
+) -> Tensor:
+    """Compute the density of the classes of samples under the UniMix factor alone, in the limit of small alpha.
 
-    P*(y) = P(y) F(y), with F the distribution function of P. As printed it counts only the pairs whose first sample is
-    the rarer one, and integrates to 1/2; with ``two_sided`` it counts both and integrates to 1.
+    P*(y) = P(y) F(y), with F the distribution function of P (Corollary 2 of UniMix, Xu et al., NeurIPS 2021, Eq. 8,
+    https://arxiv.org/abs/2111.03874). As printed it counts only the pairs whose first sample is the rarer one, and
+    integrates to 1/2; with ``two_sided`` it counts both and integrates to 1.
 
     Args:
         y: where to evaluate, in [1, C], any shape.
@@ -259,39 +266,48 @@ def corollary_2(y: Tensor | float, num_classes: int, imbalance_ratio: float, *, 
     Returns:
         float64, in the shape of ``y``.
 
-    >>> corollary_2(torch.tensor([1.0, 13.0, 100.0]), num_classes=100, imbalance_ratio=200)
+    >>> unimix_factor_class_density(torch.tensor([1.0, 13.0, 100.0]), num_classes=100, imbalance_ratio=200)
     tensor([0.0000, 0.0135, 0.0003], dtype=torch.float64)
     """
-    return corollary_3(y, num_classes, imbalance_ratio, tau=1.0, two_sided=two_sided)
+    return unimix_class_density(y, num_classes, imbalance_ratio, tau=1.0, two_sided=two_sided)
 
 
-def corollary_3(
+def unimix_class_density(
     y: Tensor | float, num_classes: int, imbalance_ratio: float, tau: float, *, two_sided: bool = False
 ) -> Tensor:
-    """Density of the classes of samples under full UniMix, in the limit of small alpha (UniMix, Xu et al., NeurIPS
-    2021, Eq. 10, https://arxiv.org/abs/2111.03874).
+    """Compute the density of the classes of samples under full UniMix, in the limit of small alpha.
 
-    P(y) F_inv(y), with F_inv the distribution function of the partner, P_inv ~ P^tau. As printed it counts only the
-    pairs whose first sample is the rarer one, and integrates to 0.50, 0.18 and 0.022 for tau = 1, 0 and -1 (C = 100,
-    imbalance ratio 200); with ``two_sided`` it is P F_inv + P_inv F and integrates to 1.
+    P(y) F_inv(y), with F_inv the distribution function of the partner, P_inv ~ P^tau (Corollary 3 of UniMix, Xu et al.,
+    NeurIPS 2021, Eq. 10, https://arxiv.org/abs/2111.03874). As printed it counts only the pairs whose first sample is
+    the rarer one, and integrates to 0.50, 0.18 and 0.022 for tau = 1, 0 and -1 (C = 100, imbalance ratio 200); with
+    ``two_sided`` it is P F_inv + P_inv F and integrates to 1.
 
     Args:
         y: where to evaluate, in [1, C], any shape.
         num_classes: C, at least 2.
         imbalance_ratio: n_max / n_min >= 1.
-        tau: exponent of the partners' sampler; 1 is :func:`corollary_2`, 0 a class-balanced one.
+        tau: exponent of the partners' sampler; 1 is :func:`unimix_factor_class_density`, 0 a
+            class-balanced one.
         two_sided: count the pairs whose partner is the rarer one too.
 
     Returns:
         float64, in the shape of ``y``.
 
-    >>> corollary_3(torch.tensor([25.0, 100.0]), num_classes=100, imbalance_ratio=200, tau=-1, two_sided=True)
+    >>> unimix_class_density(torch.tensor([25.0, 100.0]), num_classes=100, imbalance_ratio=200, tau=-1, two_sided=True)
     tensor([0.0009, 0.0541], dtype=torch.float64)
     """
     density, cumulative = _tail(y, num_classes, imbalance_ratio, 1.0)
     partner_density, partner_cumulative = _tail(y, num_classes, imbalance_ratio, tau)
     printed = density * partner_cumulative
     return printed + partner_density * cumulative if two_sided else printed
+
+
+corollary_1 = mixup_class_density
+"""The paper's name for :func:`mixup_class_density`."""
+corollary_2 = unimix_factor_class_density
+"""The paper's name for :func:`unimix_factor_class_density`."""
+corollary_3 = unimix_class_density
+"""The paper's name for :func:`unimix_class_density`."""
 
 
 # Label occurrence
@@ -305,20 +321,20 @@ def label_occurrence(
     num_classes: int | None = None,
     epochs: int = 1,
 ) -> Tensor:
-    """Label occurrence ratio under mixup, gamma_k = (q_1(k) + q_2(k)) / 2 (Zhang et al., ICASSP 2022, Eq. 3 with E[lam]
-    = 1/2, https://arxiv.org/abs/2110.04964).
+    """Compute the label occurrence ratio under mixup, gamma_k = (q_1(k) + q_2(k)) / 2.
 
-    q_1 and q_2 are the class probabilities of the two samplers; label-occurrence-balanced mixup makes gamma uniform
-    with two class-balanced ones. For CIFAR-10-LT at an imbalance ratio of 10 and one balanced sampler the largest gamma
-    is 2.77 times the smallest; the paper prints 3.16, which is what a square-root sampler gives.
+    Zhang et al. (ICASSP 2022, Eq. 3 with E[lam] = 1/2, https://arxiv.org/abs/2110.04964). q_1 and q_2 are the class
+    probabilities of the two samplers; label-occurrence-balanced mixup makes gamma uniform with two class-balanced ones.
+    For CIFAR-10-LT at an imbalance ratio of 10 and one balanced sampler the largest gamma is 2.77 times the smallest;
+    the paper prints 3.16, which is what a square-root sampler gives.
 
     Args:
-        first: class probabilities or counts, [C] (tensor, array or sequence); or a sampler, anyone's, whose classes are
-            counted as it draws them. The sampler itself is left as it is.
-        partner: likewise, of the second sample.
-        labels: class of every sample of the data set, int [N]; what samplers draw from.
+        first: class probabilities or counts, [C] (tensor, array or sequence); or any sampler, whose draws are counted
+            by class. The sampler itself is not changed.
+        partner: the same for the second sample.
+        labels: class of every sample of the data set, int [N]; needed for samplers.
         num_classes: C, for samplers; by default the largest label plus one.
-        epochs: how many epochs to draw from samplers, from epoch 0 on.
+        epochs: number of epochs to draw from samplers, from epoch 0 on.
 
     Returns:
         float64 [C], sums to 1, on the CPU.
@@ -356,14 +372,15 @@ def label_occurrence(
 def label_suppression(
     class_counts: Counts, head: Tensor, first_tau: float | Counts = 1.0, partner_tau: float | Counts | None = None
 ) -> Tensor:
-    """Share of the mixed samples that carry at least one head label, 1 - (1 - p_head) (1 - q_head) (Zhang et al.,
-    ICASSP 2022, section 1, https://arxiv.org/abs/2110.04964): 94.7 % of ImageNet-LT's under mixup.
+    """Compute the share of the mixed samples that carry at least one head label, 1 - (1 - p_head) (1 - q_head).
+
+    Zhang et al. (ICASSP 2022, section 1, https://arxiv.org/abs/2110.04964): 94.7 % of ImageNet-LT's under mixup.
 
     Args:
         class_counts: training samples a class or a prior, [C].
         head: which classes count as head, bool [C], such as ``shot_groups(class_counts)["many"]``.
         first_tau: exponent of the first sampler, or its class probabilities, [C].
-        partner_tau: likewise for the partners; ``None`` for those of the first sampler.
+        partner_tau: the same for the partners; ``None`` for those of the first sampler.
 
     Returns:
         float64, a scalar.
@@ -386,7 +403,7 @@ def label_suppression(
 
 
 def _class_probabilities(counts: Tensor, tau: float | Counts, name: str) -> Tensor:
-    """Class probabilities of a sampler, float64 [C]: a power of the counts, or what the caller knows."""
+    """Class probabilities of a sampler, float64 [C]: a power of the counts, or given by the caller."""
     if not isinstance(tau, (int, float)):
         given = as_counts(tau, name, integers=False).double().cpu()
         if given.shape != counts.shape:
@@ -403,8 +420,10 @@ def _class_probabilities(counts: Tensor, tau: float | Counts, name: str) -> Tens
 
 
 def _label_mass(table: Tensor, group: Tensor, first: Tensor, partner: Tensor) -> Tensor:
-    """Label mass a class, [C], where first and partner are independent and ``table[a, b]`` is the share of the first
-    for classes of the groups a and b."""
+    """Label mass a class, [C], for independent first and partner.
+
+    ``table[a, b]`` is the weight of the first label for classes of the groups a and b.
+    """
     first_of, partner_of = (
         torch.zeros(len(table), dtype=torch.float64).index_add_(0, group, each) for each in (first, partner)
     )
@@ -413,21 +432,21 @@ def _label_mass(table: Tensor, group: Tensor, first: Tensor, partner: Tensor) ->
 
 def _expected_labels(mixer: Any, first: Tensor, partner: Tensor) -> Tensor:
     """Label mass a class, [C], for independent pairs."""
-    if not _knows_its_mean(mixer):
-        return _tried_out(mixer, first, partner)
+    if not _has_exact_mean(mixer):
+        return _monte_carlo(mixer, first, partner)
     try:
         if isinstance(mixer, CountMixer) and type(mixer).expected_weights is CountMixer.expected_weights:
             counts, group = _count_groups(mixer)
             return _label_mass(mixer.expected_weight(counts[:, None], counts[None, :]), group, first, partner)
         table: Tensor = mixer.expected_weights().double().cpu()
-    except NotImplementedError:  # a subclass says in this way that it does not know
-        return _tried_out(mixer, first, partner)
-    if bool((table == table[0, 0]).all()):  # no class matters: nothing of the size of C^2 is needed
+    except NotImplementedError:  # a subclass without known mean weights
+        return _monte_carlo(mixer, first, partner)
+    if bool((table == table[0, 0]).all()):  # the same for all classes: nothing of size C^2 is needed
         return table[0, 0] * first + (1.0 - table[0, 0]) * partner
     return _label_mass(table, torch.arange(len(table)), first, partner)
 
 
-def _knows_its_mean(mixer: Any) -> bool:
+def _has_exact_mean(mixer: Any) -> bool:
     """Whether ``expected_weights`` belongs to the weights that are drawn: a subclass may have changed only those."""
 
     def place(name: str) -> int:
@@ -439,7 +458,7 @@ def _knows_its_mean(mixer: Any) -> bool:
 
 
 def _count_groups(mixer: CountMixer) -> tuple[Tensor, Tensor]:
-    """The different counts, and which of them each class has: thousands of classes share some hundreds of counts."""
+    """Distinct counts, and which of them each class has: thousands of classes share some hundreds of counts."""
     counts, group = torch.unique(mixer.class_counts.cpu().clamp(min=1), return_inverse=True)
     return counts, group
 
@@ -447,7 +466,7 @@ def _count_groups(mixer: CountMixer) -> tuple[Tensor, Tensor]:
 def _expected_labels_in_batch(mixer: UniMix, first: Tensor, tau: float, batch_size: int) -> Tensor:
     """Label mass a class, [C], where the partner is drawn from the batch with weight w = n^(tau - 1) a sample.
 
-    The share of a sample in a sum of weights is an integral, 1 / s = int_0^inf exp(-t s) dt, under which the samples
+    The share of a sample in a sum s of weights is an integral, 1 / s = int_0^inf exp(-t s) dt, under which the samples
     of the batch separate: with phi(t) = sum_k p_k exp(-t w_k), another sample of class j is the partner with
     probability (B - 1) p_i p_j w_j int exp(-t (w_i + w_j)) phi(t)^(B - 2) dt, and the sample itself with
     p_i w_i int exp(-t w_i) phi(t)^(B - 1) dt.
@@ -458,8 +477,8 @@ def _expected_labels_in_batch(mixer: UniMix, first: Tensor, tau: float, batch_si
     table = mixer.expected_weight(counts[drawn][:, None], counts[drawn][None, :])
     share, log_weight = mass[drawn], (tau - 1.0) * counts[drawn].double().log()
     weight = (log_weight - torch.logsumexp(share.log() + log_weight, 0)).exp()  # mean 1 over samples
-    # t = exp(s) makes the integrands smooth on the whole line, where the trapezium rule converges geometrically: a step
-    # of 0.2 is exact to rounding. Cut where the rest is below rounding, on the right because of exp(-45).
+    # t = exp(s) makes the integrands smooth on the whole line, where the trapezoidal rule converges geometrically: a
+    # step of 0.2 is exact to rounding. Cut off where the rest is below rounding, on the right because of exp(-45).
     low = -math.log(max(batch_size, float(weight.max()))) - 42.0
     high = math.log(45.0) - math.log(float(weight.min()))
     t = torch.arange(low, high + 0.2, 0.2, dtype=torch.float64).exp()
@@ -468,25 +487,25 @@ def _expected_labels_in_batch(mixer: UniMix, first: Tensor, tau: float, batch_si
     own = weight * (decay @ (0.2 * t * phi ** (batch_size - 1)))
     others = (batch_size - 1) * (decay * (0.2 * t * phi ** max(batch_size - 2, 0))) @ (decay * weight[:, None]).T
     of_group = torch.zeros_like(mass)
-    # By the class's share of its group; a sample mixed with itself keeps its label.
+    # Divided by the group's mass, for the share of each class; a sample mixed with itself keeps its label.
     of_group[drawn] = ((others * table).sum(1) + (others * (1.0 - table)).sum(0) + own) / share
     return first * of_group[group]
 
 
 def _without_pairs_of_one_class(mixed: Tensor, first: Tensor, partner: Tensor) -> Tensor:
-    """Label mass a class, [C], of those of the independent pairs whose classes differ."""
+    """Label mass a class, [C], of the independent pairs whose classes differ."""
     if int(((first > 0) | (partner > 0)).sum()) < 2:
-        raise ValueError("`different_classes` needs at least two classes to draw from, but there is one.")
-    # Where a mixer was tried out, `mixed` may come out below what pairs of one class alone give.
+        raise ValueError("`different_classes` needs at least two classes to draw from, but there is only one.")
+    # An estimated `mixed` may be smaller than the mass of the pairs of one class.
     rest = (mixed - first * partner).clamp_min(0.0)
     return rest / rest.sum()
 
 
-def _expected_labels_apart(mixer: Any, first: Tensor, batch_size: int | None) -> Tensor:
-    """Label mass a class, [C], where the partner is any sample of the batch that is of another class, if there is one.
+def _expected_labels_of_different_classes(mixer: Any, first: Tensor, batch_size: int | None) -> Tensor:
+    """Label mass a class, [C], where the partner is any sample of the batch of another class, if there is one.
 
     A sample of class k finds one with probability 1 - p_k^(B - 1), and then of class j with p_j / (1 - p_k), however
-    many there are: pairs of w_k = p_k (1 - p_k^(B - 1)) / (1 - p_k) and p_j, those of one class left out.
+    many there are: pairs of w_k = p_k (1 - p_k^(B - 1)) / (1 - p_k) and p_j, without those of one class.
     """
     if float(first.max()) == 1.0 or batch_size == 1:
         return first
@@ -496,8 +515,8 @@ def _expected_labels_apart(mixer: Any, first: Tensor, batch_size: int | None) ->
     return total * _expected_labels(mixer, odds / total, first) - odds * first + first * alone
 
 
-def _tried_out(mixer: Callable[..., Any], first: Tensor, partner: Tensor) -> Tensor:
-    """Label mass a class, [C], of a mixer that can only be asked for mixed targets."""
+def _monte_carlo(mixer: Callable[..., Any], first: Tensor, partner: Tensor) -> Tensor:
+    """Label mass a class, [C], estimated from sampled pairs, for a mixer with unknown mean weights."""
     num_classes = len(first)
     draws = max(32, DRAWS // num_classes)
     ours = torch.arange(num_classes).repeat_interleave(draws)
@@ -522,7 +541,7 @@ def _tried_out(mixer: Callable[..., Any], first: Tensor, partner: Tensor) -> Ten
 
 
 def _tail(y: Tensor | float, num_classes: int, imbalance_ratio: float, tau: float) -> tuple[Tensor, Tensor]:
-    """Density and distribution function at y of P^tau, renormalised, P the exponential prior on [1, C]."""
+    """Density and distribution function at y of P^tau, renormalised, with P the exponential prior on [1, C]."""
     if num_classes < 2:
         raise ValueError(f"`num_classes` must be at least 2, but is {num_classes}: one class is no continuum.")
     if not 1.0 <= imbalance_ratio < math.inf:
@@ -543,11 +562,11 @@ def _tail(y: Tensor | float, num_classes: int, imbalance_ratio: float, tau: floa
 def _drawn_classes(
     sampler: Iterable[int], name: str, labels: Tensor | None, num_classes: int | None, epochs: int
 ) -> Tensor:
-    """How often a sampler draws each class, float64 [C]."""
+    """Count how often a sampler draws each class, float64 [C]."""
     if labels is None or num_classes is None:
         raise ValueError(f"`labels` are needed to count the classes that the sampler `{name}` draws.")
     counts = torch.zeros(num_classes, dtype=torch.float64)
-    sampler = copy.copy(sampler)  # the caller's stays at its epoch
+    sampler = copy.copy(sampler)  # the caller's keeps its epoch
     with torch.random.fork_rng(devices=[]):
         for epoch in range(epochs):
             if hasattr(sampler, "set_epoch"):

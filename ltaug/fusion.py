@@ -1,8 +1,8 @@
 """Fusion of several modalities, some of which may be missing or degraded: uncertainty scaling and rules to combine.
 
 Logits and probabilities are [N, C, ...] with classes on dim 1, as in segmentation. A fusion takes a list with one entry
-a modality; one that is not there is simply not in the list. Where no modality gives any class a probability above 0
-nothing is known, and the result is uniform.
+a modality, ``None`` for a missing one, which may also be left out. Where no modality gives any class a probability
+above 0, the result is uniform.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ __all__ = ["entropy_statistics", "mean_fusion", "noisy_or", "product_fusion", "u
 def entropy_statistics(batches: Iterable[Logits]) -> tuple[float, float]:
     """Mean and standard deviation over the training samples of the entropy of a modality's softmax.
 
-    They tell :func:`uncertainty_scale` what is usual. A sample of several positions, such as an image in segmentation,
+    :func:`uncertainty_scale` compares with them. A sample of several positions, such as an image in segmentation,
     counts with their mean entropy.
 
     Args:
-        batches: logits [N, C, ...], batch by batch; a generator will do, ``(model(x) for x, _ in loader)``, since one
-            number a sample is all that is kept.
+        batches: logits [N, C, ...], batch by batch; may be a generator, ``(model(x) for x, _ in loader)``, since only
+            one number a sample is kept.
 
     Returns:
         Mean and standard deviation, in nats.
 
     Raises:
-        ValueError: there is no sample, or logits are not [N, C, ...], or hold NaN or infinity; -inf may mask a class.
+        ValueError: there is no sample, or logits are not [N, C, ...] or hold NaN or infinity; -inf may mask a class.
 
     >>> mean, std = entropy_statistics([torch.zeros(2, 4), torch.zeros(1, 4)])
     >>> round(mean, 4), round(std, 4)  # log(4) each
@@ -42,19 +42,17 @@ def entropy_statistics(batches: Iterable[Logits]) -> tuple[float, float]:
     """
     entropies = [_entropy(as_logits(logits).detach()).double().cpu() for logits in batches]
     if not any(len(entropy) for entropy in entropies):
-        raise ValueError(
-            "`batches` holds no sample, so nothing is known of the entropy. Pass the training set's logits."
-        )
+        raise ValueError("`batches` must hold at least one sample, but is empty. Pass the training set's logits.")
     total = torch.cat(entropies)
     return float(total.mean()), float(total.std(correction=0))
 
 
 def uncertainty_scale(logits: Logits, mean: float, std: float) -> Tensor:
-    """UNO's factor delta = mean / (max(0, H - mean - std) + mean) <= 1, which flattens what is unusually uncertain.
+    """Compute UNO's factor delta <= 1, which flattens the logits of unusually uncertain samples.
 
-    H is the mean entropy of a sample's softmax. Where it lies within a standard deviation of the training samples' the
-    logits stay; beyond, as in fog or at night, they are multiplied by less the further it lies. Tian et al. (UNO, ICRA
-    2020, https://arxiv.org/abs/1911.05611).
+    delta = mean / (max(0, H - mean - std) + mean), H the mean entropy of a sample's softmax. Up to one standard
+    deviation above the training samples' mean entropy the factor is 1; beyond, as in fog or at night, it falls with H
+    (Tian et al., ICRA 2020, https://arxiv.org/abs/1911.05611).
 
     Args:
         logits: of one modality, [N, C, ...].
@@ -65,7 +63,7 @@ def uncertainty_scale(logits: Logits, mean: float, std: float) -> Tensor:
         One factor a sample, [N, 1, ...], in the type of the logits and to be multiplied with them.
 
     Raises:
-        ValueError: ``mean`` is not positive, ``std`` is negative, or logits are not [N, C, ...], or hold NaN or
+        ValueError: ``mean`` is not positive, ``std`` is negative, or logits are not [N, C, ...] or hold NaN or
             infinity; -inf may mask a class.
 
     >>> logits = torch.tensor([[9.0, 0.0], [0.0, 0.0]])  # entropies 0.0012 and 0.6931
@@ -76,7 +74,7 @@ def uncertainty_scale(logits: Logits, mean: float, std: float) -> Tensor:
     if not (0.0 < mean < math.inf and 0.0 <= std < math.inf):
         raise ValueError(
             f"`mean` must be positive and `std` not negative, but they are {mean} and {std}. "
-            "`entropy_statistics` counts them; a mean of 0 says that the model was certain of everything."
+            "`entropy_statistics` computes them; a mean of 0 means that the model was certain of everything."
         )
     logits = as_logits(logits)
     excess = (_entropy(logits) - mean - std).clamp(min=0.0)
@@ -84,10 +82,10 @@ def uncertainty_scale(logits: Logits, mean: float, std: float) -> Tensor:
 
 
 def noisy_or(probs: Sequence[Logits | None]) -> Tensor:
-    """P = (1 - prod_m (1 - P_m)) / Z: a class is there if any modality says so.
+    """Fuse probabilities by noisy-or, P = (1 - prod_m (1 - P_m)) / Z: a class is present if any modality says so.
 
-    The rule of UNO and UNO-IC (Tian et al., NeurIPS 2020, Algorithm 1, https://arxiv.org/abs/2010.11820). A sure
-    modality is heard beside unsure ones, which the product would not grant it.
+    The rule of UNO and UNO-IC (Tian et al., NeurIPS 2020, Algorithm 1, https://arxiv.org/abs/2010.11820). A confident
+    modality prevails over uncertain ones, which it would not in the product.
 
     Args:
         probs: probabilities [N, C, ...], one tensor or array a modality; None for one that is missing.
@@ -109,8 +107,9 @@ def noisy_or(probs: Sequence[Logits | None]) -> Tensor:
 
 
 def mean_fusion(probs: Sequence[Logits | None]) -> Tensor:
-    """P = mean_m P_m, normalised: every modality has the same say ("SoftAve" in Tian et al., NeurIPS 2020,
-    https://arxiv.org/abs/2010.11820).
+    """Fuse probabilities by their mean, P = mean_m P_m, normalised: every modality has the same weight.
+
+    "SoftAve" in Tian et al. (NeurIPS 2020, https://arxiv.org/abs/2010.11820).
 
     Args:
         probs: probabilities [N, C, ...], one tensor or array a modality; None for one that is missing.
@@ -130,10 +129,11 @@ def mean_fusion(probs: Sequence[Logits | None]) -> Tensor:
 
 
 def product_fusion(probs: Sequence[Logits | None]) -> Tensor:
-    """P = prod_m P_m / Z: right for modalities that are independent given the class, under a uniform prior.
+    """Fuse probabilities by their product, P = prod_m P_m / Z.
 
-    Computed from logarithms. A probability of 0 counts as the smallest positive number, so that modalities that
-    exclude each other's classes give no NaN.
+    Exact for modalities that are independent given the class, under a uniform prior. Computed from logarithms; a
+    probability of 0 counts as the smallest positive number, so that modalities that exclude each other's classes give
+    no NaN.
 
     Args:
         probs: probabilities [N, C, ...], one tensor or array a modality; None for one that is missing.
@@ -160,7 +160,7 @@ def uno_ic(
     strength: float = 1.0,
     present: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
-    """UNO-IC: scale each modality by its uncertainty, correct its prior, fuse by noisy-or.
+    """Fuse modalities by UNO-IC: scale each by its uncertainty, correct its prior, combine by noisy-or.
 
     Algorithm 1 of Tian et al. (NeurIPS 2020, https://arxiv.org/abs/2010.11820): with delta_m of
     :func:`uncertainty_scale`, P_m = softmax(delta_m z_m + strength * (log to_prior - log from_prior)), and the
@@ -173,14 +173,14 @@ def uno_ic(
             :func:`ltaug.posthoc.shift_logits`.
         to_prior: the prior to move to, [C].
         strength: IC's lambda, found by :func:`ltaug.posthoc.search_strength`; 0.4 on Synthia.
-        present: which samples have the modality, bool [N], one a modality, None for all. What stands in the logits of
-            the others does not matter, and has no say; a sample without any gets uniform probabilities.
+        present: which samples have the modality, bool [N], one mask a modality, None for all. The logits of the other
+            samples have no influence; a sample without any modality gets uniform probabilities.
 
     Returns:
         Probabilities [N, C, ...].
 
     Raises:
-        ValueError: all modalities are missing, there is not one pair of statistics a modality, or shapes differ.
+        ValueError: all modalities are missing, the statistics are not one pair a modality, or shapes differ.
 
     >>> rgb, depth = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]])
     >>> uno_ic([rgb, depth], [(0.4, 0.1), (0.4, 0.1)], from_prior=[9, 1], to_prior=[1, 1])
@@ -192,7 +192,7 @@ def uno_ic(
     if len(logits) != len(statistics):
         raise ValueError(
             f"`statistics` must hold one (mean, std) a modality, {len(logits)} as `logits`, but hold "
-            f"{len(statistics)}. A missing modality is None in `logits`, or in neither."
+            f"{len(statistics)}. A missing modality is None in `logits`, or left out of both."
         )
     there = [None] * len(logits) if present is None else list(present)
     if len(there) != len(logits):
@@ -208,7 +208,7 @@ def uno_ic(
         rows = mask.view(-1, *[1] * (z.ndim - 1))
         z = torch.where(rows, z, 0.0)
         scaled = z * uncertainty_scale(z, mean, std)
-        # A probability of 0 for every class has no say in the noisy-or.
+        # A probability of 0 for every class has no influence in the noisy-or.
         probs.append(torch.where(rows, shift_logits(scaled, from_prior, to_prior, strength).softmax(1), 0.0))
     if not probs:
         raise ValueError("`logits` must hold at least one modality, but all are missing.")
@@ -216,7 +216,7 @@ def uno_ic(
 
 
 def _entropy(logits: Tensor) -> Tensor:
-    """Mean entropy of every sample's softmax, [N], at least single precision."""
+    """Compute the mean entropy of every sample's softmax, [N], in single precision at least."""
     if logits.ndim < 2 or not logits.is_floating_point():
         raise ValueError(
             f"`logits` must be floating point of shape [N, C, ...], but are {logits.dtype} of shape "
@@ -225,12 +225,12 @@ def _entropy(logits: Tensor) -> Tensor:
     log_probs = logits.log_softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
     # A class masked by -inf has p log p = 0, not NaN.
     entropy = -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(1)
-    # A look at the values would end torch.export.
+    # Reading the values would end torch.export.
     if not torch.compiler.is_compiling() and bool(entropy.isnan().any()):
         off = entropy.isnan().reshape(len(entropy), -1).any(1)
         raise ValueError(
             f"`logits` must be finite, but sample {int(off.nonzero()[0])} has NaN or infinity ({int(off.sum())} of "
-            f"{len(off)} samples do). Leave a modality that has failed out; -inf may mask a class, not all of them."
+            f"{len(off)} samples do). Leave out a modality that has failed; -inf may mask a class, not all of them."
         )
     return entropy.flatten(1).mean(1) if entropy.ndim > 1 else entropy
 
@@ -238,13 +238,13 @@ def _entropy(logits: Tensor) -> Tensor:
 def _check_list(modalities: Sequence[Logits | None], name: str) -> None:
     if not isinstance(modalities, list | tuple):
         raise ValueError(
-            f"`{name}` must be a list with one tensor or array a modality, but is none. Pass a list such as "
-            "`[rgb, depth]`."
+            f"`{name}` must be a list with one tensor or array a modality, but is of type {type(modalities).__name__}. "
+            "Pass a list such as `[rgb, depth]`."
         )
 
 
 def _stack(modalities: Sequence[Logits | None], name: str) -> tuple[Tensor, torch.dtype]:
-    """The modalities on a new first dimension, at least single precision, and the type of the first one."""
+    """Stack the modalities on a new first dimension, in single precision at least; also return the first one's type."""
     _check_list(modalities, name)
     tensors = [as_logits(each, f"{name}[{place}]") for place, each in enumerate(modalities) if each is not None]
     if not tensors:
@@ -267,6 +267,6 @@ def _stack(modalities: Sequence[Logits | None], name: str) -> tuple[Tensor, torc
 
 
 def _normalised(values: Tensor) -> Tensor:
-    """Rescaled to a sum of 1 over the classes; uniform where all are 0."""
+    """Rescale to a sum of 1 over the classes; uniform where all are 0."""
     total = values.sum(1, keepdim=True)
     return torch.where(total > 0.0, values / total, 1.0 / values.shape[1])

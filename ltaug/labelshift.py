@@ -1,9 +1,9 @@
-"""The class prior of a test set, estimated from its logits alone, where p(x | y) is what it was in training.
+"""Class prior of a test set, estimated from its logits alone, where p(x | y) is the same as in training.
 
-Every method needs logits that mean what they say: an overconfident network, or one that favours some classes beyond
-its prior, misleads it more than a small test set does. Calibrate first, with
-:class:`ltaug.posthoc.BiasCorrectedTemperatureScaling` on held-out samples; ten a class do. They may have any class mix:
-tell ``fit`` the prior of the logits, ``logits_prior``, which the calibrated ones stay under.
+Every method needs calibrated logits: an overconfident network, or one that favours some classes beyond its prior,
+misleads it more than a small test set does. Calibrate first, with
+:class:`ltaug.posthoc.BiasCorrectedTemperatureScaling` on held-out samples; ten a class are enough. They may have any
+class mix: pass ``fit`` the prior of the logits, ``logits_prior``, which the calibrated logits stay under.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from ltaug.priors import Counts, as_counts, as_labels
 __all__ = ["estimate_prior", "prior_interval"]
 
 _CHUNK = 1 << 22
-"""Entries of the probabilities that are summed in float32 before float64 takes over."""
+"""Entries of the probabilities that are summed in float32; the sums of such blocks are added in float64."""
 
 _SHARE = 0.2
-"""Pseudo samples about a center, for every sample that there is."""
+"""Pseudo samples distributed like ``center``, for every sample."""
 
 _RISE = 0.5
-"""Nats of log likelihood that a standard error costs: what EM leaves below it is less than the samples can tell."""
+"""Log likelihood, in nats, that a standard error costs: EM may stop closer to the peak than the samples can resolve."""
 
 
 def estimate_prior(
@@ -52,28 +52,28 @@ def estimate_prior(
 
     ====== ============================================================================================================
     "em"   maximum likelihood (Saerens, Latinne and Decaestecker, Neural Computation 2002; MLLS):
-           q_c <- mean_i of p(c | x_i) w_c / sum_k p(k | x_i) w_k, with w = q / ``logits_prior``, until the sum of
-           |change| is below ``tolerance``
+           q_c <- mean_i of p(c | x_i) w_c / sum_k p(k | x_i) w_k, with w = q / ``logits_prior``, until the
+           changes sum to less than ``tolerance``
     "bbse" Lipton et al. (ICML 2018, https://arxiv.org/abs/1802.03916): the q for which the classifier's confusions
            p(predicted | y), counted on ``validation``, explain the predictions; negative ones are set to 0
     "rlls" Azizzadenesheli et al. (ICLR 2019, https://arxiv.org/abs/1903.09734): w = 1 + theta >= 0 with
-           argmin |C theta - b|_2 + Delta |theta|_2, which leans to ``logits_prior`` where the confusions say little
+           argmin ``|C theta - b|_2 + Delta |theta|_2``, which leans to ``logits_prior`` where the confusions say little
     ====== ============================================================================================================
 
     On one core of an Intel Xeon "em" takes 0.07 s for N = 10,000, C = 100, and 8 s for N = 24,426, C = 8,142, where the
-    logits tell the classes well; where they do not it takes more steps.
+    logits separate the classes well; where they do not it takes more steps.
 
     "em" is the most accurate where logits are calibrated (Alexandari et al., ICML 2020,
-    https://arxiv.org/abs/1901.06852). The confusion matrix of the others is that of the classifier as it is, so they
-    also work where it is not, but need labelled samples of every class.
+    https://arxiv.org/abs/1901.06852). The others use the confusion matrix of the classifier as it is, so they also work
+    without calibration, but need labelled samples of every class.
 
     With many classes and few samples the classes' errors add up, and ``trend`` pays: it looks for the prior among
-    q ~ exp(trend @ theta) only. With ``trend=class_counts.log()`` that is the one question how far the test set leans
+    q ~ exp(trend @ theta) only. With ``trend=class_counts.log()`` one number is estimated: how far the test set leans
     to the classes that were frequent in training, or to the rare ones. ``center`` is between the two: every class is
     free, but drawn to that prior.
 
-    Which one, with a hundred classes? ``examples/prior_estimation.py`` asks it of a network that has learnt a long tail
-    by heart, with ten held-out samples a class; accuracy in percent by the mix of the 10,000 samples:
+    Which one is best with a hundred classes? ``examples/prior_estimation.py`` tries them on a network that has learnt a
+    long tail by heart, with ten held-out samples a class; accuracy in percent by the mix of the 10,000 samples:
 
     ===================================================== =========== ======= ======= ========
     logits and prior                                      as training uniform reverse permuted
@@ -87,12 +87,11 @@ def estimate_prior(
     calibrated, "rlls"                                    55.9        46.4    41.0    51.6
     ===================================================== =========== ======= ======= ========
 
-    Calibration decides: without it most of the gain is lost. After it take ``trend`` where you know that the mix leans
-    along the training counts: it recovers 97 % of the gain or more there, and two fifths where the mix has nothing to
-    do with them ("permuted"). Where you do not know take ``center=estimate_prior(..., trend=class_counts.log())``:
-    three quarters of the gain or more on every mix, for 1.8 points where there is nothing to correct. The rest no
-    choice here recovers: a hundred free numbers cost 3 points, and what the calibration got wrong reads like another
-    mix.
+    Calibration decides: without it most of the gain is lost. After it, use ``trend`` where you know that the mix leans
+    along the training counts: it recovers 97 % of the gain or more there, and two fifths where the mix is unrelated to
+    them ("permuted"). Where you do not know, use ``center=estimate_prior(..., trend=class_counts.log())``: three
+    quarters of the gain or more on every mix, at a cost of 1.8 points where there is nothing to correct. No choice here
+    recovers the rest: a hundred free numbers cost 3 points, and errors of the calibration look like another mix.
 
     Args:
         logits: of the unlabelled samples, [N, C, ...]; a tensor, an array or nested lists.
@@ -100,36 +99,35 @@ def estimate_prior(
             cross-entropy, uniform for a prior-corrected one. Counts or probabilities.
         method: "em", "bbse" or "rlls".
         validation: logits [M, C, ...] and labels [M, ...] of labelled samples the model was not trained on, of any
-            prior; for "bbse" and "rlls" only. Their confusions tell most where every class is predicted, so shift both
-            logits to the prior of these samples first, with :func:`ltaug.shift_logits`.
+            prior; for "bbse" and "rlls" only. Their confusions are most informative where every class is predicted, so
+            shift both logits to the prior of these samples first, with :func:`ltaug.shift_logits`.
         trend: one number, or K numbers, a class, [C] or [C, K]; for "em" only.
         center: a prior, [C], that the estimate is drawn to; uniform by default, whatever prior the logits are under,
             so moving the logits to another prior does not change the answer.
-        pseudo_count: samples added a class, C times as many in all and shared out as ``center`` says. By default 1,
-            none with ``trend``, and with ``center`` 0.2 N / C, a fifth of the samples, however many: what it guards
-            against, calibration that is off, no number of samples mends. For "em" the answer is the mode under a
-            Dirichlet(1 + pseudo_count * C * center) law. 0 is the bare estimate, which may give a class 0, and
-            then :func:`ltaug.shift_logits` refuses it.
-        soft: "bbse" and "rlls" average probabilities, and do not count predictions.
+        pseudo_count: pseudo samples added a class, C times as many in all, distributed like ``center``. By default 1,
+            with ``trend`` 0, and with ``center`` 0.2 N / C, a fifth of the samples, however many: it guards against
+            errors of the calibration, which more samples do not remove. For "em" the result is the mode under a
+            Dirichlet(1 + pseudo_count * C * center) distribution. 0 is the bare estimate, which may give a class a
+            prior of 0, and then :func:`ltaug.shift_logits` refuses it.
+        soft: average probabilities instead of counting predictions; for "bbse" and "rlls" only.
         shrinkage: Delta of "rlls", in units of its theoretical bound
             3 (2 log(2C / 0.05) / (3M) + sqrt(2 log(2C / 0.05) / M)). The bound itself, 1, shrinks too much; the
             released code takes 0.01.
-        max_iterations: of "em". A warning says when they did not suffice: when the log likelihood of the samples is
-            not known to be within 1/2 of its peak, which is what a standard error costs.
-        tolerance: of "em", on the sum of the classes' changes.
+        max_iterations: limit for "em". A warning reports that it did not suffice: that the log likelihood of the
+            samples may be more than 1/2 below its peak, which is what a standard error costs.
+        tolerance: limit for "em" on the sum of the classes' changes.
 
     Returns:
         float64 [C] on the device of ``logits``; sums to 1.
 
     Raises:
         ValueError: wrong shapes, NaN, probabilities for logits (two samples or more, each of numbers that are not
-            negative and sum to 1; only predictions that are counted may come from these), an option that the method has
-            no use for, a class that ``center`` has none of or that has no validation samples, or confusions that cannot
-            be inverted ("bbse").
+            negative and sum to 1; accepted where predictions are counted), an option that the method does not use, a
+            class with a ``center`` of 0 or without validation samples, or confusions that cannot be inverted ("bbse").
 
     >>> logits = torch.tensor([0.9, 0.1]).log().repeat(80, 1)
     >>> logits[60:] = logits[60:].flip(1)
-    >>> estimate_prior(logits, logits_prior=[1, 1], pseudo_count=0.0)  # 3/4 say class 0, which 9 in 10 of it do
+    >>> estimate_prior(logits, logits_prior=[1, 1], pseudo_count=0.0)  # 3/4 are predicted 0, and so are 9/10 of class 0
     tensor([0.8125, 0.1875], dtype=torch.float64)
     """
     problem = _Problem(logits, logits_prior, method, validation, trend, center, pseudo_count, soft, shrinkage)
@@ -153,18 +151,26 @@ def prior_interval(
     max_iterations: int = 1000,
     tolerance: float = 1e-6,
 ) -> tuple[Tensor, Tensor]:
-    """Confidence intervals of :func:`estimate_prior`, by the bootstrap: percentiles of its answers on resampled data.
+    """Confidence intervals of :func:`estimate_prior`, by the bootstrap: percentiles of estimates on resampled data.
 
-    The validation samples are resampled as well, within their classes. What no resampling shows is the error of
-    logits that are not calibrated.
+    The validation samples are resampled as well, within their classes. Resampling does not show the error of logits
+    that are not calibrated.
 
     Args:
-        logits: as for :func:`estimate_prior`, like all that is not listed here.
-        logits_prior: likewise.
-        method: likewise.
-        level: how often an interval should hold its class's prior.
-        replicates: resampled data sets. They share one pass over the probabilities and are never copied out.
-        seed: of the resampling.
+        logits: as for :func:`estimate_prior`.
+        logits_prior: as for :func:`estimate_prior`.
+        method: as for :func:`estimate_prior`.
+        level: probability that an interval contains its class's prior.
+        replicates: number of resampled data sets. They share one pass over the probabilities and are never copied out.
+        seed: seed of the resampling.
+        validation: as for :func:`estimate_prior`.
+        trend: as for :func:`estimate_prior`.
+        center: as for :func:`estimate_prior`.
+        pseudo_count: as for :func:`estimate_prior`.
+        soft: as for :func:`estimate_prior`.
+        shrinkage: as for :func:`estimate_prior`.
+        max_iterations: as for :func:`estimate_prior`.
+        tolerance: as for :func:`estimate_prior`.
 
     Returns:
         Lower and upper ends, each float64 [C].
@@ -197,13 +203,13 @@ def prior_interval(
 
 
 def _draws(rows: Tensor, generator: torch.Generator) -> Tensor:
-    """How often each row is drawn when as many as there are are drawn with replacement, float32."""
+    """Draw as many rows with replacement as there are; return how often each was drawn, float32."""
     picks = torch.randint(len(rows), (len(rows),), generator=generator)
     return torch.bincount(picks, minlength=len(rows)).float()
 
 
 class _Problem:
-    """The arguments of :func:`estimate_prior`, checked; :meth:`solve` answers for resampled data as well."""
+    """Checked arguments of :func:`estimate_prior`; :meth:`solve` also takes resampled data."""
 
     def __init__(
         self,
@@ -225,7 +231,7 @@ class _Problem:
         self.num_classes = prior.numel()
         self.method, self.shrinkage = method, _as_amount(shrinkage, "shrinkage")
         pseudo_count = None if pseudo_count is None else _as_amount(pseudo_count, "pseudo_count")
-        self.labels = torch.zeros(0, dtype=torch.int64)  # of the validation samples, which "em" has none of
+        self.labels = torch.zeros(0, dtype=torch.int64)  # of the validation samples, which "em" does not use
         self.trend: Tensor | None = None
         if method == "em":
             if validation is not None or soft:
@@ -244,7 +250,7 @@ class _Problem:
             raise ValueError(f'`validation` must be logits and labels of held-out samples for "{method}", but is None.')
         if not isinstance(validation, (tuple, list)) or len(validation) != 2:
             raise ValueError(
-                "`validation` must be a pair, the logits and the labels of held-out samples, but is none. Pass "
+                "`validation` must be a pair, the logits and the labels of held-out samples, but is not. Pass "
                 "`(logits, labels)`."
             )
         self.probs = self.outputs(self.read(logits, "logits", soft), soft)
@@ -264,12 +270,12 @@ class _Problem:
         if not bool(sizes.all()):
             raise ValueError(
                 f"`validation` must have samples of every class, but has none of class {int(sizes.argmin())} "
-                f"({int((sizes == 0).sum())} of {self.num_classes} classes have none): nobody knows what the model "
-                'takes them for. Use `method="em"`.'
+                f"({int((sizes == 0).sum())} of {self.num_classes} classes have none), to count what the model "
+                'predicts for it. Use `method="em"`.'
             )
 
     def read(self, logits: Tensor, name: str, soft: bool) -> Tensor:
-        """Logits [N, C, ...] as rows, float32 [N', C]."""
+        """Check logits [N, C, ...] and flatten them to rows, float32 [N', C]."""
         if logits.ndim < 2 or logits.shape[1] != self.num_classes or not logits.is_floating_point():
             raise ValueError(
                 f"`{name}` must be floating point of shape [N, {self.num_classes}, ...], one class for each of "
@@ -279,12 +285,12 @@ class _Problem:
         if not len(rows):
             raise ValueError(f"`{name}` must hold at least one sample, but are empty.")
         check_finite(rows, name)
-        if soft:  # predictions are the same whether they come from logits or not
+        if soft:  # predictions are the same from logits and from probabilities
             check_no_probabilities(rows, name)
         return rows.float()
 
     def read_trend(self, trend: Logits) -> Tensor:
-        """An orthonormal basis of what the trend spans beside the constant, which means nothing to a prior."""
+        """Make an orthonormal basis of the trend without its constant part, which does not change a prior."""
         columns = as_array(trend, "trend", " The usual one is `class_counts.log()`.")
         if columns.is_complex() or columns.dtype == torch.bool:
             raise ValueError(f"`trend` must be real numbers, but is {columns.dtype}.")
@@ -297,12 +303,12 @@ class _Problem:
         columns = columns.view(self.num_classes, -1)
         columns = columns - columns.mean(0)
         if int(torch.linalg.matrix_rank(columns)) < columns.shape[1]:
-            raise ValueError("`trend` must differ between classes, and no column of it may follow from the others.")
+            raise ValueError("`trend` must differ between classes, and its columns must be linearly independent.")
         basis: Tensor = torch.linalg.qr(columns)[0]
         return basis * math.sqrt(self.num_classes)
 
     def read_pseudo_counts(self, center: Counts | None, pseudo_count: float | None) -> Tensor:
-        """Samples that are added to each class before there is any, float64 [C, 1]."""
+        """Pseudo samples of each class, float64 [C, 1]."""
         if pseudo_count is None:
             pseudo_count = float(self.trend is None) if center is None else _SHARE * len(self.probs) / self.num_classes
         if center is None:
@@ -316,12 +322,13 @@ class _Problem:
 
     @staticmethod
     def outputs(rows: Tensor, soft: bool) -> Tensor:
+        """Probabilities of the rows, or their predictions as one-hot rows."""
         return rows.softmax(1) if soft else F.one_hot(rows.argmax(1), rows.shape[1]).float()
 
     def solve(
         self, max_iterations: int, tolerance: float, times: Tensor | None = None, validation_times: Tensor | None = None
     ) -> Tensor:
-        """The estimates, float64 [C, R], where sample i counts ``times[i, r]`` times."""
+        """Estimate the priors, float64 [C, R], where sample i counts ``times[i, r]`` times in data set r."""
         max_iterations, tolerance = as_whole(max_iterations, "max_iterations", 1), _as_amount(tolerance, "tolerance")
         n = len(self.probs)
         times = (torch.ones(n, 1) if times is None else times).to(self.probs.device)
@@ -335,12 +342,13 @@ class _Problem:
         return counts / counts.sum(0)
 
     def solve_em(self, times: Tensor, max_iterations: int, tolerance: float) -> Tensor:
+        """Estimate the priors by EM, float64 [C, R]."""
         replicates = times.shape[1]
         estimate = self.prior.new_full((self.num_classes, replicates), 1.0 / self.num_classes)
         theta = None if self.trend is None else self.prior.new_zeros(self.trend.shape[1], replicates)
         change = math.inf
         for _ in range(max_iterations):
-            # No smaller, or a sample that only this class explains would divide 0 by 0.
+            # Bounded below, or a sample that only this class explains would divide 0 by 0.
             weights = (estimate / self.prior.unsqueeze(1)).clamp(min=1e-30)
             counts = weights * self.shares(weights.float(), times) + self.pseudo_counts
             update = counts / counts.sum(0)
@@ -351,7 +359,7 @@ class _Problem:
             estimate = update
             if change < tolerance:
                 return estimate
-        # A trend's steps are Newton's and end soon; it is no simplex, whose bound `rise` is.
+        # The steps along a trend are Newton's and end soon; `rise` bounds the rise on the whole simplex, not along it.
         if tolerance > 0.0 and (theta is not None or self.rise(estimate, times) > _RISE):
             warnings.warn(
                 f"EM stopped after `max_iterations`={max_iterations} with a change of {change:.1e} an iteration, "
@@ -362,9 +370,9 @@ class _Problem:
         return estimate
 
     def rise(self, estimate: Tensor, times: Tensor) -> float:
-        """How far the log likelihood is from its peak, at most, in nats.
+        """Upper bound of the distance of the log likelihood from its peak, in nats.
 
-        It is concave, so no more than the slope towards the steepest corner of the simplex.
+        It is concave, so the distance is at most the slope towards the steepest corner of the simplex.
         """
         weights = (estimate / self.prior.unsqueeze(1)).clamp(min=1e-30)
         slope = self.shares(weights.float(), times) / self.prior.unsqueeze(1)
@@ -372,7 +380,7 @@ class _Problem:
         return float(slope.max()) - len(self.probs) - float(self.pseudo_counts.sum())
 
     def shares(self, weights: Tensor, times: Tensor) -> Tensor:
-        """sum_i times_i p(c | x_i) / sum_k p(k | x_i) w_k, float64 [C, R]."""
+        """Compute sum_i times_i p(c | x_i) / sum_k p(k | x_i) w_k, float64 [C, R]."""
         total = torch.zeros_like(weights, dtype=torch.float64)
         for probs, count in _blocks(self.probs, times):
             total += (probs.T @ (count / (probs @ weights))).double()
@@ -385,12 +393,12 @@ class _Problem:
         return _sums(self.validation, labels) / labels.double().sum(0)
 
     def invert(self, confusions: Tensor, seen: Tensor) -> Tensor:
-        """The prior that makes mean outputs ``seen`` out of the classes' mean outputs."""
+        """Find the prior under which the classes' mean outputs add up to the mean outputs ``seen``."""
         if self.method == "bbse":
             if int(torch.linalg.matrix_rank(confusions, rtol=1e-6)) < self.num_classes:
                 raise ValueError(
                     "`validation` gives confusions that cannot be inverted: some class is never predicted, or two are "
-                    'confused alike. Use `method="rlls"`, which bears that, `method="em"`, or more validation samples.'
+                    'confused alike. Use `method="rlls"`, which tolerates that, `method="em"`, or more samples.'
                 )
             raw: Tensor = torch.linalg.solve(confusions, seen).clamp(min=0.0)
         else:
@@ -399,6 +407,7 @@ class _Problem:
         return raw / raw.sum()
 
     def delta(self) -> float:
+        """Compute Delta of RLLS from its theoretical bound."""
         log = math.log(2 * self.num_classes / 0.05)
         m = len(self.validation)
         return self.shrinkage * 3 * (2 * log / (3 * m) + math.sqrt(2 * log / m))
@@ -412,14 +421,14 @@ def _as_amount(value: float, name: str) -> float:
 
 
 def _blocks(rows: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Slices of samples, of a bounded number of entries."""
+    """Yield slices of samples with a bounded number of entries."""
     size = max(_CHUNK // rows.shape[1], 1)
     for start in range(0, len(rows), size):
         yield rows[start : start + size], weights[start : start + size]
 
 
 def _sums(rows: Tensor, weights: Tensor) -> Tensor:
-    """rows.T @ weights, summed in float64."""
+    """Compute rows.T @ weights, summed in float64."""
     total = torch.zeros(rows.shape[1], weights.shape[1], dtype=torch.float64, device=rows.device)
     for block, weight in _blocks(rows, weights):
         total += (block.T @ weight).double()
@@ -427,7 +436,7 @@ def _sums(rows: Tensor, weights: Tensor) -> Tensor:
 
 
 def _newton_step(basis: Tensor, estimate: Tensor, wanted: Tensor) -> Tensor:
-    """Towards the theta whose softmax(basis @ theta) has the moments of ``wanted``, [K, R]; at most 1 long."""
+    """Newton step, [K, R], at most 1 long, to the theta whose softmax(basis @ theta) has the moments of ``wanted``."""
     gap = basis.T @ (wanted - estimate)
     centred = basis.unsqueeze(2) - (basis.T @ estimate).unsqueeze(0)
     curvature = torch.einsum("cr,cjr,ckr->rjk", estimate, centred, centred)
@@ -438,7 +447,7 @@ def _newton_step(basis: Tensor, estimate: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _regularized_ratios(joint: np.ndarray[Any, Any], seen: np.ndarray[Any, Any], delta: float) -> np.ndarray[Any, Any]:
-    """argmin_{w >= 0} |joint w - seen| + delta |w - 1|, by least squares whose weights follow the two lengths."""
+    """Compute argmin_{w >= 0} |joint w - seen| + delta |w - 1|, by iteratively reweighted least squares."""
     size = len(seen)
     penalty, ratios = delta, np.ones(size)
     for _ in range(100):

@@ -1,4 +1,4 @@
-"""Class statistics: the one notion that samplers, losses and metrics share, always counted from labels."""
+"""Class statistics, counted from labels: the numbers that samplers, losses and metrics share."""
 
 from __future__ import annotations
 
@@ -39,8 +39,7 @@ def class_counts(labels: Counts, num_classes: int | None = None) -> Tensor:
         if low < 0 or high >= num_classes:
             raise ValueError(
                 f"`labels` must lie in 0..{num_classes - 1} for `num_classes`={num_classes}, but range from {low} to "
-                f"{high}. "
-                "Map the labels to consecutive integers from 0, or pass the true number of classes."
+                f"{high}. Map the labels to consecutive integers from 0, or pass the true number of classes."
             )
     return torch.bincount(labels, minlength=num_classes)
 
@@ -62,10 +61,10 @@ def class_prior(class_counts: Counts) -> Tensor:
 
 
 def effective_number(class_counts: Counts, beta: float = 0.9999) -> Tensor:
-    """Effective number of samples, E_n = (1 - beta^n) / (1 - beta) (Cui et al., CVPR 2019,
-    https://arxiv.org/abs/1901.05555).
+    """Effective number of samples of every class, E_n = (1 - beta^n) / (1 - beta).
 
-    ``beta = 0`` gives 1 for every class that has a sample, ``beta -> 1`` gives the counts themselves.
+    Cui et al. (CVPR 2019, https://arxiv.org/abs/1901.05555). ``beta = 0`` gives 1 for every class that has a sample,
+    ``beta -> 1`` gives the counts themselves.
 
     Args:
         class_counts: samples a class, [C].
@@ -87,8 +86,9 @@ def effective_number(class_counts: Counts, beta: float = 0.9999) -> Tensor:
 
 
 def shot_groups(class_counts: Counts, many: int = 100, few: int = 20) -> dict[str, Tensor]:
-    """Split the classes by their number of training samples, as Liu et al. (CVPR 2019,
-    https://arxiv.org/abs/1904.05160).
+    """Split the classes into many, medium and few by their number of training samples.
+
+    The groups are those of Liu et al. (CVPR 2019, https://arxiv.org/abs/1904.05160).
 
     Args:
         class_counts: training samples a class, [C].
@@ -108,12 +108,12 @@ def shot_groups(class_counts: Counts, many: int = 100, few: int = 20) -> dict[st
 
 
 def as_labels(labels: Counts, name: str = "labels") -> Tensor:
-    """Read class indices [N] of any integer form as an int64 tensor, or say what is wrong with them."""
+    """Convert class indices [N] of any integer form to an int64 tensor; raise ValueError for anything else."""
     return as_integers(labels, name).long()
 
 
 def as_integers(labels: Counts, name: str = "labels") -> Tensor:
-    """The same without the copy: small integers stay what they are, for labels of which there are very many."""
+    """Convert class indices [N] to a tensor of their own integer type, without a copy: for very many labels."""
     tensor = torch.as_tensor(labels)
     if tensor.ndim != 1:
         raise ValueError(f"`{name}` must be one class index a sample, shape [N], but has shape {list(tensor.shape)}.")
@@ -130,11 +130,11 @@ def as_integers(labels: Counts, name: str = "labels") -> Tensor:
 def as_counts(
     class_counts: Counts, name: str = "class_counts", *, integers: bool = True, positive: bool = False
 ) -> Tensor:
-    """Read class counts [C] of any form, or say what is wrong with them.
+    """Convert class counts [C] of any form to a tensor; raise ValueError for anything else.
 
     Args:
         class_counts: one number a class.
-        name: what the caller's argument is called, for the message.
+        name: name of the caller's argument, for the message.
         integers: return int64 and refuse fractions; otherwise float64 probabilities and smoothed counts are taken as
             well.
         positive: refuse classes without samples.
@@ -172,8 +172,8 @@ def as_counts(
         bad = int((counts == 0).nonzero()[0])
         if abs(float(counts.sum()) - 1.0) < 1e-3:
             way = (
-                "A class that does not occur where the model is used gets a tiny probability, `prior.clamp(min=1e-9)`; "
-                "one that training had none of is better dropped."
+                "Give a class that does not occur where the model is used a tiny probability, `prior.clamp(min=1e-9)`; "
+                "drop a class without training samples."
             )
         else:
             way = "Drop the class, or pass smoothed counts such as `counts.clamp(min=1)`."

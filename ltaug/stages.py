@@ -23,9 +23,9 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def freeze(module: Module) -> Module:
-    """Stop the parameters of a module from learning, and forget their gradients.
+    """Stop the parameters of a module from learning, and delete their gradients.
 
-    Batch norm's running statistics are no parameters and still move in training mode:
+    Batch norm's running statistics are not parameters and still move in training mode:
     :func:`set_batch_norm_mode` decides about them.
 
     Args:
@@ -62,8 +62,9 @@ def unfreeze(module: Module) -> Module:
 
 
 def reinitialize(module: Module) -> Module:
-    """Draw the parameters of a layer anew, as classifier retraining starts (cRT, Kang et al., ICLR 2020,
-    https://arxiv.org/abs/1910.09217).
+    """Draw the parameters of a layer anew.
+
+    This is how classifier retraining starts (cRT, Kang et al., ICLR 2020, https://arxiv.org/abs/1910.09217).
 
     Args:
         module: a layer with ``reset_parameters``, such as ``nn.Linear``, changed in place.
@@ -72,7 +73,7 @@ def reinitialize(module: Module) -> Module:
         The module; frozen parameters stay frozen.
 
     Raises:
-        ValueError: it has no ``reset_parameters``.
+        ValueError: the module has no ``reset_parameters``.
 
     >>> linear = nn.Linear(2, 2)
     >>> before = linear.weight.clone()
@@ -90,7 +91,7 @@ def reinitialize(module: Module) -> Module:
 
 
 def set_batch_norm_mode(model: nn.Module, mode: str) -> int:
-    """Say what the batch norm layers of a model do in training, which ``freeze`` does not.
+    """Choose whether the batch norm layers of a model follow the data and learn, which ``freeze`` leaves open.
 
     ======== ================ ================== =================
     mode     normalises by    running statistics weight and bias

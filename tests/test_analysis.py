@@ -364,7 +364,7 @@ class TestPairsOfDifferentClasses:
         error = drawn.std(0) / math.sqrt(size)
         assert ((drawn.mean(0) - law).abs() < 4.5 * error).all()
 
-    def test_a_mixer_that_is_tried_out(self) -> None:
+    def test_a_mixer_with_unknown_mean_is_sampled(self) -> None:
         weights = [[0.8 if i > j else 0.2 for j in range(C)] for i in range(C)]
         p, q = powers(1.0), powers(0.0)
         joint = [[p[i] * q[j] * (i != j) for j in range(C)] for i in range(C)]
@@ -445,7 +445,7 @@ class Own:
 
 
 class TestSomebodysMixer:
-    def test_it_is_tried_out(self) -> None:
+    def test_it_is_sampled(self) -> None:
         weights = [[0.5 if i == j else 0.8 if i > j else 0.2 for j in range(C)] for i in range(C)]
         p, q = powers(1.0), powers(0.0)
         eff = effective_prior(COUNTS, Own(), 1.0, 0.0)
@@ -738,7 +738,7 @@ class TestFigures:
         assert len({line.get_linestyle() for line in left.lines}) == 3
 
 
-def test_a_subclass_that_draws_other_weights_is_tried_out() -> None:
+def test_a_subclass_that_draws_other_weights_is_sampled() -> None:
     class Constant(MixUp):
         def weights(self, targets: Tensor, partner_targets: Tensor) -> Tensor:
             return torch.full((len(targets),), 0.9)

@@ -240,7 +240,7 @@ def test_the_scale_and_uno_ic_say_what_is_wrong() -> None:
         fusion.uncertainty_scale(logits.long(), 0.1, 0.1)
     with pytest.raises(ValueError, match=r"shape \[3\]"):
         fusion.entropy_statistics([logits[0]])
-    with pytest.raises(ValueError, match="`batches` holds no sample"):
+    with pytest.raises(ValueError, match="`batches` must hold at least one sample"):
         fusion.entropy_statistics([])
     with pytest.raises(ValueError, match=r"`statistics` must hold one \(mean, std\) a modality, 2 .* hold 1"):
         fusion.uno_ic([logits, None], [(0.1, 0.1)], [1, 1, 1], [1, 1, 1])

@@ -525,7 +525,7 @@ def test_sums_are_double_precision() -> None:
 def test_chunks_do_not_show(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     probs, labels, counts = sample()
     expected = metrics.classification_report(probs, labels, counts)
-    monkeypatch.setattr(metrics, "_CHUNK", chunk)
+    monkeypatch.setattr("ltaug.metrics._inputs.CHUNK", chunk)
     assert metrics.classification_report(probs, labels, counts) == pytest.approx(expected, rel=1e-12)
 
 
@@ -624,11 +624,11 @@ def test_float_predictions_are_no_predictions(metric: Callable[..., Any]) -> Non
 
 
 def test_num_classes_must_fit() -> None:
-    with pytest.raises(ValueError, match="`num_classes` must agree with the 2 columns of `probs`, but speaks of 3"):
+    with pytest.raises(ValueError, match="`num_classes` must agree with the 2 columns of `probs`, but has 3 classes"):
         metrics.per_class_accuracy([[0.5, 0.5]], [0], num_classes=3)
-    with pytest.raises(ValueError, match="`class_counts` must agree with the 2 columns of `probs`, but speaks of 3"):
+    with pytest.raises(ValueError, match="`class_counts` must agree with the 2 columns of `probs`, but has 3 classes"):
         metrics.shot_accuracy([[0.5, 0.5]], [0], [1, 2, 3])
-    with pytest.raises(ValueError, match="`class_counts` must agree with the 2 columns of `probs`, but speaks of 3"):
+    with pytest.raises(ValueError, match="`class_counts` must agree with the 2 columns of `probs`, but has 3 classes"):
         metrics.classification_report([[0.5, 0.5]], [0], [1, 2, 3])
     with pytest.raises(ValueError, match=r"`probs` must lie in 0\.\.1, the classes of `num_classes`, .* 0 to 2"):
         metrics.confusion_matrix([0, 2], [0, 1], num_classes=2)

@@ -163,7 +163,7 @@ def test_what_cannot_be_read_is_said_and_leaves_the_sums_alone() -> None:
             ValueError, match=rf"`logits` must be finite, but row {row} has .* \(1 of 20 rows are off\)"
         ):
             report.update(broken, labels)
-    with pytest.raises(ValueError, match="`class_counts` must agree with the 3 columns of `logits`, but speaks of 4"):
+    with pytest.raises(ValueError, match="`class_counts` must agree with the 3 columns of `logits`, but has 4"):
         report.update(logits[:, :3], labels.clamp(max=2))
     with pytest.raises(ValueError, match=r"`labels` must lie in 0\.\.3"):
         report.update(logits, labels + 1)

@@ -37,6 +37,7 @@ from ltaug.losses import (
 from ltaug.mixers import Mixer, MixUp, UniMix
 from ltaug.samplers import ClassPowerSampler, DeferredSampler, PairDataset, PairSampler
 from ltaug.testing import ContractError, check_loss, check_mixer, check_sampler
+from ltaug.testing._base import generator_states
 
 C = 5
 COUNTS = [400, 120, 40, 9, 2]
@@ -438,7 +439,7 @@ class OtherInputs(GoodMixer):
         return (mixed, targets) if px is None else (mixed.roll(1, 0), targets)
 
 
-@bad_mixer("linear", r"\[7, 5\].*sample \d is no such combination")
+@bad_mixer("linear", r"\[7, 5\].*sample \d is not such a combination")
 class Pastes(GoodMixer):
     def draw(self, size):
         return (5 * torch.rand(size)).round() / 5
@@ -1075,7 +1076,7 @@ class OtherError(GoodLoss):
             raise RuntimeError(str(error)) from error
 
 
-@bad_loss("wrong number of classes", "the message does not say 5: bad shape")
+@bad_loss("wrong number of classes", "the message does not state 5: bad shape")
 class SaysNothing(GoodLoss):
     def check(self, logits, targets):
         if logits.shape[1] != C:
@@ -1130,13 +1131,13 @@ def test_every_rule_has_a_bad_twin(rules: dict[str, Any], twins: dict[str, Twin]
     assert set(rules) == {rule for rule, _, _ in twins.values()}
 
 
-def test_message_says_what_was_seen_what_was_expected_and_how_to_mend_it() -> None:
+def test_message_says_what_was_seen_what_was_expected_and_how_to_fix_it() -> None:
     with pytest.raises(AssertionError) as caught_error:  # test runners know it
         check_mixer(InPlace(), C)
     assert str(caught_error.value) == (
         "`InPlace` breaks the rule 'out of place'\n"
         "  seen:     inputs float32 [7], index targets, no partners: `inputs` changed during the call\n"
-        "  expected: inputs, targets and partners are left as they came\n"
+        "  expected: inputs, targets and partners are not changed\n"
         "  fix:      write to new tensors: `inputs * lam + ...` or `torch.lerp`, not `inputs.mul_(lam)` or "
         "`inputs[:, a:b] = ...`; `clone()` first where a region is pasted"
     )
@@ -1152,7 +1153,7 @@ def test_the_fault_is_the_cause() -> None:
 def test_global_generators_are_left_as_they_were() -> None:
     torch.manual_seed(7)
     random.seed(7)
-    before = testing._generator_states()
+    before = generator_states()
     check_mixer(MixUp(C), C)
     check_sampler(ClassPowerSampler)
     check_loss(PriorCorrectedLoss(COUNTS), C)
@@ -1161,7 +1162,7 @@ def test_global_generators_are_left_as_they_were() -> None:
             check_sampler(bad)
     with pytest.raises(ContractError):
         check_mixer(SeedsItself(), C)
-    assert testing._generator_states() == before
+    assert generator_states() == before
 
 
 @pytest.mark.parametrize(

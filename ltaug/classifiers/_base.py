@@ -1,4 +1,4 @@
-"""What the classifiers share."""
+"""Base of the classifiers: checks of their arguments, linear layers, unit vectors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def check_sizes(in_features: int, num_classes: int) -> None:
-    """Refuse layers without inputs or outputs."""
+    """Raise ValueError for layers without inputs or outputs."""
     if in_features < 1:
         raise ValueError(f"`in_features` must be at least 1, but is {in_features}.")
     if num_classes < 1:
@@ -15,7 +15,7 @@ def check_sizes(in_features: int, num_classes: int) -> None:
 
 
 def check_linear(linear: nn.Linear) -> nn.Linear:
-    """A linear layer, or what came instead."""
+    """Return a linear layer; raise ValueError for anything else."""
     if not isinstance(linear, nn.Linear):
         raise ValueError(
             f"`linear` must be a `torch.nn.Linear`, but is a {type(linear).__name__}. Pass the trained last layer, "
@@ -25,9 +25,9 @@ def check_linear(linear: nn.Linear) -> nn.Linear:
 
 
 def make_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A new linear layer with a copy of the values."""
+    """Make a linear layer with a copy of the values."""
     classes, features = weight.shape
-    # Made empty: drawing initial values, to throw them away, would move the global generator.
+    # Made empty: drawing initial values only to overwrite them would advance the global generator.
     linear = nn.Linear(features, classes, bias=bias is not None, device="meta", dtype=weight.dtype)
     linear.to_empty(device=weight.device)
     with torch.no_grad():
@@ -38,13 +38,15 @@ def make_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 def widen(values: Tensor) -> Tensor:
-    """Half precision as float32, anything else as it is: norms and distances need the digits."""
+    """Convert half precision to float32, for norms and distances, which need the digits; other types stay."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def unit(vectors: Tensor, eps: float = 1e-12) -> Tensor:
-    """x / ||x|| over the last dim, computed in float32 at least; a zero vector stays zero and gets no gradient, where
-    1 / eps would blow it up."""
+    """Unit vectors x / ||x|| over the last dim, computed in float32 at least.
+
+    A zero vector stays zero and gets no gradient, which 1 / eps would blow up.
+    """
     wide = widen(vectors)
     norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
     direction = wide / norm.clamp_min(eps)

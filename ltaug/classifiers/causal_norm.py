@@ -10,17 +10,17 @@ from ltaug.classifiers._base import check_sizes, unit, widen
 
 
 class CausalNormClassifier(nn.Module):
-    """Normalised classifier that at test time takes away what the average feature alone says (De-confound-TDE, Tang et
-    al., NeurIPS 2020, https://arxiv.org/abs/2009.12991).
+    """Normalised classifier that at test time subtracts what the average feature alone says (De-confound-TDE).
 
-    Features and weights are split into K heads. With v_c^k = w_c^k / (||w_c^k|| + gamma) and u^k = x^k / ||x^k||,
+    Tang et al. (NeurIPS 2020, https://arxiv.org/abs/2009.12991). Features and weights are split into K heads. With
+    v_c^k = w_c^k / (||w_c^k|| + gamma) and u^k = x^k / ||x^k||,
 
         train: z_c = scale / K * sum_k v_c^k . u^k
         test:  z_c = scale / K * sum_k v_c^k . (u^k - alpha cos(x^k, d^k) d^k),
 
     d^k the direction of the moving average of the training features m <- momentum m + (1 - momentum) mean(x), which
     ``train()`` mode keeps up to date. The released code has no factor (1 - momentum); as m starts at 0 and only its
-    direction counts, that is the same. Before the first training batch there is nothing to take away.
+    direction counts, that is the same. Before the first training batch there is nothing to subtract.
 
     The average is a buffer and a part of checkpoints. Under ``DistributedDataParallel`` it is, like batch norm's
     statistics, that of the first process.
@@ -29,8 +29,8 @@ class CausalNormClassifier(nn.Module):
         in_features: D, a multiple of ``heads``.
         num_classes: C.
         heads: K.
-        scale: the paper's tau.
-        gamma: keeps small weights small.
+        scale: factor of the logits, the paper's tau.
+        gamma: added to the norms of the weights; keeps small weights small.
         alpha: strength of the test-time subtraction; 3 for ImageNet-LT and 1.5 for CIFAR-100-LT, 0 leaves it out.
         momentum: of the moving average.
 
@@ -99,7 +99,7 @@ class CausalNormClassifier(nn.Module):
         return (self.scale / self.heads) * F.linear(directions.flatten(-2).to(features.dtype), weight)
 
     def _split(self, vectors: Tensor) -> Tensor:
-        """[..., D] as [..., K, D / K]."""
+        """Reshape [..., D] to [..., K, D / K]."""
         return vectors.reshape(*vectors.shape[:-1], self.heads, self.in_features // self.heads)
 
     def _update(self, features: Tensor) -> None:

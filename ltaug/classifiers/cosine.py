@@ -10,11 +10,12 @@ from ltaug.classifiers._base import check_sizes, unit
 
 
 class CosineClassifier(nn.Module):
-    """Logits that are cosines between features and class weights, z_c = scale * cos(w_c, x): the norms of the weights,
-    large for frequent classes, have no say (Gidaris and Komodakis, CVPR 2018, https://arxiv.org/abs/1804.09458).
+    """Classifier by cosines between features and class weights, z_c = scale * cos(w_c, x).
 
-    There is no bias. Use scale 1 in front of :class:`~ltaug.losses.LDAMLoss`, which scales by itself, and 10 to 30 in
-    front of any other loss: with C classes and scale 1 no softmax probability can exceed e^2 / (e^2 + C - 1).
+    The norms of the weights, large for frequent classes, have no influence (Gidaris and Komodakis, CVPR 2018,
+    https://arxiv.org/abs/1804.09458). There is no bias. Use scale 1 in front of :class:`~ltaug.losses.LDAMLoss`, which
+    scales by itself, and 10 to 30 in front of any other loss: with C classes and scale 1 no softmax probability can
+    exceed e^2 / (e^2 + C - 1).
 
     Args:
         in_features: D.

@@ -12,10 +12,10 @@ from ltaug.classifiers._base import check_linear, make_linear
 
 
 class GeneralizedClassifier(nn.Module):
-    """Second-stage classifier between retraining and rescaling, z = diag(s) (r W + dW) x (MiSLAS, Zhong et al., CVPR
-    2021, Eq. 4, https://arxiv.org/abs/2104.00466).
+    """Second-stage classifier between retraining and rescaling, z = diag(s) (r W + dW) x.
 
-    W is the first stage's weight and stays, s and dW are learnt on a class-balanced stream:
+    MiSLAS (Zhong et al., CVPR 2021, Eq. 4, https://arxiv.org/abs/2104.00466). W is the first stage's weight and stays,
+    s and dW are learnt on a class-balanced stream:
 
     =========== ====== =========== ===========
     method      retain learn_scale learn_delta
@@ -29,8 +29,8 @@ class GeneralizedClassifier(nn.Module):
     new ``nn.Linear`` does. The equation has no bias; one that the layer has is treated as a column of W, as in the
     released code.
 
-    Differs in the released code, which trains W + dW and s themselves: the same forward and the same gradients, but
-    weight decay then pulls the weight and s to 0 (``mode="official_code"``), and not to r W and 1 ("paper").
+    The released code differs: it trains W + dW and s themselves, with the same forward and the same gradients, but
+    weight decay then pulls the weight and s to 0 (``mode="official_code"``), not to r W and 1 ("paper").
 
     Args:
         linear: the classifier of the first stage; its values are copied.
@@ -40,7 +40,7 @@ class GeneralizedClassifier(nn.Module):
         mode: "paper" or "official_code".
 
     Raises:
-        ValueError: ``linear`` is no linear layer, or nothing is left to learn or to start from.
+        ValueError: ``linear`` is not a linear layer, or nothing is left to learn or to start from.
 
     >>> linear = nn.Linear(8, 3)
     >>> classifier = GeneralizedClassifier(linear)
@@ -50,8 +50,8 @@ class GeneralizedClassifier(nn.Module):
     True
     """
 
-    # What is used is origin + delta. Weight decay acts on the delta and so pulls to the origin: the one thing in which
-    # the two modes differ. Their checkpoints have the same names, and give the same logits in either mode.
+    # The layer uses origin + delta. Weight decay acts on the delta and so pulls to the origin: the one difference
+    # between the two modes. Their checkpoints have the same names, and give the same logits in either mode.
     weight_origin: Tensor
     bias_origin: Tensor | None
     scale_origin: Tensor
@@ -91,7 +91,7 @@ class GeneralizedClassifier(nn.Module):
         self._keep("scale", torch.ones_like(weight[:, 0]), torch.zeros_like(weight[:, 0]), learn_scale)
 
     def _keep(self, name: str, origin: Tensor | None, delta: Tensor | None, learn: bool) -> None:
-        """Register a quantity that starts at origin + delta: what decay pulls to, and what is learnt."""
+        """Register a quantity as origin, to which weight decay pulls, and delta, which is learnt."""
         if origin is None or delta is None or not learn:
             delta = None
         elif self.mode == "official_code":
@@ -101,19 +101,19 @@ class GeneralizedClassifier(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """r W + dW, [C, D]."""
+        """Weight r W + dW, [C, D]."""
         return self.weight_origin if self.weight_delta is None else self.weight_origin + self.weight_delta
 
     @property
     def bias(self) -> Tensor | None:
-        """r b + db, [C], before the scale; None where the linear layer has none."""
+        """Bias r b + db, [C], before the scale; None where the linear layer has no bias."""
         if self.bias_origin is None or self.bias_delta is None:
             return self.bias_origin
         return self.bias_origin + self.bias_delta
 
     @property
     def scale(self) -> Tensor:
-        """s, [C]."""
+        """Scale s, [C]."""
         return self.scale_origin if self.scale_delta is None else self.scale_origin + self.scale_delta
 
     def forward(self, features: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class GeneralizedClassifier(nn.Module):
         return self.scale * F.linear(features, self.weight, self.bias)
 
     def parameter_groups(self, lr: float, delta_lr_ratio: float) -> list[dict[str, Any]]:
-        """Groups for an optimiser: s at ``lr``, dW and its bias at ``lr * delta_lr_ratio``.
+        """Parameter groups for an optimiser: s at ``lr``, dW and its bias at ``lr * delta_lr_ratio``.
 
         Args:
             lr: learning rate of s.
@@ -138,7 +138,7 @@ class GeneralizedClassifier(nn.Module):
         return [group for group in groups if group["params"]]
 
     def fold(self) -> nn.Linear:
-        """The plain linear layer that this one has become."""
+        """Make the plain linear layer that gives the same logits."""
         with torch.no_grad():
             scale, bias = self.scale, self.bias
             return make_linear(scale[:, None] * self.weight, None if bias is None else scale * bias)

@@ -10,11 +10,12 @@ from ltaug.priors import Counts, as_labels
 
 
 class NearestClassMeanClassifier(nn.Module):
-    """NCM: no training but the mean feature m_c of every class, z_c = -||x - m_c||^2 or cos(x, m_c) (Mensink et al.,
-    TPAMI 2013; a baseline of Kang et al., ICLR 2020, https://arxiv.org/abs/1910.09217).
+    """Nearest class mean (NCM): no training but the mean feature m_c of every class.
 
-    Give it the features of the training set at once (:meth:`fit`) or batch by batch (:meth:`update`); with several
-    processes gather the features first. The logits rank the classes; they are not calibrated.
+    z_c = -||x - m_c||^2 or cos(x, m_c) (Mensink et al., TPAMI 2013; a baseline of Kang et al., ICLR 2020,
+    https://arxiv.org/abs/1910.09217). Give it the features of the training set at once (:meth:`fit`) or batch by batch
+    (:meth:`update`); with several processes gather the features first. The logits rank the classes; they are not
+    calibrated.
 
     Args:
         in_features: D.
@@ -42,7 +43,7 @@ class NearestClassMeanClassifier(nn.Module):
         self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.int64))
 
     def fit(self, features: Tensor, labels: Counts) -> NearestClassMeanClassifier:
-        """Forget all samples and take these: ``features`` [N, D], ``labels`` int [N]. Returns the classifier."""
+        """Replace all samples by these: ``features`` [N, D], ``labels`` int [N]. Returns the classifier."""
         self.means.zero_()
         self.counts.zero_()
         self.update(features, labels)
@@ -83,8 +84,10 @@ class NearestClassMeanClassifier(nn.Module):
             return 2 * points @ means.T - means.square().sum(-1) - points.square().sum(-1, keepdim=True)
 
     def fold(self) -> nn.Linear:
-        """The plain linear layer that decides alike: the logits but for a number a sample, which softmax does not see.
-        Not for cosines."""
+        """Make the plain linear layer with the same logits up to a constant a sample, which softmax cancels.
+
+        Not for cosines.
+        """
         if self.cosine:
             raise ValueError("`fold` needs `cosine=False`: cosines depend on the length of the features.")
         self._check_complete()
@@ -95,7 +98,7 @@ class NearestClassMeanClassifier(nn.Module):
         return make_linear((2 * means).to(self.means.dtype), bias.to(self.means.dtype))
 
     def _check_complete(self) -> None:
-        """Every class has a mean."""
+        """Raise ValueError if a class has no mean yet."""
         empty = (self.counts == 0).nonzero()[:, 0].tolist()
         if empty:
             raise ValueError(

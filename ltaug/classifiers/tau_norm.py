@@ -9,21 +9,21 @@ from ltaug.classifiers._base import check_linear, make_linear, widen
 
 
 def tau_normalize(linear: nn.Linear, tau: float, keep_bias: bool = False) -> nn.Linear:
-    """tau-normalised classifier, w_c / ||w_c||^tau: no training, only smaller weights for frequent classes (Kang et
-    al., ICLR 2020, https://arxiv.org/abs/1910.09217).
+    """Make the tau-normalised classifier, w_c / ||w_c||^tau: smaller weights for frequent classes, no training.
 
-    Choose tau on validation data, not on the test split; the released code tries 0 to 2 in steps of 0.1.
+    Kang et al. (ICLR 2020, https://arxiv.org/abs/1910.09217). Choose tau on validation data, not on the test split; the
+    released code tries 0 to 2 in steps of 0.1.
 
     Args:
         linear: a trained classifier; it is not changed.
         tau: 0 keeps the weights, 1 makes all norms 1.
-        keep_bias: the paper has no bias, and the released code drops it; true keeps it as it is.
+        keep_bias: keep the bias; the paper has no bias, and the released code drops it.
 
     Returns:
         A new layer. A weight that is all 0 stays 0.
 
     Raises:
-        ValueError: ``linear`` is no linear layer, or ``tau`` is negative.
+        ValueError: ``linear`` is not a linear layer, or ``tau`` is negative.
 
     >>> tau_normalize(nn.Linear(8, 3), tau=1.0).weight.detach().norm(dim=1).round(decimals=4)
     tensor([1., 1., 1.])

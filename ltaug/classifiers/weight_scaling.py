@@ -10,17 +10,17 @@ from ltaug.classifiers._base import check_linear, make_linear
 
 
 class LearnableWeightScaling(nn.Module):
-    """LWS: one learnt factor a class on a frozen linear layer, z_c = s_c (w_c^T x + b_c) (Kang et al., ICLR 2020,
-    https://arxiv.org/abs/1910.09217).
+    """Learnable weight scaling (LWS): one learnt factor a class on a frozen linear layer.
 
-    The second stage of two: train s on a class-balanced stream. s starts at 1, so the logits start where the first
-    stage left them. The paper has no bias; one that the layer has is scaled too.
+    z_c = s_c (w_c^T x + b_c) (Kang et al., ICLR 2020, https://arxiv.org/abs/1910.09217). The second stage of two: train
+    s on a class-balanced stream. s starts at 1, so the logits start where the first stage left them. The paper has no
+    bias; one that the layer has is scaled too.
 
     Args:
         linear: the classifier of the first stage; its values are copied.
 
     Raises:
-        ValueError: ``linear`` is no linear layer.
+        ValueError: ``linear`` is not a linear layer.
 
     >>> classifier = LearnableWeightScaling(nn.Linear(8, 3))
     >>> [name for name, _ in classifier.named_parameters()]
@@ -45,7 +45,7 @@ class LearnableWeightScaling(nn.Module):
         return self.scale * F.linear(features, self.weight, self.bias)
 
     def fold(self) -> nn.Linear:
-        """The plain linear layer that this one has become."""
+        """Make the plain linear layer that gives the same logits."""
         scale = self.scale.detach()
         return make_linear(scale[:, None] * self.weight, None if self.bias is None else scale * self.bias)
 

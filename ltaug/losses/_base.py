@@ -1,4 +1,4 @@
-"""What the losses share."""
+"""Base of the losses, and the check of class weights."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 
 class ClassLoss(nn.Module):
-    """A loss with class statistics, kept in non-persistent buffers: they move with ``.to()``, and checkpoints carry
-    none."""
+    """Base of losses with class statistics, kept in non-persistent buffers.
+
+    The statistics move with ``.to()`` and are not part of checkpoints.
+    """
 
     def __init__(self, reduction: str) -> None:
         super().__init__()
@@ -23,7 +25,7 @@ class ClassLoss(nn.Module):
 
 
 def check_class_weights(class_weights: Tensor | None, num_classes: int | None = None) -> Tensor | None:
-    """Weights [C] as a tensor, or what is wrong with them."""
+    """Convert class weights [C] to a tensor; raise ValueError if they do not fit."""
     if class_weights is None:
         return None
     weights = torch.as_tensor(class_weights)

@@ -10,10 +10,10 @@ from ltaug.priors import Counts, as_counts
 
 
 class CDTLoss(ClassLoss):
-    """Class-dependent temperatures: CE(z_c / a_c), a_c = (n_max / n_c)^gamma, in training only (Ye et al., 2020,
-    https://arxiv.org/abs/2001.01385).
+    """Class-dependent temperatures (CDT): CE(z_c / a_c), a_c = (n_max / n_c)^gamma, in training only.
 
-    Rare classes must reach a larger logit for the same loss, which offsets the drift of their features at test time.
+    Ye et al. (2020, https://arxiv.org/abs/2001.01385). Rare classes must reach a larger logit for the same loss, which
+    offsets the drift of their features at test time.
 
     Args:
         class_counts: training samples a class, [C], all positive.

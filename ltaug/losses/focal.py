@@ -9,14 +9,14 @@ from ltaug.losses.functional import focal_loss
 
 
 class FocalLoss(ClassLoss):
-    """Focal loss with softmax: w_y (1 - p_y)^gamma * -log p_y (Lin et al., ICCV 2017,
-    https://arxiv.org/abs/1708.02002).
+    """Focal loss with softmax: w_y (1 - p_y)^gamma * -log p_y.
 
-    p_y is the model's probability, with the gradient through it. Released long-tail codes differ from one another where
-    there are class weights: some take p = exp(-w_y CE), which this is not.
+    Lin et al. (ICCV 2017, https://arxiv.org/abs/1708.02002). p_y is the model's probability, with the gradient through
+    it. Released long-tail codes differ from one another where there are class weights: some take p = exp(-w_y CE),
+    which this is not.
 
     Args:
-        gamma: 0 is cross-entropy; 1 in the codes of LDAM-DRW and IC, 2 in LADE's.
+        gamma: exponent; 0 is cross-entropy. 1 in the released codes of LDAM-DRW and IC, 2 in LADE's.
         class_weights: w, [C]; :func:`effective_number_weights` make it CB-Focal.
         reduction: "mean" (over samples, not over weights), "sum" or "none".
 

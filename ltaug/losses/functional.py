@@ -1,7 +1,7 @@
 """The losses as pure functions of logits, targets and class statistics.
 
 All take logits [N, C, ...] and targets as ``torch.nn.functional.cross_entropy`` does: class indices [N, ...], or
-probabilities [N, C, ...], which give sum_c t_c * loss(c). Places with the index -100 do not count, as in torch. All
+probabilities [N, C, ...], which give sum_c t_c * loss(c). Positions whose target is -100 are ignored, as in torch. All
 compute in float32 at least, also under autocast.
 """
 
@@ -25,7 +25,7 @@ __all__ = [
 
 
 IGNORED = -100
-"""The index of places that do not count; torch's default."""
+"""Target of positions that are ignored; torch's default."""
 
 
 def prior_corrected_cross_entropy(logits: Tensor, targets: Tensor, shift: Tensor, reduction: str = "mean") -> Tensor:
@@ -44,15 +44,18 @@ def prior_corrected_cross_entropy(logits: Tensor, targets: Tensor, shift: Tensor
     tensor(1.3863)
     """
     logits, targets = prepare(logits, targets, shift.numel())
-    # No autocast to switch off, which would take a tenth of the time: it lowers no type in a sum or a cross-entropy.
+    # Autocast stays on, since it lowers no type in a sum or a cross-entropy; to switch it off would take a tenth of the
+    # time.
     return F.cross_entropy(logits + per_class(shift, logits), targets, reduction=reduction)
 
 
 def label_aware_smoothing_loss(
     logits: Tensor, targets: Tensor, smoothing: Tensor, reduction: str = "mean", mode: str = "paper"
 ) -> Tensor:
-    """Label-aware smoothing, l = -sum_k q_k log p_k with q_y = 1 - eps_y and q_k = eps_y / (C - 1) elsewhere (MiSLAS,
-    Zhong et al., CVPR 2021, Eq. 3, https://arxiv.org/abs/2104.00466).
+    """Label-aware smoothing: cross-entropy with label smoothing of a strength eps_y for each class.
+
+    l = -sum_k q_k log p_k with q_y = 1 - eps_y and q_k = eps_y / (C - 1) elsewhere (MiSLAS, Zhong et al., CVPR 2021,
+    Eq. 3, https://arxiv.org/abs/2104.00466).
 
     Args:
         logits: [N, C, ...].
@@ -70,13 +73,13 @@ def label_aware_smoothing_loss(
     logits, targets = prepare(logits, targets, smoothing.numel())
     num_classes = logits.shape[1]
     if mode == "paper":
-        # eps spread over the others is eps' = eps C / (C - 1) spread over all, true class included; likewise its rest.
+        # eps spread over the other classes is eps' = eps C / (C - 1) spread over all, the true class included.
         smoothing = smoothing * (num_classes / (num_classes - 1))
     with torch.autocast(logits.device.type, enabled=False):
         # -sum_k q_k log p_k = (1 - eps') nll_y + eps' mean_k nll_k
         log_probs = F.log_softmax(logits, dim=1)
         eps = per_class(smoothing, logits)
-        # The sum over classes and its 1 / C apart: the gradient of a mean would be a matrix of its own.
+        # Summed here and divided by C later: the gradient of a mean would be a matrix of its own.
         even = -log_probs.sum(1)
         if targets.is_floating_point():
             eps_sample = (targets * eps).sum(1)
@@ -98,7 +101,9 @@ def ldam_loss(
     class_weights: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """LDAM, CE(scale * (z - Delta_y e_y)) (Cao et al., NeurIPS 2019, Eq. 13, https://arxiv.org/abs/1906.07413).
+    """Cross-entropy with label-distribution-aware margins (LDAM), CE(scale * (z - Delta_y e_y)).
+
+    Cao et al. (NeurIPS 2019, Eq. 13, https://arxiv.org/abs/1906.07413).
 
     Args:
         logits: cosines of :class:`~ltaug.classifiers.CosineClassifier`, [N, C, ...].
@@ -138,8 +143,9 @@ def ldam_loss(
 def focal_loss(
     logits: Tensor, targets: Tensor, gamma: float = 1.0, class_weights: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
-    """Focal loss with softmax, w_y (1 - p_y)^gamma * -log p_y (Lin et al., ICCV 2017,
-    https://arxiv.org/abs/1708.02002).
+    """Focal loss with softmax, w_y (1 - p_y)^gamma * -log p_y.
+
+    Lin et al. (ICCV 2017, https://arxiv.org/abs/1708.02002).
 
     Args:
         logits: [N, C, ...].
@@ -178,7 +184,9 @@ def focal_loss(
 
 
 def cdt_loss(logits: Tensor, targets: Tensor, temperatures: Tensor, reduction: str = "mean") -> Tensor:
-    """Class-dependent temperatures, CE(z_c / a_c) (Ye et al., 2020, https://arxiv.org/abs/2001.01385).
+    """Cross-entropy with class-dependent temperatures (CDT), CE(z_c / a_c).
+
+    Ye et al. (2020, https://arxiv.org/abs/2001.01385).
 
     Args:
         logits: [N, C, ...].
@@ -197,9 +205,10 @@ def cdt_loss(logits: Tensor, targets: Tensor, temperatures: Tensor, reduction: s
 def lade_regularizer(
     logits: Tensor, targets: Tensor, prior: Tensor, remine_lambda: float = 0.1, mode: str = "paper"
 ) -> Tensor:
-    """LADER, the regulariser of LADE (Hong et al., CVPR 2021, Eq. 15-16, https://arxiv.org/abs/2012.00321).
+    """Regulariser of LADE (LADER), which makes the logits the log density ratio.
 
-    For each class c present in the batch, with N_c samples of it,
+    Hong et al. (CVPR 2021, Eq. 15-16, https://arxiv.org/abs/2012.00321). For each class c present in the batch, with
+    N_c samples of it,
 
         L_c = -(1 / N_c) sum_{i: y_i = c} z_i[c] + log A_c + lambda (log A_c)^2,
         A_c = (1 / N) sum_i p_u(y_i) / p_s(y_i) * exp(z_i[c]),          L_LADER = sum_c p_s(c) L_c,
@@ -272,7 +281,9 @@ def lade_loss(
     mode: str = "paper",
     reduction: str = "mean",
 ) -> Tensor:
-    """LADE, CE(z + log p_s) + alpha * LADER (Hong et al., CVPR 2021, Eq. 18-20, https://arxiv.org/abs/2012.00321).
+    """Loss of LADE, CE(z + log p_s) + alpha * LADER.
+
+    Hong et al. (CVPR 2021, Eq. 18-20, https://arxiv.org/abs/2012.00321).
 
     Args:
         logits: [N, C, ...].
@@ -294,7 +305,7 @@ def lade_loss(
 
 
 def prepare(logits: Tensor, targets: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Check shapes; half-precision logits as float32, probabilities in the logits' type, indices as int64."""
+    """Check shapes; convert half-precision logits to float32, probabilities to the logits' type, indices to int64."""
     if logits.ndim < 2 or logits.shape[1] != num_classes:
         raise ValueError(f"`logits` must have shape [N, {num_classes}, ...], but have {list(logits.shape)}.")
     expected = logits.shape if targets.is_floating_point() else (logits.shape[0], *logits.shape[2:])
@@ -309,18 +320,18 @@ def prepare(logits: Tensor, targets: Tensor, num_classes: int) -> tuple[Tensor, 
 
 
 def per_class(values: Tensor, logits: Tensor) -> Tensor:
-    """[C] as [1, C, 1, ...] in the type and on the device of ``logits``."""
+    """Reshape [C] to [1, C, 1, ...] in the type and on the device of ``logits``."""
     return values.to(logits).view(1, -1, *[1] * (logits.ndim - 2))
 
 
 def split_ignored(targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices that can be looked up everywhere, and which places count: those that are not -100, as in torch."""
+    """Replace ignored targets, -100 as in torch, by 0; also return which positions count."""
     kept = targets != IGNORED
     return targets.masked_fill(~kept, 0), kept
 
 
 def reduce(loss: Tensor, reduction: str, kept: Tensor | None = None) -> Tensor:
-    """Mean, sum or nothing, over the places that are kept."""
+    """Reduce to the mean or the sum over the positions that count, or not at all."""
     if kept is not None:
         loss = loss.masked_fill(~kept, 0.0)
     if reduction == "mean":

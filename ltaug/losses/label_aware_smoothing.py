@@ -17,7 +17,7 @@ SHAPES = ("concave", "linear", "convex", "power")
 def smoothing_factors(
     class_counts: Counts, head: float = 0.4, tail: float = 0.1, shape: str = "concave", power: float | None = None
 ) -> Tensor:
-    """eps of every class, from ``tail`` for the smallest to ``head`` for the largest (MiSLAS, Eq. 7).
+    """Smoothing eps of every class, from ``tail`` for the smallest to ``head`` for the largest (MiSLAS, Eq. 7).
 
     With u = (n_y - n_min) / (n_max - n_min), and ``head`` everywhere if all counts are equal:
 
@@ -60,12 +60,11 @@ def smoothing_factors(
 
 
 class LabelAwareSmoothingLoss(ClassLoss):
-    """Label smoothing that is stronger for frequent classes (MiSLAS, Zhong et al., CVPR 2021, Eq. 3 and 7,
-    https://arxiv.org/abs/2104.00466).
+    """Label smoothing that is stronger for frequent classes.
 
-    l = -sum_k q_k log p_k, q_y = 1 - eps_y, q_k = eps_y / (C - 1) elsewhere, eps by :func:`smoothing_factors`. Differs
-    in the released code, which spreads eps over all C classes: ``mode="official_code"``. ``head = tail`` is
-    plain label smoothing.
+    l = -sum_k q_k log p_k, q_y = 1 - eps_y, q_k = eps_y / (C - 1) elsewhere, eps by :func:`smoothing_factors` (MiSLAS,
+    Zhong et al., CVPR 2021, Eq. 3 and 7, https://arxiv.org/abs/2104.00466). The released code differs: it spreads eps
+    over all C classes (``mode="official_code"``). ``head = tail`` is plain label smoothing.
 
     Args:
         class_counts: training samples a class, [C].

@@ -10,8 +10,9 @@ from ltaug.priors import Counts, as_counts, class_prior
 
 
 class LADELoss(ClassLoss):
-    """LADE: Balanced Softmax and a regulariser that makes the logits the log density ratio (Hong et al., CVPR 2021, Eq.
-    15-20, https://arxiv.org/abs/2012.00321).
+    """LADE: Balanced Softmax and a regulariser that makes the logits the log density ratio.
+
+    Hong et al. (CVPR 2021, Eq. 15-20, https://arxiv.org/abs/2012.00321):
 
     L = CE(z + log p_s) + alpha * sum_{c in the batch} p_s(c) L_c with
 
@@ -19,8 +20,8 @@ class LADELoss(ClassLoss):
         A_c = (1 / N) sum_i p_u(y_i) / p_s(y_i) * exp(z_i[c]).
 
     The logits are then free of the training prior: at test time add the log of the target prior, nothing for a uniform
-    one. Differs in the released code, whose weights are those of the logit's class, and which sums over absent classes:
-    ``mode="official_code"``. Its defaults on the command line override its files; the paper's values are
+    one. The released code differs: its weights are those of the logit's class, and it sums over absent classes, too
+    (``mode="official_code"``). Its defaults on the command line override its files; the paper's values are
 
     ============== ======== =============
     data           alpha    remine_lambda
@@ -34,7 +35,7 @@ class LADELoss(ClassLoss):
     Args:
         class_counts: training samples a class, [C], all positive.
         alpha: weight of the regulariser; 0 is Balanced Softmax.
-        remine_lambda: weight of its squared term; 0 fails badly with many classes.
+        remine_lambda: weight of the regulariser's squared term; 0 fails badly with many classes.
         mode: "paper" or "official_code".
         reduction: of the cross-entropy; see :func:`ltaug.losses.functional.lade_loss`.
 

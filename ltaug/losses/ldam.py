@@ -10,10 +10,11 @@ from ltaug.priors import Counts, as_counts
 
 
 class LDAMLoss(ClassLoss):
-    """Label-distribution-aware margin: CE(s (z - Delta_y e_y)), Delta_j ~ n_j^(-1/4), the largest being ``max_margin``
-    (Cao et al., NeurIPS 2019, Eq. 13, https://arxiv.org/abs/1906.07413).
+    """Label-distribution-aware margins (LDAM): CE(s (z - Delta_y e_y)), with larger margins for rarer classes.
 
-    The logits must be cosines: use :class:`~ltaug.classifiers.CosineClassifier` with scale 1 as the last layer.
+    Delta_j ~ n_j^(-1/4), the largest being ``max_margin`` (Cao et al., NeurIPS 2019, Eq. 13,
+    https://arxiv.org/abs/1906.07413). The logits must be cosines: use :class:`~ltaug.classifiers.CosineClassifier` with
+    scale 1 as the last layer.
 
     Args:
         class_counts: training samples a class, [C], all positive.

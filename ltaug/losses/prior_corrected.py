@@ -1,4 +1,4 @@
-"""Cross-entropy that knows the training prior."""
+"""Prior-corrected cross-entropy."""
 
 from __future__ import annotations
 

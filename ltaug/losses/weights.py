@@ -15,8 +15,9 @@ __all__ = ["ClassWeightedLoss", "DeferredLoss", "effective_number_weights"]
 
 
 def effective_number_weights(class_counts: Counts, beta: float = 0.9999) -> Tensor:
-    """Class-balanced weights, w_y ~ (1 - beta) / (1 - beta^n_y), scaled to sum to C (Cui et al., CVPR 2019,
-    https://arxiv.org/abs/1901.05555).
+    """Class-balanced weights, w_y ~ (1 - beta) / (1 - beta^n_y), scaled to sum to C.
+
+    Cui et al. (CVPR 2019, https://arxiv.org/abs/1901.05555).
 
     Args:
         class_counts: training samples a class, [C], all positive.
@@ -40,11 +41,11 @@ class ClassWeightedLoss(ClassLoss):
 
     Args:
         loss: any loss of this library but LADE, or ``nn.CrossEntropyLoss``; it must be linear in probabilities as
-            targets and have a ``reduction``, which is taken over. A copy is kept, the loss itself stays as it is.
+            targets and have a ``reduction``, which is adopted. A copy is kept; the loss itself is not changed.
         class_weights: w, [C]; :func:`effective_number_weights` are the class-balanced ones.
 
     Raises:
-        ValueError: the loss is not one over samples, or not linear (torch's ``label_smoothing``).
+        ValueError: the loss is not a mean over samples, or not linear (torch's ``label_smoothing``).
 
     >>> import torch
     >>> loss = ClassWeightedLoss(nn.CrossEntropyLoss(), class_weights=[1.0, 3.0])
@@ -66,7 +67,7 @@ class ClassWeightedLoss(ClassLoss):
                 "`loss` must be linear in probabilities as targets, which torch's `label_smoothing` is not. Use "
                 '`LabelAwareSmoothingLoss(class_counts, head=eps, tail=eps, mode="official_code")`, which is the same.'
             )
-        self.loss = copy.deepcopy(loss)  # the one that was given may be used without weights, too
+        self.loss = copy.deepcopy(loss)  # the given loss may be used without weights, too
         self.loss.reduction = "none"  # type: ignore[assignment]
         self.keep("class_weights", check_class_weights(class_weights))
 
@@ -83,8 +84,10 @@ class ClassWeightedLoss(ClassLoss):
 
 
 class DeferredLoss(nn.Module):
-    """One loss until an epoch, another from it on: deferred re-weighting (DRW, Cao et al., NeurIPS 2019,
-    https://arxiv.org/abs/1906.07413) with a plain loss first and its class-weighted form then.
+    """Deferred re-weighting (DRW): one loss before an epoch, another from that epoch on.
+
+    Usually a plain loss first, then its class-weighted form (Cao et al., NeurIPS 2019,
+    https://arxiv.org/abs/1906.07413).
 
     Args:
         first: the loss of the epochs before ``epoch``.
@@ -114,10 +117,10 @@ class DeferredLoss(nn.Module):
         return self.first if self.epoch < self.switch_epoch else self.then
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch it is, counted from 0."""
+        """Set the current epoch, counted from 0."""
         self.epoch = int(epoch)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The current loss."""
+        """The loss of ``logits`` [N, C, ...] against ``targets``, by the loss of this epoch."""
         loss: Tensor = self.current(logits, targets)
         return loss

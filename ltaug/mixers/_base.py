@@ -1,4 +1,4 @@
-"""What the mixers share: who the partner is, and how inputs and targets are mixed once the weights are known."""
+"""Base of the mixers: choice of partners, and mixing of inputs and targets by given weights."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ltaug.mixers.functional import broadcast, dense_targets, mix
 
 
 class Mixer:
-    """A batch in, a mixed batch out; subclasses say with which weights.
+    """Mix a batch with partners, by weights that a subclass draws.
 
-    Partners are given (a second stream over the whole data set, as the papers have it), or else a permutation of the
-    batch. Randomness comes from torch's global generator, which differs between ranks when seeded by
-    ``set_seed(..., device_specific=True)``.
+    Partners are given (a second stream over the whole data set, as in the papers), or else a permutation of the batch.
+    Randomness comes from torch's global generator, which differs between ranks when seeded by ``set_seed(...,
+    device_specific=True)``.
 
     Args:
         num_classes: C, the width of the dense targets.
@@ -33,10 +33,10 @@ class Mixer:
 
         :func:`ltaug.analysis.effective_prior` computes with it; a subclass that changes the weights changes it too.
         """
-        raise NotImplementedError  # as `weights`: only the subclass knows
+        raise NotImplementedError  # as for `weights`
 
     def partners(self, targets: Tensor) -> Tensor:
-        """Choose the partners of a batch that comes without any: indices into the batch, int64 [N]."""
+        """Choose partners from the batch where none are given: indices into the batch, int64 [N]."""
         return torch.randperm(targets.shape[0], device=targets.device)
 
     def __call__(
@@ -74,7 +74,7 @@ class Mixer:
         if partner_inputs is None or partner_targets is None:
             chosen = self.partners(targets)
             partner_targets = targets.index_select(0, chosen)
-            # The gathered partners are ours alone: mixing into them saves a second tensor of the batch's size.
+            # Nobody else holds the gathered partners: mixing into them saves a second tensor of the batch's size.
             mixed, lam = self.mix(inputs, take_rows(inputs, chosen), targets, partner_targets, overwrite=True)
         else:
             if partner_inputs.shape != inputs.shape:
@@ -115,23 +115,23 @@ class Mixer:
 
 
 def take_rows(inputs: Tensor, chosen: Tensor) -> Tensor:
-    """``inputs[chosen]`` in new memory laid out like ``inputs``, several times as fast."""
-    # index_select copies whole rows where a row is one run of memory, and goes number by number otherwise. Seen in the
-    # order of their strides, rows are such a run for channels_last batches too.
+    """Copy the chosen rows, ``inputs[chosen]``, in the memory layout of ``inputs``, and several times as fast."""
+    # index_select copies contiguous rows block-wise and others element by element. Permuted into stride order, rows are
+    # contiguous for channels_last batches, too.
     order = sorted(range(1, inputs.ndim), key=inputs.stride, reverse=True)
     back = [1 + order.index(dim) for dim in range(1, inputs.ndim)]
     return inputs.permute(0, *order).index_select(0, chosen).permute(0, *back)
 
 
 def beta_draws(alpha: float, size: int, device: torch.device) -> Tensor:
-    """``size`` draws of Beta(alpha, alpha), float32, from the device's global generator."""
-    # What torch.distributions.Beta calls, so the same draws, without its object, which takes longer than they do.
+    """Draw ``size`` numbers from Beta(alpha, alpha), float32, by the device's global generator."""
+    # torch.distributions.Beta calls this: the same draws without its object, which takes longer than they do.
     # Not a quotient of two float32 gammas: both underflow to 0 where alpha is small.
     return torch._sample_dirichlet(torch.full((size, 2), alpha, device=device)).select(1, 0)
 
 
 def beta_cdf(a: float, b: float, x: Tensor) -> Tensor:
-    """P(draw of Beta(a, b) <= x), float64 like x."""
+    """Distribution function of Beta(a, b) at x, float64."""
     # Here, not above: no training step needs scipy, so importing the library must not wait for it.
     from scipy.special import betainc
 
@@ -139,7 +139,7 @@ def beta_cdf(a: float, b: float, x: Tensor) -> Tensor:
 
 
 def check_alpha(alpha: float) -> float:
-    """A Beta parameter, or a message that says what is wrong with it."""
+    """Return a Beta parameter as a float; raise ValueError unless it is positive and finite."""
     if not 0.0 < alpha < float("inf"):
         raise ValueError(f"`alpha` is the parameter of Beta(alpha, alpha) and must be positive, but is {alpha}.")
     return float(alpha)

@@ -1,4 +1,4 @@
-"""What mixers share that compare the class counts of the two samples of a pair."""
+"""Base of the mixers that compare the class counts of the two samples of a pair."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ltaug.priors import Counts, as_counts
 
 
 class CountMixer(Mixer):
-    """A mixer that knows the training counts.
+    """Base of mixers whose weights depend on the training counts.
 
     Args:
         class_counts: training samples a class, int [C]; a class with 0 counts as one sample.
@@ -20,12 +20,14 @@ class CountMixer(Mixer):
         counts = as_counts(class_counts)
         super().__init__(counts.numel())
         self.class_counts = counts
-        # A class that training counts lack may turn up in a batch; as one sample it has a factor, as none it has 0 / 0.
+        # A class without training samples may turn up in a batch: a count of 1 gives it a factor, 0 would give 0 / 0.
         self._counts = counts.clamp(min=1).to(torch.float32)
 
     def expected_weight(self, n_i: Tensor, n_j: Tensor) -> Tensor:
-        """Mean weight of the label of a first sample whose class has n_i samples, with a partner whose class has n_j;
-        float64, in the shape that both broadcast to."""
+        """Mean weight of the first label, for a first class of n_i samples and a partner's of n_j.
+
+        float64, in the broadcast shape of both.
+        """
         raise NotImplementedError  # what a subclass is for
 
     def expected_weights(self) -> Tensor:
@@ -43,7 +45,6 @@ class CountMixer(Mixer):
         if targets.is_floating_point() or targets.ndim != 1:
             raise ValueError(
                 f"`targets` must be one class a sample, [N] or [N, {self.num_classes}], since the factor compares the "
-                "classes of two "
-                f"samples, but are {targets.dtype} of shape {list(targets.shape)}."
+                f"classes of two samples, but are {targets.dtype} of shape {list(targets.shape)}."
             )
         return self._counts.index_select(0, targets.long())

@@ -12,19 +12,18 @@ from ltaug.mixers.functional import cut_boxes
 
 
 class CutMix(Mixer):
-    """CutMix: a box of the partner is pasted into the sample, and labels are mixed by its area (Yun et al., ICCV 2019,
-    https://arxiv.org/abs/1905.04899).
+    """CutMix: a box of the partner is pasted into the sample, and labels are mixed by its area.
 
     lam ~ Beta(alpha, alpha); the box has side sqrt(1 - lam) of the image's and a uniform centre, is clipped at the
-    borders, and the first label's weight is 1 - its true share of the area. One box a pair; the released code cuts one
-    a batch.
+    borders, and the first label's weight is 1 - its true share of the area (Yun et al., ICCV 2019,
+    https://arxiv.org/abs/1905.04899). One box a pair; the released code cuts one a batch.
 
     Args:
         num_classes: C.
-        alpha: parameter of the Beta law.
+        alpha: parameter of the Beta distribution.
         dims: the axes to cut along: height and width by default, ``(-1,)`` for a stretch of a waveform.
-        sizes: lengths of the inputs along ``dims``, which :meth:`expected_weights` then counts in whole pixels; mixing
-            needs none.
+        sizes: lengths of the inputs along ``dims``, so that :meth:`expected_weights` counts whole pixels; mixing does
+            not need them.
 
     Raises:
         ValueError: no axis, or not one size an axis; when called, ``dims`` name the batch, an axis twice, or one that
@@ -52,12 +51,12 @@ class CutMix(Mixer):
         self.sizes = None if sizes is None else tuple(sizes)
 
     def expected_weights(self) -> Tensor:
-        """The same for every pair of classes, float64 [C, C]; above 1/2, since boxes lose what lies beyond a border.
+        """Mean weight of the first label, the same for all pairs of classes, float64 [C, C].
 
-        A box of relative side c keeps c - c^2 / 4 of an axis on average over its centre, and c = (1 - lam)^(1 / D)
-        where D axes are cut, so E = 1 - E[(c - c^2 / 4)^D]: 0.583 for one axis and 0.679 for two at alpha = 1. That is
-        for a continuous image. Rounding to whole pixels, downwards, keeps more: 0.700 of 32 x 32, exactly with
-        ``sizes``.
+        It is above 1/2, since boxes lose what lies beyond a border. A box of relative side c covers c - c^2 / 4 of an
+        axis on average over its centre, and c = (1 - lam)^(1 / D) where D axes are cut, so E = 1 - E[(c - c^2 / 4)^D]:
+        0.583 for one axis and 0.679 for two at alpha = 1. That is for a continuous image. Boxes are rounded down to
+        whole pixels, which gives 0.700 for 32 x 32; with ``sizes`` it is exact.
         """
         axes = len(self.dims)
         if self.sizes is not None:
@@ -89,8 +88,7 @@ class CutMix(Mixer):
         if 0 in dims or len(set(dims)) < len(dims):
             raise ValueError(
                 f"`dims` must name different axes of the inputs other than the batch, but are {self.dims} for inputs "
-                "of shape "
-                f"{list(inputs.shape)}."
+                f"of shape {list(inputs.shape)}."
             )
         lam = beta_draws(self.alpha, inputs.shape[0], inputs.device)
         centre = torch.rand(inputs.shape[0], len(dims), device=inputs.device)

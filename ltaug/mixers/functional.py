@@ -1,4 +1,4 @@
-"""What the mixers do, as pure functions of tensors: no randomness, nothing in place."""
+"""Formulas of the mixers as pure functions of tensors: no randomness, nothing in place."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ Level = Literal["a_weighted", "rms"]
 
 
 def mix(x: Tensor, y: Tensor, lam: Tensor) -> Tensor:
-    """Mix two batches sample by sample, lam_i * x_i + (1 - lam_i) * y_i (mixup, Zhang et al., ICLR 2018,
-    https://arxiv.org/abs/1710.09412).
+    """Mix two batches sample by sample, lam_i * x_i + (1 - lam_i) * y_i.
+
+    The formula of mixup (Zhang et al., ICLR 2018, https://arxiv.org/abs/1710.09412).
 
     Args:
         x: [N, ...], floating point.
@@ -45,11 +46,11 @@ def mix(x: Tensor, y: Tensor, lam: Tensor) -> Tensor:
 
 
 def unimix_factor(draw: Tensor, n_i: Tensor, n_j: Tensor) -> Tensor:
-    """The UniMix factor, xi* = (draw + n_j / (n_i + n_j)) mod 1 (Xu et al., NeurIPS 2021, Eq. 6,
-    https://arxiv.org/abs/2111.03874).
+    """Compute the UniMix factor, xi* = (draw + n_j / (n_i + n_j)) mod 1.
 
-    It concentrates on the rarer of the two classes: with a small alpha the weight of sample i is near 1 where n_i <<
-    n_j. At the released alpha = 0.8 the effect is slight: P(xi* >= 1/2) is 0.545 for a ratio of 9 to 1.
+    Xu et al. (NeurIPS 2021, Eq. 6, https://arxiv.org/abs/2111.03874). It concentrates on the rarer of the two classes:
+    with a small alpha the weight of sample i is near 1 where n_i << n_j. At the released alpha = 0.8 the effect is
+    slight: P(xi* >= 1/2) is 0.545 for a ratio of 9 to 1.
 
     Args:
         draw: a Beta(alpha, alpha) draw a pair, [N], in [0, 1].
@@ -66,7 +67,7 @@ def unimix_factor(draw: Tensor, n_i: Tensor, n_j: Tensor) -> Tensor:
 
 
 def remix_label_weight(lam: Tensor, n_i: Tensor, n_j: Tensor, kappa: float = 3.0, tau: float = 0.5) -> Tensor:
-    """ReMix's weight of the first label (Chou et al., ECCV workshops 2020, https://arxiv.org/abs/2007.03943).
+    """Compute ReMix's weight of the first label (Chou et al., ECCV workshops 2020, https://arxiv.org/abs/2007.03943).
 
     The rarer class takes the whole label where it is rare enough and not a mere trace:
     0 where n_i / n_j >= kappa and lam < tau; 1 where n_i / n_j <= 1 / kappa and 1 - lam < tau; lam elsewhere.
@@ -89,8 +90,9 @@ def remix_label_weight(lam: Tensor, n_i: Tensor, n_j: Tensor, kappa: float = 3.0
 
 
 def cut_boxes(lam: Tensor, centre: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """CutMix's boxes: of relative volume 1 - lam around a centre, clipped at the borders (Yun et al., ICCV 2019,
-    https://arxiv.org/abs/1905.04899).
+    """Compute CutMix's boxes: of relative volume 1 - lam around a centre, clipped at the borders.
+
+    Yun et al. (ICCV 2019, https://arxiv.org/abs/1905.04899).
 
     Args:
         lam: share of the input that is to stay, [N].
@@ -117,7 +119,7 @@ def cut_boxes(lam: Tensor, centre: Tensor, sizes: list[int]) -> tuple[Tensor, Te
 
 
 def dense_targets(targets: Tensor, num_classes: int) -> Tensor:
-    """Class indices as probabilities; probabilities pass through.
+    """Convert class indices to probabilities; probabilities pass through.
 
     Args:
         targets: int [N, ...], or probabilities [N, C, ...].
@@ -133,8 +135,7 @@ def dense_targets(targets: Tensor, num_classes: int) -> Tensor:
         if targets.ndim < 2 or targets.shape[1] != num_classes:
             raise ValueError(
                 f"`targets` must be class indices [N, ...] or probabilities [N, {num_classes}, ...], but are "
-                f"{targets.dtype} of "
-                f"shape {list(targets.shape)}."
+                f"{targets.dtype} of shape {list(targets.shape)}."
             )
         return targets
     shape = (targets.shape[0], num_classes, *targets.shape[1:])
@@ -143,21 +144,21 @@ def dense_targets(targets: Tensor, num_classes: int) -> Tensor:
 
 
 def broadcast(lam: Tensor, like: Tensor) -> Tensor:
-    """[N] as [N, 1, ...] in the type and rank of ``like``, to be multiplied with it."""
+    """Reshape [N] to [N, 1, ...] in the type and rank of ``like``, to be multiplied with it."""
     if lam.dtype != like.dtype:  # asked first, because `to` takes several microseconds to do nothing
         lam = lam.to(like.dtype)
     return lam.view(-1, *[1] * (like.ndim - 1))
 
 
 def sound_level(waveforms: Tensor, sample_rate: float, mode: Level = "a_weighted") -> Tensor:
-    """Loudness of clips: A-weighted energy, maximum over frames (Tokozume et al., ICLR 2018,
-    https://arxiv.org/abs/1711.10282).
+    """Loudness of clips: A-weighted energy, maximum over frames.
 
-    A frame has n_fft = 2,048 samples below 32 kHz and 4,096 from there on, and starts every n_fft / 2; what is left
-    over at the end belongs to none, and a clip shorter than a frame is filled up with zeros. With X the spectrum
-    (frequencies 0 to half the rate) of a frame under a periodic Hann window, and A(f) the A-weighting in dB,
+    As between-class learning measures it (Tokozume et al., ICLR 2018, https://arxiv.org/abs/1711.10282). A frame has
+    n_fft = 2,048 samples below 32 kHz and 4,096 from there on, and starts every n_fft / 2; a remainder at the end is
+    left out, and a clip shorter than a frame is padded with zeros. With X the spectrum (frequencies 0 to half the rate)
+    of a frame under a periodic Hann window, and A(f) the A-weighting in dB,
 
-        level = max over frames of 10 log10(max(sum_f |X_f|^2 10^(max(A(f), -80) / 10), 10^-8))
+        level = max over frames of 10 log10(max(sum_f abs(X_f)^2 10^(max(A(f), -80) / 10), 10^-8))
 
     so that silence has a level of -80 dB. It is meant for waveforms in [-1, 1]: a clip in the range of 16 bit has 90
     dB more, and only differences of levels mean anything. No gradient flows through a level.
@@ -172,7 +173,7 @@ def sound_level(waveforms: Tensor, sample_rate: float, mode: Level = "a_weighted
         dB, [N]; float32 at least, also under autocast.
 
     Raises:
-        ValueError: the waveforms are of another shape or type, or there is no such mode or rate.
+        ValueError: the waveforms are of another shape or type, or the mode or rate is not valid.
 
     >>> tone = torch.sin(2 * torch.pi * 1000 * torch.arange(16000) / 16000)  # A(1000 Hz) = 0
     >>> sound_level(torch.stack([tone, tone / 10, 0 * tone]), sample_rate=16000)
@@ -186,7 +187,7 @@ def sound_level(waveforms: Tensor, sample_rate: float, mode: Level = "a_weighted
     check_level(mode, "mode")
     frame = frame_length(sample_rate)
     dtype = torch.promote_types(waveforms.dtype, torch.float32)
-    if not len(waveforms):  # a process may have no row of a last batch; Fourier transforms want some
+    if not len(waveforms):  # a process may have no row of the last batch; Fourier transforms need at least one
         return torch.empty(0, device=waveforms.device, dtype=dtype)
     window, weight = _a_weighting(float(sample_rate), frame, waveforms.device, dtype)
     with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
@@ -194,8 +195,8 @@ def sound_level(waveforms: Tensor, sample_rate: float, mode: Level = "a_weighted
         if channels.shape[-1] < frame:
             channels = F.pad(channels, (0, frame - channels.shape[-1]))
         frames = channels.unfold(-1, frame, frame // 2)  # [N, channels, frames, frame], a view
-        # All frames and spectra take four times the memory of the clips. Some clips at a time, in memory that is used
-        # again, they stay in a processor's cache, which is what makes this fast.
+        # All frames and spectra take four times the memory of the clips. For a few clips at a time, in reused memory,
+        # they stay in the processor's cache, which makes this fast.
         several = max(1, (2**19 if waveforms.device.type == "cpu" else 2**26) // max(1, frames[:1].numel()))
         memory = torch.empty(min(several, len(frames)), *frames.shape[1:], device=waveforms.device, dtype=dtype)
         energies = []
@@ -212,10 +213,10 @@ def sound_level(waveforms: Tensor, sample_rate: float, mode: Level = "a_weighted
 
 
 def between_class_weight(ratio: Tensor, x_level: Tensor, y_level: Tensor) -> Tensor:
-    """The amplitude that makes a clip be heard as the share ``ratio`` of a mixture (Tokozume et al., ICLR 2018,
-    https://arxiv.org/abs/1711.10282).
+    """Amplitude of the first clip so that it is heard as the share ``ratio`` of a mixture.
 
-    p = 1 / (1 + 10^((x_level - y_level) / 20) (1 - ratio) / ratio); 0 and 1 where the ratio is.
+    Tokozume et al. (ICLR 2018, https://arxiv.org/abs/1711.10282): p = 1 / (1 + 10^((x_level - y_level) / 20) (1 -
+    ratio) / ratio); 0 and 1 where the ratio is.
 
     Args:
         ratio: share of the first clip, [N], in [0, 1].
@@ -232,11 +233,11 @@ def between_class_weight(ratio: Tensor, x_level: Tensor, y_level: Tensor) -> Ten
 
 
 def between_class_mix(x: Tensor, y: Tensor, ratio: Tensor, sample_rate: float, level: Level = "a_weighted") -> Tensor:
-    """Mix two batches of sounds so that each pair is heard in a given ratio, whatever the levels of its clips are
-    (Tokozume et al., ICLR 2018, https://arxiv.org/abs/1711.10282).
+    """Mix two batches of sounds so that each pair is heard in a given ratio, whatever the levels of its clips are.
 
-    (p x + (1 - p) y) / sqrt(p^2 + (1 - p)^2), with p of :func:`between_class_weight` and levels of
-    :func:`sound_level`. The denominator keeps the energy of two clips of equal energy that have nothing in common.
+    (p x + (1 - p) y) / sqrt(p^2 + (1 - p)^2), with p of :func:`between_class_weight` and levels of :func:`sound_level`
+    (Tokozume et al., ICLR 2018, https://arxiv.org/abs/1711.10282). The denominator keeps the energy of two clips of
+    equal energy that have nothing in common.
 
     Args:
         x: waveforms, floating point [N, T] or [N, channels, T].
@@ -267,19 +268,19 @@ def between_class_mix(x: Tensor, y: Tensor, ratio: Tensor, sample_rate: float, l
 
 
 def between_class_gains(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors of the two clips, p and 1 - p over sqrt(p^2 + (1 - p)^2), [N] each."""
+    """Compute the factors of the two clips, p and 1 - p over sqrt(p^2 + (1 - p)^2), [N] each."""
     length = torch.hypot(weight, 1.0 - weight)
     return weight / length, (1.0 - weight) / length
 
 
 def check_level(level: str, name: str) -> None:
-    """One of the measures of loudness, or a message."""
+    """Raise ValueError for an unknown measure of loudness."""
     if level not in get_args(Level):
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, get_args(Level)))}, but is {level!r}.")
 
 
 def frame_length(sample_rate: float) -> int:
-    """Samples of a frame at a rate in Hz: 2,048 below 32 kHz and 4,096 from there on."""
+    """Number of samples of a frame at a rate in Hz: 2,048 below 32 kHz and 4,096 from there on."""
     if not 0.0 < sample_rate < math.inf:
         raise ValueError(f"`sample_rate` is in Hz and must be positive, but is {sample_rate}.")
     return 2048 if sample_rate < 32000 else 4096
@@ -287,10 +288,10 @@ def frame_length(sample_rate: float) -> int:
 
 @functools.lru_cache(maxsize=16)
 def _a_weighting(rate: float, frame: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The window, [frame], and the weight of every frequency's real and imaginary part, [frame + 2]."""
+    """Compute the window, [frame], and the weight of every frequency's real and imaginary part, [frame + 2]."""
     window = torch.hann_window(frame, periodic=True, dtype=torch.float64)
     square = torch.linspace(0.0, rate / 2, frame // 2 + 1, dtype=torch.float64).square()
-    square[0] = 1.0  # Hz^2: the logarithm of the mean's frequency does not exist
+    square[0] = 1.0  # Hz^2: frequency 0, the mean, has no logarithm
     poles = (20.6**2, 107.7**2, 737.9**2, 12194.0**2)  # the standard's corner frequencies, the outer two twice
     low, second, third, high = ((square + pole).log10() for pole in poles)
     decibel = 2.0 + 20.0 * (2.0 * math.log10(12194.0) + 2.0 * square.log10() - high - low - 0.5 * (second + third))

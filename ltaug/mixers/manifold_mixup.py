@@ -15,19 +15,20 @@ from ltaug.mixers.functional import mix
 from ltaug.mixers.mixup import MixUp
 
 INPUT = "input"
-"""The name of the input itself among the layers."""
+"""Name of the input itself among the layers."""
 
 
 class ManifoldMixUp(MixUp):
-    """Manifold mixup: mixup of what a hidden layer puts out, h = lam h_i + (1 - lam) h_j, y = lam y_i + (1 - lam) y_j,
-    lam ~ Beta(alpha, alpha), the layer drawn anew for every batch (Verma et al., ICML 2019,
+    """Manifold mixup: mixup of a hidden layer's output, the layer drawn anew for every batch.
+
+    h = lam h_i + (1 - lam) h_j, y = lam y_i + (1 - lam) y_j, lam ~ Beta(alpha, alpha) (Verma et al., ICML 2019,
     https://arxiv.org/abs/1806.05236).
 
-    Any model, its code as it is: :meth:`attach` hooks onto submodules by their names in ``model.named_modules()``. A
-    call draws one of the layers. If it is ``"input"``, the batch is mixed as by :class:`MixUp`; else the inputs come
-    back as they are (the same tensor), with mixed targets, and the next forward of the model in training mode mixes
-    what that layer puts out, once. A model in evaluation mode never mixes. One lam a pair, one layer a batch; each of
-    several processes draws its own layer.
+    The model may be any, its code unchanged: :meth:`attach` hooks onto submodules by their names in
+    ``model.named_modules()``. A call draws one of the layers. If it is ``"input"``, the batch is mixed as by
+    :class:`MixUp`; else the inputs come back as they are (the same tensor), with mixed targets, and the next forward of
+    the model in training mode mixes what that layer puts out, once. A model in evaluation mode never mixes. One lam a
+    pair, one layer a batch; each of several processes draws its own layer.
 
     Partners of a second stream go through the model as well, down to the layer: the inputs come back with 2 N rows,
     first the one and then the other stream, the layer's output is mixed to N rows, and so are the logits. Up to the
@@ -38,14 +39,14 @@ class ManifoldMixUp(MixUp):
 
     Args:
         num_classes: C.
-        alpha: parameter of the Beta law.
+        alpha: parameter of the Beta distribution.
         layers: names to draw from with equal chance; ``"input"`` is the batch itself. A layer must put out one
             tensor with a row a sample, and is mixed at its first call in a forward.
 
     Raises:
         ValueError: no name, or one twice; when called, sizes do not fit, or there is no model to hook onto.
-        RuntimeError: when called, the batch before was never mixed; in the model's forward, the armed layer puts out
-            something else than one tensor of the batch's rows.
+        RuntimeError: when called, the previous batch was never mixed; in the model's forward, the drawn layer puts out
+            something other than one tensor with the batch's rows.
 
     >>> import torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
@@ -70,7 +71,7 @@ class ManifoldMixUp(MixUp):
         """Hook onto the named layers of a model.
 
         Args:
-            model: what will be run on the mixed batches.
+            model: the model that will be run on the mixed batches.
 
         Returns:
             The mixer itself.
@@ -86,13 +87,13 @@ class ManifoldMixUp(MixUp):
             if not name or name not in modules:
                 raise ValueError(_unknown(name, [other for other in modules if other]))
         self._model = model
-        # A partial of a method, and no closure: it can be pickled, and a deep copy of the model gets its own mixer,
+        # A partial of a method, not a closure: it can be pickled, and a deep copy of the model gets its own mixer,
         # which nobody calls, so that an averaged copy of the model never mixes.
         self._handles = [modules[name].register_forward_hook(functools.partial(self._hook, name)) for name in hidden]
         return self
 
     def detach(self) -> None:
-        """Take the hooks off the model, and forget a batch that waits for its forward."""
+        """Remove the hooks from the model, and forget a batch that waits for its forward."""
         for handle in self._handles:
             handle.remove()
         self._model, self._handles, self._pending = None, [], None
@@ -113,7 +114,7 @@ class ManifoldMixUp(MixUp):
             partner_targets: their targets; given if and only if ``partner_inputs`` is.
 
         Returns:
-            What to feed to the model, [N, ...], or [2 N, ...] for a hidden layer and given partners; and probabilities
+            Inputs for the model, [N, ...], or [2 N, ...] for a hidden layer and given partners; and probabilities
             [N, C, ...].
         """
         if self._pending is not None:
@@ -179,7 +180,7 @@ class ManifoldMixUp(MixUp):
 
 @dataclass
 class _Pending:
-    """What the next forward has to mix: where, with which weights, and with which rows (``None``: the second half)."""
+    """A batch for the next forward to mix: layer, weights, and rows of the partners (``None``: the second half)."""
 
     layer: str
     lam: Tensor
@@ -197,5 +198,5 @@ def _check_rows(name: str, targets: Tensor, inputs: Tensor) -> None:
 def _unknown(name: str, names: list[str]) -> str:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     near += [other for other in names if name and other.endswith(f".{name}") and other not in near][:3]
-    hint = f"Near it: {', '.join(map(repr, near))}." if near else "`dict(model.named_modules())` lists the names."
+    hint = f"Close matches: {', '.join(map(repr, near))}." if near else "`dict(model.named_modules())` lists the names."
     return f"`layers` names {name!r}, which is no submodule of the model. {hint}"

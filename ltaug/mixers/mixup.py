@@ -9,16 +9,16 @@ from ltaug.mixers._base import Mixer, beta_draws, check_alpha
 
 
 class MixUp(Mixer):
-    """mixup: x = lam x_i + (1 - lam) x_j, y = lam y_i + (1 - lam) y_j, lam ~ Beta(alpha, alpha) (Zhang et al.,
-    ICLR 2018, https://arxiv.org/abs/1710.09412).
+    """mixup: x = lam x_i + (1 - lam) x_j, y = lam y_i + (1 - lam) y_j, lam ~ Beta(alpha, alpha).
 
-    One lam a pair, as the formula has it; many implementations draw one a batch. With partners from two class-balanced
-    samplers (``PairSampler`` of ``ClassPowerSampler(labels, tau=0)`` twice) this is label-occurrence-balanced mixup
-    (Zhang et al., ICASSP 2022, https://arxiv.org/abs/2110.04964).
+    Zhang et al. (ICLR 2018, https://arxiv.org/abs/1710.09412). One lam a pair, as in the formula; many implementations
+    draw one a batch. With partners from two class-balanced samplers (``PairSampler`` of ``ClassPowerSampler(labels,
+    tau=0)`` twice) this is label-occurrence-balanced mixup (Zhang et al., ICASSP 2022,
+    https://arxiv.org/abs/2110.04964).
 
     Args:
         num_classes: C.
-        alpha: parameter of the Beta law; 1 is uniform, 0.2 is usual for ImageNet.
+        alpha: parameter of the Beta distribution; 1 is uniform, 0.2 is usual for ImageNet.
 
     >>> import torch
     >>> inputs, targets = MixUp(num_classes=3)(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 2]))
@@ -31,11 +31,11 @@ class MixUp(Mixer):
         self.alpha = check_alpha(alpha)
 
     def weights(self, targets: Tensor, partner_targets: Tensor) -> Tensor:
-        """lam ~ Beta(alpha, alpha), [N]."""
+        """Draw lam ~ Beta(alpha, alpha), [N]."""
         return beta_draws(self.alpha, targets.shape[0], targets.device)
 
     def expected_weights(self) -> Tensor:
-        """1/2 for every pair of classes, float64 [C, C]."""
+        """Mean weight of the first label: 1/2 for every pair of classes, float64 [C, C]."""
         return torch.tensor(0.5, dtype=torch.float64).expand(self.num_classes, self.num_classes)
 
     def __repr__(self) -> str:

@@ -12,15 +12,15 @@ from ltaug.priors import Counts
 
 
 class ReMix(CountMixer):
-    """ReMix: inputs as in mixup, but the whole label goes to the much rarer class of the pair unless it is a mere trace
-    (Chou et al., ECCV workshops 2020, https://arxiv.org/abs/2007.03943).
+    """ReMix: inputs as in mixup, but the much rarer class of a pair takes the whole label unless it is a mere trace.
 
-    x = lam x_i + (1 - lam) x_j, lam ~ Beta(alpha, alpha); the first label's weight is 0 where n_i / n_j >= kappa and
-    lam < tau, 1 where n_i / n_j <= 1 / kappa and 1 - lam < tau, and lam elsewhere.
+    Chou et al. (ECCV workshops 2020, https://arxiv.org/abs/2007.03943): x = lam x_i + (1 - lam) x_j, lam ~ Beta(alpha,
+    alpha); the first label's weight is 0 where n_i / n_j >= kappa and lam < tau, 1 where n_i / n_j <= 1 / kappa and 1 -
+    lam < tau, and lam elsewhere.
 
     Args:
         class_counts: training samples a class, int [C]; a class with 0 counts as one sample.
-        alpha: parameter of the Beta law.
+        alpha: parameter of the Beta distribution.
         kappa: ratio of counts from which a class is the rarer one, > 1.
         tau: share of the input below which the more frequent class gives way, in [0, 1].
 
@@ -45,11 +45,11 @@ class ReMix(CountMixer):
         self.tau = float(tau)
 
     def weights(self, targets: Tensor, partner_targets: Tensor) -> Tensor:
-        """lam ~ Beta(alpha, alpha), [N]: the weight of the first input."""
+        """Draw lam ~ Beta(alpha, alpha), [N]: the weight of the first input."""
         return beta_draws(self.alpha, targets.shape[0], targets.device)
 
     def expected_weight(self, n_i: Tensor, n_j: Tensor) -> Tensor:
-        """1/2 where neither class is the rarer one, otherwise m more or less: m = E[lam; lam < tau], float64."""
+        """Mean weight of the first label: 1/2, +- m = E[lam; lam < tau] where one class is the rarer one; float64."""
         # x f(x; alpha, alpha) is half the density of Beta(alpha + 1, alpha).
         moved = 0.5 * beta_cdf(self.alpha + 1.0, self.alpha, torch.tensor(self.tau, dtype=torch.float64))
         # In float32, as the counts are when a batch is mixed: a ratio of exactly kappa falls on the same side.

@@ -12,21 +12,20 @@ from ltaug.priors import Counts
 
 
 class UniMix(CountMixer):
-    """UniMix: mixup whose weight leans to the rarer class of the pair (Xu et al., NeurIPS 2021, Eq. 6, 7 and 9,
-    https://arxiv.org/abs/2111.03874).
+    """UniMix: mixup whose weight leans to the rarer class of the pair.
 
-    xi* = (b + n_j / (n_i + n_j)) mod 1, b ~ Beta(alpha, alpha), one a pair; x = xi* x_i + (1 - xi*) x_j and so the
-    labels. The paper draws the first sample at random and the partner from the whole data set with class probability ~
-    n^tau: give the mixer those partners, from ``PairSampler(ClassPowerSampler(labels, tau=1), ClassPowerSampler(labels,
-    tau=-1))``.
+    xi* = (b + n_j / (n_i + n_j)) mod 1, b ~ Beta(alpha, alpha), one a pair; x = xi* x_i + (1 - xi*) x_j and the labels
+    alike (Xu et al., NeurIPS 2021, Eq. 6, 7 and 9, https://arxiv.org/abs/2111.03874). The paper draws the first sample
+    at random and the partner from the whole data set with class probability ~ n^tau: give the mixer those partners,
+    from ``PairSampler(ClassPowerSampler(labels, tau=1), ClassPowerSampler(labels, tau=-1))``.
 
-    Differs in the released code, which draws partners inside the batch, with repetition, and counts tau on samples
-    (tau_code = tau - 1): ``in_batch_tau`` reproduces that, in the paper's tau.
+    The released code differs: it draws partners inside the batch, with repetition, and applies tau to samples
+    (tau_code = tau - 1). ``in_batch_tau`` reproduces that, in the paper's tau.
 
     Args:
         class_counts: training samples a class, int [C]; a class with 0 counts as one sample.
-        alpha: parameter of the Beta law. At the released 0.8 the factor hardly differs from mixup's; a smaller one
-            leans more.
+        alpha: parameter of the Beta distribution. At the released 0.8 the factor hardly differs from mixup's; a smaller
+            one leans more.
         in_batch_tau: only used for batches that come without partners. ``None``: a permutation of the batch. A number:
             partners are drawn from the batch, with repetition, each with weight n^(in_batch_tau - 1); released settings
             are 0.5 (CIFAR-10-LT) and 0.9 (CIFAR-100-LT).
@@ -46,17 +45,17 @@ class UniMix(CountMixer):
         self.in_batch_tau = in_batch_tau
 
     def weights(self, targets: Tensor, partner_targets: Tensor) -> Tensor:
-        """xi* of every pair, [N]."""
+        """Draw xi* of every pair, [N]."""
         draw = beta_draws(self.alpha, targets.shape[0], targets.device)
         return unimix_factor(draw, self.count_of(targets), self.count_of(partner_targets))
 
     def expected_weight(self, n_i: Tensor, n_j: Tensor) -> Tensor:
-        """E[xi*] = 1/2 + r - P(b >= 1 - r), r = n_j / (n_i + n_j), float64."""
+        """Mean weight of the first label, E[xi*] = 1/2 + r - P(b >= 1 - r), r = n_j / (n_i + n_j), float64."""
         share = n_i.double() / (n_i.double() + n_j.double())
         return 0.5 - share + beta_cdf(self.alpha, self.alpha, share)
 
     def partners(self, targets: Tensor) -> Tensor:
-        """Indices into the batch: a permutation, or the released code's draw (``in_batch_tau``)."""
+        """Choose partners from the batch: by a permutation, or as the released code does (``in_batch_tau``)."""
         if self.in_batch_tau is None:
             return super().partners(targets)
         weight = self.count_of(targets) ** (self.in_batch_tau - 1.0)

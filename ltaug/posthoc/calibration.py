@@ -19,14 +19,14 @@ __all__ = ["BiasCorrectedTemperatureScaling", "TemperatureScaling", "VectorScali
 Self = TypeVar("Self", bound="Calibration")
 
 _BLOCK = 1 << 18
-"""Logits of a block of samples, which a cache holds."""
+"""Logits of a block of samples, few enough for the processor's cache."""
 
 
 class Calibration(nn.Module, ABC):
-    """What the calibrations share: scale * z + bias a class, by some numbers, which start as the identity. Biases are
-    numbers themselves, the last.
+    """Base of the calibrations: scale * z + bias a class, by fitted numbers that start as the identity.
 
-    The numbers are buffers, not parameters: an optimiser of the model that comes before must leave them alone.
+    If there are biases, they are the last of the numbers. The numbers are buffers, not parameters: an optimiser of the
+    model before it must not change them.
     """
 
     def __init__(self, **start: Tensor) -> None:
@@ -38,10 +38,10 @@ class Calibration(nn.Module, ABC):
 
     @abstractmethod
     def scale_and_bias(self, *numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Both of shape [C], or [] where all classes share it."""
+        """Compute scale and bias from the numbers, of shape [C], or [] where all classes share it."""
 
     def forward(self, logits: Logits) -> Tensor:
-        """Calibrated logits, of the shape and type of ``logits`` [N, C, ...]."""
+        """Calibrate logits [N, C, ...]; returns their shape and type."""
         logits = self.check(logits)
         numbers = (cast(Tensor, getattr(self, name)) for name in self.names)
         scale, bias = (_along_classes(values.to(logits.dtype), logits) for values in self.scale_and_bias(*numbers))
@@ -55,17 +55,17 @@ class Calibration(nn.Module, ABC):
         prior_std: float = 3.0,
         logits_prior: Counts | None = None,
     ) -> Self:
-        """Fit to held-out samples: the least negative log likelihood, by L-BFGS.
+        """Fit to held-out samples: minimise the negative log likelihood, by L-BFGS.
 
         Held-out samples often have another class mix m than the prior p that the logits are under: a few samples of
         every class beside a long-tailed training set. With ``logits_prior`` p the likelihood is that of scale * z +
-        bias + log(m / p): of calibrated logits, which stay under p, corrected for the mix of the samples that judge
-        them. Weights of p / m ask for the same, but leave the samples of p's frequent classes alone to say it.
+        bias + log(m / p): of calibrated logits, which stay under p, corrected for the mix of the held-out samples.
+        Weights of p / m have the same aim, but then the samples of p's frequent classes alone decide.
 
-        Every number has a weak Gaussian prior about the identity. It keeps finite what the likelihood would let run
-        away (the temperature of samples that are all classified right, the bias of a class that does not occur), and
-        fades as samples come in. It works in double precision, block by block, so that it needs little memory beside
-        the logits.
+        Every number has a weak Gaussian prior about the identity. It bounds what the likelihood alone would let diverge
+        (the temperature of samples that are all classified correctly, the bias of a class that does not occur), and
+        loses its influence as samples are added. The fit works in double precision, block by block, so that it needs
+        little memory beside the logits.
 
         Args:
             logits: [N, C, ...], of samples that the model was not trained on.
@@ -73,15 +73,16 @@ class Calibration(nn.Module, ABC):
             weights: of the samples, of the shape of ``labels``.
             prior_std: standard deviation of the Gaussian prior; infinity for plain maximum likelihood.
             logits_prior: the prior that the logits are under, [C], counts or probabilities; by default the class mix of
-                the held-out samples. Classes that these lack take no part, and get the mean of the others' numbers.
+                the held-out samples. Classes without held-out samples take no part, and get the mean of the others'
+                numbers.
 
         Returns:
-            Itself, fitted anew whatever it was before.
+            The calibration itself, fitted anew whatever it was before.
 
         Raises:
-            ValueError: shapes that do not belong together, labels outside 0..C-1, NaN, probabilities for logits (two
-                samples or more, each of numbers that are not negative and sum to 1), weights that are negative or all
-                0, or a ``logits_prior`` of another number of classes or with a 0.
+            ValueError: shapes do not fit, labels are outside 0..C-1, logits are NaN, or are probabilities (two samples
+                or more, each of numbers that are not negative and sum to 1), weights are negative or all 0, or
+                ``logits_prior`` has another number of classes or a 0.
         """
         # Here, not above: no training step needs scipy, so importing the library must not wait for it.
         from scipy.optimize import minimize
@@ -102,7 +103,7 @@ class Calibration(nn.Module, ABC):
         with torch.inference_mode(False), torch.enable_grad():
             start = torch.cat([values.detach().double().cpu().flatten() for values in self.start])
             center, by_scale, by_bias = likelihood.curvature(*self.spread(start))
-            # In units of the curvature a rare class's bias is as long a way as any other number.
+            # In units of the curvature the bias of a rare class is as far from its start as any other number.
             unit = (self.pull_back(start, by_scale, by_bias).abs() + precision).rsqrt().clamp(max=1e3)
 
             def loss(steps: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
@@ -124,19 +125,19 @@ class Calibration(nn.Module, ABC):
         return self
 
     def split(self, vector: Tensor) -> list[Tensor]:
-        """The numbers that a vector holds one after the other."""
+        """Cut a vector into the numbers that it holds one after the other."""
         parts = torch.split(vector, [values.numel() for values in self.start])
         return [part.view(values.shape) for part, values in zip(parts, self.start, strict=True)]
 
     def spread(self, vector: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and bias of such a vector."""
+        """Compute scale and bias from such a vector."""
         return self.scale_and_bias(*self.split(vector))
 
     def uncentered(self, vector: Tensor, center: Tensor) -> Tensor:
-        """The numbers for logits, from those for logits less ``center``, [C].
+        """Convert the numbers for logits minus ``center``, [C], to those for the logits themselves.
 
-        Where the logits of a class are far from 0, its scale and its bias pull the same way, and a search for both
-        takes many steps; about their mean they have little to do with each other.
+        Where the logits of a class are far from 0, its scale and its bias have similar effects, and a search for both
+        takes many steps; about the mean logit their effects are nearly independent.
         """
         *others, last = self.split(vector)
         if last.ndim:
@@ -145,14 +146,14 @@ class Calibration(nn.Module, ABC):
         return torch.cat([part.flatten() for part in (*others, last)])
 
     def pull_back(self, vector: Tensor, by_scale: Tensor, by_bias: Tensor) -> Tensor:
-        """A slope along scale and bias, [C] each, as one along the vector."""
+        """Convert slopes along scale and bias, [C] each, to one along the vector."""
         vector = vector.detach().requires_grad_()
         scale, bias = self.spread(vector)
         slope: Tensor = torch.autograd.grad((scale * by_scale).sum() + (bias * by_bias).sum(), vector)[0]
         return slope
 
     def check(self, logits: Logits) -> Tensor:
-        """Read logits, and refuse those of another form or another number of classes."""
+        """Convert logits; raise ValueError for another form or another number of classes."""
         logits = as_logits(logits)
         num_classes = self.start[-1].numel() if self.start[-1].ndim else None
         if logits.ndim < 2 or not logits.is_floating_point() or num_classes not in (None, logits.shape[1]):
@@ -166,7 +167,8 @@ class Calibration(nn.Module, ABC):
 class TemperatureScaling(Calibration):
     """Temperature scaling, z / T (Guo et al., ICML 2017, https://arxiv.org/abs/1706.04599).
 
-    One number, so a few hundred held-out samples do. It changes how sure the model is, never what it says.
+    A single number, so a few hundred held-out samples are enough. It changes the model's confidence, never its
+    predictions.
 
     >>> logits = torch.tensor([[4.0, 0.0]]).repeat(4, 1)
     >>> calibrate = TemperatureScaling().fit(logits, torch.tensor([0, 0, 0, 1]), prior_std=float("inf"))
@@ -181,19 +183,19 @@ class TemperatureScaling(Calibration):
 
     @property
     def temperature(self) -> float:
-        """T; above 1 for a model that was too sure."""
+        """Temperature T; above 1 for an overconfident model."""
         return math.exp(float(self.log_temperature))
 
     def scale_and_bias(self, *numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """1 / T and 0."""
+        """Scale 1 / T and bias 0."""
         return (-numbers[0]).exp(), torch.zeros_like(numbers[0])
 
 
 class BiasCorrectedTemperatureScaling(Calibration):
-    """Bias-corrected temperature scaling (BCTS), z / T + b (Alexandari et al., ICML 2020,
-    https://arxiv.org/abs/1901.06852).
+    """Bias-corrected temperature scaling (BCTS), z / T + b.
 
-    The biases take away that the model favours some classes, which is what :func:`ltaug.estimate_prior` needs most.
+    The biases correct a model that favours some classes, which :func:`ltaug.labelshift.estimate_prior` needs most
+    (Alexandari et al., ICML 2020, https://arxiv.org/abs/1901.06852).
 
     Args:
         num_classes: C.
@@ -212,18 +214,18 @@ class BiasCorrectedTemperatureScaling(Calibration):
 
     @property
     def temperature(self) -> float:
-        """T; above 1 for a model that was too sure."""
+        """Temperature T; above 1 for an overconfident model."""
         return math.exp(float(self.log_temperature))
 
     def scale_and_bias(self, *numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """1 / T and b."""
+        """Scale 1 / T and bias b."""
         return (-numbers[0]).exp(), numbers[1]
 
 
 class VectorScaling(Calibration):
     """Vector scaling, w_c z_c + b_c (Guo et al., ICML 2017, https://arxiv.org/abs/1706.04599).
 
-    Two numbers a class; with few held-out samples a class a smaller ``prior_std`` keeps them from following noise.
+    Two numbers a class: with few held-out samples a class, a smaller ``prior_std`` keeps them from fitting noise.
 
     Args:
         num_classes: C.
@@ -240,13 +242,14 @@ class VectorScaling(Calibration):
         super().__init__(scale=torch.ones(classes), bias=torch.zeros(classes))
 
     def scale_and_bias(self, *numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """w and b."""
+        """Scale w and bias b."""
         return numbers[0], numbers[1]
 
 
 class _Likelihood:
-    """The negative log likelihood of softmax(scale * z + bias + shift), and its slopes, in one pass over blocks of
-    samples. The shift is from the prior of the logits to the class mix of the samples.
+    """Negative log likelihood of softmax(scale * z + bias + shift), and its slopes, in one pass over blocks.
+
+    The shift is from the prior of the logits to the class mix of the samples.
 
     Args:
         rows: z, [N, C].
@@ -259,7 +262,7 @@ class _Likelihood:
         self.rows, self.labels, self.share = rows, labels, share
         own = rows.gather(1, labels[:, None])[:, 0].double()
         zeros = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
-        # What the labels add to the slopes is the same for all numbers.
+        # The labels' part of the slopes does not depend on the numbers.
         self.labels_by_bias = zeros.scatter_add(0, labels, share)
         self.labels_by_scale = zeros.scatter_add(0, labels, share * own)
         self.shift, self.present = zeros, torch.ones(len(zeros), dtype=torch.bool)
@@ -275,7 +278,7 @@ class _Likelihood:
             self.present = self.labels_by_bias.cpu() > 0
 
     def value_and_slopes(self, scale: Tensor, bias: Tensor) -> tuple[float, Tensor, Tensor]:
-        """The loss, and its slopes by scale and bias, float64 [C] each, on the CPU."""
+        """Compute the loss and its slopes by scale and bias, float64 [C] each, on the CPU."""
         value, by_scale, by_bias = 0.0, -self.labels_by_scale, -self.labels_by_bias
         for z, z_label, power, total, share in self.blocks(scale, bias):
             value += float(((total.log() - z_label) * share).sum())
@@ -285,10 +288,10 @@ class _Likelihood:
         return value, by_scale.cpu(), by_bias.cpu()
 
     def curvature(self, scale: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean logit of each class, and second derivatives by scale, about that mean, and by bias, as far as a unit of
-        length needs them: float64 [C] each, on the CPU.
+        """Compute each class's mean logit, and rough second derivatives by scale, about that mean, and by bias.
 
-        Samples count half for the class they are of, and half for those that are predicted.
+        They set the units of the search, float64 [C] each, on the CPU. A sample counts half for its own class, and half
+        for the predicted ones.
         """
         own = self.rows.gather(1, self.labels[:, None])[:, 0].double()
         size, first = self.labels_by_bias.clone(), self.labels_by_scale.clone()
@@ -303,11 +306,11 @@ class _Likelihood:
             second += factor @ power.mul_(z)
         mean = first / size.clamp(min=1e-300)
         about = (second - first * mean).clamp(min=0.0) / 2.0
-        # Where all samples have the same logits only their spread within a sample says how far is far.
+        # Where all samples have the same logits, only the spread within a sample gives a unit.
         return mean.cpu(), (about + 0.01 * within).cpu(), size.cpu() / 2.0
 
     def blocks(self, scale: Tensor, bias: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
-        """Of a block of samples: z, the calibrated logit of the label, exp of all, their sum, and the weights."""
+        """Yield blocks of samples: z, the label's calibrated logit, exp of all, their sum, and the weights."""
         scale, bias = (values.detach().to(self.rows.device, torch.float64) for values in (scale, bias))
         bias = bias + self.shift
         size = max(_BLOCK // self.rows.shape[1], 1)

@@ -1,4 +1,4 @@
-"""A model that knows which class prior its logits are under."""
+"""Wrapper of a model that moves its logits to another class prior."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ __all__ = ["PriorShift"]
 
 
 class PriorShift(nn.Module):
-    """Any model, with its logits moved to the class prior of the place where it is used: :func:`ltaug.shift_logits`
-    as the last layer.
+    """Wrapper that moves the logits of any model to the class prior of the place where it is used.
 
-    The shift is a buffer: it is saved with the model, moves with it (in single precision, whatever the type that the
-    model is cast to), and becomes a constant of ``torch.export`` and
-    ONNX. Export again after :meth:`retarget`.
+    :func:`ltaug.shift_logits` as the last layer. The shift is a buffer: it is saved with the model, moves with it (in
+    single precision, whatever type the model is cast to), and becomes a constant of ``torch.export`` and ONNX. Export
+    again after :meth:`retarget`.
 
-    A model may answer with a tensor, as those of timm do, or with something that holds the logits by name: those of
-    transformers have ``.logits``, the segmentation models of torchvision ``["out"]``. The answer is then of the same
-    kind, a copy whose logits are shifted; all else in it, such as a loss, is as the model made it.
+    A model may return a tensor, as those of timm do, or an object that holds the logits by name: those of transformers
+    have ``.logits``, the segmentation models of torchvision ``["out"]``. The wrapper then returns a copy of that object
+    with shifted logits; everything else in it, such as a loss, is unchanged.
 
     Args:
-        model: returns logits [N, C, ...], or holds them in its answer.
-        logits_prior: the prior that they are under, [C]: the training prior for a model trained with plain
+        model: returns logits [N, C, ...], or an object that holds them.
+        logits_prior: the prior that the logits are under, [C]: the training prior for a model trained with plain
             cross-entropy, uniform for a prior-corrected one. Counts or probabilities.
         target_prior: the prior to move to, [C]; uniform by default.
         strength: 1 is Bayes' rule, 0 leaves the logits; :func:`ltaug.search_strength` finds one.
-        output: entry or attribute of the logits in an answer that is not a tensor.
+        output: entry or attribute of the logits in an output that is not a tensor.
 
     Raises:
         ValueError: a class has prior 0, the numbers of classes differ, or ``strength`` is NaN or infinite.
@@ -67,17 +66,17 @@ class PriorShift(nn.Module):
         self._aim(torch.ones(prior.numel()) if target_prior is None else target_prior, strength, "target_prior")
 
     def retarget(self, prior: Counts, strength: float | None = None) -> PriorShift:
-        """Move to another prior from now on.
+        """Change the target prior.
 
         Args:
-            prior: the new target, [C]; from :func:`ltaug.estimate_prior`, for instance.
+            prior: the new target, [C]; from :func:`ltaug.labelshift.estimate_prior`, for instance.
             strength: the new strength; by default it stays.
 
         Returns:
-            Itself.
+            The wrapper itself.
 
         Raises:
-            ValueError: a class has prior 0, there is not one number a class, or ``strength`` is NaN or infinite.
+            ValueError: a class has prior 0, the numbers of classes differ, or ``strength`` is NaN or infinite.
         """
         self._aim(prior, float(self.strength) if strength is None else strength, "prior")
         return self
@@ -95,7 +94,7 @@ class PriorShift(nn.Module):
             self.shift.copy_(shift)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PriorShift:
-        # `half()` and the like are for the model: the prior of a rare class would be 0 after it.
+        # `half()` and the like are for the model: they would round the prior of a rare class to 0.
         before = {name: cast(Tensor, getattr(self, name)) for name in ("logits_prior", "strength", "shift")}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, values in before.items():
@@ -105,7 +104,7 @@ class PriorShift(nn.Module):
         return self
 
     def forward(self, inputs: Any = None, *more: Any, **options: Any) -> Any:
-        """The model's answer, with its logits [N, C, ...] under the target prior."""
+        """The model's output, with its logits [N, C, ...] under the target prior."""
         # `inputs` has a name, which torch.export takes over, but models of transformers are called by keywords alone.
         answer = self.model(**options) if inputs is None and not more else self.model(inputs, *more, **options)
         if isinstance(answer, Tensor):
@@ -114,8 +113,8 @@ class PriorShift(nn.Module):
         logits = answer.get(self.output) if by_key else getattr(answer, self.output, None)
         if not isinstance(logits, Tensor):
             raise ValueError(
-                f"`model` must return logits, or an answer that holds them as `{self.output}`, but its answer is no "
-                "tensor and holds none there. Name the place by `output=`, or wrap the model so that it returns logits."
+                f"`model` must return logits, or an object that holds them as `{self.output}`, but it returned "
+                "something without them. Name their place by `output=`, or wrap the model so that it returns logits."
             )
         if isinstance(answer, tuple):  # a named one
             return answer._replace(**{self.output: self.moved(logits)})  # type: ignore[attr-defined]
@@ -127,7 +126,7 @@ class PriorShift(nn.Module):
         return answer
 
     def moved(self, logits: Tensor) -> Tensor:
-        """Logits of the model, [N, C, ...], moved to the target prior."""
+        """Move logits of the model, [N, C, ...], to the target prior."""
         if not logits.is_floating_point() or logits.ndim < 2 or logits.shape[1] != self.shift.numel():
             raise ValueError(
                 f"`model` must return floating-point logits of shape [N, {self.shift.numel()}, ...], one class for "

@@ -13,24 +13,24 @@ __all__ = ["search_strength", "strength_curve"]
 def search_strength(
     score: Callable[[float], float], step: float = 0.1, high: float = 2.0, limit: float = 10.0, method: str = "paper"
 ) -> float:
-    """The strength of a prior correction that scores best on held-out data (IC, Tian et al., NeurIPS 2020, Algorithm 2,
-    https://arxiv.org/abs/2010.11820), on the grid 0, step, 2 step, ...
+    """Find the strength of a prior correction that scores best on held-out data, on the grid 0, step, 2 step, ...
+
+    This is the search of IC's lambda (Tian et al., NeurIPS 2020, Algorithm 2, https://arxiv.org/abs/2010.11820).
 
     ======= ===========================================================================================================
-    "paper" Algorithm 2, a binary search for the peak: O(log) calls, none of them twice, and those that it takes to walk
-            over flat parts. If one step is worse than none, 0 is the answer; while the upper end is no worse than none,
-            the range grows, up to ``limit``. For a score that rises to one peak and falls after it the answer is the
-            peak, the smallest strength of a flat one; for any other, the best of the strengths that were scored, the
-            smallest of equals, so never worse than 0.
+    "paper" Algorithm 2, a binary search for the peak: O(log) calls, each strength at most once, and more to cross flat
+            parts. If one step scores worse than 0, the answer is 0; while the upper end scores no worse than 0, the
+            range grows, up to ``limit``. For a score that rises to one peak and falls after it the answer is the peak,
+            the smallest strength of a flat one; for any other, the best of the strengths that were scored, the smallest
+            of equals, so never worse than 0.
     "grid"  every strength up to ``limit`` is scored, 101 by default. The answer is the best; of equals the middle one,
             which is the furthest from where the score falls, but 0 where nothing is better than 0.
     ======= ===========================================================================================================
 
-    Accuracy on few samples is a ragged curve: a single sample that the first step gets wrong, with none yet to make up
-    for it, and "paper" answers 0. Take "grid" there; "paper" is for scores that are smooth, such as a likelihood, or
-    cost much.
+    Accuracy on few samples is a ragged curve: if the first step misclassifies one sample more and corrects no other
+    yet, "paper" answers 0. Use "grid" there; "paper" is for scores that are smooth, such as a likelihood, or expensive.
 
-    The paper's listing leaves the grid, runs forever where no strength is worse than none, takes a flat part for a
+    The paper's listing leaves the grid, runs forever where no strength scores worse than 0, takes a flat part for a
     rising one and widens the range in steps of 5, where "paper" doubles it.
 
     Args:
@@ -45,7 +45,8 @@ def search_strength(
         A strength in 0..``limit``, on the grid.
 
     Raises:
-        ValueError: the score is NaN or no number, not 0 < ``step`` <= ``high`` <= ``limit``, or ``method`` is another.
+        ValueError: the score is NaN or not a number, the range is not 0 < ``step`` <= ``high`` <= ``limit``, or
+            ``method`` is unknown.
 
     >>> search_strength(lambda strength: -((strength - 1.3) ** 2))
     1.3
@@ -95,11 +96,10 @@ def search_strength(
 def strength_curve(
     score: Callable[[float], float], step: float = 0.1, limit: float = 10.0
 ) -> tuple[list[float], list[float]]:
-    """What every strength of a prior correction scores (IC, Fig. 3): for a look at it with
-    :func:`ltaug.plots.accuracy_against_lambda`.
+    """Score every strength of a prior correction, for a plot (IC, Fig. 3).
 
-    :func:`search_strength` with ``method="grid"`` takes the best of the same strengths. Where both are wanted, wrap a
-    costly score in ``functools.cache``.
+    :func:`ltaug.plots.accuracy_against_lambda` draws it. :func:`search_strength` with ``method="grid"`` takes the best
+    of the same strengths; to have both, wrap an expensive score in ``functools.cache``.
 
     Args:
         score: takes a strength and returns a number, as for :func:`search_strength`.
@@ -110,7 +110,7 @@ def strength_curve(
         Strengths 0, step, ..., ``limit``, and the score of each.
 
     Raises:
-        ValueError: the score is NaN or no number, or not 0 < ``step`` <= ``limit``.
+        ValueError: the score is NaN or not a number, or the range is not 0 < ``step`` <= ``limit``.
 
     >>> strength_curve(lambda strength: 1.0 - strength**2, step=0.5, limit=1.0)
     ([0.0, 0.5, 1.0], [1.0, 0.75, 0.0])

@@ -19,15 +19,15 @@ Logits = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 __all__ = ["log_prior_shift", "shift_logits"]
 
 _ROWS = 64
-"""Samples that are looked at to tell logits from probabilities."""
+"""Samples that are checked for probabilities passed as logits."""
 
 
 def log_prior_shift(from_prior: Counts, to_prior: Counts, strength: float = 1.0) -> Tensor:
-    """strength * (log to_prior - log from_prior), the vector that :func:`shift_logits` adds.
+    """Compute strength * (log to_prior - log from_prior), the vector that :func:`shift_logits` adds.
 
     Args:
-        from_prior: counts or probabilities, [C], all positive.
-        to_prior: likewise.
+        from_prior: the prior to move from, [C], counts or probabilities, all positive.
+        to_prior: the prior to move to, [C], in the same form.
         strength: 1 is Bayes' rule.
 
     Returns:
@@ -73,8 +73,8 @@ def shift_logits(logits: Logits, from_prior: Counts, to_prior: Counts, strength:
 
     Args:
         logits: [N, C, ...], classes on ``dim``; a tensor, an array or nested lists. Log probabilities are logits,
-            probabilities are not, and nobody notices them here: the shift never looks at the numbers that it moves, so
-            that it waits for no device and can be compiled and exported.
+            probabilities are not, and they are not detected here: the shift never reads the values, so that it waits
+            for no device and can be compiled and exported.
         from_prior: the prior that the logits are under, [C]: the training prior for a model trained with plain
             cross-entropy, uniform for a prior-corrected one. Counts or probabilities.
         to_prior: the prior to move to, [C].
@@ -106,17 +106,17 @@ def shift_logits(logits: Logits, from_prior: Counts, to_prior: Counts, strength:
 
 
 def as_logits(logits: Logits, name: str = "logits") -> Tensor:
-    """Read logits of any array-like form as a tensor, or say that they are none."""
-    return as_array(logits, name, " Of a model that answers with an object pass its `.logits`.")
+    """Convert array-like logits to a tensor; raise ValueError for anything else."""
+    return as_array(logits, name, " If the model returns an object, pass its `.logits`.")
 
 
 def as_array(values: Logits | Counts, name: str, advice: str = "") -> Tensor:
-    """Read numbers of any array-like form as a tensor, or say that they are none."""
+    """Convert array-like numbers to a tensor; raise ValueError for anything else."""
     if isinstance(values, Tensor):
         return values
     try:
         if isinstance(values, np.ndarray):
-            # In this machine's bytes, and a copy of what torch can only look at: views backwards, read-only memory.
+            # In this machine's byte order, and a copy where torch cannot write: reversed views, read-only memory.
             values = values.astype(values.dtype.newbyteorder("="), copy=False)
             values = values if values.flags.writeable and min(values.strides, default=0) >= 0 else values.copy()
         return torch.as_tensor(values)
@@ -127,7 +127,7 @@ def as_array(values: Logits | Counts, name: str, advice: str = "") -> Tensor:
 
 
 def as_number(value: Any, name: str, advice: str = "") -> float:
-    """Read one number, or say that it is none; text is none, whatever it says."""
+    """Convert to float; raise ValueError for non-numbers, strings included."""
     try:
         return float(0.0 + value)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -135,7 +135,7 @@ def as_number(value: Any, name: str, advice: str = "") -> float:
 
 
 def as_whole(value: Any, name: str, least: int | None = None, advice: str = "") -> int:
-    """Read one whole number, or say that it is none or too small."""
+    """Convert to int; raise ValueError for non-integers and for numbers below ``least``."""
     try:
         number = operator.index(value)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -146,9 +146,9 @@ def as_whole(value: Any, name: str, least: int | None = None, advice: str = "") 
 
 
 def check_no_probabilities(rows: Tensor, name: str = "logits") -> None:
-    """Refuse rows [N, C] that are probabilities.
+    """Raise ValueError for rows [N, C] that are probabilities.
 
-    A few rows tell: logits of one or another may happen to be a distribution, but not all of two or more.
+    A few rows suffice: the logits of a single sample may happen to be a distribution, but not those of two or more.
     """
     some = rows[:: max(len(rows) // _ROWS, 1)].detach()
     sums = some.double().sum(1)
@@ -161,7 +161,7 @@ def check_no_probabilities(rows: Tensor, name: str = "logits") -> None:
 
 
 def check_finite(logits: Tensor, name: str = "logits") -> None:
-    """Refuse logits [N, C, ...] that hold NaN or infinity."""
+    """Raise ValueError for logits [N, C, ...] that hold NaN or infinity."""
     if bool(logits.isfinite().all()):
         return
     off = ~logits.isfinite().flatten(1).all(1)

@@ -1,4 +1,4 @@
-"""Which sample comes next: samplers whose order is a pure function of (seed, epoch), so that all ranks agree on it."""
+"""Samplers whose order is a pure function of (seed, epoch), so that all ranks of a run agree on it."""
 
 from ltaug.samplers.class_aware import ClassAwareSampler
 from ltaug.samplers.class_power import ClassPowerSampler

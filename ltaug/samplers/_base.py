@@ -1,4 +1,4 @@
-"""What every sampler of the library shares: an own random stream for each (seed, epoch)."""
+"""Base of the samplers: a random stream of its own for each (seed, epoch), and draws of class and member."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class EpochSampler(Sampler[int]):
     """A sampler whose order is a pure function of (seed, stream, epoch).
 
     An epoch is drawn in blocks of 2^22 = 4,194,304 indices, each from its own generator, so that the first index comes
-    at once and only a block stands in memory, however long the epoch is.
+    at once and only a block is in memory, however long the epoch is.
 
     Attributes:
         num_samples: indices an epoch.
@@ -29,7 +29,7 @@ class EpochSampler(Sampler[int]):
             another one.
     """
 
-    _block_size = 2**22  # part of what the orders of longer epochs are a function of
+    _block_size = 2**22  # the orders of longer epochs depend on it
 
     def __init__(self, num_samples: int, seed: int) -> None:
         if num_samples < 1:
@@ -48,11 +48,11 @@ class EpochSampler(Sampler[int]):
         self.epoch = int(epoch)
 
     def indices(self) -> Tensor:
-        """The whole epoch at once, int64 [num_samples]; what iterating yields one by one, and much faster."""
+        """The whole epoch at once, int64 [num_samples]: the indices that iterating yields, much faster."""
         return join(self.blocks())
 
     def blocks(self) -> Iterator[Tensor]:
-        """The epoch block by block, int64 [up to 2^22] each: the speed of :meth:`indices` for epochs of any length."""
+        """The epoch block by block, int64 [up to 2^22] each: as fast as :meth:`indices`, for epochs of any length."""
         begun = copy.copy(self)  # `set_epoch` chooses the next iteration, not the rest of this one
         for start in range(0, self.num_samples, self._block_size):
             yield begun._draw(start, min(self._block_size, self.num_samples - start))
@@ -84,7 +84,7 @@ class ClassDrawSampler(EpochSampler):
         labels: class of every sample, int [N].
         num_samples: indices an epoch; by default N.
         seed: see :class:`EpochSampler`.
-        table: whether the table is needed; it takes four bytes a sample.
+        table: whether the subclass needs the table, which takes four bytes a sample.
     """
 
     def __init__(self, labels: Counts, num_samples: int | None, seed: int, *, table: bool = True) -> None:
@@ -105,7 +105,7 @@ class ClassDrawSampler(EpochSampler):
         self._start = np.cumsum(self._count) - self._count
 
     def _members(self, generator: np.random.Generator, chosen: np.ndarray) -> Tensor:
-        """A uniform member of each of the chosen classes, as indices into the labels."""
+        """Draw a uniform member of each of the chosen classes, as indices into the labels."""
         # floor(u * n) < n for u < 1 and n < 2**53
         member = (generator.random(len(chosen)) * self._count[chosen]).astype(np.int64)
         member += self._start[chosen]
@@ -113,7 +113,7 @@ class ClassDrawSampler(EpochSampler):
 
 
 def _sorted_by_class(labels: np.ndarray[Any, Any], counts: np.ndarray[Any, Any], block: int) -> np.ndarray[Any, Any]:
-    """The samples of class 0, then those of class 1, ..., each in order: a stable counting sort, a block at a time.
+    """Indices of the samples of class 0, then of class 1, ...: a stable counting sort, a block at a time.
 
     Beside the result, in int32 where that is enough, it needs only a block's memory; ``np.argsort`` works in int64 with
     as much again for its own use.
@@ -134,7 +134,7 @@ def _sorted_by_class(labels: np.ndarray[Any, Any], counts: np.ndarray[Any, Any],
 
 
 class AliasTable:
-    """Walker's alias method (Vose's construction): a draw from any discrete law for one uniform number."""
+    """Walker's alias method (Vose's construction): draws from a discrete distribution, one uniform number each."""
 
     def __init__(self, probabilities: np.ndarray) -> None:
         size = len(probabilities)
@@ -158,11 +158,11 @@ class AliasTable:
 
 
 def join(blocks: Iterable[Tensor]) -> Tensor:
-    """All blocks as one tensor; a single one is not copied."""
+    """Concatenate all blocks; a single one is not copied."""
     found = list(blocks)
     return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def pieces(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Blocks in smaller pieces, so that a long one never stands in memory as Python integers."""
+    """Cut blocks into smaller pieces, so that a long one is never in memory as Python integers."""
     return (piece for block in blocks for piece in torch.split(block, 2**16))

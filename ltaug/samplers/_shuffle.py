@@ -1,4 +1,4 @@
-"""Pseudo-random permutations of any size, computed place by place in no memory."""
+"""Pseudo-random permutations of any size, computed place by place without memory."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 PIECE = 2**14
-"""Intermediate results of so many places stay in the processor's cache."""
+"""Places computed at a time: their intermediate results stay in the processor's cache."""
 
 
 def shuffled(places: Array, size: int | Array, key: Array, rounds: int) -> Array:
-    """What comes at the given places when ``range(size)`` is shuffled with a key, int64 [n].
+    """Items at the given places of ``range(size)`` shuffled with a key, int64 [n].
 
     A Feistel network on a rectangle that holds ``size`` cells (Black and Rogaway, *Ciphers with Arbitrary Finite
-    Domains*, CT-RSA 2002): row and column number are shifted in turn by a random function of the other, and what falls
-    on one of the few cells beyond ``size`` goes through again.
+    Domains*, CT-RSA 2002): row and column number are shifted in turn by a random function of the other, and an item
+    that lands on one of the few cells beyond ``size`` goes through again.
 
     Args:
         places: in 0..size - 1, int [n].
@@ -37,7 +37,7 @@ def shuffled(places: Array, size: int | Array, key: Array, rounds: int) -> Array
 
 
 def _once(cells: Array, sizes: Array, keys: Array, rounds: int) -> Array:
-    """Every cell of a rectangle to another one."""
+    """Map every cell of a rectangle to another one, by all rounds of the network."""
     out = np.empty_like(cells)
     for start in range(0, len(cells), PIECE):
         part = slice(start, start + PIECE)
@@ -53,13 +53,13 @@ def _once(cells: Array, sizes: Array, keys: Array, rounds: int) -> Array:
 
 
 def _shifted(side: Array, length: Array, key: Array, number: Array) -> Array:
-    """Move along a side, cyclically, as far as the key's random stream says."""
+    """Shift a row or column number cyclically, by a number of the key's random stream."""
     moved = side + (((mix(key, number) >> np.uint64(32)) * length) >> np.uint64(32))
     return np.asarray(np.minimum(moved, moved - length))  # below 0 is far above, in unsigned numbers
 
 
 def mix(seed: Array, number: Array) -> Array:
-    """The given number of the random stream of a seed, uint64: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
+    """Number at a given position of a seed's random stream, uint64: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
     out: Array = seed + (number.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     out ^= out >> np.uint64(30)
     out *= np.uint64(0xBF58476D1CE4E5B9)
@@ -70,5 +70,5 @@ def mix(seed: Array, number: Array) -> Array:
 
 
 def random_key(generator: np.random.Generator) -> Array:
-    """A key, uint64 [1]."""
+    """Draw the key of a permutation, uint64 [1]."""
     return generator.integers(2**64, size=1, dtype=np.uint64)

@@ -12,14 +12,13 @@ from ltaug.samplers._shuffle import mix, random_key, shuffled
 
 
 class ClassAwareSampler(ClassDrawSampler):
-    """Class-balanced without chance: classes in shuffled cycles, k samples of a class in a row, from shuffled cycles of
-    its members (Shen et al., ECCV 2016, https://arxiv.org/abs/1512.05830; as cRT, LWS and MiSLAS use it).
+    """Class-balanced sampling without chance: classes in shuffled cycles, k samples of a class in a row.
 
     Every class is visited once before any is visited again, and every member of a class is used once before any is used
-    again. A batch of B holds B / k classes. The released codes call an epoch max_k n_k * C samples and stop earlier by
-    hand; here it is N samples unless ``num_samples`` says otherwise. Beyond 2^22 = 4,194,304 samples, of the set or an
-    epoch, the cycles are pseudo-random permutations computed on the fly, and only a block of the epoch stands in
-    memory.
+    again (Shen et al., ECCV 2016, https://arxiv.org/abs/1512.05830; cRT, LWS and MiSLAS use it). A batch of B holds B /
+    k classes. In the released codes an epoch has max_k n_k * C samples, and the loop breaks off earlier; here it has N
+    samples unless ``num_samples`` says otherwise. Beyond 2^22 = 4,194,304 samples, of the set or an epoch, the cycles
+    are pseudo-random permutations computed on the fly, and only a block of the epoch is in memory.
 
     Args:
         labels: class of every sample, int [N].
@@ -50,7 +49,7 @@ class ClassAwareSampler(ClassDrawSampler):
         of_classes, of_members = random_key(generator), random_key(generator)
         classes = shuffled(place, len(self._count), mix(of_classes, cycle), rounds=16)
         chosen, cycle = classes[visit - visit[0]], cycle[visit - visit[0]]
-        # A class is visited once a cycle, so that the uses of its members are counted without a look back.
+        # A class is visited once a cycle, so the number of uses of its members follows from the cycle alone.
         count = self._count[chosen]
         member_cycle, use = np.divmod(cycle * self.samples_per_class + turn, count)
         member = shuffled(use, count, mix(mix(of_members, chosen), member_cycle), rounds=16)

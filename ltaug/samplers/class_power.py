@@ -28,18 +28,17 @@ class ClassPowerSampler(ClassDrawSampler):
 
     Random over-sampling (ROS) is ``tau=0, num_samples=C * max(class_counts)``: as many draws of every class as the
     largest has samples. Random under-sampling (RUS) is ``tau=0, num_samples=C * min(class_counts)``: other samples of
-    the frequent classes in every epoch. Both are with repetition.
+    the frequent classes in every epoch. Both repeat samples.
 
     The released UniMix code puts the exponent on samples, not on classes: its ``tau`` is this one minus 1.
     Classes without a sample are never drawn.
 
-    Any number of samples will do. An epoch is drawn in blocks of 2^22 = 4,194,304, so that the first index comes at
-    once and only a block stands in memory; the table of class members takes four bytes a sample, and ``tau=1`` needs
-    none. The shuffled epoch of a set larger than a block is a pseudo-random permutation computed on the fly: every
-    sample comes exactly once, but not every one of the N! orders is possible. What does not exceed a block has the
-    order it had before there were blocks; longer epochs, and shuffled ones of larger sets, have another one.
+    The set may have any size. An epoch is drawn in blocks of 2^22 = 4,194,304, so that the first index comes at once
+    and only a block is in memory; the table of class members takes four bytes a sample, and ``tau=1`` needs no table.
+    The shuffled epoch of a set larger than a block is a pseudo-random permutation computed on the fly: every sample
+    comes exactly once, but not every one of the N! orders is possible.
 
-    Under accelerate every process walks through the whole epoch to find its own batches: 0.02 to 0.05 microseconds of
+    Under accelerate every process goes through the whole epoch to find its own batches: 0.02 to 0.05 microseconds of
     one core for an index, or about 5 s spread over an epoch of 10^8.
 
     Args:

@@ -1,4 +1,4 @@
-"""One sampler until an epoch, another from it on."""
+"""Deferred re-sampling."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from ltaug.samplers._base import EpochSampler
 
 
 class DeferredSampler(EpochSampler):
-    """Deferred re-sampling (DRS): one sampler before an epoch, another from it on (Cao et al., NeurIPS 2019,
-    https://arxiv.org/abs/1906.07413).
+    """Deferred re-sampling (DRS): one sampler before an epoch, another from that epoch on.
 
-    Usually instance-balanced until the learning rate falls, class-balanced then: rare classes are repeated only when
-    the features are there. Inside a ``PairSampler`` on both sides it is deferred label-occurrence-balanced mixup
-    (Zhang et al., ICASSP 2022).
+    Cao et al. (NeurIPS 2019, https://arxiv.org/abs/1906.07413). Usually instance-balanced until the learning rate
+    falls, then class-balanced: rare classes are repeated only once the features are learnt. Inside a ``PairSampler`` on
+    both sides it is deferred label-occurrence-balanced mixup (Zhang et al., ICASSP 2022).
 
     Args:
-        first: the sampler of the epochs before ``epoch``, of this library.
+        first: the sampler of the epochs before ``epoch``, one of this library.
         then: the sampler from ``epoch`` on, with as many samples.
         epoch: the switch, counted from 0; 160 of 200 in the papers.
 

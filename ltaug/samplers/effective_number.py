@@ -9,11 +9,11 @@ from ltaug.samplers._base import AliasTable, ClassDrawSampler
 
 
 class EffectiveNumberSampler(ClassDrawSampler):
-    """Every sample has the weight of its class, (1 - beta) / (1 - beta^n_y) (Cui et al., CVPR 2019,
-    https://arxiv.org/abs/1901.05555; as a sampler in the released code of LDAM-DRW).
+    """Effective-number sampling: a sample weighs (1 - beta) / (1 - beta^n_y), y its class.
 
-    So P(Y = y) ~ n_y / E_n(y): ``beta = 0`` is instance-balanced, ``beta -> 1`` class-balanced. Classes without a
-    sample are never drawn.
+    Cui et al. (CVPR 2019, https://arxiv.org/abs/1901.05555); as a sampler in the released code of LDAM-DRW. So
+    P(Y = y) ~ n_y / E_n(y): ``beta = 0`` is instance-balanced, ``beta -> 1`` class-balanced. Classes without a sample
+    are never drawn.
 
     Args:
         labels: class of every sample, int [N].

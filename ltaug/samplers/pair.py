@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -156,27 +156,28 @@ def _of_stream(sampler: EpochSampler, further: int, start: int, size: int) -> Te
     return moved._draw(start, size)
 
 
-class PairDataset(Dataset[tuple[T, T]], Generic[T]):
+class PairDataset(Dataset[Any], Generic[T]):
     """Turn an index pair into the two samples, so that one ``DataLoader`` carries the pairs of :class:`PairSampler`.
 
-    With the default collation a batch is ``(inputs, labels), (partner_inputs, partner_labels)``.
+    With the default collation a batch is ``(inputs, labels), (partner_inputs, partner_labels)``. A plain index gives a
+    plain sample, for the epochs of a training that do not mix.
 
     Args:
         dataset: any map-style data set.
 
     >>> pairs = PairDataset(["a", "b", "c"])
-    >>> pairs[0, 2], len(pairs)
-    (('a', 'c'), 3)
+    >>> pairs[0, 2], pairs[1], len(pairs)
+    (('a', 'c'), 'b', 3)
     """
 
     def __init__(self, dataset: Dataset[T]) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: tuple[int, int]) -> tuple[T, T]:
-        if not isinstance(index, tuple | list) or len(index) != 2:
-            raise ValueError(
-                f"`index` must be a pair of indices, but is {index!r}. Use `PairSampler` as the loader's `sampler`."
-            )
+    def __getitem__(self, index: int | tuple[int, int]) -> T | tuple[T, T]:
+        if not isinstance(index, tuple | list):
+            return self.dataset[index]
+        if len(index) != 2:
+            raise ValueError(f"`index` must be an index or a pair of indices, but is {index!r}.")
         first, second = index
         return self.dataset[first], self.dataset[second]
 

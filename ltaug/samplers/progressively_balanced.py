@@ -1,4 +1,4 @@
-"""From instance-balanced to class-balanced sampling in the course of training."""
+"""Progressively balanced sampling."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ltaug.samplers._base import ClassDrawSampler
 
 
 class ProgressivelyBalancedSampler(ClassDrawSampler):
-    """P(Y = y) = (1 - t / T) n_y / N + (t / T) / C at epoch t (Kang et al., ICLR 2020,
-    https://arxiv.org/abs/1910.09217).
+    """Progressively balanced sampling: from instance-balanced to class-balanced, epoch by epoch.
 
+    P(Y = y) = (1 - t / T) n_y / N + (t / T) / C at epoch t (Kang et al., ICLR 2020, https://arxiv.org/abs/1910.09217).
     The first epoch is instance-balanced; with t counted from 0 the last one, T - 1, is still short of class-balanced by
     1 / T. From ``total_epochs`` on it is class-balanced. C counts the classes that have samples.
 

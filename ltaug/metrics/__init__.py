@@ -1,0 +1,43 @@
+"""Accuracy by shot group, calibration and proper scores, from probabilities [N, C] and labels [N].
+
+Everything is a fraction in 0..1 (a percentage is the reader's business), accumulates in float64 and runs where the
+probabilities are. Only :class:`StreamingReport` takes logits: elsewhere pass ``logits.softmax(1)``; the error message
+of a metric that is given logits says so.
+"""
+
+from ltaug.metrics._inputs import Probs as Probs
+from ltaug.metrics.calibration import (
+    ReliabilityBins,
+    classwise_calibration_error,
+    expected_calibration_error,
+    maximum_calibration_error,
+    reliability_bins,
+)
+from ltaug.metrics.scores import (
+    accuracy,
+    brier_score,
+    confusion_matrix,
+    negative_log_likelihood,
+    per_class_accuracy,
+    shot_accuracy,
+)
+from ltaug.metrics.segmentation import SegmentationScores, segmentation_scores
+from ltaug.metrics.streaming import StreamingReport, classification_report
+
+__all__ = [
+    "ReliabilityBins",
+    "SegmentationScores",
+    "StreamingReport",
+    "accuracy",
+    "brier_score",
+    "classification_report",
+    "classwise_calibration_error",
+    "confusion_matrix",
+    "expected_calibration_error",
+    "maximum_calibration_error",
+    "negative_log_likelihood",
+    "per_class_accuracy",
+    "reliability_bins",
+    "segmentation_scores",
+    "shot_accuracy",
+]
