@@ -1,7 +1,5 @@
 .PHONY: install format lint types test slow quickstart cifar benchmarks docs check
 
-LAUNCH = accelerate launch --config_file accelerate_config.yaml
-
 install:  ## everything a developer needs
 	pip install -e ".[all,test,docs]"
 
@@ -13,7 +11,7 @@ lint:
 	ruff check .
 	ruff format --check .
 
-types:  ## the library strictly; a recipe's folder alone, since `config.py` and `data.py` stand in every recipe
+types:  ## the library, strictly
 	mypy
 
 test:
@@ -22,16 +20,16 @@ test:
 slow:  ## minutes, not seconds; no part of the suite
 	python -m pytest -m slow
 
-quickstart:
-	$(LAUNCH) recipes/cifar_lt/quickstart.py
+quickstart:  ## several methods on handwritten digits, and a page that compares them
+	ltaug quickstart
 
 cifar:  ## the published benchmark; DATA=folder reads local parquet instead of the hub
-	$(LAUNCH) recipes/cifar_lt/train.py --config recipes/cifar_lt/configs/unimix_bayias.yaml $(if $(DATA),--data_dir $(DATA))
+	accelerate launch recipes/cifar_lt/train.py --method unimix_bayias $(if $(DATA),--data_dir $(DATA))
 
 benchmarks:
 	python -m benchmarks --check
 
-docs:
-	sphinx-build -W -b html docs docs/_build/html
+docs:  ## a warning is an error
+	sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
-check: lint types test
+check: lint types test docs

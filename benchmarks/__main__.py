@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import calibration, envnet, images, kernels, loop, memory, scale, sound
 from benchmarks.timing import Benchmark, Options, Result, cores
-from ltaug.run import environment
+from ltaug.process import environment
 
 BENCHMARKS = [
     *kernels.BENCHMARKS,

@@ -27,7 +27,7 @@ from benchmarks.kernels import BATCH, cifar100_lt, pair_loader
 from benchmarks.plain import PlainImages, PlainPairs, cifar_transform, unimix_image_by_image
 from benchmarks.timing import Bar, Benchmark, Options, Result, Times, threads
 from ltaug import BayiasLoss, UniMix, class_prior
-from ltaug.run import reuse_freed_memory
+from ltaug.process import reuse_freed_memory
 
 MODEL = Path(__file__).parent.parent / "recipes" / "cifar_lt" / "model.py"
 WARM_UP = 4
@@ -42,7 +42,7 @@ def build_model() -> nn.Module:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     torch.manual_seed(0)
-    return module.build_model(100)
+    return module.ResNet(100)
 
 
 class Contestant(Protocol):

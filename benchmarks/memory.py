@@ -124,8 +124,8 @@ def train(data: Path, arguments: list[str], environment: dict[str, str]) -> tupl
         command = [
             sys.executable,
             str(RECIPE / "train.py"),
-            "--config",
-            str(RECIPE / "configs" / "unimix_bayias.yaml"),
+            "--method",
+            "unimix_bayias",
             "--data_dir",
             str(data),
             "--out",

@@ -174,3 +174,33 @@ class TestPriorEstimation:
         assert len(rows) == 10
         for name in rows:
             assert f"\n| {name} | " in page
+
+
+@pytest.fixture(scope="module")
+def which(root: Path) -> ModuleType:
+    return load(root, "which_method")
+
+
+class TestWhichMethod:
+    def test_the_test_set_is_balanced_and_apart(self, which: ModuleType) -> None:
+        dataset, test = which.digits(seed=0)
+        assert torch.bincount(dataset.tensors[1]).tolist()[::9] == [100, 2]
+        assert torch.bincount(test.tensors[1]).tolist() == [70] * 10
+        both = torch.cat([part.tensors[0].flatten(1) for part in (dataset, test)])
+        assert len(both.unique(dim=0)) == len(both)
+
+    def test_mixing_with_a_corrected_loss_gains_on_the_tail(self, which: ModuleType) -> None:
+        plain, mixed = (which.run(name, epochs=25, seed=0) for name in ("erm", "mixup_bayias"))
+        assert plain["`erm`, shifted"]["few"] > plain["`erm`"]["few"] + 0.05
+        assert mixed["`mixup_bayias`"]["few"] > plain["`erm`"]["few"] + 0.15
+        assert list(mixed) == ["`mixup_bayias`"]  # its logits are under the uniform prior
+
+    def test_the_command(self, which: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        which.main(["--seeds", "1", "--epochs", "1"])
+        rows = re.findall(
+            r"^\| (`\w+`(?:, shifted)?) \|(?: \d+\.\d ± 0\.0 \|){5}$", capsys.readouterr().out, re.MULTILINE
+        )
+        page = (root / "examples" / "README.md").read_text()
+        assert len(rows) == 7
+        for name in rows:
+            assert f"\n| {name} | " in page
