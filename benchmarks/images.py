@@ -1,4 +1,4 @@
-"""Large images: the loader of the recipe imagenet_lt beside timm's, what drawing and mixing take of a ResNet-50's step,
+"""Large images: the loader of imagenet_lt beside timm's, what drawing and mixing take of a ResNet-50's step,
 and its training on a GPU beside timm's loop."""
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -24,7 +25,6 @@ from benchmarks.memory import ROOT, child_environment
 from benchmarks.timing import Bar, Benchmark, Options, Result, Times, no_garbage_collection, show_seconds, threads
 from ltaug import BayiasLoss, ClassPowerSampler, GlobalBatchSampler, PairSampler, UniMix, class_counts
 
-RECIPE = ROOT / "recipes" / "imagenet_lt"
 FILES, CLASSES, BATCH, WORKERS, EPOCHS = 384, 4, 32, 2, 9
 WIDTH, HEIGHT, SIZE, QUALITY = 500, 375, 224, 90
 SAMPLES, IMAGENET_CLASSES, CPU_BATCH, GPU_BATCH = 115_846, 1000, 16, 256
@@ -59,30 +59,22 @@ def write_photos(folder: Path, files: int) -> float:
     return statistics.mean(sizes)
 
 
-def our_epochs(folder: Path, batch: int, workers: int, augment_on: str = "workers") -> Callable[[], Iterable]:
+def our_epochs(folder: Path, batch: int, workers: int) -> Callable[[], Iterable]:
     """The recipe's loader of training images; a call is an epoch of its batches."""
-    if str(RECIPE) not in sys.path:
-        sys.path.insert(0, str(RECIPE))  # a recipe is no package
-    from config import Config
-    from data import load_data
-    from loader import TrainLoader, train_transform
+    from ltaug.vision.data import ImageSettings, long_tailed_data
+    from ltaug.vision.folders import read_image_folder
 
-    cfg = Config(
-        dataset="folder",
-        data_dir=str(folder),
-        test_per_class=1,
-        batch_size=batch,
-        workers=workers,
-        augment_on=augment_on,
-    )
-    images = load_data(cfg).train
-    images.transform = train_transform(cfg)
-    loader = TrainLoader(cfg, images, processes=1, process=0)
+    settings = ImageSettings(test_per_class=1, augmentation="color", image_size=SIZE, workers=workers)
+    data = long_tailed_data(*read_image_folder(str(folder)), settings)
+    cfg = SimpleNamespace(**vars(settings), batch_size=batch, seed=0, channels_last=True)
+    sampler = ClassPowerSampler(data.train_labels, 1.0, replacement=False)
+    alone = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
+    loader = data.train_loader(cfg, sampler, alone)
     epochs = iter(range(2**30))
 
     def epoch() -> Iterable:
-        sampler = ClassPowerSampler(images.labels, 1.0, replacement=False)
-        return loader.epoch(sampler, next(epochs))
+        loader.set_epoch(next(epochs))
+        return loader
 
     return epoch
 
@@ -118,11 +110,7 @@ def loader_child() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         size = write_photos(Path(name), FILES)
-        contestants = [
-            our_epochs(Path(name), BATCH, WORKERS),
-            timm_epochs(Path(name), BATCH, WORKERS),
-            our_epochs(Path(name), BATCH, WORKERS, "device"),
-        ]
+        contestants = [our_epochs(Path(name), BATCH, WORKERS), timm_epochs(Path(name), BATCH, WORKERS)]
         for epoch in contestants:
             rate(epoch())  # the workers start
         with no_garbage_collection():
@@ -137,11 +125,10 @@ def image_loader(_: Options) -> Result:
     if done.returncode:
         raise RuntimeError(f"The child process that measures the loaders failed:\n{done.stderr}")
     seen = json.loads(done.stdout.splitlines()[-1])
-    ours, timms, _on_device = seen["rates"]
+    ours, timms = seen["rates"]
     times = Times(*([1 / value for value in values] for values in (ours, timms)))
     shown = [f"{statistics.median(values):.0f} img/s" for values in seen["rates"]]
-    note = f"files of {seen['size'] / 1e3:.0f} kB; with augment_on device, which here is the CPU, {shown[2]}"
-    return Result(times.speedup, *shown[:2], times.spread(), note)
+    return Result(times.speedup, *shown, times.spread(), f"files of {seen['size'] / 1e3:.0f} kB")
 
 
 def imagenet_lt_labels() -> Tensor:

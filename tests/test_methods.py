@@ -200,10 +200,7 @@ class TestLiterature:
                 dict(mixer="unimix", alpha=0.8, partner="batch", partner_tau=0.9, loss="prior_corrected"),
             ),
             ("lob_mixup_deferred", {"mixer": "mixup", "tau": 0.0, "partner_tau": 0.0, "rebalance_from": 0.8}),
-            (
-                "ldam_drw",
-                dict(loss="ldam", classifier="cosine", class_weights="effective_number", reweight_from=0.8),
-            ),
+            ("ldam_drw", dict(loss="ldam", classifier="cosine", class_weights="effective_number", reweight_from=0.8)),
             ("lade", {"loss": "lade"}),
             ("progressively_balanced", {"sampler": "progressive"}),
             (
@@ -480,9 +477,7 @@ class TestPriors:
         epochs=st.integers(1, 60),
         data=st.data(),
     )
-    def test_of_any_method_on_any_counts(
-        self, counts: list[int], m: Method, epochs: int, data: st.DataObject
-    ) -> None:
+    def test_of_any_method_on_any_counts(self, counts: list[int], m: Method, epochs: int, data: st.DataObject) -> None:
         if m.mixer in ("mixup", "between_class", "unimix_between_class"):
             m = m.replace(different_classes=data.draw(st.booleans()))
         labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
@@ -897,7 +892,9 @@ class TestClassifiers:
         if classifier != "linear":
             new = net.get_submodule(plan.classifier_name)
             assert new is not old
-            assert type(new).__name__ == {"cosine": "CosineClassifier", "causal_norm": "CausalNormClassifier"}[classifier]
+            assert (
+                type(new).__name__ == {"cosine": "CosineClassifier", "causal_norm": "CausalNormClassifier"}[classifier]
+            )
         before = net.eval()(torch.rand(4, *shape, generator=torch.Generator().manual_seed(0)))
         assert plan.fold(net) is net
         after = net.eval()(torch.rand(4, *shape, generator=torch.Generator().manual_seed(0)))
@@ -966,7 +963,7 @@ class TestClassifiers:
             plan.fold(net)
         with torch.no_grad():
             features = net.body(images())
-            means = torch.stack([features[LABELS == k].double().mean(0) for k in range(6)])
+            means = torch.stack([features[k == LABELS].double().mean(0) for k in range(6)])
             plan.fold(net, NearestClassMeanClassifier(16, 6).fit(features, LABELS))
             distances = -(features.double()[:, None] - means).square().sum(2)
             assert torch.allclose(net(images()).double().softmax(1), distances.softmax(1), atol=1e-4)

@@ -226,7 +226,10 @@ class TestSettings:
         [
             ("--method unimix_bayas", "`method` 'unimix_bayas' is not known, did you mean 'unimix_bayias'? There are:"),
             ("--method xyzzy", "`method` 'xyzzy' is not known. There are: erm, label_smoothing, "),
-            ("--protocol shrt", "`protocol` 'shrt' is not known, did you mean 'short'? There are: broken, paper, short"),
+            (
+                "--protocol shrt",
+                "`protocol` 'shrt' is not known, did you mean 'short'? There are: broken, paper, short",
+            ),
             ("--protocol xyzzy", "`protocol` 'xyzzy' is not known. There are: broken, paper, short."),
             ("--protocol broken", "there is no setting `epochz`, did you mean 'epochs'?"),
             ("--imbalance_ratoi 10", "there is no setting `--imbalance_ratoi`, did you mean 'imbalance_ratio'?"),
@@ -247,9 +250,15 @@ class TestSettings:
             ("--decay_at null", "`schedule: steps` needs `decay_at`"),
             ("--log_with tensorbord", "`log_with` is 'tensorbord', but the trackers installed here are: "),
             ("--method manifold_mixup --compile true", "changes the graph in every step. Set `compile: false`."),
-            ("--method mislas", "is a second stage: `from_run` must name the run folder of its first stage, trained with"),
+            (
+                "--method mislas",
+                "is a second stage: `from_run` must name the run folder of its first stage, trained with",
+            ),
             ("--method mislas", "`--method mixup`"),
-            ("--method crt --from_run nowhere", "`from_run` 'nowhere' is no finished run: it has no config.yaml. Train"),
+            (
+                "--method crt --from_run nowhere",
+                "`from_run` 'nowhere' is no finished run: it has no config.yaml. Train",
+            ),
             ("--method erm --from_run nowhere", "`from_run` is where a second stage starts, but `method` erm trains a"),
         ],
     )
@@ -273,9 +282,7 @@ class TestSettings:
             ({"method": "erm", "set": {"classifier": "causal_norm"}}, "has the classifier causal_norm"),
         ],
     )
-    def test_a_first_stage_that_is_none(
-        self, script: str, first: Path, values: dict[str, Any], message: str
-    ) -> None:
+    def test_a_first_stage_that_is_none(self, script: str, first: Path, values: dict[str, Any], message: str) -> None:
         (first / "config.yaml").write_text(yaml.safe_dump(values))
         with pytest.raises(UserError, match=message):
             read(script, "--method", "crt", "--from_run", first)
@@ -351,11 +358,7 @@ class TestLearningRate:
         assert found == pytest.approx(wanted)
 
     @given(
-        lr=st.floats(1e-4, 10),
-        epochs=st.integers(1, 300),
-        shares=SHARES,
-        factor=st.floats(0.01, 0.9),
-        data=st.data(),
+        lr=st.floats(1e-4, 10), epochs=st.integers(1, 300), shares=SHARES, factor=st.floats(0.01, 0.9), data=st.data()
     )
     def test_steps(self, lr: float, epochs: int, shares: list[float], factor: float, data: st.DataObject) -> None:
         cfg = TrainSettings(lr=lr, epochs=epochs, schedule="steps", decay_at=shares, decay_factor=factor)
@@ -370,7 +373,9 @@ class TestLearningRate:
         epoch = data.draw(st.integers(0, epochs - 1))
         place = (epoch + (within or 0)) / epochs
         # Half angles instead of the cosine itself; absolute, since the end is 0.
-        assert learning_rate(cfg, epoch, within) == pytest.approx(lr * math.cos(math.pi * place / 2) ** 2, abs=1e-9 * lr)
+        assert learning_rate(cfg, epoch, within) == pytest.approx(
+            lr * math.cos(math.pi * place / 2) ** 2, abs=1e-9 * lr
+        )
 
     @given(lr=st.floats(1e-4, 10), warmup=st.floats(0.1, 20), within=st.floats(0, 0.999), data=st.data())
     def test_warm_up(self, lr: float, warmup: float, within: float, data: st.DataObject) -> None:
@@ -419,7 +424,9 @@ class TestOptimizer:
         for name in ("lamb", "lion", "lookahead_adam"):
             (group,) = self.made(optimizer=name).param_groups
             assert (group["lr"], group["lr_scale"]) == (0.5, 1.0)
-        with pytest.raises(UserError, match="must be sgd, nesterov or one of timm's, but is 'lambb', did you mean 'lamb'"):
+        with pytest.raises(
+            UserError, match="must be sgd, nesterov or one of timm's, but is 'lambb', did you mean 'lamb'"
+        ):
             self.made(optimizer="lambb")
         with pytest.raises(UserError, match="but is 'xyzzyx'. There are: sgd, nesterov, "):
             self.made(optimizer="xyzzyx")
@@ -555,7 +562,7 @@ class TestClassMeans:
         )
         with torch.no_grad():
             features = net.eval().body(X).double()
-        wanted = torch.stack([features[Y == k].mean(0) for k in range(3)])
+        wanted = torch.stack([features[k == Y].mean(0) for k in range(3)])
         for means in found:
             assert torch.allclose(means.means.double(), wanted, atol=1e-5)
             assert means.counts.tolist() == Y.bincount().tolist()
@@ -735,7 +742,9 @@ class TestRun:
         assert info["logits_prior_reason"] == run.plan.logits_prior_reason()
         assert (info["held_out"], info["preprocessing"]) == ("five samples", {"mean": [0.5]})
         summary = json.loads((run.path / "summary.json").read_text())
-        assert {"name", "method", "data", "model", "dataset", "profile", "imbalance_ratio", "seed", "epochs"} <= set(summary)
+        assert {"name", "method", "data", "model", "dataset", "profile", "imbalance_ratio", "seed", "epochs"} <= set(
+            summary
+        )
         assert {"settings", "final", "wall_time_s", "samples_per_second", "parameters", "precision"} <= set(summary)
         assert {"num_processes", "class_names", "class_counts", "first_stage", "peak_memory_bytes"} <= set(summary)
         assert (summary["method"], summary["data"], summary["model"]) == ("unimix_bayias", "small_ir50", "")

@@ -1,5 +1,6 @@
 """From data sets to batches that are the same on any number of processes: small sets whole in memory, of images or of
-sound, and large ones through the workers of a ``DataLoader``."""
+sound, and large ones through the workers of a ``DataLoader``.
+"""
 
 from ltaug.loaders.resident import ResidentLoader, random_crop_flip
 from ltaug.loaders.seeded import GlobalBatchSampler, SamplePair, SeededDataset

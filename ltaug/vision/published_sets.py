@@ -1,5 +1,6 @@
 """The published long-tailed image sets, by their official lists: ImageNet-LT, Places-LT, iNaturalist 2018; and other
-sets that JSON files of COCO's kind list."""
+sets that JSON files of COCO's kind list.
+"""
 
 from __future__ import annotations
 

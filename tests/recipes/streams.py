@@ -72,9 +72,7 @@ def prepared(accelerator: Accelerator, epoch: int) -> object:
 
 def planned(accelerator: Accelerator, name: str, epoch: int) -> list:
     """An epoch of a method's plan."""
-    plan = METHODS[name].plan(
-        CLASSES, epochs=EPOCHS, batch_size=BATCH, num_processes=accelerator.num_processes, seed=5
-    )
+    plan = METHODS[name].plan(CLASSES, epochs=EPOCHS, batch_size=BATCH, num_processes=accelerator.num_processes, seed=5)
     plan.set_epoch(epoch)
     return resident(accelerator, plan.sampler, epoch)
 
@@ -95,7 +93,9 @@ def evaluated(accelerator: Accelerator) -> dict:
     """Predictions and class means of sets whose last batches some processes have no rows of."""
     torch.manual_seed(1)
     net = Net()
-    net.body[1].running_mean += accelerator.process_index  # each process has statistics of its own; the main one's count
+    net.body[
+        1
+    ].running_mean += accelerator.process_index  # each process has statistics of its own; the main one's count
     x, labels = torch.randn(SIZE, 3), torch.tensor(CLASSES)
     plan = METHODS["ncm"].plan(CLASSES, epochs=0)
     plan.attach(net)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +13,23 @@ import pyarrow
 import pytest
 from PIL import Image
 from pyarrow import parquet
-from recipe_support import Launcher, contents, copy_recipe, rows, settings, summary, tiny_model
+from recipe_support import (
+    Done,
+    Launcher,
+    Recipe,
+    checkpoints,
+    contents,
+    copy_recipe,
+    imported,
+    rows,
+    summary,
+    tiny_model,
+)
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 QUICK = {"epochs": 1, "imbalance_ratio": 4, "batch_size": 20, "dataset": "cifar10"}
+METHOD = "unimix_bayias"
+Run = Callable[..., Done]
 
 
 def png(label: int, k: int, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> dict[str, object]:
@@ -54,9 +65,11 @@ def write_data(folder: Path, train: Iterable[int] | None = None, test: Iterable[
     return folder
 
 
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_recipe(tmp_path_factory.mktemp("bad") / "recipe", tiny_model())
+@pytest.fixture
+def run(tiny: Recipe, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Do what the program does with some words, in a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: tiny.launch(capsys, *words)
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +78,15 @@ def good_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(launcher: Launcher, recipe: Path) -> Path:
+def finished(tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three epochs on the digits. Copy it before use."""
-    out = recipe.parent / "finished"
-    launcher.run(recipe / "train.py", *settings(recipe, "unimix_bayias", out, epochs=3)).good()
-    return out
+    return tiny.train(METHOD, tmp_path_factory.mktemp("finished") / "run", epochs=3)
 
 
 @pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
+def done(finished: Path, tmp_path: Path) -> Path:
     """A copy of it."""
-    shutil.copytree(finished, tmp_path / "run")
-    return tmp_path / "run"
+    return Path(shutil.copytree(finished, tmp_path / "done"))
 
 
 class TestSettings:
@@ -85,220 +95,199 @@ class TestSettings:
         [
             (["--dataset", "cifar1000"], "cifar100, digits, but is 'cifar1000', did you mean 'cifar100'?"),
             (["--dataset", "mnist"], "`dataset` must be one of cifar10, cifar100, digits, but is 'mnist'."),
-            (["--imbalance_ratoi", "10"], "--imbalance_ratoi 10, did you mean 'imbalance_ratio'?"),
-            (["--imbalance_ratoi=10"], "--imbalance_ratoi=10, did you mean 'imbalance_ratio'?"),
-            (["--imbalance", "10"], "--imbalance 10, did you mean 'imbalance_ratio'?"),
-            (["--epoch", "10"], "--epoch 10, did you mean 'epochs'?"),
-            (["--frobnicate", "10"], "--frobnicate 10; --help lists the settings"),
-            (["--epochs", "ten"], '"epochs": Expected a number of type int. Got value: ten'),
-            (["--epochs", "1.5"], '"epochs": Expected a number of type int. Got value: 1.5'),
-            (["--loss", "bayas"], "Expected one of ['ce', 'bayias', "),
+            (["--imbalance_ratoi", "10"], "no setting `--imbalance_ratoi`, did you mean 'imbalance_ratio'?"),
+            (["--imbalance_ratoi=10"], "no setting `--imbalance_ratoi`, did you mean 'imbalance_ratio'?"),
+            (["--imbalance", "10"], "no setting `--imbalance`, did you mean 'imbalance_ratio'?"),
+            (["--epoch", "10"], "no setting `--epoch`, did you mean 'epochs'?"),
+            (["--frobnicate", "10"], "no setting `--frobnicate`; --help lists the settings."),
+            (["--epochs", "ten"], 'key "epochs": Not of type NonNegativeInt: invalid literal for int()'),
+            (["--epochs", "1.5"], 'key "epochs": Not of type NonNegativeInt'),
+            (["--method", "bayas"], "`method` 'bayas' is not known, did you mean 'bayias'?"),
+            (["--set.loss", "bayas"], "`set`: `loss` must be one of ce, prior_corrected, "),
+            (["--set.alhpa", "1"], "`set`: `alhpa` is no setting of a method, did you mean 'alpha'?"),
+            (["--protocol", "digit"], "`protocol` 'digit' is not known, did you mean 'digits'?"),
             (["--epochs", "0"], "`epochs` must be at least 1, but is 0."),
-            (["--batch_size", "-2"], "`batch_size` must be at least 1, but is -2."),
-            (["--lr", "0"], "`lr` must be positive, but is 0.0."),
-            (["--seed", "-1"], "`seed` must not be negative, but is -1."),
-            (["--data_seed", "-1"], "`data_seed` must not be negative, but is -1."),
-            (["--crop_padding", "-4"], "`crop_padding` must not be negative, but is -4."),
-            (
-                ["--imbalance_ratio", "0.01"],
-                "`imbalance_ratio` is largest over smallest class and must be at least 1, "
-                "but is 0.01. Did you mean 100?",
-            ),
-            (["--imbalance_ratio", "-3"], "`imbalance_ratio` must be positive, but is -3.0."),
+            (["--batch_size", "-2"], 'key "batch_size": Not of type PositiveInt: -2'),
+            (["--lr", "0"], 'key "lr": Not of type PositiveFloat: 0'),
+            (["--seed", "-1"], 'key "seed": Not of type NonNegativeInt: -1'),
+            (["--data_seed", "-1"], 'key "data_seed": Not of type NonNegativeInt: -1'),
+            (["--crop_padding", "-4"], 'key "crop_padding": Not of type NonNegativeInt: -4'),
+            (["--decay_at", "[160]"], 'key "decay_at"'),
+            (["--imbalance_ratio", "0.01"], "at least 1, but is 0.01, did you mean 100?"),
+            (["--imbalance_ratio", "-3"], "at least 1, but is -3."),
             (["--log_with", "tensorbord"], "`log_with` is 'tensorbord', but the trackers installed here are: "),
-            (["--config", "configs/unimix_bayas.yaml"], "is no file. Did you mean the method unimix_bayias?"),
-            (["--config=nowhere.yaml"], "'nowhere.yaml' is no file."),
-            (["--config"], "`--config` '' is no file."),
+            (["--method", "mislas"], "trained with `--method mixup`"),
+            (["--config", "nowhere/unimix.yaml"], "`nowhere/unimix.yaml` is no file."),
+            (["--config=nowhere.yaml"], "`nowhere.yaml` is no file."),
+            (["--config"], "`--config` needs a file."),
         ],
     )
-    def test_on_the_command_line(
-        self, launcher: Launcher, recipe: Path, arguments: list[str], message: str, tmp_path: Path
-    ) -> None:
-        assert message in launcher.run(recipe / "train.py", *arguments, cwd=tmp_path).error()
+    def test_on_the_command_line(self, run: Run, tmp_path: Path, arguments: list[str], message: str) -> None:
+        assert message in " ".join(run(*arguments).error().split())
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize(
         ("text", "message"),
         [
             ("dataset: cifr10", "must be one of cifar10, cifar100, digits, but is 'cifr10', did you mean 'cifar10'?"),
-            ("imbalance_ratoi: 10", "'imbalance_ratoi' is not accepted, did you mean 'imbalance_ratio'?"),
-            ("optim:\n  lr: 1.0", "'optim.lr' is not accepted; --help lists the settings"),
-            ("epochs: ten", '"epochs": Expected a number of type int. Got value: ten'),
+            (
+                "imbalance_ratoi: 10",
+                "`bad.yaml`: there is no setting `imbalance_ratoi`, did you mean 'imbalance_ratio'?",
+            ),
+            ("optim:\n  lr: 1.0", "`bad.yaml`: there is no setting `optim`, did you mean 'optimizer'?"),
+            ("epochs: ten", '`bad.yaml`: Parser key "epochs"'),
             ("epochs: null", "`epochs` needs a value, but is null."),
-            ("mixer: unimx", "'unimix']. Got value: unimx, did you mean 'unimix'?"),
-            ("decay_epochs: 5", '"decay_epochs": Expected a list. Got value: 5'),
-            ("epochs: [1,\n  foo: :", "bad.yaml' is not readable as YAML"),
-            ("\x00\x01", "bad.yaml' is not readable as YAML"),
-            ("- 1\n- 2", "bad.yaml' must hold `setting: value` lines, but holds a list."),
-            ("", "bad.yaml' must hold `setting: value` lines, but holds nothing."),
+            ("method: unimx", "`method` 'unimx' is not known, did you mean 'unimix'?"),
+            ("set:\n  mixer: unimx", "`set`: `mixer` must be one of none, mixup, "),
+            ("decay_at: 5", '`bad.yaml`: Parser key "decay_at"'),
+            ("epochs: [1,\n  foo: :", "`bad.yaml` is not readable as YAML"),
+            ("\x00\x01", "`bad.yaml` is not readable as YAML"),
+            ("- 1\n- 2", "`bad.yaml` must hold `setting: value` lines, but holds a list."),
+            ("", "`bad.yaml` must hold `setting: value` lines, but holds nothing."),
         ],
     )
-    def test_in_a_file(self, launcher: Launcher, recipe: Path, text: str, message: str, tmp_path: Path) -> None:
+    def test_in_a_file(self, run: Run, text: str, message: str, tmp_path: Path) -> None:
         (tmp_path / "bad.yaml").write_text(text)
-        error = launcher.run(recipe / "train.py", "--config", "bad.yaml", cwd=tmp_path).error()
-        assert message in error
+        assert message in " ".join(run("--config", "bad.yaml").error().split())
         assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
 
-    def test_no_setting_at_all_is_fine(self, launcher: Launcher, recipe: Path) -> None:
+    def test_a_wrong_name_of_a_file_beside_others(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "mine.yaml").write_text("epochs: 3\n")
+        assert "`mien.yaml` is no file, did you mean 'mine'? There are: mine." in run("--config", "mien.yaml").error()
+
+    def test_no_setting_at_all_is_fine(self, run: Run, tmp_path: Path) -> None:
         # The defaults: ERM on CIFAR-100-LT. The hub, out of reach, is as far as it gets.
-        assert "The data set 'uoft-cs/cifar100' could not be" in launcher.run(recipe / "train.py").error()
+        assert "The data set 'uoft-cs/cifar100' could not be" in run("--threads", "1").error()
+        assert not (tmp_path / "runs").exists()
 
-    def test_numbers_of_every_spelling_are_numbers(self, launcher: Launcher, recipe: Path, tmp_path: Path) -> None:
+    def test_numbers_of_every_spelling_are_numbers(self, run: Run, tmp_path: Path) -> None:
         (tmp_path / "fine.yaml").write_text("lr: 1e-2\nimbalance_ratio: 50\n")
-        done = launcher.run(recipe / "train.py", "--config", tmp_path / "fine.yaml", "--print_config").good()
-        assert "lr: 0.01\n" in done.out
-        assert "imbalance_ratio: 50.0\n" in done.out
-
-    @pytest.mark.parametrize("script", ["quickstart.py", "evaluate.py"])
-    def test_the_other_scripts_say_it_in_one_line_too(
-        self, launcher: Launcher, recipe: Path, script: str, tmp_path: Path
-    ) -> None:
-        arguments = {"quickstart.py": ["--methods", "unimix_bayas"], "evaluate.py": ["nowhere"]}[script]
-        message = {
-            "quickstart.py": "Did you mean the method unimix_bayias?",
-            "evaluate.py": "'nowhere' is no run folder",
-        }
-        assert message[script] in launcher.run(recipe / script, *arguments, cwd=tmp_path).error()
-        assert not list(tmp_path.iterdir())
+        out = run("--config", "fine.yaml", "--print_config").good().out
+        assert "lr: 0.01\n" in out
+        assert "imbalance_ratio: 50.0\n" in out
 
 
 class TestData:
-    def error(self, launcher: Launcher, recipe: Path, data: Path | None, folder: Path, **changes: object) -> str:
-        """Of a run on some data; it must not leave a run folder."""
-        values = QUICK | ({"data_dir": data} if data else {}) | changes
-        done = launcher.run(recipe / "train.py", *settings(recipe, "erm", folder / "run", **values))
-        assert not (folder / "run").exists()
-        return done.error()
+    @pytest.fixture
+    def error(self, tiny: Recipe, run: Run, tmp_path: Path) -> Callable[..., str]:
+        """What a run on some data says; it must not leave a run folder."""
 
-    def test_good_data_train(self, launcher: Launcher, recipe: Path, good_data: Path, tmp_path: Path) -> None:
+        def found(data: Path | None, **changes: object) -> str:
+            values = QUICK | ({"data_dir": data} if data else {}) | changes
+            message = run(*tiny.words("erm", tmp_path / "run", **values)).error()
+            assert not (tmp_path / "run").exists()
+            return message
+
+        return found
+
+    def test_good_data_train(self, tiny: Recipe, good_data: Path, tmp_path: Path) -> None:
         # The mistakes below are planted in this set: they are what is refused, and nothing else.
-        run = tmp_path / "run"
-        launcher.run(recipe / "train.py", *settings(recipe, "erm", run, data_dir=good_data, **QUICK)).good()
+        run = tiny.train("erm", tmp_path / "run", data_dir=good_data, **QUICK)
         assert summary(run)["class_names"] == NAMES
         assert summary(run)["class_counts"] == [20, 17, 14, 12, 10, 9, 7, 6, 5, 5]
 
-    def test_a_step_profile_and_other_columns(self, launcher: Launcher, recipe: Path, tmp_path: Path) -> None:
+    def test_a_step_profile_and_other_columns(self, tiny: Recipe, error: Callable[..., str], tmp_path: Path) -> None:
         for split, labels in (("train", [*range(10)] * 20), ("test", [*range(10)] * 4)):
             images = [png(label, k) for k, label in enumerate(labels)]
             write_split(tmp_path / "data" / f"{split}-0.parquet", images, labels, columns=("picture", "kind"))
-        error = self.error(launcher, recipe, tmp_path / "data", tmp_path)
-        assert (
-            "has no column 'img' in its train split, but picture, kind. Name the right one with `--image_column`"
-            in error
-        )
-        error = self.error(launcher, recipe, tmp_path / "data", tmp_path, image_column="picture")
-        assert "has no column 'label'" in error
-        assert "`--label_column`" in error
+        message = error(tmp_path / "data")
+        assert "has no column 'img', but picture, kind. Name the right one with `image_column`" in message
+        message = error(tmp_path / "data", image_column="picture")
+        assert "has no column 'label'" in message
+        assert "`label_column`" in message
         columns = {"image_column": "picture", "label_column": "kind", "profile": "step", "data_dir": tmp_path / "data"}
-        launcher.run(recipe / "train.py", *settings(recipe, "erm", tmp_path / "run", **(QUICK | columns))).good()
+        tiny.train("erm", tmp_path / "run", **(QUICK | columns))
         assert summary(tmp_path / "run")["class_counts"] == [20] * 5 + [5] * 5
 
-    def test_images_that_are_not_rgb_are_converted(
-        self, launcher: Launcher, recipe: Path, good_data: Path, tmp_path: Path
-    ) -> None:
+    def test_images_that_are_not_rgb_are_converted(self, tiny: Recipe, good_data: Path, tmp_path: Path) -> None:
         finals = []
         for data in (write_data(tmp_path / "rgba", mode="RGBA"), good_data, write_data(tmp_path / "gray", mode="L")):
-            out = tmp_path / f"run_{data.name}"
-            launcher.run(recipe / "train.py", *settings(recipe, "erm", out, data_dir=data, **QUICK)).good()
+            out = tiny.train("erm", tmp_path / f"run_{data.name}", data_dir=data, **QUICK)
             finals.append((out / "logits.safetensors").read_bytes())
         assert finals[0] == finals[1] != finals[2]
 
-    def test_files_of_other_tools_do_as_well(
-        self, launcher: Launcher, recipe: Path, good_data: Path, tmp_path: Path
-    ) -> None:
+    def test_files_of_other_tools_do_as_well(self, tiny: Recipe, good_data: Path, tmp_path: Path) -> None:
         labels = {"train": np.repeat(range(10), 20).tolist(), "test": [*range(10)] * 4}
         for split, values in labels.items():
             images = [png(label, k) for k, label in enumerate(values)]
             write_split(tmp_path / "plain" / f"{split}-0.parquet", images, values, noted=False)
         for data in (good_data, tmp_path / "plain"):
-            out = tmp_path / f"run_{data.name}"
-            launcher.run(recipe / "train.py", *settings(recipe, "erm", out, data_dir=data, **QUICK)).good()
+            tiny.train("erm", tmp_path / f"run_{data.name}", data_dir=data, **QUICK)
         assert rows(tmp_path / "run_good") == rows(tmp_path / "run_plain")
         assert summary(tmp_path / "run_plain")["class_names"] == [str(k) for k in range(10)]
 
-    def test_missing_split(self, launcher: Launcher, recipe: Path, good_data: Path, tmp_path: Path) -> None:
+    def test_labels_may_be_names(self, tiny: Recipe, tmp_path: Path) -> None:
+        for split, count in (("train", 20), ("test", 4)):
+            labels = [*range(10)] * count
+            images = [png(label, k) for k, label in enumerate(labels)]
+            named = [NAMES[label] for label in labels]
+            write_split(tmp_path / "data" / f"{split}-0.parquet", images, named, noted=False)
+        tiny.train("erm", tmp_path / "run", data_dir=tmp_path / "data", **QUICK)
+        assert summary(tmp_path / "run")["class_names"] == NAMES
+
+    def test_missing_split(self, error: Callable[..., str], good_data: Path, tmp_path: Path) -> None:
         shutil.copytree(good_data, tmp_path / "data")
         (tmp_path / "data" / "test-0.parquet").unlink()
-        error = self.error(launcher, recipe, tmp_path / "data", tmp_path)
-        assert "must have a split named 'test', but has train." in error
+        assert "has no split named 'test', but train." in error(tmp_path / "data")
 
     @pytest.mark.parametrize(("split", "bad"), [("train", 12), ("train", -1), ("test", 10)])
-    def test_labels_out_of_range(self, launcher: Launcher, recipe: Path, split: str, bad: int, tmp_path: Path) -> None:
+    def test_labels_out_of_range(self, error: Callable[..., str], split: str, bad: int, tmp_path: Path) -> None:
         labels = {"train": np.repeat(range(10), 20).tolist(), "test": [*range(10)] * 4}
         labels[split][7] = bad
-        error = self.error(launcher, recipe, write_data(tmp_path / "data", **labels), tmp_path)
-        assert "must have labels in 0..9, its 10 classes" in error
-        assert f"{split} split range from {min(bad, 0)} to {max(bad, 9)}" in error
+        message = error(write_data(tmp_path / "data", **labels))
+        assert f"must hold class indices below 10 as labels, but sample 7 of its {split} split has {bad}." in message
 
-    def test_labels_that_are_no_indices(self, launcher: Launcher, recipe: Path, tmp_path: Path) -> None:
-        for split in ("train", "test"):
-            labels = [NAMES[k % 10] for k in range(200)]
-            images = [png(0, k) for k in range(200)]
-            write_split(tmp_path / "data" / f"{split}-0.parquet", images, labels, noted=False)
-        error = self.error(launcher, recipe, tmp_path / "data", tmp_path)
-        assert "must hold class indices in 'label', but sample 0 of its train split has 'airplane'" in error
-
-    def test_fewer_images_in_a_class_than_asked_for(self, launcher: Launcher, recipe: Path, tmp_path: Path) -> None:
+    def test_fewer_images_in_a_class_than_asked_for(self, error: Callable[..., str], tmp_path: Path) -> None:
         labels = [label for label in range(10) for _ in range(3 if label == 3 else 20)]
-        error = self.error(launcher, recipe, write_data(tmp_path / "data", train=labels), tmp_path)
-        assert error.startswith(
-            "`imbalance_ratio`=4 asks for 12 training samples of class 3 (cat), but there are 3 (1 of 10"
-        )
-        assert "Raise it" in error
+        message = error(write_data(tmp_path / "data", train=labels))
+        assert "`imbalance_ratio`=4 asks for 12 training samples of class 3 (cat), but there are 3 (1 of 10" in message
+        assert "Raise it" in message
 
-    def test_a_class_without_training_samples(
-        self, launcher: Launcher, recipe: Path, good_data: Path, tmp_path: Path
-    ) -> None:
-        error = self.error(launcher, recipe, good_data, tmp_path, imbalance_ratio=50)
-        assert error == (
-            "`imbalance_ratio`=50 leaves class 7 without training samples, since the largest class has 20. Lower it."
-        )
+    def test_a_class_without_training_samples(self, error: Callable[..., str], good_data: Path) -> None:
+        message = error(good_data, imbalance_ratio=50)
+        assert "`imbalance_ratio`=50 leaves class 7" in message
+        assert "without training samples, since the largest class has 20." in message
 
-    def test_images_of_different_sizes(self, launcher: Launcher, recipe: Path, tmp_path: Path) -> None:
+    def test_images_of_different_sizes(self, error: Callable[..., str], tmp_path: Path) -> None:
         labels = [*range(10)] * 4
         images = [png(label, k, size=(9, 7) if k == 30 else (8, 8)) for k, label in enumerate(labels)]
         for split in ("train", "test"):
             write_split(tmp_path / "data" / f"{split}-0.parquet", images, labels)
-        error = self.error(launcher, recipe, tmp_path / "data", tmp_path)
-        assert "image 30 is 9x7, the first is 8x8." in error
+        assert "image 30 is 9x7, the first is 8x8." in error(tmp_path / "data")
 
-    def test_images_that_cannot_be_read(
-        self, launcher: Launcher, recipe: Path, good_data: Path, tmp_path: Path
-    ) -> None:
+    def test_images_that_cannot_be_read(self, error: Callable[..., str], good_data: Path, tmp_path: Path) -> None:
         labels = [*range(10)] * 4
         images = [png(label, k) for k, label in enumerate(labels)]
         images[5]["bytes"] = b"no image"
         shutil.copytree(good_data, tmp_path / "data")
         write_split(tmp_path / "data" / "test-0.parquet", images, labels)
-        error = self.error(launcher, recipe, tmp_path / "data", tmp_path)
-        assert "image 5 in 'img' cannot be read (cannot identify image file" in error
-        error = self.error(launcher, recipe, good_data, tmp_path, image_column="label")
-        assert "must hold images in 'label', but holds ClassLabel(" in error
-        assert "Name another column with `--image_column`" in error
+        assert "image 5 in 'img' cannot be read (cannot identify image file" in error(tmp_path / "data")
+        message = error(good_data, image_column="label")
+        assert "'label'" in message
+        assert "`image_column`" in message
 
-    def test_folder_that_is_none(self, launcher: Launcher, recipe: Path, tmp_path: Path) -> None:
-        error = self.error(launcher, recipe, tmp_path / "nowhere", tmp_path)
-        assert f"`data_dir` '{tmp_path / 'nowhere'}' is no folder." in error
+    def test_folder_that_is_none(self, error: Callable[..., str], tmp_path: Path) -> None:
+        assert f"`data_dir` '{tmp_path / 'nowhere'}' is no folder." in error(tmp_path / "nowhere")
         (tmp_path / "empty").mkdir()
-        error = self.error(launcher, recipe, tmp_path / "empty", tmp_path)
-        assert f"`data_dir` '{tmp_path / 'empty'}' cannot be read as a data set" in error
+        message = error(tmp_path / "empty")
+        assert f"`data_dir` '{tmp_path / 'empty'}' cannot be read as a data set" in message
 
     @pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
-    def test_unreachable_hub_names_the_offline_ways(
-        self, launcher: Launcher, recipe: Path, dataset: str, tmp_path: Path
-    ) -> None:
-        # The environment of these processes has HF_HUB_OFFLINE=1 and an empty cache.
-        error = self.error(launcher, recipe, None, tmp_path, dataset=dataset)
-        assert f"The data set 'uoft-cs/{dataset}' could not be loaded from the hub" in error
-        for way in ("--data_dir FOLDER", "a cache filled earlier", "--dataset digits"):
-            assert way in error
+    def test_unreachable_hub_names_the_offline_ways(self, error: Callable[..., str], dataset: str) -> None:
+        message = error(None, dataset=dataset)
+        assert f"The data set 'uoft-cs/{dataset}' could not be loaded from the hub" in message
+        for way in ("`data_dir`", "a cache filled earlier"):
+            assert way in message
 
-    def test_batch_larger_than_the_data(
-        self, launcher: Launcher, recipe: Path, good_data: Path, tmp_path: Path
-    ) -> None:
-        error = self.error(launcher, recipe, good_data, tmp_path, batch_size=106)
-        assert "`batch_size`=106 exceeds the 105 samples of an epoch" in error
-        assert "Lower `batch_size`" in error
+    def test_batch_larger_than_the_data(self, error: Callable[..., str], good_data: Path) -> None:
+        message = error(good_data, batch_size=106)
+        assert "`batch_size`=106 exceeds the 105 samples of an epoch" in message
+        assert "Lower `batch_size`" in message
+
+    def test_names_of_layers(self, tiny: Recipe, run: Run, tmp_path: Path) -> None:
+        words = tiny.words("manifold_mixup", tmp_path / "run", **{"set.manifold_layers": "[bdy.2]"})
+        assert "body.2" in run(*words).error()
+        assert not (tmp_path / "run").exists()
 
 
 class TestSeveralProcesses:
@@ -316,84 +305,56 @@ class TestSeveralProcesses:
         ],
     )
     def test_an_error_is_told_once(
-        self, launcher: Launcher, recipe: Path, changes: dict, message: str, tmp_path: Path
+        self, launcher: Launcher, tiny: Recipe, changes: dict[str, object], message: str, tmp_path: Path
     ) -> None:
-        main, other = launcher.ranks(recipe / "train.py", *settings(recipe, "erm", tmp_path / "run", **changes))
+        main, other = launcher.ranks(tiny.script, *tiny.words("erm", tmp_path / "run", **changes))
         assert message in main.wait().error()
         other.kill()
         assert other.wait().code == -9
         assert "error" not in other.err.read_text()
         assert not (tmp_path / "run").exists()
 
-    @pytest.mark.parametrize("script", ["quickstart.py", "evaluate.py"])
-    def test_scripts_for_one_process_say_so(self, launcher: Launcher, recipe: Path, run: Path, script: str) -> None:
-        before = contents(run)
-        arguments = {"quickstart.py": ["--out", run], "evaluate.py": [run]}[script]
-        main, other = launcher.ranks(recipe / script, *arguments)
-        assert "this script runs on one process; train.py runs on several" in main.wait().error()
-        other.kill()
-        other.wait()
-        assert contents(run) == before
-
 
 class TestRunFolder:
-    def test_resume_with_another_config(self, launcher: Launcher, recipe: Path, run: Path) -> None:
-        before = contents(run)
-        arguments = settings(recipe, "unimix_bayias", run, epochs=3, resume="true", loss="ce", alpha=0.5)
-        error = launcher.run(recipe / "train.py", *arguments).error()
-        assert "`loss` was 'bayias' and is now 'ce'" in error
-        assert "`alpha` was 0.8 and is now 0.5" in error
-        assert contents(run) == before
+    def test_resume_with_another_method(self, tiny: Recipe, run: Run, done: Path) -> None:
+        before = contents(done)
+        error = run(*tiny.words("unimix", done, epochs=3, resume=True, **{"set.alpha": 0.5})).error()
+        assert "`method` was 'unimix_bayias' and is now 'unimix'" in error
+        assert "`set` was None and is now {'alpha': 0.5}" in error
+        assert contents(done) == before
 
     @pytest.mark.parametrize("text", ["epochs: [1,\n  foo: :", "", "\x00", "- 1"])
-    def test_corrupt_config(self, launcher: Launcher, recipe: Path, run: Path, text: str) -> None:
-        (run / "config.yaml").write_text(text)
-        before = contents(run)
-        arguments = settings(recipe, "unimix_bayias", run, epochs=3, resume="true")
-        for script in ([recipe / "train.py", *arguments], [recipe / "evaluate.py", run]):
-            error = launcher.run(*script).error()
-            assert str(run / "config.yaml") in error
+    def test_corrupt_config(self, tiny: Recipe, run: Run, done: Path, text: str) -> None:
+        (done / "config.yaml").write_text(text)
+        before = contents(done)
+        for words in (tiny.words(METHOD, done, epochs=3, resume=True), tiny.words("crt", done, from_run=done)):
+            error = run(*words).error()
+            assert str(done / "config.yaml") in error
             assert "is not readable as YAML" in error or "must hold `" in error
-        assert contents(run) == before
+        assert contents(done) == before
 
-    def test_settings_that_evaluate_does_not_know(self, launcher: Launcher, recipe: Path, run: Path) -> None:
-        for line, message in (("epochz: 3\n", "did you mean 'epochs'?"), ("epochs: three\n", "Got value: three")):
-            text = (run / "config.yaml").read_text()
-            (run / "config.yaml").write_text(text.replace("epochs: 3\n", line))
-            assert message in launcher.run(recipe / "evaluate.py", run).error()
-            (run / "config.yaml").write_text(text)
+    def test_damaged_weights(self, tiny: Recipe, run: Run, done: Path, finished: Path, tmp_path: Path) -> None:
+        data = (done / "model.safetensors").read_bytes()
+        (done / "model.safetensors").write_bytes(data[: len(data) // 2])
+        error = run(*tiny.words("crt", tmp_path / "crt", from_run=done)).error()
+        assert f"`{done / 'model.safetensors'}` is damaged" in error
+        assert "`--resume true` on its run writes it again" in error
+        tiny.train(METHOD, done, epochs=3, resume=True)
+        assert (done / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes() == data
 
-    def test_damaged_weights(self, launcher: Launcher, recipe: Path, run: Path, finished: Path) -> None:
-        data = (run / "model.safetensors").read_bytes()
-        (run / "model.safetensors").write_bytes(data[: len(data) // 2])
-        error = launcher.run(recipe / "evaluate.py", run).error()
-        assert f"`{run / 'model.safetensors'}` is damaged" in error
-        assert "`train.py --resume true` writes it anew" in error
-        arguments = settings(recipe, "unimix_bayias", run, epochs=3, resume="true")
-        launcher.run(recipe / "train.py", *arguments).good()
-        assert (run / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes() == data
-
-    def test_nothing_to_evaluate(self, launcher: Launcher, recipe: Path, run: Path) -> None:
-        (run / "model.safetensors").unlink()
-        shutil.rmtree(run / "checkpoints")
-        assert "has neither final weights nor a checkpoint" in launcher.run(recipe / "evaluate.py", run).error()
-
-    def test_folder_that_cannot_be_made(self, launcher: Launcher, recipe: Path, tmp_path: Path) -> None:
+    def test_folder_that_cannot_be_made(self, tiny: Recipe, run: Run, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("in the way")
         out = tmp_path / "file" / "run"
-        error = launcher.run(recipe / "train.py", *settings(recipe, "erm", out)).error()
-        assert str(out) in error
+        assert str(out) in run(*tiny.words("erm", out)).error()
+
+    def test_folder_that_holds_a_run(self, tiny: Recipe, run: Run, done: Path) -> None:
+        before = contents(done)
+        assert f"`{done}` already holds a run. Resume it" in run(*tiny.words(METHOD, done, epochs=3)).error()
+        assert contents(done) == before
 
 
 class TestFullDisk:
     """A limit on the size of files stands for a disk without room: what is written stops in the middle."""
-
-    @pytest.fixture
-    def begun(self, launcher: Launcher, recipe: Path, tmp_path: Path) -> Path:
-        """The run of `finished`, stopped after its second epoch."""
-        run = tmp_path / "begun"
-        launcher.run(recipe / "train.py", *settings(recipe, "unimix_bayias", run, epochs=2)).good()
-        return run
 
     @pytest.mark.parametrize(
         ("victim", "message"),
@@ -404,54 +365,82 @@ class TestFullDisk:
         ],
     )
     def test_loses_nothing(
-        self, launcher: Launcher, recipe: Path, begun: Path, finished: Path, victim: str, message: str
+        self, launcher: Launcher, tiny: Recipe, finished: Path, tmp_path: Path, victim: str, message: str
     ) -> None:
+        # The run of `finished`, as it was after its second epoch.
+        begun = Path(shutil.copytree(finished, tmp_path / "begun"))
         limit = (begun / victim).stat().st_size - 1
+        shutil.rmtree(begun / "checkpoints" / "epoch_00003")
+        results = ("summary.json", "model.safetensors", "ltaug.json", "logits.safetensors", "held_out.safetensors")
+        for name in (*results, "per_class.csv"):
+            (begun / name).unlink()
+        lines = (begun / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (begun / "metrics.jsonl").write_text("".join(lines[:2]))
         saved = {name: data for name, data in contents(begun).items() if not name.endswith(("command.txt", ".yaml"))}
-        arguments = settings(recipe, "unimix_bayias", begun, epochs=3, resume="true")
-        error = launcher.run(recipe / "train.py", *arguments, largest_file=limit).error()
+        words = tiny.words(METHOD, begun, epochs=3, resume=True)
+        error = launcher.run(tiny.script, *words, largest_file=limit).error()
         assert message.format(run=begun) in error
         assert "What was saved before is intact: make room, and resume." in error
         now = contents(begun)
         rows_before = saved.pop("metrics.jsonl")
         assert now["metrics.jsonl"].startswith(rows_before)  # the third epoch has its row
         if victim.startswith("checkpoints"):
-            assert {name: now[name] for name in saved} == saved
-            assert sorted(path.name for path in (begun / "checkpoints").iterdir()) == ["epoch_00001", "epoch_00002"]
+            assert {name: now[name] for name in saved if name != "environment.json"} == {
+                name: data for name, data in saved.items() if name != "environment.json"
+            }
+            assert checkpoints(begun) == ["epoch_00002"]
         assert not [name for name in now if name.endswith(".tmp")]
-
-        done = launcher.run(recipe / "train.py", *arguments).good()
-        assert f"Resumed after epoch {2 if victim.startswith('checkpoints') else 3} of 3" in done.out
+        tiny.train(METHOD, begun, epochs=3, resume=True)
         assert rows(begun) == rows(finished)
         assert (begun / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
 
 
-def test_a_training_that_diverges_says_so(launcher: Launcher, recipe: Path, tmp_path: Path) -> None:
-    arguments = settings(recipe, "erm", tmp_path / "run", lr=1e30, warmup_epochs=0, eval_every=2)
-    error = launcher.run(recipe / "train.py", *arguments).error()
+def test_a_training_that_diverges_says_so(tiny: Recipe, run: Run, tmp_path: Path) -> None:
+    error = run(*tiny.words("erm", tmp_path / "run", lr=1e30, warmup_epochs=0, eval_every=2)).error()
     assert error.startswith("The loss is nan in epoch 1: the training has diverged.")
-    assert "Lower `lr`" in error
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert "Lower the learning rate" in error
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 class TestFaultsOfTheProgram:
     """They keep their traceback: one line would leave somebody who adapts the recipe in the dark."""
 
-    @pytest.mark.parametrize("layer", ["nn.Linear(3, 4)", "nn.BatchNorm1d(8)"])  # RuntimeError, ValueError of torch
-    def test_in_the_model(self, launcher: Launcher, tmp_path: Path, layer: str) -> None:
-        recipe = copy_recipe(tmp_path / "recipe", tiny_model().replace("nn.ReLU()", layer))
-        done = launcher.run(recipe / "train.py", *settings(recipe, "erm", tmp_path / "run"))
-        assert done.code == 1
-        assert "Traceback" in done.err
-        assert "model.py" in done.err or "train_one_epoch" in done.err
-        assert ": error: " not in done.err
+    @pytest.mark.parametrize(
+        ("layer", "kind"),
+        [("nn.Linear(3, 4)", RuntimeError), ("nn.BatchNorm1d(8)", ValueError)],  # of torch
+    )
+    def test_in_the_model(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], layer: str, kind: type[Exception]
+    ) -> None:
+        folder = copy_recipe(tmp_path / "recipe", tiny_model().replace("nn.ReLU()", layer))
+        with imported(folder) as recipe, pytest.raises(kind):
+            recipe.launch(capsys, *recipe.words("erm", tmp_path / "run"))
+        assert ": error: " not in capsys.readouterr().err
 
-    def test_every_traceback_is_there_on_demand(self, recipe: Path) -> None:
-        code = "from config import plain_errors\nwith plain_errors():\n    raise OSError('the disk is full')"
-        for flags, status in (([], 2), (["-X", "dev", "-W", "ignore"], 1)):
-            command = [sys.executable, *flags, "-c", code]
-            done = subprocess.run(command, cwd=recipe, capture_output=True, text=True, timeout=300, check=False)
-            assert done.returncode == status, done.stderr
-            assert ("Traceback" in done.stderr) == (status == 1)
-            assert done.stderr.endswith("rror: the disk is full\n")
+    def test_before_the_training(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """A network without a layer that could be replaced is the user's, and told in one line."""
+        folder = copy_recipe(tmp_path / "recipe", tiny_model().replace("self.fc", "self.last"))
+        with imported(folder) as recipe:
+            recipe.launch(capsys, *recipe.words("erm", tmp_path / "erm", epochs=1)).good()
+            assert summary(tmp_path / "erm")["epochs"] == 1
+            text = folder / "model.py"
+            text.write_text(text.read_text().replace("nn.Linear(72, num_classes)", "nn.Conv1d(72, num_classes, 1)"))
+        with imported(folder) as recipe:
+            error = recipe.launch(capsys, *recipe.words("ldam", tmp_path / "run")).error()
+        assert "must have one linear layer as its classifier, but has 0 such layers" in error
+        assert not (tmp_path / "run").exists()
+
+
+def test_settings_without_names_that_their_modules_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Types are checked, whatever data.py and model.py import or leave to be looked up."""
+    folder = copy_recipe(tmp_path / "recipe", "from __future__ import annotations\n" + tiny_model())
+    (folder / "data.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom typing import Literal\n\n\n"
+        "@dataclass\nclass DataSettings:\n    dataset: Literal['mine', 'yours'] = 'mine'\n\n"
+        "    @property\n    def data_name(self): return self.dataset\n\n\ndef load_data(cfg): raise ValueError('no data')\n"
+    )
+    with imported(folder) as recipe:
+        assert "did you mean 'yours'?" in recipe.launch(capsys, "--dataset", "your").error()
+        assert '"epochs"' in recipe.launch(capsys, "--epochs", "ten").error()
+        assert recipe.launch(capsys, "--method", "mixup", "--set.alpha", "0.5").error() == "no data"

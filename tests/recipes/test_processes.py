@@ -33,7 +33,9 @@ CHANGES: dict[str, Any] = {"epochs": 3, "lr": 0.05, "flip": True, "warmup_epochs
 @pytest.fixture(scope="module")
 def grouped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recipe]:
     """cifar_lt with group norm: the statistics of batch norm are each process's own."""
-    with imported(copy_recipe(tmp_path_factory.mktemp("grouped") / "cifar_lt", tiny_model("GroupNorm(2, 8)"))) as recipe:
+    with imported(
+        copy_recipe(tmp_path_factory.mktemp("grouped") / "cifar_lt", tiny_model("GroupNorm(2, 8)"))
+    ) as recipe:
         yield recipe
 
 

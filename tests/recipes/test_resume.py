@@ -8,17 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recipe_support import (
-    Launcher,
-    Recipe,
-    assert_same,
-    checkpoints,
-    contents,
-    copy_recipe,
-    rows,
-    summary,
-    tiny_model,
-)
+from recipe_support import Launcher, Recipe, assert_same, checkpoints, contents, copy_recipe, rows, summary, tiny_model
 
 from ltaug.errors import UserError
 from ltaug.methods import METHODS

@@ -104,7 +104,9 @@ class TestLaunched:
         logits, labels = RunFolder.open(run).load_logits("held_out.safetensors")
         assert logits.shape == (len(labels), 10)
         assert labels.bincount(minlength=10).tolist() == [min(100, 114 - count) for count in COUNTS]
-        assert info(run)["held_out"].startswith(f"{len(labels)} samples of the training split that training did not use")
+        assert info(run)["held_out"].startswith(
+            f"{len(labels)} samples of the training split that training did not use"
+        )
 
     def test_metrics_have_a_row_an_epoch(self, run: Path) -> None:
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -161,7 +163,9 @@ class TestLaunched:
         assert {"model.safetensors", "optimizer.bin", "random_states_0.pkl"} <= set(files)
 
 
-def test_config_starts_the_same_run_again(recipe: Recipe, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_starts_the_same_run_again(
+    recipe: Recipe, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     again = tmp_path / "again"
     recipe.launch(capsys, "--config", run / "config.yaml", "--out", again, "--report", "false").good()
     assert rows(again) == rows(run)

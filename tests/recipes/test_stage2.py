@@ -96,7 +96,17 @@ def test_a_run_of_version_0_1_is_a_first_stage_too(tiny: Recipe, first: Path, tm
     """Its config knew all settings of the method one by one, and not that there are networks."""
     old = shutil.copytree(first, tmp_path / "old")
     values = yaml.safe_load((old / "config.yaml").read_text())
-    kept = ("dataset", "imbalance_ratio", "profile", "data_seed", "crop_padding", "flip", "seed", "batch_size", "precision")
+    kept = (
+        "dataset",
+        "imbalance_ratio",
+        "profile",
+        "data_seed",
+        "crop_padding",
+        "flip",
+        "seed",
+        "batch_size",
+        "precision",
+    )
     values = {name: values[name] for name in kept} | {"method": "erm", "mixer": "none", "decay_epochs": [60, 72]}
     (old / "config.yaml").write_text(yaml.safe_dump(values))
     a = second(tiny, "lws", first, tmp_path / "a")
