@@ -70,6 +70,7 @@ else:
         """
 
         def __new__(cls, value: Any) -> Ratio:
+            """Check a value."""
             ratio = super().__new__(cls, value)
             if not ratio >= 1:
                 hint = f", did you mean {1 / ratio:g}?" if ratio > 0 else "."

@@ -205,13 +205,12 @@ def index_hash(indices: Counts) -> str:
 
 
 def shifted_counts(n: int, class_counts: Counts, ratio: float, direction: str, mode: str = "paper") -> Tensor:
-    """Samples a class of LADE's shifted test sets (Hong et al., CVPR 2021, section 4.3,
-    https://arxiv.org/abs/2012.00321).
+    """Samples a class of LADE's shifted test sets.
 
-    With the classes sorted by descending training count (ties by index) and j = 1..C the rank,
-    "forward" is n_j = n * ratio^(-(j - 1) / C), as imbalanced as training;
-    "backward" is n_j = n * ratio^(-(C - j) / C), the reverse.
-    (The printed exponents have lost their sign: as printed the counts would grow.)
+    Hong et al., CVPR 2021, section 4.3, https://arxiv.org/abs/2012.00321. With the classes sorted by descending
+    training count (ties by index) and j = 1..C the rank, "forward" is n_j = n * ratio^(-(j - 1) / C), as imbalanced as
+    training; "backward" is n_j = n * ratio^(-(C - j) / C), the reverse. (The printed exponents have lost their sign: as
+    printed the counts would grow.)
 
     Args:
         n: test samples of the largest class; 50 for ImageNet-LT, 100 for CIFAR-100.

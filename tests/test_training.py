@@ -428,7 +428,7 @@ class TestOptimizer:
             UserError, match="must be sgd, nesterov or one of timm's, but is 'lambb', did you mean 'lamb'"
         ):
             self.made(optimizer="lambb")
-        with pytest.raises(UserError, match="but is 'xyzzyx'. There are: sgd, nesterov, "):
+        with pytest.raises(UserError, match=r"but is 'xyzzyx'\. There are: sgd, nesterov, "):
             self.made(optimizer="xyzzyx")
 
 
@@ -687,7 +687,7 @@ class TestRun:
         run, _, _ = make_run(accelerator, tmp_path / "run")
         run.begin()
         run.save(3)
-        with pytest.raises(UserError, match="`epochs` is 2, but .* has completed 3"):
+        with pytest.raises(UserError, match=r"`epochs` is 2, but .* has completed 3"):
             make_run(accelerator, tmp_path / "run", resume=True, epochs=2)
         again, _, _ = make_run(Accelerator(cpu=True), tmp_path / "run", resume=True, epochs=3)
         assert again.begin() == 3

@@ -75,8 +75,10 @@ def _aligned(rows: Sequence[Sequence[str]], width: int) -> str:
     lines = []
     for row in rows:
         cells = [textwrap.wrap(cell, size) or [""] for cell, size in zip(row, sizes, strict=True)]
-        for line in itertools.zip_longest(*cells, fillvalue=""):
-            lines.append("  ".join(cell.ljust(size) for cell, size in zip(line, sizes, strict=True)).rstrip())
+        lines += [
+            "  ".join(cell.ljust(size) for cell, size in zip(line, sizes, strict=True)).rstrip()
+            for line in itertools.zip_longest(*cells, fillvalue="")
+        ]
     return "\n".join(lines)
 
 

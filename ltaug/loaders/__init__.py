@@ -1,5 +1,6 @@
-"""From data sets to batches that are the same on any number of processes: small sets whole in memory, of images or of
-sound, and large ones through the workers of a ``DataLoader``.
+"""Loaders whose batches are the same on any number of processes.
+
+Small sets of images, sounds or any tensors are held in memory; large ones are read by the workers of a ``DataLoader``.
 """
 
 from ltaug.loaders.resident import ResidentLoader, random_crop_flip

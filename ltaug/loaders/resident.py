@@ -16,8 +16,7 @@ __all__ = ["ResidentLoader", "random_crop_flip"]
 
 
 class ResidentLoader(_ResidentBase):
-    """Batches of a data set that stays in memory (or on the GPU) as uint8, cropped, flipped and normalised a batch at a
-    time.
+    """Batches of a data set that stays in memory (or on the GPU): images are augmented a batch at a time.
 
     A drop-in for a ``DataLoader`` over small images: it takes the same samplers and yields ``(inputs, labels)``, or
     ``((inputs, labels), (partner_inputs, partner_labels))`` for a :class:`~ltaug.samplers.PairSampler`. There are no

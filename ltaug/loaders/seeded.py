@@ -24,8 +24,9 @@ class SamplePair(NamedTuple):
 
 
 class GlobalBatchSampler(Sampler[list[tuple[int, ...]]]):
-    r"""This process's rows of every global batch of an epoch: a ``batch_sampler`` for a ``DataLoader`` over a
-    :class:`SeededDataset`.
+    r"""This process's rows of every global batch of an epoch.
+
+    It is a ``batch_sampler`` for a ``DataLoader`` over a :class:`SeededDataset`.
 
     ``batch_size`` B is the *global* batch. With the sampler's epoch :math:`i_0, i_1, \dots`, process r of R yields in
     step s the items
@@ -118,10 +119,10 @@ class GlobalBatchSampler(Sampler[list[tuple[int, ...]]]):
 
 
 class SeededDataset(Dataset[Any]):
-    r"""A data set whose augmentation is a pure function of (seed, epoch, place in the epoch), whichever worker of
-    whichever process reads a sample.
+    r"""A data set whose augmentation is a pure function of (seed, epoch, place in the epoch).
 
-    Its indices are the items of :class:`GlobalBatchSampler`. Sample (e, p, i) is
+    It does not matter which worker of which process reads a sample. Its indices are the items of
+    :class:`GlobalBatchSampler`. Sample (e, p, i) is
 
     .. math:: x = \texttt{dataset}[i] \quad\text{with torch's generator seeded by}\quad h(\texttt{seed}, e, p, 0),
 

@@ -89,7 +89,7 @@ class SeededLoader:
             persistent_workers=num_workers > 0,
             prefetch_factor=4 if num_workers else None,
             pin_memory=self.device is not None and self.device.type == "cuda",
-            collate_fn=_Collate(collate_fn or default_collate),
+            collate_fn=Collate(collate_fn or default_collate),
             worker_init_fn=worker_init_fn,
             generator=torch.Generator(),
         )
@@ -131,7 +131,7 @@ def _rows_of_steps(batches: GlobalBatchSampler) -> Iterator[int]:
         yield high - low
 
 
-class _Collate:
+class Collate:
     """Collate samples, or the two halves of pairs apart."""
 
     def __init__(self, collate_fn: Callable[[list[Any]], Any]) -> None:

@@ -20,8 +20,9 @@ from ltaug.mixers.mixup import MixUp
 
 
 class BetweenClass(Mixer):
-    """Between-class learning: sounds mixed so that they are heard in the ratio of their labels (Tokozume et al., ICLR
-    2018, https://arxiv.org/abs/1711.10282).
+    """Between-class learning: sounds mixed so that they are heard in the ratio of their labels.
+
+    Tokozume et al., ICLR 2018, https://arxiv.org/abs/1711.10282.
 
     r ~ U(0, 1), y = r y_i + (1 - r) y_j, and x = (p x_i + (1 - p) x_j) / sqrt(p^2 + (1 - p)^2) with
     p = 1 / (1 + 10^((G_i - G_j) / 20) (1 - r) / r), G the levels in dB (:func:`ltaug.mixers.functional.sound_level`):

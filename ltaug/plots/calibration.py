@@ -71,8 +71,10 @@ def reliability_diagram(probs: Probs, labels: Counts, bins: int = 15, ax: Axes |
 
 
 def compare_reliability_diagrams(probs: Mapping[str, Probs], labels: Counts, bins: int = 15) -> Figure:
-    """:func:`reliability_diagram` of several models side by side, with 15 bins as in MiSLAS (Zhong et al., CVPR 2021,
-    Fig. 1, https://arxiv.org/abs/2104.00466); LADE (Hong et al., CVPR 2021, https://arxiv.org/abs/2012.00321) has 20.
+    """Reliability diagrams of several models side by side.
+
+    With 15 bins as in MiSLAS (Zhong et al., CVPR 2021, Fig. 1, https://arxiv.org/abs/2104.00466); LADE (Hong et al.,
+    CVPR 2021, https://arxiv.org/abs/2012.00321) has 20. One of them alone is :func:`reliability_diagram`.
 
     Args:
         probs: for every model, by name, the probabilities, [N, C].
@@ -118,12 +120,11 @@ def compare_reliability_diagrams(probs: Mapping[str, Probs], labels: Counts, bin
 def probability_violins(
     probs: Mapping[str, Probs], labels: Counts, class_counts: Counts, ax: Axes | None = None, *, of: str = "prediction"
 ) -> Figure:
-    """Distribution of the probabilities that models give, by shot group of the true class (MiSLAS, Zhong et al., CVPR
-    2021, Fig. 3, https://arxiv.org/abs/2104.00466).
+    r"""Distribution of the probabilities that models give, by shot group of the true class.
 
-    The paper's figure shows "predicted probability", which stands here for that of the predicted class: a model that
-    knows its tail less should be less sure there. ``of="truth"`` shows that of the true class instead: what the head
-    takes from the tail.
+    As in MiSLAS (Zhong et al., CVPR 2021, Fig. 3, https://arxiv.org/abs/2104.00466). The paper's figure shows
+    "predicted probability", which stands here for that of the predicted class: a model that knows its tail less should
+    be less sure there. ``of="truth"`` shows that of the true class instead: what the head takes from the tail.
 
     Args:
         probs: for every model, by name, the probabilities, [N, C].
@@ -142,7 +143,7 @@ def probability_violins(
     >>> import torch
     >>> figure = probability_violins({"plain": torch.tensor([[0.9, 0.1], [0.7, 0.3]])}, [0, 1], [500, 5], of="truth")
     >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    ['many\\n1 sample', 'few\\n1 sample']
+    ['many\n1 sample', 'few\n1 sample']
     """
     if not probs:
         raise ValueError("`probs` is empty. Pass the probabilities of at least one model, by its name.")

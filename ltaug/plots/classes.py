@@ -255,11 +255,11 @@ def compare_per_class_accuracy(
 
 
 def xi_aug_distribution(class_counts: Counts, alpha: float = 0.8, tau: float = -1.0, ax: Axes | None = None) -> Figure:
-    """Which class a mixed sample belongs to, the one of the larger weight: under mixup, with UniMix's factor alone, and
-    with its sampler too (UniMix, Xu et al., NeurIPS 2021, Fig. 2, https://arxiv.org/abs/2111.03874).
+    """Class that a mixed sample belongs to, the one of the larger weight, for mixup and UniMix.
 
-    The paper draws the limit of small alpha for 100 classes at an imbalance ratio of 200; here alpha is what is
-    trained with.
+    Under mixup, with UniMix's factor alone, and with its sampler too (Xu et al., NeurIPS 2021, Fig. 2,
+    https://arxiv.org/abs/2111.03874). The paper draws the limit of small alpha for 100 classes at an imbalance ratio of
+    200; here alpha is what is trained with.
 
     Args:
         class_counts: training samples a class, [C].
@@ -288,8 +288,9 @@ def xi_aug_distribution(class_counts: Counts, alpha: float = 0.8, tau: float = -
 
 
 def label_occurrence(class_counts: Counts, ax: Axes | None = None) -> Figure:
-    """How often each label occurs in mixed samples when both come from instance-balanced samplers (IB), from
-    class-balanced ones (CB), or from one of each (Zhang et al., ICASSP 2022, Fig. 3a,
+    """Occurrence of each label in mixed samples, by the two samplers.
+
+    Both are instance-balanced (IB), both class-balanced (CB), or it is one of each (Zhang et al., ICASSP 2022, Fig. 3a,
     https://arxiv.org/abs/2110.04964).
 
     Args:

@@ -78,8 +78,10 @@ def log_confusion_matrix(
 
 
 def compare_log_confusion_matrices(confusions: Mapping[str, Confusion], class_counts: Counts | None = None) -> Figure:
-    """:func:`log_confusion_matrix` of several models side by side, in the same colours (UniMix, Xu et al., NeurIPS
-    2021, Fig. 5, https://arxiv.org/abs/2111.03874).
+    """Confusion matrices of several models side by side, in the same colours.
+
+    As in UniMix (Xu et al., NeurIPS 2021, Fig. 5, https://arxiv.org/abs/2111.03874); one of them alone is
+    :func:`log_confusion_matrix`.
 
     Args:
         confusions: for every model, by name, its test samples by ``[truth, prediction]``, [C, C], dense or sparse.

@@ -33,8 +33,10 @@ def accuracy_against_lambda(
     chosen: float | Mapping[str, float] | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Accuracy by the strength lambda of a correction of the prior (IC, Tian et al., NeurIPS 2020, Fig. 3,
-    https://arxiv.org/abs/2010.11820): no correction at 0, the full one, Bayes' rule, at 1.
+    """Accuracy by the strength lambda of a correction of the prior.
+
+    There is no correction at 0, and the full one, Bayes' rule, at 1 (IC, Tian et al., NeurIPS 2020, Fig. 3,
+    https://arxiv.org/abs/2010.11820).
 
     Args:
         curves: for every curve, by name (a run, or a measure such as "top-5"), a fraction for each lambda, [L]; NaN or
@@ -101,9 +103,10 @@ def accuracy_against_lambda(
 
 
 def shifted_test_accuracy(runs: Mapping[str, Mapping[str, float | None]], ax: Axes | None = None) -> Figure:
-    """Accuracy on test sets whose classes are distributed otherwise than even (LADE, Hong et al., CVPR 2021, section
-    4.3, https://arxiv.org/abs/2012.00321; :func:`~ltaug.shifted_counts` makes them): from as imbalanced as the
-    training, "forward", over uniform to the reverse, "backward".
+    """Accuracy on test sets of other class mixes.
+
+    From as imbalanced as the training, "forward", over uniform to the reverse, "backward" (LADE, Hong et al., CVPR
+    2021, section 4.3, https://arxiv.org/abs/2012.00321; :func:`~ltaug.shifted_counts` makes them).
 
     Args:
         runs: for every line, by name (a correction: none, by the true prior, by an estimated one), a fraction a test

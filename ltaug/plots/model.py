@@ -40,8 +40,10 @@ if TYPE_CHECKING:
 
 
 def classifier_weight_norms(weights: Mapping[str, Tensor], class_counts: Counts, ax: Axes | None = None) -> Figure:
-    """Length of the weight vector of every class, most frequent class first (MiSLAS, Zhong et al., CVPR 2021, Fig. 2,
-    https://arxiv.org/abs/2104.00466): ||w_c||_2 falls with the training samples where a model is biased to the head.
+    """Length of the weight vector of every class, most frequent class first.
+
+    ``||w_c||_2`` falls with the training samples where a model is biased to the head (MiSLAS, Zhong et al., CVPR 2021,
+    Fig. 2, https://arxiv.org/abs/2104.00466).
 
     With more than 30 classes, each line is a running mean over a fifteenth of the classes, and a thin pale one has the
     single classes.
@@ -105,12 +107,12 @@ def logit_statistics(
     *,
     class_names: Sequence[str] | None = None,
 ) -> Figure:
-    """Mean and spread of the logit of every class for its own samples (positive) and for all others (negative), most
-    frequent class first (LADE, Hong et al., CVPR 2021, Fig. 3, https://arxiv.org/abs/2012.00321).
+    """Mean and spread of the logit of every class for its own samples and for all others.
 
-    The dashed line is log C. A model whose logits are log p(x|y) - log p(x), what LADE learns, reaches it where the
-    classes do not overlap: with even classes p(x) = p(x|y) / C. With more than 30 classes, lines and bands are running
-    means over a fifteenth of the classes.
+    The former are called positive, the latter negative; the most frequent class comes first (LADE, Hong et al., CVPR
+    2021, Fig. 3, https://arxiv.org/abs/2012.00321). The dashed line is log C. A model whose logits are log p(x|y) - log
+    p(x), what LADE learns, reaches it where the classes do not overlap: with even classes p(x) = p(x|y) / C. With more
+    than 30 classes, lines and bands are running means over a fifteenth of the classes.
 
     Args:
         logits: of the test samples, [N, C].
@@ -188,8 +190,10 @@ def _own_and_other_moments(values: Tensor, labels: Tensor) -> list[tuple[Floats,
 def batch_norm_statistics(
     before: Mapping[str, Tensor], after: Mapping[str, Tensor], layers: Sequence[str] | None = None
 ) -> Figure:
-    """Running mean and variance of batch norm, channel by channel, before and after the shift learning of the second
-    stage (MiSLAS, Zhong et al., CVPR 2021, Fig. 7, https://arxiv.org/abs/2104.00466).
+    """Running mean and variance of batch norm, channel by channel, before and after shift learning.
+
+    Shift learning belongs to the second stage of MiSLAS (Zhong et al., CVPR 2021, Fig. 7,
+    https://arxiv.org/abs/2104.00466).
 
     Args:
         before: state dict of the first stage.

@@ -93,12 +93,12 @@ def learning_curves(rows: Iterable[Mapping[str, Any]], ax: Axes | None = None) -
 
 
 def confidence_accuracy_density(points: Points | Iterable[Mapping[str, Any]], ax: Axes | None = None) -> Figure:
-    """Where (confidence, accuracy) lay during training, as a density around the red line y = x of a calibrated model
-    (UniMix, Xu et al., NeurIPS 2021, Fig. 1, https://arxiv.org/abs/2111.03874).
+    """Density of (confidence, accuracy) during training, around the red line y = x of a calibrated model.
 
-    Density below the line means that the model was too sure of itself. Each shade of blue bounds the smallest area that
-    holds a tenth more of the density, 90 % inside the palest; the kernel is Gaussian with Scott's bandwidth, and at
-    least one percentage point wide.
+    As in UniMix (Xu et al., NeurIPS 2021, Fig. 1, https://arxiv.org/abs/2111.03874). Density below the line means that
+    the model was too sure of itself. Each shade of blue bounds the smallest area that holds a tenth more of the
+    density, 90 % inside the palest; the kernel is Gaussian with Scott's bandwidth, and at least one percentage point
+    wide.
 
     Args:
         points: (confidence, accuracy) as fractions, [N, 2], e.g. of every epoch, or of the

@@ -120,9 +120,7 @@ class PairSampler(Sampler[tuple[int, int]]):
 
 
 def _make_different(pairs: Tensor, labels: Tensor, samplers: list[EpochSampler], start: int) -> None:
-    """Replace the pairs of one class by the next of different classes, in order, of the block that begins at
-    ``start``.
-    """
+    """Replace the pairs of one class, of the block that begins at ``start``, by the next of different classes."""
     alike = _same_class(pairs, labels).nonzero()[:, 0]
     turn, in_vain = 0, 0
     while len(alike):

@@ -45,8 +45,10 @@ def add_adapters(model: nn.Module, rank: int, image_size: int) -> None:
 
 
 def layers_to_adapt(model: nn.Module, image_size: int) -> list[str]:
-    """Names of the linear layers of attention (of a ViT ``qkv`` and ``proj``); without attention, of all linear layers
-    and convolutions but the classifier.
+    """Names of the layers that get adapters.
+
+    The linear layers of attention (of a ViT ``qkv`` and ``proj``); without attention, all linear layers and
+    convolutions but the classifier.
     """
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):

@@ -21,7 +21,15 @@ from ltaug.process import reuse_freed_memory
 from ltaug.vision.image_set import Images, ImageSet
 from ltaug.vision.mistakes import mistake_sections
 from ltaug.vision.streaming import StreamLoader, StreamSet
-from ltaug.vision.transforms import IMAGENET_MEAN, IMAGENET_STD, Augmentation, Normalize, TestTransform, TrainTransform
+from ltaug.vision.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Augmentation,
+    Normalize,
+    TestTransform,
+    TrainTransform,
+    collate_images,
+)
 
 __all__ = ["ImageData", "ImageSettings", "long_tailed_data", "streamed_data"]
 
@@ -110,6 +118,7 @@ class ImageData:
             "num_processes": accelerator.num_processes,
             "process_index": accelerator.process_index,
             "num_workers": _default_workers() if cfg.workers is None else cfg.workers,
+            "collate_fn": collate_images,
             "worker_init_fn": _prepare_worker,
         }
 

@@ -61,9 +61,9 @@ def parse_list(name: str, data: bytes) -> ImageList:
 
 
 def plain_path(path: str) -> str:
-    """Spell a path in one way: slashes, no "." or "//" in it.
+    r"""Spell a path in one way: slashes, no "." or "//" in it.
 
-    >>> plain_path("./train//ant/1.jpg"), plain_path("train\\\\ant\\\\1.jpg")
+    >>> plain_path("./train//ant/1.jpg"), plain_path("train\\ant\\1.jpg")
     ('train/ant/1.jpg', 'train/ant/1.jpg')
     """
     path = path.strip()

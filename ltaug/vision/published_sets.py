@@ -1,5 +1,6 @@
-"""The published long-tailed image sets, by their official lists: ImageNet-LT, Places-LT, iNaturalist 2018; and other
-sets that JSON files of COCO's kind list.
+"""The published long-tailed image sets, by their official lists: ImageNet-LT, Places-LT, iNaturalist 2018.
+
+Other sets that JSON files of COCO's kind list are read in the same way.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Parquet files of a split that is read in their order: their labels are known, their images are read row group by row
-group.
+"""Parquet files of a split that is read in their order.
 
-What has to be read more than once is kept in the cache, `$LTAUG_CACHE/streams` or `~/.cache/ltaug/streams`.
+Their labels are known, their images are read row group by row group. What has to be read more than once is kept in the
+cache, `$LTAUG_CACHE/streams` or `~/.cache/ltaug/streams`.
 """
 
 from __future__ import annotations

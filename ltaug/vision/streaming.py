@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
 from ltaug.errors import UserError
 from ltaug.loaders._base import check_shares
 from ltaug.loaders.seeded import SeededDataset
-from ltaug.loaders.seeded_loader import finished
+from ltaug.loaders.seeded_loader import Collate, finished
 from ltaug.samplers import ClassPowerSampler, PairSampler
 from ltaug.vision.decoding import open_stored
 from ltaug.vision.image_set import Notes
@@ -77,6 +77,7 @@ class StreamLoader:
         num_processes: how many processes share the set.
         process_index: which one this is.
         num_workers: worker processes that read.
+        collate_fn: makes a batch of a list of samples; torch's ``default_collate`` if it is ``None``.
         worker_init_fn: called in every worker process with its number.
     """
 
@@ -92,6 +93,7 @@ class StreamLoader:
         num_processes: int = 1,
         process_index: int = 0,
         num_workers: int = 0,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
         worker_init_fn: Callable[[int], None] | None = None,
     ) -> None:
         check_shares(batch_size, num_processes, process_index)
@@ -101,6 +103,7 @@ class StreamLoader:
         self.device, self.finish = device, finish
         self.num_processes, self.process_index = num_processes, process_index
         self.workers = {"num_workers": num_workers, "worker_init_fn": worker_init_fn}
+        self.collate = Collate(collate_fn or default_collate)
         self.epoch = self.first_step = 0
         class_exponents(sampler)  # raises now if it will not do
 
@@ -119,6 +122,7 @@ class StreamLoader:
             batch_size=self.batch_size // self.num_processes,
             prefetch_factor=4 if self.workers["num_workers"] else None,
             pin_memory=self.device is not None and self.device.type == "cuda",
+            collate_fn=self.collate,
             generator=torch.Generator(),
             **self.workers,  # type: ignore[arg-type]  # of different types
         )

@@ -1,10 +1,12 @@
 """What images go through: in worker processes from PIL images to uint8 tensors, on the device to normalised ones.
 
-Tensors of 8 bits are a quarter of what floats would be to hand over.
+Tensors of 8 bits are a quarter of what floats would be to hand over. Their channels are the last in memory, as Pillow
+has them and as convolutions like them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -14,15 +16,29 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Augmentation", "Normalize", "TestTransform", "TrainTransform", "to_pixels"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Augmentation",
+    "Normalize",
+    "TestTransform",
+    "TrainTransform",
+    "collate_images",
+    "jitter",
+    "random_box",
+    "to_pixels",
+]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 JITTER = 0.4
 """Strength of brightness, contrast and saturation in the released codes of classifier balancing and MiSLAS."""
+LUMA = (0.2989, 0.587, 0.114)
+"""Share of red, green and blue in grey, as torchvision has it."""
 LONGEST = 4
 """Longest side over the shortest one that is resized; of longer images the central part is enough."""
 
 Augmentation = Literal["plain", "color", "randaugment", "flip"]
+"""Names of what a training image goes through."""
 
 
 def to_pixels(image: Image.Image) -> Tensor:
@@ -41,14 +57,11 @@ class TrainTransform:
 
     def __init__(self, size: int, augmentation: Augmentation = "plain") -> None:
         self.size, self.augmentation = size, augmentation
-        self.jitter = v2.ColorJitter(JITTER, JITTER, JITTER)
         self.randaugment = v2.RandAugment()
 
     def __call__(self, image: Image.Image) -> Tensor:
-        left, top, width, height = 0, 0, *image.size
-        if self.augmentation != "flip":
-            top, left, height, width = v2.RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3])
-        box = (left, top, left + width, top + height)
+        """Crop and augment an image in RGB: uint8 [3, size, size]."""
+        box = (0, 0, *image.size) if self.augmentation == "flip" else random_box(*image.size)
         if self.augmentation == "randaugment":
             # On PIL images, as published; on tensors it takes three times as long.
             resized = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
@@ -57,9 +70,52 @@ class TrainTransform:
             # Cropped before it becomes a tensor, and interleaved as Pillow has it: torch resizes that fastest.
             cropped, size = to_pixels(image.crop(box))[None], (self.size, self.size)
             pixels = nn.functional.interpolate(cropped, size, mode="bilinear", antialias=True)[0]
-        if torch.rand(()) < 0.5:
+        draws = torch.rand(7)
+        if draws[0] < 0.5:
             pixels = pixels.flip(-1)
-        return self.jitter(pixels) if self.augmentation == "color" else pixels
+        return jitter(pixels, draws[1:]) if self.augmentation == "color" else pixels
+
+
+def random_box(width: int, height: int) -> tuple[int, int, int, int]:
+    """Draw left, top, right and bottom of a crop of 8 to 100 % of the area, with sides as 3:4 to 4:3 (log-uniform).
+
+    As torchvision's ``RandomResizedCrop``, in a tenth of its time: the first of ten draws that fits into the image, or
+    the largest central crop.
+    """
+    for share, shape, x, y in torch.rand(10, 4, dtype=torch.float64).tolist():
+        area, ratio = width * height * (0.08 + 0.92 * share), (3 / 4) ** (1 - 2 * shape)
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(x * (width - w + 1)), int(y * (height - h + 1))
+            return left, top, left + w, top + h
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def jitter(pixels: Tensor, draws: Tensor) -> Tensor:
+    """Change brightness, contrast and saturation of an image, uint8 [3, H, W], in a random order.
+
+    As torchvision's ``ColorJitter``, which takes twice the time: each step blends the image with another one, black,
+    its mean grey or its grey, f x + (1 - f) other, clamped; f is in 0.6..1.4.
+
+    Args:
+        pixels: the image.
+        draws: random numbers in 0..1, [6]: three for the factors, three whose order is that of the steps.
+    """
+    image = pixels.contiguous().float()
+    factors = (1 + JITTER * (2 * draws[:3] - 1)).tolist()
+    for step in draws[3:].argsort().tolist():
+        factor = factors[step]
+        image.mul_(factor)  # first, since it is linear: greys are of what it leaves
+        if step == 1:
+            image.add_(float(image.mean((1, 2)) @ image.new_tensor(LUMA)) * (1 / factor - 1))
+        elif step == 2:
+            red, green, blue = image.unbind()
+            grey = (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+            image.add_(grey.mul_(1 / factor - 1))
+        image.clamp_(0, 255)
+    return torch.from_numpy(image.round_().numpy().astype(np.uint8))  # torch's own cast takes far longer
 
 
 class TestTransform:
@@ -78,12 +134,19 @@ class TestTransform:
         self.transform = v2.Compose([resize, v2.CenterCrop(size)])
 
     def __call__(self, image: Image.Image) -> Tensor:
+        """Crop the centre of an image in RGB: uint8 [3, size, size]."""
         short = min(image.size)
         if not self.whole and max(image.size) > LONGEST * short:  # resized whole, a panorama would fill the memory
             width, height = (min(side, LONGEST * short) for side in image.size)
             left, top = (image.width - width) // 2, (image.height - height) // 2
             image = image.crop((left, top, left + width, top + height))
         return self.transform(to_pixels(image))  # type: ignore[no-any-return]  # torchvision's
+
+
+def collate_images(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """Put images and labels into batches, uint8 [N, 3, H, W] with channels last in memory, and int64 [N]."""
+    images = torch.stack([image.permute(1, 2, 0) for image, _ in samples])
+    return images.permute(0, 3, 1, 2), torch.tensor([label for _, label in samples])
 
 
 class Normalize:
@@ -103,6 +166,7 @@ class Normalize:
         self.format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __call__(self, images: Tensor) -> Tensor:
+        """Normalise uint8 [N, 3, H, W] to float32."""
         mean, std = self.mean.to(images.device), self.std.to(images.device)
         pixels: Any = images.to(torch.float32, memory_format=self.format)
         return pixels.mul_(1 / (255 * std)).add_(-mean / std)  # type: ignore[no-any-return]

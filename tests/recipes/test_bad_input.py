@@ -438,7 +438,8 @@ def test_settings_without_names_that_their_modules_import(tmp_path: Path, capsys
     (folder / "data.py").write_text(
         "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom typing import Literal\n\n\n"
         "@dataclass\nclass DataSettings:\n    dataset: Literal['mine', 'yours'] = 'mine'\n\n"
-        "    @property\n    def data_name(self): return self.dataset\n\n\ndef load_data(cfg): raise ValueError('no data')\n"
+        "    @property\n    def data_name(self): return self.dataset\n\n\n"
+        "def load_data(cfg): raise ValueError('no data')\n"
     )
     with imported(folder) as recipe:
         assert "did you mean 'yours'?" in recipe.launch(capsys, "--dataset", "your").error()

@@ -1,4 +1,4 @@
-"""The data of cifar_lt: which samples are trained on, which are kept for corrections, and that they are never the same."""
+"""The data of cifar_lt: which samples are trained on, and which others are kept for corrections."""
 
 from __future__ import annotations
 

@@ -162,14 +162,14 @@ class TestStopped:
         stopping(tiny, monkeypatch, [3, 9 + 2, 9 + 1, 8 + 1, 9, 9 + 9])
         run = tmp_path / "run"
         done = []
-        for life in range(6):
+        for _ in range(6):
             try:
                 tiny.train(method, run, resume=True, **settings)
             except Stopped:
                 done.append(len(rows(run)) if (run / "metrics.jsonl").exists() else 0)
             else:
                 break
-        assert done == [0, 1, 2, 3, 4], life
+        assert done == [0, 1, 2, 3, 4]
         assert_same(run, whole)
 
     def test_a_second_stage(self, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +302,7 @@ class TestOtherData:
 class TestAnExistingFolder:
     def test_is_not_written_over(self, tiny: Recipe, whole: Path) -> None:
         before = contents(whole)
-        with pytest.raises(FileExistsError, match="already holds a run. Resume it"):
+        with pytest.raises(FileExistsError, match=r"already holds a run\. Resume it"):
             resume(tiny, whole, resume=False)
         assert contents(whole) == before
 

@@ -155,6 +155,6 @@ class TestBadInput:
         values = json.loads((other / "ltaug.json").read_text())
         values["class_names"][3] = "drei"
         (other / "ltaug.json").write_text(json.dumps(values))
-        with pytest.raises(UserError, match="knows 10 classes .* but the data have 10"):
+        with pytest.raises(UserError, match=r"knows 10 classes .* but the data have 10"):
             second(tiny, "crt", other, tmp_path / "out")
         assert not (tmp_path / "out").exists()

@@ -9,9 +9,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import ks_2samp
 from torchvision.transforms import v2
 
-from ltaug.vision.transforms import IMAGENET_MEAN, IMAGENET_STD, Normalize, TestTransform, TrainTransform, to_pixels
+from ltaug.vision import transforms
+from ltaug.vision.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Normalize,
+    TestTransform,
+    TrainTransform,
+    collate_images,
+    jitter,
+    random_box,
+    to_pixels,
+)
 
 
 def photo(k: int, width: int = 60, height: int = 44) -> Image.Image:
@@ -23,11 +35,12 @@ def photo(k: int, width: int = 60, height: int = 44) -> Image.Image:
 class TestTraining:
     @pytest.mark.parametrize("box", [(5, 3, 55, 41), (10, 20, 30, 38)])  # smaller, and larger than before
     def test_resized_as_torchvision_does(self, monkeypatch: pytest.MonkeyPatch, box: tuple) -> None:
-        left, top, right, bottom = box
-        place = (top, left, bottom - top, right - left)
-        monkeypatch.setattr(v2.RandomResizedCrop, "get_params", staticmethod(lambda *_: place))
+        monkeypatch.setattr(transforms, "random_box", lambda width, height: box)
         transform = TrainTransform(32, "plain")
-        expected = v2.functional.resized_crop(v2.functional.pil_to_tensor(photo(0)), *place, [32, 32], antialias=True)
+        left, top, right, bottom = box
+        expected = v2.functional.resized_crop(
+            v2.functional.pil_to_tensor(photo(0)), top, left, bottom - top, right - left, [32, 32], antialias=True
+        )
         mirrored = 0
         for _ in range(20):
             pixels = transform(photo(0))
@@ -37,17 +50,28 @@ class TestTraining:
             mirrored += int(back < straight)
         assert 2 <= mirrored <= 18
 
-    def test_crops_are_those_of_torchvision(self) -> None:
-        """The same random numbers give the same crop of a photograph whose pixels tell where they are."""
-        where = np.zeros((64, 96, 3), np.uint8)
-        where[..., 0], where[..., 1] = np.arange(96)[None] * 2, np.arange(64)[:, None] * 3
-        image, transform = Image.fromarray(where), TrainTransform(16, "plain")
-        for seed in range(20):
-            torch.manual_seed(seed)
-            pixels = transform(image)
-            torch.manual_seed(seed)
-            crop = v2.RandomResizedCrop(16)(v2.functional.pil_to_tensor(image))
-            assert min((other.int() - crop.int()).abs().max() for other in (pixels, pixels.flip(-1))) <= 1
+    @pytest.mark.parametrize(("width", "height"), [(500, 375), (90, 200)])
+    def test_crops_are_distributed_as_torchvisions(self, width: int, height: int) -> None:
+        boxes = np.array([random_box(width, height) for _ in range(3000)], dtype=float)
+        drawn = [
+            v2.RandomResizedCrop.get_params(torch.empty(3, height, width), [0.08, 1.0], [3 / 4, 4 / 3])
+            for _ in range(3000)
+        ]
+        theirs = np.array([[left, top, left + w, top + h] for top, left, h, w in drawn], float)
+        assert (boxes[:, :2] >= 0).all()
+        assert (boxes[:, 2] <= width).all()
+        assert (boxes[:, 3] <= height).all()
+        for quantity in (
+            lambda b: (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]),
+            lambda b: (b[:, 2] - b[:, 0]) / (b[:, 3] - b[:, 1]),
+            lambda b: b[:, 0],
+            lambda b: b[:, 3],
+        ):
+            assert ks_2samp(quantity(boxes), quantity(theirs)).pvalue > 1e-4
+
+    @pytest.mark.parametrize(("width", "height", "box"), [(1000, 10, (493, 0, 506, 10)), (9, 300, (0, 144, 9, 156))])
+    def test_a_strip_is_cropped_in_the_middle(self, width: int, height: int, box: tuple) -> None:
+        assert random_box(width, height) == box
 
     def test_half_of_the_images_are_flipped(self) -> None:
         ramp = np.repeat(np.arange(0, 256, 16, dtype=np.uint8)[None, :, None], 16, 0).repeat(3, 2)
@@ -63,16 +87,25 @@ class TestTraining:
         assert min((other - expected).abs().max() for other in (pixels, pixels.flip(-1))) <= 1
 
     def test_colours_are_torchvisions(self) -> None:
-        plain, color = TrainTransform(32, "plain"), TrainTransform(32, "color")
-        different = set()
-        for seed in range(10):
-            torch.manual_seed(seed)
-            before = plain(photo(1))
-            expected = v2.ColorJitter(0.4, 0.4, 0.4)(before)  # goes on with the same random numbers
-            torch.manual_seed(seed)
-            assert torch.equal(color(photo(1)), expected)
-            different.add(round(float((expected.float() - before.float()).mean())))
-        assert len(different) > 5
+        """Step by step in floats, but for one rounding to 8 bits."""
+        steps = [v2.functional.adjust_brightness, v2.functional.adjust_contrast, v2.functional.adjust_saturation]
+        orders, clamped = set(), False
+        for k in range(30):
+            pixels, draws = v2.functional.pil_to_tensor(photo(k)), torch.rand(6)
+            expected, order = pixels.float() / 255, draws[3:].argsort().tolist()
+            orders.add(tuple(order))
+            for step in order:
+                expected = steps[step](expected, 0.6 + 0.8 * float(draws[step]))
+            jittered = jitter(pixels, draws)
+            assert jittered.dtype == torch.uint8
+            assert (jittered - 255 * expected).abs().max() < 0.51
+            clamped |= bool((jittered == 255).any())
+        assert len(orders) == 6
+        assert clamped
+
+    def test_every_image_has_its_own_colours(self) -> None:
+        transform, image = TrainTransform(4, "color"), Image.new("RGB", (8, 8), (100, 100, 100))
+        assert len({int(transform(image)[0, 0, 0]) for _ in range(20)}) > 10
 
     def test_randaugment_changes_images(self) -> None:
         changed = 0
@@ -124,3 +157,12 @@ def test_normalisation_is_torchvisions(channels_last: bool) -> None:
 def test_pixels_keep_their_places() -> None:
     image = photo(5)
     assert torch.equal(to_pixels(image), v2.functional.pil_to_tensor(image))
+
+
+def test_batches_have_their_channels_last_in_memory() -> None:
+    """Whatever the images have: those of a jitter are laid out plane by plane."""
+    images = [to_pixels(photo(k)) for k in range(3)] + [to_pixels(photo(3)).contiguous()]
+    batch, labels = collate_images([(image, k) for k, image in enumerate(images)])
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(batch, torch.stack(images))
+    assert (labels.dtype, labels.tolist()) == (torch.int64, [0, 1, 2, 3])
