@@ -145,3 +145,19 @@ def test_faults(tmp_path: Path) -> None:
     write(tmp_path / "flat", "test/a/1.txt")
     with pytest.raises(ValueError, match=r"The folder 'train' in .* has no folders"):
         class_folders(tmp_path / "flat", is_text)
+
+
+def test_a_training_split_alone(tmp_path: Path) -> None:
+    names, splits = class_folders(write(tmp_path, "train/ant/0.txt", "train/bee/0.txt"), is_text)
+    assert (names, list(splits)) == (["ant", "bee"], ["train"])
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    names, splits = class_folders(write(tmp_path, "car/0.txt", "train/0.txt", "test/0.txt"), is_text)
+    assert (names, list(splits)) == (["car", "test", "train"], ["train"])
+
+
+def test_folders_beside_splits_are_no_classes(tmp_path: Path) -> None:
+    write(tmp_path, "train/ant/0.txt", "train/bee/0.txt", "test/ant/0.txt", "masks/0.txt", "more/0.txt")
+    with pytest.raises(ValueError, match=r"so its folders are splits: train and one of .* also has 'masks' \(2 such"):
+        class_folders(tmp_path, is_text)

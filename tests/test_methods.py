@@ -362,7 +362,7 @@ def counted(plan: TrainingPlan, model: nn.Module, epochs: range, batch_size: int
     """The label mass that sampler and mixer really make over some epochs, and of how many samples."""
     torch.manual_seed(0)
     sound = "between_class" in plan.method.mixer
-    blank = torch.randn(batch_size, 256) if sound else torch.zeros(batch_size, 3, 8, 8)
+    blank = torch.randn(batch_size, 128) if sound else torch.zeros(batch_size, 3, 8, 8)
     mass, total = torch.zeros(6, dtype=torch.float64), 0
     for epoch in epochs:
         plan.set_epoch(epoch)
@@ -388,7 +388,7 @@ class TestPriors:
             plan.attach(model)
         places = {0, round(1000 * m.rebalance_from), 960} - {1000}
         for start in places:
-            epochs = range(start, start + 30)
+            epochs = range(start, start + (10 if name in SOUND else 30))
             found, total = counted(plan, model, epochs, 64 if m.partner == "batch" else 528)
             wanted = torch.stack([plan.seen_prior(epoch) for epoch in epochs]).mean(0)
             assert wanted.dtype == torch.float64
@@ -742,9 +742,9 @@ class TestOwnParts:
             assert (targets.ndim == 2) == (epoch < 9)
         n = COUNTS.double().numpy()
         wanted = (powers(n, 1.0) + powers(n, 0.0)) / 2
-        assert plan.seen_prior(0).numpy() == pytest.approx(wanted, abs=0.01)
-        assert plan.logits_prior() is not None
-        assert plan.logits_prior().numpy() == pytest.approx(wanted / n / (wanted / n).sum(), abs=0.01)
+        prior = plan.logits_prior()
+        assert prior is not None
+        assert prior.numpy() == pytest.approx(wanted / n / (wanted / n).sum(), abs=0.01)
 
     def test_a_mixer_whose_partners_nobody_knows_gives_no_prior(self) -> None:
         class Chosen(MixUp):
@@ -860,7 +860,7 @@ class TestMix:
             plan = plan_of("manifold_mixup")
             plan.attach(model)
             plan.train(model)
-            for _ in range(4):
+            for _ in range(3):
                 inputs, targets = plan.mix((torch.rand(4, 3, 160, 160), torch.arange(4)))
                 plan.criterion(model(inputs), targets).backward()
 

@@ -74,7 +74,7 @@ def class_folders(
     if not folders:
         raise UserError(f"{root!r} has no folders. Make one for each class, and put its {unit} there.")
     walk = _Walk(is_sample)
-    splits = _split_folders(folders)
+    splits = _split_folders(root, folders)
     found = {split: _classes(walk, root, folder, unit) for split, folder in (splits or {"train": ""}).items()}
     walk.report(unit)
     names = sorted(found["train"], key=natural_order)
@@ -119,12 +119,18 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _JUNK
 
 
-def _split_folders(folders: list[str]) -> dict[str, str] | None:
-    """Folder of each split, if the folders are splits and not classes."""
+def _split_folders(root: str, folders: list[str]) -> dict[str, str] | None:
+    """Folder of each split, if the folders are splits and not classes: then that of the training split has folders."""
     names = {name.lower(): name for name in folders}
     train = next((names[name] for name in _TRAIN_SPLITS if name in names), None)
-    if train is None or len(names) < 2 or not set(names) <= {*_TRAIN_SPLITS, *TEST_SPLITS}:
+    if train is None or not _subfolders(os.path.join(root, train)):
         return None
+    if others := [name for word, name in names.items() if word not in TEST_SPLITS and name != train]:
+        raise UserError(
+            f"{root!r} has a folder {train!r} with folders in it, so its folders are splits: {train} and one of "
+            f"{', '.join(TEST_SPLITS)}. But it also has {printable(others[0])!r} ({len(others)} such folders). Move it "
+            f"away; or, if {train} is a class, put all classes into one more folder."
+        )
     return {"train": train} | {name: names[name] for name in TEST_SPLITS if name in names}
 
 

@@ -37,7 +37,10 @@ from torch import nn
 
 @dataclass
 class ModelSettings:
-    """No setting."""
+    """None is used; the protocol of the digits has this one."""
+
+    depth: int = 8
+    """Ignored."""
 
     @property
     def model_name(self):

@@ -29,7 +29,7 @@ def check(recipe: Recipe, folder: Path, name: str, golden: dict[str, Any], loose
     if method.second_stage:
         recipe.train(name, run, from_run=folder / str(method.first_stage), epochs=5, batch_size=32)
     else:
-        changes = {"warmup_epochs": 0, "decay_at": "[0.8, 0.9]", "checkpoint_every": 5}
+        changes = {"warmup_epochs": 0, "decay_at": "[0.8, 0.9]", "checkpoint_every": 5, "depth": 32}
         recipe.train(name, run, epochs=5, **changes)
     losses = [row["loss"] for row in rows(run) if row["loss"] is not None]
     assert losses == pytest.approx(golden["loss"], rel=0.1 if loose else 1e-5)
