@@ -123,8 +123,6 @@ def test_split_folders(tmp_path: Path) -> None:
         "test": (["test/a/1.txt", "test/b/1.txt"], [0, 1]),
         "val": (["val/b/1.txt"], [1]),
     }
-    write(tmp_path, "other/1.txt")  # then they are classes
-    assert class_folders(tmp_path, is_text)[0] == ["Train", "other", "test", "val"]
 
 
 def test_faults(tmp_path: Path) -> None:

@@ -123,7 +123,10 @@ def _split_folders(root: str, folders: list[str]) -> dict[str, str] | None:
     """Folder of each split, if the folders are splits and not classes: then that of the training split has folders."""
     names = {name.lower(): name for name in folders}
     train = next((names[name] for name in _TRAIN_SPLITS if name in names), None)
-    if train is None or not _subfolders(os.path.join(root, train)):
+    if train is None:
+        return None
+    inside = os.path.join(root, train)
+    if os.listdir(inside) and not _subfolders(inside):  # a class may be called train, too
         return None
     if others := [name for word, name in names.items() if word not in TEST_SPLITS and name != train]:
         raise UserError(
