@@ -615,10 +615,10 @@ class Run(RunFolder):
             results: logits [N, C] and labels [N] of "test" and, if there are any, of the "held_out" samples.
             state_dict: kept instead of the model's.
         """
-        if self.main:
-            self._write_results(model, results, model.state_dict() if state_dict is None else state_dict)
         if self._bar is not None:
             self._bar.close()
+        if self.main:
+            self._write_results(model, results, model.state_dict() if state_dict is None else state_dict)
         # Shut down together and release the process group first: gloo's threads abort an interpreter that exits while
         # they run.
         self.accelerator.wait_for_everyone()

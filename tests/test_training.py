@@ -21,11 +21,12 @@ from torch import Tensor, nn
 pytest.importorskip("accelerate")
 pytest.importorskip("jsonargparse")
 
+import jsonargparse
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 import ltaug
-from ltaug import training
+from ltaug import commandline, training
 from ltaug.commandline import NonNegativeFloat, NonNegativeInt, PositiveFloat, Share
 from ltaug.errors import UserError
 from ltaug.methods import METHODS
@@ -138,6 +139,14 @@ def accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Accelerator]:
 
 def read(script: str, *words: object) -> Config:
     return settings_of(Config, script, list(map(str, words)))
+
+
+@pytest.fixture(autouse=True)
+def _no_texts(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Parsing settings takes half as long without reading the sources for the texts of --help."""
+    shown = "line_of_meaning" in request.node.name
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=shown)
+    monkeypatch.setattr(commandline, "set_parsing_settings", lambda **_: None)
 
 
 class TestSettings:

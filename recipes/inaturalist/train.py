@@ -18,6 +18,7 @@ from timm.utils import ModelEmaV3
 
 from ltaug import training
 from ltaug.commandline import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share
+from ltaug.errors import UserError
 from ltaug.metrics import classification_report
 from ltaug.process import finite_loss
 from ltaug.training import Run, TrainSettings, predict
@@ -48,6 +49,11 @@ class Config(DataSettings, ModelSettings, TrainSettings):
     """Largest norm of the gradient; 0 is none."""
     checkpoint_steps: NonNegativeInt = 0
     """Steps between two checkpoints inside an epoch; 0 is none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.accumulate > 1 and self.chosen_method().mixer == "manifold_mixup":
+            raise UserError("Manifold mixup mixes whole batches inside the network. Set `accumulate: 1`.")
 
 
 def main(cfg: Config) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import accelerate.utils.memory
+import jsonargparse
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from recipe_support import ROOT, Done, Launcher, Recipe, copy_recipe, imported, tiny_model
 
+import ltaug.commandline
 import ltaug.process
 import ltaug.run
 
@@ -54,6 +56,9 @@ def _this_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         # Slow, and of no use to a test: collecting garbage at a run's end; asking git and pip again for every run.
         patch.setattr(accelerate.utils.memory, "gc", SimpleNamespace(collect=lambda: None))
         patch.setattr(ltaug.run, "environment", functools.cache(ltaug.process.environment))
+        # The same of reading the sources for the texts of --help, whenever settings are parsed.
+        patch.setattr(ltaug.commandline, "set_parsing_settings", lambda **_: None)
+        jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=False)
         with contextlib.suppress(ImportError):
             import datasets
             import huggingface_hub

@@ -300,7 +300,6 @@ class TestSeveralProcesses:
                 {"batch_size": 33},
                 "`batch_size`=33 is the global batch and must be a positive multiple of the 2 processes.",
             ),
-            ({"dataset": "digts"}, "did you mean 'digits'?"),
             ({"dataset": "cifar10"}, "could not be loaded from the hub"),
         ],
     )

@@ -119,23 +119,13 @@ class TestSameWeights:
         assert largest_difference(one, run) < 1e-5
 
     @pytest.mark.parametrize(
-        ("method", "changes"),
-        [
-            ("lws", {"epochs": 2}),
-            ("ncm", {}),
-            ("ce_drw", {"epochs": 2, "lr": 0.05, "held_out_per_class": 7, "batch_size": 30}),
-        ],
+        ("method", "changes"), [("lws", {"epochs": 1, "held_out_per_class": 7, "batch_size": 30}), ("ncm", {})]
     )
     def test_of_other_methods(
         self, launcher: Launcher, grouped: Recipe, one: Path, tmp_path: Path, method: str, changes: dict[str, Any]
     ) -> None:
         """A second stage, one that is computed, and samples that are held out."""
-        if method in ("lws", "ncm"):
-            first = tmp_path / "erm"
-            first.mkdir()
-            for name in ("config.yaml", "ltaug.json", "model.safetensors"):
-                (first / name).write_bytes((one / name).read_bytes())
-            changes = changes | {"from_run": first}
+        changes = changes | {"from_run": one}
         alone = grouped.train(method, tmp_path / "alone", **changes)
         both = tmp_path / "both"
         wait_for_all(launcher.ranks(grouped.script, *grouped.words(method, both, **changes)))
@@ -203,14 +193,9 @@ class TestEvaluation:
 class TestBatchNorm:
     """With batch norm and mixing the processes have statistics and mixing weights of their own."""
 
-    def test_trains_on_two_processes_and_goes_on_after_resuming(
-        self, launcher: Launcher, tiny: Recipe, tmp_path: Path
-    ) -> None:
+    def test_trains_on_two_processes(self, launcher: Launcher, tiny: Recipe, tmp_path: Path) -> None:
         run = tmp_path / "run"
-        for epochs in (1, 2):
-            words = tiny.words("unimix_bayias", run, epochs=epochs, resume=True)
-            done = wait_for_all(launcher.ranks(tiny.script, *words))
-        assert "Resumed after epoch 1 of 2" in done.out
+        wait_for_all(launcher.ranks(tiny.script, *tiny.words("unimix_bayias", run)))
         assert summary(run)["num_processes"] == 2
         assert [row["epoch"] for row in rows(run)] == [0, 1]
         assert all(0.0 < row["loss"] < 10.0 for row in rows(run))

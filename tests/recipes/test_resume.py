@@ -147,7 +147,6 @@ class TestStopped:
             ("unimix_bayias_official", {}),  # partners from the batch
             ("lob_mixup_deferred", {}),
             ("manifold_mixup", {}),  # hooks, and a layer drawn for every batch
-            ("progressively_balanced", {}),
             ("ldam_drw", {}),  # another classifier, another loss
             ("causal_norm", {}),  # a moving average of the features
             ("erm", {"optimizer": "adamw", "lr": 0.01, "schedule": "cosine", "held_out_per_class": 5}),
@@ -156,7 +155,7 @@ class TestStopped:
     def test_in_every_epoch(
         self, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, changes: dict[str, Any]
     ) -> None:
-        settings = {"epochs": EPOCHS} | changes
+        settings = {"epochs": EPOCHS, "eval_every": 2} | changes
         whole = tiny.train(method, tmp_path / "whole", **settings)
         # The second life begins anew, since the first one ended before there was a checkpoint.
         stopping(tiny, monkeypatch, [3, 9 + 2, 9 + 1, 8 + 1, 9, 9 + 9])

@@ -83,9 +83,17 @@ def load(folder: Path, buffer: int = BUFFER, **words: Any) -> StreamSet:
     return train
 
 
-@pytest.fixture
-def train(folder: Path) -> StreamSet:
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> StreamSet:
     return load(folder)
+
+
+@pytest.fixture
+def train(loaded: StreamSet) -> StreamSet:
+    """The training images, of which nothing has been read."""
+    images = StreamSet(loaded.shards, loaded.labels, BUFFER, len(COUNTS))
+    images.transform = number_of
+    return images
 
 
 def stream(
@@ -207,9 +215,9 @@ class TestIndex:
 class TestOnce:
     """tau = 1: a shuffled epoch."""
 
-    @pytest.mark.parametrize("workers", [0, 1, 3])
+    @pytest.mark.parametrize("workers", [0, 3])
     @pytest.mark.parametrize("processes", [1, 2, 3])
-    @pytest.mark.parametrize("batch_size", [6, 12, 54])
+    @pytest.mark.parametrize("batch_size", [6, 54])
     def test_every_image_comes_once(
         self, train: StreamSet, monkeypatch: pytest.MonkeyPatch, workers: int, processes: int, batch_size: int
     ) -> None:
@@ -378,8 +386,8 @@ def test_memory_is_what_the_formula_says(
 
 
 class TestResume:
-    @pytest.mark.parametrize("taus", [(1.0,), (0.0,), (1.0, -1.0), (1.0, 1.0)])
-    @pytest.mark.parametrize("first_step", [1, 7, 17, 18])
+    @pytest.mark.parametrize("taus", [(1.0,), (0.0,), (1.0, -1.0)])
+    @pytest.mark.parametrize("first_step", [1, 7, 18])
     @pytest.mark.parametrize("workers", [0, 3])
     def test_inside_an_epoch(
         self, train: StreamSet, monkeypatch: pytest.MonkeyPatch, taus: tuple[float, ...], first_step: int, workers: int
