@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -177,14 +178,25 @@ class TrainSettings:
             raise UserError("`schedule: steps` needs `decay_at`, the shares of the training after which it falls.")
         check_tracker(self.log_with)
         if self.out is None:
-            names = [getattr(self, "data_name", ""), getattr(self, "model_name", ""), self.label, f"seed{self.seed}"]
+            stage = self.other_first_stage()
+            label = f"{self.label}_on_{stage}" if stage else self.label
+            names = [getattr(self, "data_name", ""), getattr(self, "model_name", ""), label, f"seed{self.seed}"]
             parent = Path(self.from_run).parent if self.from_run else Path("runs")
             self.out = str(parent / "_".join(filter(None, names)))
 
     @property
     def label(self) -> str:
         """The method's name for tables and folders, with the changes of `set`."""
-        return "_".join([self.method, *(f"{name}{value}" for name, value in (self.set or {}).items())])
+        changes = (f"{name}{value}" for name, value in (self.set or {}).items())
+        return re.sub(r"[^\w.+=-]+", "-", "_".join([self.method, *changes])).strip("-")
+
+    def other_first_stage(self) -> str | None:
+        """Method of the run that a second stage starts from, if it is not the one of its paper."""
+        config = Path(self.from_run or "") / "config.yaml"
+        if self.from_run is None or not config.is_file():
+            return None
+        first = str(read_config(config).get("method"))
+        return first if first != self.chosen_method().first_stage else None
 
     def published(self) -> dict[str, Any]:
         """What the method's paper sets for this data set and imbalance ratio only."""
@@ -299,6 +311,9 @@ def start(cfg: TrainSettings) -> Any:
     set_threads(cfg.threads)
     accelerator = Accelerator(mixed_precision=autocast_type(cfg.precision), log_with=cfg.log_with, project_dir=cfg.out)
     set_seed(cfg.seed, device_specific=True)
+    if stage := cfg.other_first_stage():
+        wanted = cfg.chosen_method().first_stage
+        accelerator.print(f"Note: {cfg.method} starts from a run of {stage}; its paper's first stage is {wanted}.")
     chosen = {name: value for name, value in cfg.published().items() if name not in (cfg.set or {})}
     if chosen:
         settings = ", ".join(f"{name} {value}" for name, value in chosen.items())
@@ -338,6 +353,8 @@ def load_first_stage(model: nn.Module, cfg: TrainSettings, class_names: Sequence
 def arrange(model: nn.Module, cfg: TrainSettings, accelerator: Any) -> nn.Module:
     """Convert a model's batch norm and memory layout as the settings say; before the optimiser is made."""
     if cfg.sync_bn and accelerator.num_processes > 1:
+        if accelerator.device.type == "cpu":
+            raise UserError("`sync_bn` shares statistics between GPUs, but this is a CPU. Leave it out.")
         convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
         with contextlib.suppress(ImportError):
             from timm import layers
@@ -553,16 +570,13 @@ class Run(RunFolder):
 
         if self._bar is None:
             steps = len(loader) + self.first_step
-            # A bar that is written into a file comes twice a minute.
-            interval = 0.1 if sys.stderr.isatty() else 30
             self._bar = tqdm(
                 total=self.cfg.epochs * steps,
                 initial=epoch * steps + self.first_step,
-                mininterval=interval,
                 smoothing=0.05,
                 unit="step",
                 leave=False,
-                disable=not self.main,
+                disable=None if self.main else True,  # None: no bar in a file
             )
         for batch in loader:
             yield batch

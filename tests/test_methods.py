@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import FrozenInstanceError, fields
 from typing import Any, get_args, get_type_hints
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, TensorDataset
 
 import ltaug
 from ltaug import (
@@ -384,11 +385,10 @@ class TestPriors:
     def test_what_is_seen_is_what_is_drawn_and_mixed(self, name: str) -> None:
         """Counted in the first epochs, and behind every switch; each of these is one phase."""
         plan, m, model = plan_of(name, epochs=1000), METHODS[name], Net().train()
-        if m.mixer == "manifold_mixup":
-            plan.attach(model)
+        plan.attach(model)
         places = {0, round(1000 * m.rebalance_from), 960} - {1000}
         for start in places:
-            epochs = range(start, start + (10 if name in SOUND else 30))
+            epochs = range(start, start + (10 if name in SOUND else 16))
             found, total = counted(plan, model, epochs, 64 if m.partner == "batch" else 528)
             wanted = torch.stack([plan.seen_prior(epoch) for epoch in epochs]).mean(0)
             assert wanted.dtype == torch.float64
@@ -797,7 +797,7 @@ class TestMix:
         plan.mixer = CutMix(6, dims=(-2,))
         plan.mix((torch.rand(8, 3, 6, 6), torch.zeros(8).long()))
         assert plan.mixer.dims == (-2,)
-        named = plan_of(METHODS["cutmix"].replace(cut_dims=[-2]))
+        named = plan_of(METHODS["cutmix"].replace(cut_dims=[-2], partner="batch"))
         named.mix((torch.rand(8, 6, 6), torch.zeros(8).long()))
         assert named.mixer.dims == (-2,)
 
@@ -810,6 +810,28 @@ class TestMix:
         wanted, dense = MixUp(6, alpha=0.7)(x, y, other, labels)
         assert torch.equal(mixed, wanted)
         assert torch.equal(targets, dense)
+
+    def test_single_samples_are_refused_where_the_method_pairs_over_the_whole_set(self) -> None:
+        plan = plan_of("unimix_bayias")
+        with pytest.raises(ValueError, match="`batch` must hold pairs"):
+            plan.mix((torch.rand(8, 5), torch.arange(8) % 6))
+        plan.sampler = RandomSampler(
+            range(len(LABELS))
+        )  # of one's own: then the prior is not known, and nothing is said
+        plan.mix((torch.rand(8, 5), torch.arange(8) % 6))
+        assert plan.logits_prior() is None
+
+    @pytest.mark.parametrize("name", ["ldam", "causal_norm", "crt", "mislas", "ncm"])
+    def test_a_classifier_that_is_not_attached_is_refused(self, name: str) -> None:
+        plan, batch = plan_of(name), (torch.rand(8, 5), torch.arange(8) % 6)
+        with pytest.raises(ValueError, match=r"Call `plan\.attach\(model\)` before the optimiser"):
+            plan.mix(batch)
+        plan.attach(Net())
+        plan.mix(batch)
+
+    def test_a_network_of_another_number_of_classes_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="last layer has 7 outputs, but there are 6 classes"):
+            plan_of("erm").attach(nn.Sequential(OrderedDict(body=nn.Flatten(), fc=nn.Linear(5, 7))))
 
     @pytest.mark.parametrize("name", SOUND)
     def test_sound_needs_its_sample_rate(self, name: str) -> None:

@@ -74,6 +74,7 @@ class ResidentLoader(_ResidentBase):
         num_processes: int = 1,
         process_index: int = 0,
     ) -> None:
+        images = torch.as_tensor(images)
         plain = images.is_floating_point()
         if not plain and (images.dtype != torch.uint8 or images.ndim != 4):
             raise ValueError(
@@ -93,7 +94,7 @@ class ResidentLoader(_ResidentBase):
                 f"`labels` must hold one class an image, but there are {len(labels)} and {len(images)} images."
             )
         super().__init__(labels, batch_size, sampler, drop_last, seed, device, num_processes, process_index)
-        self.images = images.to(device)
+        self.images = images.to(device, torch.float32) if plain else images.to(device)
         self.crop_padding = crop_padding
         self.flip = flip
         if mean is None or std is None:

@@ -208,6 +208,8 @@ def _check_types(method: Method) -> None:
             object.__setattr__(method, name, float(value))
             continue
         plain = tuple if get_origin(kind) is tuple else kind
+        if plain is tuple and isinstance(value, str):
+            value = [value]
         if plain is tuple and isinstance(value, list):
             object.__setattr__(method, name, tuple(value))
         elif not isinstance(value, plain):

@@ -110,10 +110,21 @@ class TrainingPlan:
 
     def mix(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Inputs and targets of a batch ``(x, y)``, or of one of pairs ``((x, y), (partner_x, partner_y))``."""
+        if self.method.classifier != "linear" and not self.classifier_name:
+            raise ValueError(
+                f"The model has not got the method's classifier, {self.method.classifier}, yet. Call "
+                "`plan.attach(model)` before the optimiser is made."
+            )
         pairs = isinstance(batch[0], list | tuple)
         inputs, targets = batch[0] if pairs else batch
         if not self.mixes(self.epoch):
             return inputs, targets
+        planned = self.mixer is self._planned_mixer and isinstance(self.sampler, _PlannedSampler)
+        if planned and self.method.partner == "dataset" and not pairs:
+            raise ValueError(
+                "`batch` must hold pairs ((x, y), (partner_x, partner_y)), since the method takes partners from the "
+                'whole data set: load `PairDataset(dataset)` with `sampler=plan.sampler`, or set `partner: "batch"`.'
+            )
         if isinstance(self.mixer, CutMix) and self.mixer is self._planned_mixer and not self.method.cut_dims:
             self.mixer.dims = (-2, -1) if inputs.ndim > 3 else (-1,)
         mixed: tuple[Tensor, Tensor] = self.mixer(inputs, targets, *(batch[1] if pairs else ()))
@@ -212,7 +223,13 @@ class TrainingPlan:
         Raises:
             ValueError: it has no such layer, or none that manifold mixup could mix behind.
         """
-        m = self.method
+        m, num_classes = self.method, len(self.class_counts)
+        try:
+            last = find_classifier(model, num_classes, classifier)[1].out_features
+        except ValueError:
+            last = num_classes  # not a linear layer: fine, unless the method replaces it
+        if last != num_classes:
+            raise ValueError(f"The model's last layer has {last} outputs, but there are {num_classes} classes.")
         if m.classifier != "linear":
             self.classifier_name, linear = find_classifier(model, len(self.class_counts), classifier)
             size = linear.in_features, linear.out_features

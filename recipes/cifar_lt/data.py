@@ -121,7 +121,8 @@ class Data:
 
     def train_loader(self, cfg: Any, sampler: Any, accelerator: Any) -> ResidentLoader:
         """Augmented batches in a sampler's order; each process gets its rows of them."""
-        augmentation = {"crop_padding": cfg.crop_padding, "flip": cfg.flip}
+        images = self.inputs["train"].dtype == torch.uint8  # other samples are not augmented
+        augmentation = {"crop_padding": cfg.crop_padding, "flip": cfg.flip} if images else {}
         return self._loader(
             "train", accelerator, cfg.batch_size, sampler=sampler, drop_last=True, seed=cfg.seed, **augmentation
         )

@@ -56,6 +56,7 @@ def _this_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         # Slow, and of no use to a test: collecting garbage at a run's end; asking git and pip again for every run.
         patch.setattr(accelerate.utils.memory, "gc", SimpleNamespace(collect=lambda: None))
         patch.setattr(ltaug.run, "environment", functools.cache(ltaug.process.environment))
+        patch.setattr(os, "fsync", lambda handle: None)  # nothing here outlives the machine
         # The same of reading the sources for the texts of --help, whenever settings are parsed.
         patch.setattr(ltaug.commandline, "set_parsing_settings", lambda **_: None)
         jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=False)

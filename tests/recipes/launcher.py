@@ -14,6 +14,7 @@ import sys
 import traceback
 
 import accelerate
+import docstring_parser
 import jsonargparse
 import safetensors.torch
 import sklearn.datasets
@@ -22,9 +23,11 @@ import tqdm.auto
 import yaml
 
 import ltaug
+import ltaug.report
 import ltaug.training
+import ltaug.vision
 
-IMPORTED = (accelerate, jsonargparse, ltaug, safetensors, sklearn, torch, tqdm, yaml)
+IMPORTED = (accelerate, docstring_parser, jsonargparse, ltaug, safetensors, sklearn, torch, tqdm, yaml)
 
 
 def serve() -> dict:

@@ -7,13 +7,14 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from recipe_support import Done, Recipe, contents, copy_recipe, imported, info, rows, summary
+from accelerate.commands import launch
+from recipe_support import Done, Launcher, Recipe, contents, copy_recipe, imported, info, rows, summary
 from safetensors.torch import load_file
 
 from ltaug.methods import METHODS
@@ -45,11 +46,11 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recipe]:
 
 
 @pytest.fixture(scope="module")
-def launched(module: Callable[..., Done], recipe: Recipe) -> tuple[Path, Done]:
+def launched(launcher: Launcher, recipe: Recipe) -> tuple[Path, Done]:
     """Two epochs of UniMix + Bayias on the digits, by `accelerate launch` without any options, from another folder."""
     out = recipe.script.parents[1] / "run"
     words = recipe.words("unimix_bayias", out, depth=8, warmup_epochs=4, report=True)
-    return out, module("accelerate.commands.launch", recipe.script, *words, cwd=out.parent).good()
+    return out, launcher.run(launch.__file__, recipe.script, *words, cwd=out.parent).good()
 
 
 @pytest.fixture(scope="module")
