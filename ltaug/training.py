@@ -556,7 +556,7 @@ class Run(RunFolder):
             folder, epoch, self.first_step = found
             self.accelerator.load_state(str(folder))
             inside = f", step {self.first_step}" if self.first_step else ""
-            self.accelerator.print(f"Resumed after epoch {epoch} of {self.cfg.epochs}{inside}.")
+            self.accelerator.print(f"Resumed after epoch {epoch} of {self.cfg.epochs}{inside}.", flush=True)
         Run.begun = True
         return epoch
 
@@ -600,8 +600,10 @@ class Run(RunFolder):
         self.log(**row, seconds=seconds)
         self.accelerator.log(row, step=epoch)
         shown = "  ".join(f"{key} {row[key]:.4g}" for key in SHOWN if not math.isnan(row.get(key, math.nan)))
-        if self.main and self._bar is not None:
-            self._bar.write(f"epoch {epoch + 1}/{self.cfg.epochs}  {shown}")
+        if self.main:
+            write = print if self._bar is None else self._bar.write
+            write(f"epoch {epoch + 1}/{self.cfg.epochs}  {shown}")
+            sys.stdout.flush()  # a file is read while it grows
         self.first_step = 0
         if self.due(epoch, self.cfg.checkpoint_every):
             self.save(epoch + 1)

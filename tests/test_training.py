@@ -227,7 +227,10 @@ class TestSettings:
         cfg = read(script, "--method", "mixup", "--set.alpha", 0.3, "--width", 4, "--seed", 2)
         assert cfg.out == str(Path("runs") / "small_ir50_net4_mixup_alpha0.3_seed2")
         cfg = read(script, "--method", "crt", "--from_run", first)
-        assert cfg.out == str(first.parent / "small_ir30_net16_crt_seed5")  # beside its first stage
+        # Beside its first stage, which is not the one of cRT's paper.
+        assert cfg.out == str(first.parent / "small_ir30_net16_crt_on_mixup_seed5")
+        cfg = read(script, "--method", "mislas", "--from_run", first)
+        assert cfg.out == str(first.parent / "small_ir30_net16_mislas_seed5")
         assert read(script, "--out", "here").out == "here"
 
     @pytest.mark.parametrize(
@@ -450,8 +453,12 @@ class TestArrange:
     def test_batch_norm_over_processes(self) -> None:
         for sync, processes, kind in ((True, 2, "SyncBatchNorm"), (True, 1, "BatchNorm1d"), (False, 2, "BatchNorm1d")):
             cfg = TrainSettings(sync_bn=sync)
-            net = arrange(Net(), cfg, SimpleNamespace(num_processes=processes))
+            gpus = SimpleNamespace(num_processes=processes, device=torch.device("cuda"))
+            net = arrange(Net(), cfg, gpus)
             assert type(net.body[1]).__name__ == kind
+        cpus = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
+        with pytest.raises(UserError, match="`sync_bn` shares statistics between GPUs"):
+            arrange(Net(), TrainSettings(sync_bn=True), cpus)
 
     def test_start(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
