@@ -709,10 +709,15 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"images": IMAGES.float()}, r"`images` must be uint8 \[N, H, W, C\], but are torch\.float32 of shape"),
+            ({"images": IMAGES.float()}, r"are for uint8 images, but `images` are torch\.float32, which go through"),
+            (
+                {"images": IMAGES.long()},
+                r"`images` must be uint8 \[N, H, W, C\], or floating point .* are torch\.int64",
+            ),
+            ({"mean": None}, r"`mean` and `std` of the pixels are needed for uint8 images"),
             (
                 {"images": IMAGES[0]},
-                r"`images` must be uint8 \[N, H, W, C\], but are torch\.uint8 of shape \[6, 5, 3\]",
+                r"`images` must be uint8 \[N, H, W, C\], .* but are torch\.uint8 of shape \[6, 5, 3\]",
             ),
             ({"labels": LABELS[:5]}, "`labels` must hold one class an image, but there are 5 and 23 images"),
             ({"labels": LABELS.float()}, "`labels` must be integers"),
@@ -793,3 +798,14 @@ class TestErrors:
         for item in (3, (0, 3), (0, 1, 2, 3, 4)):
             with pytest.raises(ValueError, match=r"`item` must be \(epoch, place, index\) .* Use `GlobalBatchSampler`"):
                 SeededDataset(Noisy())[item]
+
+
+@pytest.mark.parametrize("shape", [(7, 6, 128), (7, 5), (7, 3, 4, 4)])
+def test_samples_that_are_no_images_go_through_as_they_are(shape: tuple[int, ...]) -> None:
+    signals, labels = torch.randn(shape, dtype=torch.float64), torch.arange(7)
+    whole = list(ResidentLoader(signals.numpy(), labels, batch_size=4))
+    assert torch.equal(torch.cat([inputs for inputs, _ in whole]), signals.float())
+    assert torch.equal(torch.cat([targets for _, targets in whole]), labels)
+    shares = [list(ResidentLoader(signals, labels, batch_size=4, num_processes=2, process_index=k)) for k in (0, 1)]
+    for (inputs, _), *parts in zip(whole, *shares, strict=True):
+        assert torch.equal(inputs, torch.cat([mine for mine, _ in parts]))

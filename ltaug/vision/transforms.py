@@ -19,7 +19,6 @@ from torchvision.transforms import v2
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
-    "Augmentation",
     "Normalize",
     "TestTransform",
     "TrainTransform",

@@ -177,7 +177,8 @@ def test_config_starts_the_same_run_again(
 def test_the_folder_has_a_name_that_says_what_it_is(recipe: Recipe, run: Path) -> None:
     cfg = recipe.settings("mixup", depth=20, seed=3)
     assert cfg.out == str(Path("runs") / "digits_ir50_resnet20_mixup_seed3")
-    assert recipe.settings("crt", from_run=run).out == str(run.parent / "digits_ir50_resnet8_crt_seed0")
+    name = "digits_ir50_resnet8_crt_on_unimix_bayias_seed0"  # not its paper's first stage
+    assert recipe.settings("crt", from_run=run).out == str(run.parent / name)
     assert recipe.settings("erm", profile="natural", depth=32).out == str(Path("runs") / "digits_erm_seed0")
 
 
