@@ -409,7 +409,7 @@ class TestBetweenClass:
         assert found.tolist() == pytest.approx(expected, abs=1e-4)
 
     @pytest.mark.parametrize("name", ["mixup", "unimix"])
-    @pytest.mark.parametrize("batch_size", [1, 2, 3, 24])
+    @pytest.mark.parametrize("batch_size", [1, 2, 3, pytest.param(24, marks=pytest.mark.slow)])
     def test_different_classes_in_the_batch(self, name: str, batch_size: int) -> None:
         mixer = BetweenClass(C, 16000, ratio=MIXERS[name], different_classes=True)
         eff = effective_prior(COUNTS, mixer, batch_size=batch_size)

@@ -239,8 +239,8 @@ def test_without_settings_the_loaders_are_not_touched() -> None:
 RECIPES: dict[str, dict[str, Any]] = {
     "cifar_lt": {"dataset": "digits"},
     "esc50_lt": {"dataset": "synthetic", "batch_size": 16},
-    "imagenet_lt": {"dataset": "digits", "batch_size": 32, "workers": 0},
-    "inaturalist": {"dataset": "digits", "batch_size": 32, "workers": 0},
+    "imagenet_lt": {"dataset": "digits", "batch_size": 32, "workers": 0, "image_size": 64},
+    "inaturalist": {"dataset": "digits", "batch_size": 32, "workers": 0, "image_size": 64},
 }
 
 

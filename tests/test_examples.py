@@ -111,7 +111,7 @@ def moons(root: Path) -> ModuleType:
 
 
 class TestTwoMoons:
-    @pytest.mark.parametrize("world", ["moons", "circles"])
+    @pytest.mark.parametrize("world", [pytest.param("moons", marks=pytest.mark.slow), "circles"])
     def test_the_correction_gains_balanced_accuracy(self, moons: ModuleType, world: str) -> None:
         for seed in range(2):
             outcome = moons.run(world, frequent=1800, ratio=9, seed=seed, steps=150)
