@@ -13,19 +13,6 @@ from ltaug.errors import UserError, did_you_mean, exit_with_error, one_line_erro
 
 # Everything else is imported by the command that needs it, so that each starts fast.
 
-COLUMNS = {
-    "top1": "top-1",
-    "top5": "top-5",
-    "many": "many",
-    "medium": "medium",
-    "few": "few",
-    "ece": "ECE15",
-    "mce": "MCE",
-    "classwise_ece": "class-wise ECE",
-    "brier": "Brier",
-    "nll": "NLL",
-}
-"""Metrics of the tables that are printed, and their heads."""
 CALIBRATIONS = ("none", "temperature", "vector", "bias_corrected")
 QUICKSTART = ("erm", "class_balanced", "bayias", "unimix_bayias", "unimix_bayias_effective")
 """Methods of the quick start: the usual baselines, the paper, and what we would take."""
@@ -44,7 +31,7 @@ def methods(arguments: argparse.Namespace) -> None:
 def correct(arguments: argparse.Namespace) -> None:
     """Correct a finished run's test logits for another class mix; nothing is trained, and no data are needed."""
     from ltaug.commands.correct import RunCorrection
-    from ltaug.report import results_table, write_report
+    from ltaug.report import RUN_COLUMNS, results_table, write_report
 
     target, corrects = arguments.target_prior, True
     if target is None and arguments.strength is None and arguments.calibrate == "none":
@@ -62,7 +49,7 @@ def correct(arguments: argparse.Namespace) -> None:
     corrected = shifted = None
     if corrects:
         corrected = made.evaluate()
-        _say(f"\n{results_table(made.rows(corrected), COLUMNS)}")
+        _say(f"\n{results_table(made.rows(corrected), RUN_COLUMNS)}")
         if target is not None:
             before, after = (100 * corrected["top1_on_target"][key] for key in ("uncorrected", "corrected"))
             _say(f"Weighted to the class mix that is corrected for, top-1 is {after:.1f} %, {before:.1f} % without.")
@@ -78,7 +65,7 @@ def compare(arguments: argparse.Namespace) -> None:
 
 
 def _compare(paths: Sequence[Path], page: Path, title: str) -> None:
-    from ltaug.report import results_table, write_comparison
+    from ltaug.report import RUN_COLUMNS, results_table, write_comparison
 
     results: dict[str, Any] = {}
     for path in paths:
@@ -88,7 +75,7 @@ def _compare(paths: Sequence[Path], page: Path, title: str) -> None:
             results[name if name not in results else str(path)] = summary["final"]
         else:
             _warn(f"Not in the table: {path} is not finished.")
-    _say(results_table(results, COLUMNS))
+    _say(results_table(results, RUN_COLUMNS))
     page.parent.mkdir(parents=True, exist_ok=True)
     _say(f"\nOpen {write_comparison(list(paths), page, title=title)} in a browser.")
 

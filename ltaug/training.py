@@ -78,19 +78,6 @@ MAY_CHANGE = (
     "report",
 )
 """Settings that may change on resuming; those that end in `_dir` may, too, since data move."""
-COLUMNS = {
-    "top1": "top-1",
-    "top5": "top-5",
-    "many": "many",
-    "medium": "medium",
-    "few": "few",
-    "ece": "ECE15",
-    "mce": "MCE",
-    "classwise_ece": "class-wise ECE",
-    "brier": "Brier",
-    "nll": "NLL",
-}
-"""Metrics of the table that a run ends with."""
 SHOWN = ("loss", "lr", "top1", "top5", "many", "medium", "few", "ece", "samples_per_second")
 """What the terminal shows of an epoch's row."""
 
@@ -644,7 +631,7 @@ class Run(RunFolder):
     def _write_results(
         self, model: nn.Module, results: Mapping[str, tuple[Tensor, Tensor]], state_dict: Mapping[str, Tensor]
     ) -> None:
-        from ltaug.report import results_table, write_report
+        from ltaug.report import RUN_COLUMNS, results_table, write_report
 
         cfg, data, settings = self.cfg, self.data, vars(self.cfg)
         logits, labels = results["test"]
@@ -692,7 +679,7 @@ class Run(RunFolder):
             **classes,
         }
         self.write_json("summary.json", summary)
-        print(f"\n{results_table({cfg.label: final}, COLUMNS)}")
+        print(f"\n{results_table({cfg.label: final}, RUN_COLUMNS)}")
         if cfg.report:
             sections = data.sections(logits, labels) if hasattr(data, "sections") else ()
             print(f"\nReport: {write_report(self.path, sections)}")

@@ -26,6 +26,20 @@ DECIMALS = {"classwise_ece": 5, "brier": 3, "nll": 3}
 MAX_LETTERS = 300
 """Of a setting: longer ones, such as a list with an entry a class, are cut."""
 
+RUN_COLUMNS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "many": "many",
+    "medium": "medium",
+    "few": "few",
+    "ece": "ECE15",
+    "mce": "MCE",
+    "classwise_ece": "class-wise ECE",
+    "brier": "Brier",
+    "nll": "NLL",
+}
+"""Metrics of the tables that are printed, and their heads."""
+
 
 def results_table(
     results: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str], errors: Collection[str] = ()

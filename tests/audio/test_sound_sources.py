@@ -50,7 +50,6 @@ class TestFolder:
         write_folder(tmp_path / "train", {"ant": 2, "bee": 2})
         write_folder(tmp_path / "validation", {"bee": 1})
         source = read_folder(str(tmp_path))
-        assert source.test is not None
         assert (source.test.names, source.test.labels.tolist()) == (["validation/bee/00.wav"], [1])
         assert len(sounds(source.test)[0]) == 400
 
@@ -99,7 +98,6 @@ class TestTable:
     def test_the_columns_of_the_hub(self, tmp_path: Path) -> None:
         source = read_table("owner/name", str(write_table(tmp_path / "data")), label_column="target")
         assert source.class_names == ["dog", "sea", "fire"]  # 0, 10, 20
-        assert source.folds is not None
         assert source.folds.bincount().tolist() == [0, 6, 6, 6, 6, 6]
         assert source.train.names[:3] == ["1-0-0.wav", "1-0-1.wav", "1-1-0.wav"]
         for k, clip in enumerate(sounds(source.train)):
@@ -156,7 +154,6 @@ class TestTable:
         write_table(folder, "test", target=[0] * 15 + [20] * 15, category=None, fold=None)
         source = read_table("owner/name", str(folder), label_column="target")
         assert source.folds is None
-        assert source.test is not None
         assert source.test.labels.tolist() == [0] * 15 + [2] * 15
         assert len(sounds(source.test)) == 30
 
