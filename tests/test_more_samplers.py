@@ -246,6 +246,7 @@ class TestBlocks:
     def test_an_epoch_that_has_begun_is_not_changed(self, block: int, kind: str) -> None:
         sampler = (KINDS | PAIRS)[kind](LABELS)
         expected = list(sampler)
+        sampler.set_epoch(0)
         iterator = iter(sampler)
         begun = [next(iterator)]
         sampler.set_epoch(1)

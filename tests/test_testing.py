@@ -181,7 +181,7 @@ def test_pair_dataset() -> None:
         assert torch.equal(y, labels[x[:, 0].long()])
         assert torch.equal(partner_y, labels[partner_x[:, 0].long()])
         seen += list(zip(x[:, 0].long().tolist(), partner_x[:, 0].long().tolist(), strict=True))
-    assert seen == list(sampler)
+    assert seen == list(map(tuple, sampler.indices().tolist()))
 
 
 # --- a stranger's -----------------------------------------------------------------------------------------------------
@@ -216,6 +216,7 @@ class OwnSampler:
     def __iter__(self) -> Iterator[int]:
         weight = 1 / np.bincount(self.labels)[self.labels]
         generator = np.random.default_rng((self.seed, self.epoch))
+        self.epoch += 1
         yield from generator.choice(len(self), size=len(self), p=weight / weight.sum()).tolist()
 
 
@@ -553,7 +554,9 @@ class Shuffled(OwnSampler):
         return self.source().permutation(len(self.labels)).tolist()
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.order())
+        order = self.order()
+        self.epoch += 1
+        return iter(order)
 
 
 @bad_sampler("factory", r"`make_sampler\(labels, seed=0\)`: raised TypeError: .*'seed'")
@@ -667,7 +670,13 @@ class ReadsTheGlobalSeed(Shuffled):
         return np.random.default_rng((torch.initial_seed(), self.seed, self.epoch))
 
 
-@bad_sampler("same again", "the second iteration differs from the first")
+@bad_sampler("moves on", "the iteration after epoch 0 gives the same order again, not epoch 1")
+class Repeats(Shuffled):
+    def __iter__(self):
+        return iter(self.order())
+
+
+@bad_sampler("moves on", "the iteration after epoch 0 gives another order, not epoch 1")
 class RunsOn(Shuffled):
     def set_epoch(self, epoch):
         self.running = np.random.default_rng((self.seed, epoch))
@@ -676,7 +685,7 @@ class RunsOn(Shuffled):
         return self.running
 
 
-@bad_sampler("same again", "left half-way")
+@bad_sampler("moves on", "left half-way")
 class KeepsItsPlace(Shuffled):
     """Goes on, round and round, where an iteration was left."""
 
@@ -684,6 +693,7 @@ class KeepsItsPlace(Shuffled):
 
     def __iter__(self):
         order = self.order()
+        self.epoch += 1
         for _ in order:
             self.place += 1
             yield order[(self.place - 1) % len(order)]

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler, SequentialSampler
 
-from ltaug.samplers.pair import PairSampler, sampler_indices
+from ltaug.samplers._base import Epochs
+from ltaug.samplers.pair import PairSampler, next_indices
 
 
-class _ResidentBase(ABC):
+class _ResidentBase(Epochs, ABC):
     """What the loaders share: the order of an epoch, its batches, every process's rows of them, and random numbers."""
 
     def __init__(
@@ -40,7 +41,6 @@ class _ResidentBase(ABC):
         self.seed = seed
         self.num_processes = num_processes
         self.process_index = process_index
-        self.epoch = 0
         if len(self) == 0:
             reason = "`drop_last`" if drop_last or min_last == 1 else f"`min_last`={min_last}"
             raise ValueError(
@@ -49,8 +49,8 @@ class _ResidentBase(ABC):
             )
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order and the augmentation of the next iteration."""
-        self.epoch = int(epoch)
+        """Choose the order and augmentation of the next iteration; without it each iteration moves on by one epoch."""
+        super().set_epoch(epoch)
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
 
@@ -65,7 +65,8 @@ class _ResidentBase(ABC):
         return rows[low:high]
 
     def __iter__(self) -> Iterator[Any]:
-        indices = sampler_indices(self.sampler)
+        self.begin_epoch()
+        indices = next_indices(self.sampler)
         for batch in range(len(self)):
             rows = self.batch_indices(batch, indices)
             if rows.ndim == 2:

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from ltaug.loaders._base import check_shares
+from ltaug.samplers._base import Epochs
 from ltaug.samplers.pair import PairSampler
 
 __all__ = ["GlobalBatchSampler", "SamplePair", "SeededDataset"]
@@ -23,7 +24,7 @@ class SamplePair(NamedTuple):
     second: Any
 
 
-class GlobalBatchSampler(Sampler[list[tuple[int, ...]]]):
+class GlobalBatchSampler(Epochs, Sampler[list[tuple[int, ...]]]):
     r"""This process's rows of every global batch of an epoch.
 
     It is a ``batch_sampler`` for a ``DataLoader`` over a :class:`SeededDataset`.
@@ -75,7 +76,6 @@ class GlobalBatchSampler(Sampler[list[tuple[int, ...]]]):
         self.num_processes = num_processes
         self.process_index = process_index
         self.drop_last = drop_last
-        self.epoch = 0
         self.first_step = 0
         if not self._steps():
             raise ValueError(
@@ -84,18 +84,27 @@ class GlobalBatchSampler(Sampler[list[tuple[int, ...]]]):
             )
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
-        """Choose the epoch of the next iteration, also of the sampler, and the step that it begins with."""
-        if epoch < 0:
-            raise ValueError(f"`epoch` must not be negative, but is {epoch}.")
+        """Choose the epoch of the next iteration, also of the sampler, and the step that it begins with.
+
+        Without it each iteration moves on by one epoch and begins with its first step.
+        """
+        super().set_epoch(epoch)
         if not 0 <= first_step <= self._steps():
             raise ValueError(
                 f"`first_step` must lie in 0..{self._steps()}, the steps of an epoch, but is {first_step}."
             )
-        self.epoch, self.first_step = int(epoch), int(first_step)
+        self.first_step = int(first_step)
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
 
+    def begin_epoch(self) -> None:
+        """Move on to the next epoch, unless one was chosen: what each iteration does first."""
+        if self._begun:
+            self.first_step = 0
+        super().begin_epoch()
+
     def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
+        self.begin_epoch()
         epoch, index, processes = self.epoch, self.process_index, self.num_processes
         rows = itertools.islice(self.sampler, self.first_step * self.batch_size, None)
         for step in range(self.first_step, self._steps()):

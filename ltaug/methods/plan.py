@@ -38,7 +38,7 @@ from ltaug.samplers import (
     PairSampler,
     ProgressivelyBalancedSampler,
 )
-from ltaug.samplers.pair import sampler_indices
+from ltaug.samplers._base import Epochs
 from ltaug.stages import freeze, reinitialize, set_batch_norm_mode, unfreeze
 
 __all__ = ["TrainingPlan", "find_classifier", "find_mixing_layers"]
@@ -78,16 +78,25 @@ class TrainingPlan:
         self._losses: dict[tuple[Any, ...], nn.Module] = {}
         self._own_criterion: nn.Module | None = None
         self.classifier_name = ""
-        self.set_epoch(max(epochs - 1, 0))  # fail now, not after hours of training, if the settings do not fit the data
-        self.set_epoch(0)
+        self._enter(max(epochs - 1, 0))  # fail now, not after hours of training, if the settings do not fit the data
+        self._enter(0)
 
     # --- the epoch ----------------------------------------------------------------------------------------------------
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the sampling, mixing and loss of an epoch, counted from 0."""
-        self.epoch = epoch
+        """Choose the sampling, mixing and loss of an epoch, counted from 0.
+
+        A loop that never calls it is right as well: each iteration of :attr:`sampler` moves the plan on by one epoch. A
+        loop that resumes calls it once.
+        """
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
+        self._enter(epoch)
+
+    def _enter(self, epoch: int) -> None:
+        self.epoch = epoch
+        if isinstance(self.sampler, _PlannedSampler):
+            self.sampler.enter(epoch)
         self._planned_criterion = self._criterion(epoch)
 
     @property
@@ -353,8 +362,10 @@ class TrainingPlan:
         return self._losses[key]
 
 
-class _PlannedSampler(Sampler[Any]):
+class _PlannedSampler(Epochs, Sampler[Any]):
     """The sampler of the current epoch: of samples, or of pairs while pairs over the whole set are mixed.
+
+    Each iteration moves the plan on with it.
 
     Attributes:
         current: the sampler of the library that draws this epoch.
@@ -363,10 +374,10 @@ class _PlannedSampler(Sampler[Any]):
     def __init__(self, plan: TrainingPlan) -> None:
         self.plan = plan
         self.made: dict[tuple[bool, bool], Any] = {}
-        self.set_epoch(0)
+        self.enter(0)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next iteration."""
+    def enter(self, epoch: int) -> None:
+        """Take the sampler of an epoch."""
         plan, m = self.plan, self.plan.method
         balanced = plan._reached(epoch, m.rebalance_from)
         pairs = plan.mixes(epoch) and m.partner == "dataset"
@@ -377,7 +388,11 @@ class _PlannedSampler(Sampler[Any]):
                 sampler = PairSampler(sampler, self._power(m.partner_tau if balanced else 1.0), apart)
             self.made[balanced, pairs] = sampler
         self.current: Any = self.made[balanced, pairs]
-        self.current.set_epoch(epoch)
+        self.current._choose(epoch)
+
+    def _choose(self, epoch: int) -> None:
+        super()._choose(epoch)
+        self.plan._enter(epoch)
 
     def _power(self, tau: float) -> Sampler[int]:
         return ClassPowerSampler(self.plan.labels, tau, replacement=tau != 1.0, seed=self.plan.seed)
@@ -393,11 +408,14 @@ class _PlannedSampler(Sampler[Any]):
         return ClassAwareSampler(plan.labels, m.samples_per_class, seed=plan.seed)
 
     def indices(self) -> Tensor:
-        """The whole epoch at once, int64 [N] or [N, 2]."""
-        return sampler_indices(self.current)
+        """The whole epoch at once, int64 [N] or [N, 2]; does not move on to the next one."""
+        self._chosen = False
+        indices: Tensor = self.current.indices()
+        return indices
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.current)
+        with self._iteration():
+            yield from self.current
 
     def __len__(self) -> int:
         return len(self.plan.labels)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import itertools
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,8 +16,70 @@ from torch.utils.data import Sampler
 from ltaug.priors import Counts, as_integers, class_counts
 
 
-class EpochSampler(Sampler[int]):
+class Epochs:
+    """Counts the epochs of something that is iterated: the chosen one, or else the one after the last.
+
+    Attributes:
+        epoch: that of the last iteration, or the one chosen for the next.
+    """
+
+    epoch = 0
+    _begun = False  # `epoch` has been iterated
+    _chosen = False  # `epoch` was chosen and has not been iterated yet
+    _running: object | None = None  # a token of the iteration that is under way
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration, counted from 0; without it each iteration moves on by one.
+
+        Warns where that comes too late, or takes back an epoch that was chosen and not drawn: two parts of a program
+        then count epochs in two ways.
+        """
+        if epoch < 0:
+            raise ValueError(f"`epoch` must not be negative, but is {epoch}.")
+        if self._chosen and epoch < self.epoch:
+            warnings.warn(
+                f"`set_epoch({epoch})` came after `set_epoch({self.epoch})`, whose epoch was not drawn. A loader that "
+                "accelerate has prepared counts the epochs itself: call `set_epoch` of the prepared loader, not of the "
+                "sampler.",
+                stacklevel=2,
+            )
+        elif self._running is not None and epoch not in (self.epoch, self.epoch + 1):
+            warnings.warn(
+                f"`set_epoch({epoch})` came while epoch {self.epoch} was being drawn, and holds from the next "
+                "iteration on. Call it before the loader is iterated; in Lightning, with workers, where the loader is "
+                "made: `sampler.set_epoch(self.trainer.current_epoch)` in `train_dataloader`.",
+                stacklevel=2,
+            )
+        self._choose(epoch)
+
+    def begin_epoch(self) -> None:
+        """Move on to the next epoch, unless one was chosen: what each iteration does first."""
+        epoch = self.epoch + self._begun
+        self._choose(epoch)
+        self._begun, self._chosen = True, False
+
+    def _choose(self, epoch: int) -> None:
+        self.epoch = int(epoch)
+        self._begun, self._chosen, self._running = False, True, None
+
+    @contextlib.contextmanager
+    def _iteration(self) -> Iterator[None]:
+        """Begin an iteration, which is under way until the context is left."""
+        self.begin_epoch()
+        running = self._running = object()
+        try:
+            yield
+        finally:
+            if self._running is running:  # and no later one
+                self._running = None
+
+
+class EpochSampler(Epochs, Sampler[int]):
     """A sampler whose order is a pure function of (seed, stream, epoch).
+
+    Every iteration moves on by one epoch, from 0, unless :meth:`set_epoch` has chosen one since the last. So a loop or
+    framework that never calls it draws a new order every time, the same on all processes, and one that resumes calls it
+    once.
 
     An epoch is drawn in blocks of 2^22 = 4,194,304 indices, each from its own generator, so that the first index comes
     at once and only a block is in memory, however long the epoch is.
@@ -24,7 +87,7 @@ class EpochSampler(Sampler[int]):
     Attributes:
         num_samples: indices an epoch.
         seed: which experiment.
-        epoch: set by :meth:`set_epoch`; a loop that never calls it sees the same order in every epoch.
+        epoch: that of the last iteration, or the one chosen for the next.
         stream: which of several samplers of one experiment this is; :class:`PairSampler` gives its second sampler
             another one.
     """
@@ -39,20 +102,14 @@ class EpochSampler(Sampler[int]):
         self.num_samples = int(num_samples)
         self.seed = int(seed)
         self.stream = 0
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next iteration; ``epoch`` counts from 0."""
-        if epoch < 0:
-            raise ValueError(f"`epoch` must not be negative, but is {epoch}.")
-        self.epoch = int(epoch)
 
     def indices(self) -> Tensor:
-        """The whole epoch at once, int64 [num_samples]: the indices that iterating yields, much faster."""
+        """The whole of ``epoch`` at once, int64 [num_samples]: much faster than to iterate, and does not move on."""
         return join(self.blocks())
 
     def blocks(self) -> Iterator[Tensor]:
         """The epoch block by block, int64 [up to 2^22] each: as fast as :meth:`indices`, for epochs of any length."""
+        self._chosen = False
         begun = copy.copy(self)  # `set_epoch` chooses the next iteration, not the rest of this one
         for start in range(0, self.num_samples, self._block_size):
             yield begun._draw(start, min(self._block_size, self.num_samples - start))
@@ -68,7 +125,9 @@ class EpochSampler(Sampler[int]):
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
     def __iter__(self) -> Iterator[int]:
-        return itertools.chain.from_iterable(map(Tensor.tolist, pieces(self.blocks())))
+        with self._iteration():
+            for piece in pieces(self.blocks()):
+                yield from piece.tolist()
 
     def __len__(self) -> int:
         return self.num_samples

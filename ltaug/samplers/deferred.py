@@ -61,5 +61,5 @@ class DeferredSampler(EpochSampler):
         # A copy, so that the given samplers keep their own epoch and stream.
         sampler = copy.copy(self.current)
         sampler.stream += self.stream
-        sampler.set_epoch(self.epoch)
+        sampler.epoch = self.epoch
         return sampler._draw(start, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 from collections.abc import Iterator
@@ -74,13 +75,23 @@ class PairSampler(Sampler[tuple[int, int]]):
         self.different_classes = None if different_classes is None else self._checked(different_classes)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next iteration, of both samplers."""
+        """Choose the epoch of the next iteration, of both samplers; without it each iteration moves on by one."""
         for sampler in (self.first, self.second):
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
 
+    def _choose(self, epoch: int) -> None:
+        for sampler in (self.first, self.second):
+            sampler._choose(epoch)  # type: ignore[attr-defined]  # a plan's are ours
+
+    def begin_epoch(self) -> None:
+        """Move on to the next epoch, unless one was chosen: what each iteration does first."""
+        for sampler in (self.first, self.second):
+            if hasattr(sampler, "begin_epoch"):
+                sampler.begin_epoch()
+
     def indices(self) -> Tensor:
-        """The whole epoch at once, int64 [num_samples, 2]."""
+        """The whole epoch at once, int64 [num_samples, 2]; does not move on to the next one."""
         return join(self.blocks())
 
     def blocks(self) -> Iterator[Tensor]:
@@ -98,7 +109,14 @@ class PairSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         if self.different_classes is None:
             return zip(self.first, self.second, strict=True)
-        return itertools.chain.from_iterable(map(tuple, piece.tolist()) for piece in pieces(self.blocks()))
+        return self._iterate_blocks()
+
+    def _iterate_blocks(self) -> Iterator[tuple[int, int]]:
+        with contextlib.ExitStack() as stack:
+            for sampler in (self.first, self.second):
+                stack.enter_context(sampler._iteration())  # type: ignore[attr-defined]  # both are ours
+            for piece in pieces(self.blocks()):
+                yield from map(tuple, piece.tolist())
 
     def __len__(self) -> int:
         return len(self.first)  # type: ignore[arg-type]
@@ -183,9 +201,10 @@ class PairDataset(Dataset[Any], Generic[T]):
         return len(self.dataset)  # type: ignore[arg-type]
 
 
-def sampler_indices(sampler: Sampler[int] | PairSampler) -> Tensor:
-    """An epoch of any sampler as one tensor: int64 [num_samples], or [num_samples, 2] for pairs."""
-    if hasattr(sampler, "indices"):
+def next_indices(sampler: Sampler[int] | PairSampler) -> Tensor:
+    """What iterating any sampler gives, as one tensor: int64 [num_samples], or [num_samples, 2] for pairs."""
+    if hasattr(sampler, "begin_epoch") and hasattr(sampler, "indices"):
+        sampler.begin_epoch()
         return torch.as_tensor(sampler.indices())
     return torch.tensor(list(sampler), dtype=torch.int64)
 

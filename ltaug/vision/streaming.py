@@ -23,6 +23,7 @@ from ltaug.loaders._base import check_shares
 from ltaug.loaders.seeded import SeededDataset
 from ltaug.loaders.seeded_loader import Collate, finished
 from ltaug.samplers import ClassPowerSampler, PairSampler
+from ltaug.samplers._base import Epochs
 from ltaug.vision.decoding import open_stored
 from ltaug.vision.image_set import Notes
 from ltaug.vision.shards import Pool, Shards
@@ -62,7 +63,7 @@ class StreamSet:
         return int(self.counts.clamp(max=self.buffer).sum())
 
 
-class StreamLoader:
+class StreamLoader(Epochs):
     """Batches of a stream, with the methods of a :class:`~ltaug.loaders.SeededLoader`.
 
     Every step is the same after resuming; other numbers of processes or workers draw other images.
@@ -104,18 +105,26 @@ class StreamLoader:
         self.num_processes, self.process_index = num_processes, process_index
         self.workers = {"num_workers": num_workers, "worker_init_fn": worker_init_fn}
         self.collate = Collate(collate_fn or default_collate)
-        self.epoch = self.first_step = 0
+        self.first_step = 0
         class_exponents(sampler)  # raises now if it will not do
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
-        """Choose the epoch of the next iteration, also of the sampler, and the step that it begins with."""
-        self.epoch, self.first_step = epoch, first_step
+        """Choose the epoch of the next iteration, also of the sampler, and the step that it begins with.
+
+        Without it each iteration moves on by one epoch and begins with its first step.
+        """
+        super().set_epoch(epoch)
+        self.first_step = first_step
         self.sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.images) // self.batch_size - self.first_step
 
     def __iter__(self) -> Iterator[Any]:
+        if self._begun:
+            self.first_step = 0
+        self.begin_epoch()
+        self.sampler.begin_epoch()
         stream = Stream(self, class_exponents(self.sampler))
         loader: DataLoader[Any] = DataLoader(
             stream,

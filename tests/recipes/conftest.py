@@ -44,7 +44,10 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="session", autouse=True)
+_environment = functools.cache(ltaug.process.environment)
+
+
+@pytest.fixture(scope="module", autouse=True)  # not of the session: tests outside this folder must not inherit it
 def _this_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A training in this process: on the CPU, the caches in a folder of its own, the hub out of reach."""
     with pytest.MonkeyPatch.context() as patch:
@@ -55,7 +58,7 @@ def _this_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("LTAUG_CACHE", str(tmp_path_factory.mktemp("cache")))
         # Slow, and of no use to a test: collecting garbage at a run's end; asking git and pip again for every run.
         patch.setattr(accelerate.utils.memory, "gc", SimpleNamespace(collect=lambda: None))
-        patch.setattr(ltaug.run, "environment", functools.cache(ltaug.process.environment))
+        patch.setattr(ltaug.run, "environment", _environment)
         patch.setattr(os, "fsync", lambda handle: None)  # nothing here outlives the machine
         # The same of reading the sources for the texts of --help, whenever settings are parsed.
         patch.setattr(ltaug.commandline, "set_parsing_settings", lambda **_: None)
@@ -70,6 +73,7 @@ def _this_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
             patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub")))
         yield
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 @pytest.fixture(autouse=True)

@@ -36,8 +36,15 @@ def flat(batch) -> list:
 
 def resident(accelerator: Accelerator, sampler, epoch: int) -> list:
     """An epoch of ltaug's loader, and the sum of the pixels of each image, which its crop and flip decide."""
+    loader = resident_loader(accelerator, sampler)
+    loader.set_epoch(epoch)
+    return seen_in(loader)
+
+
+def resident_loader(accelerator: Accelerator, sampler) -> ResidentLoader:
+    """ltaug's loader, sharded by itself."""
     images = (torch.arange(SIZE * 6 * 6 * 3).view(SIZE, 6, 6, 3) * 37 % 251).to(torch.uint8)
-    loader = ResidentLoader(
+    return ResidentLoader(
         images,
         torch.arange(SIZE),
         batch_size=BATCH,
@@ -52,7 +59,10 @@ def resident(accelerator: Accelerator, sampler, epoch: int) -> list:
         num_processes=accelerator.num_processes,
         process_index=accelerator.process_index,
     )
-    loader.set_epoch(epoch)
+
+
+def seen_in(loader) -> list:
+    """The next epoch of ltaug's loader."""
     weights = torch.arange(6.0) + 1
     seen = []
     for batch in loader:
@@ -61,12 +71,13 @@ def resident(accelerator: Accelerator, sampler, epoch: int) -> list:
     return seen
 
 
-def prepared(accelerator: Accelerator, epoch: int) -> object:
-    """A torch loader of pairs, sharded by accelerate, at the start of an epoch."""
+def prepared(accelerator: Accelerator, epoch: int | None) -> object:
+    """A torch loader of pairs, sharded by accelerate, at the start of an epoch; None: that it chooses by itself."""
     dataset = PairDataset(TensorDataset(torch.zeros(SIZE), torch.arange(SIZE)))
     batch_size = BATCH if accelerator.split_batches else BATCH // accelerator.num_processes
     loader = accelerator.prepare(DataLoader(dataset, batch_size, sampler=pairs(), drop_last=True))
-    loader.set_epoch(epoch)
+    if epoch is not None:
+        loader.set_epoch(epoch)
     return loader
 
 
@@ -123,6 +134,9 @@ def main() -> None:
         for epoch in range(EPOCHS):
             seen[f"resident, {name}, {epoch}"] = resident(accelerator, sampler, epoch)
     seen["resident, pairs, resumed at 2"] = resident(accelerator, pairs(), 2)
+    by_itself = resident_loader(accelerator, pairs())
+    for epoch in range(EPOCHS):
+        seen[f"resident, pairs, {epoch} by itself"] = seen_in(by_itself)
     for name in PLANS:
         for epoch in range(EPOCHS):
             seen[f"plan, {name}, {epoch}"] = planned(accelerator, name, epoch)
@@ -131,6 +145,9 @@ def main() -> None:
         for epoch in range(EPOCHS):
             loader.set_epoch(epoch)
             seen[f"{name}, {epoch}"] = [[flat(batch), []] for batch in loader]
+        by_itself = prepared(kind, None)
+        for epoch in range(EPOCHS):
+            seen[f"{name}, {epoch} by itself"] = [[flat(batch), []] for batch in by_itself]
         rest = kind.skip_first_batches(prepared(kind, 2), 4)
         seen[f"{name}, resumed at 2 after 4 batches"] = [[flat(batch), []] for batch in rest]
 

@@ -142,7 +142,7 @@ class TestSameStream:
         one, (first, second) = seen
         assert one.keys() == first.keys() == second.keys()
         names = [name for name in one if name != "evaluated"]
-        assert len(names) == 15 + 12
+        assert len(names) == 15 + 12 + 9
         for name in names:
             assert len(one[name]) == len(first[name]) == len(second[name]) > 0
             for (whole, pixels), (a, a_pixels), (b, b_pixels) in zip(one[name], first[name], second[name], strict=True):
@@ -158,6 +158,12 @@ class TestSameStream:
             assert stream["resident, pairs, resumed at 2"] == stream["resident, pairs, 2"]
             for kind in ("torch", "split"):
                 assert stream[f"{kind}, resumed at 2 after 4 batches"] == stream[f"{kind}, 2"][4:]
+
+    def test_without_an_epoch_each_iteration_moves_on(self, seen: Seen) -> None:
+        for stream in (seen[0], *seen[1]):
+            for kind in ("resident, pairs", "torch", "split"):
+                for epoch in range(3):
+                    assert stream[f"{kind}, {epoch} by itself"] == stream[f"{kind}, {epoch}"]
 
     def test_all_loaders_see_the_same_pairs(self, seen: Seen) -> None:
         for stream in (seen[0], *seen[1]):

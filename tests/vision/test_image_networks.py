@@ -381,7 +381,8 @@ def test_shared_batch_norm_keeps_the_activation_behind_it() -> None:
     """timm's layers do both in one; torch's own conversion would leave the second out."""
     model = timm.create_model("test_efficientnet", num_classes=CLASSES).eval()
     cfg = TrainSettings(sync_bn=True, out="unused")
-    shared = arrange(copy.deepcopy(model), cfg, SimpleNamespace(num_processes=2))
+    gpus = SimpleNamespace(num_processes=2, device=torch.device("cuda"))
+    shared = arrange(copy.deepcopy(model), cfg, gpus)
     assert any(isinstance(module, nn.SyncBatchNorm) for module in shared.modules())
     torch.testing.assert_close(shared(images()), model(images()))
     lost = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
