@@ -5,12 +5,13 @@ Needs jsonargparse, which the extra ``recipes`` installs.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
@@ -62,24 +63,30 @@ else:
     AtLeastOne = restricted_number_type("AtLeastOne", float, (">=", 1), docstring="A number from 1.")
 
     class Ratio(float):
-        """An imbalance ratio, largest over smallest class, from 1.
-
-        >>> Ratio(0.01)
-        Traceback (most recent call last):
-        ValueError: it is the largest class over the smallest and must be at least 1, but is 0.01, did you mean 100?
-        """
+        """An imbalance ratio, largest over smallest class, from 1."""
 
         def __new__(cls, value: Any) -> Ratio:
             """Check a value."""
             ratio = super().__new__(cls, value)
             if not ratio >= 1:
-                hint = f", did you mean {1 / ratio:g}?" if ratio > 0 else "."
-                raise ValueError(
-                    f"it is the largest class over the smallest and must be at least 1, but is {ratio:g}{hint}"
-                )
+                raise ValueError(f"it must be at least 1, but is {ratio:g}.")
             return ratio
 
     register_type(Ratio, serializer=float)
+
+WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    PositiveInt: "an integer from 1",
+    NonNegativeInt: "an integer from 0",
+    PositiveFloat: "a number above 0",
+    NonNegativeFloat: "a number from 0",
+    Share: "a number in 0..1",
+    AtLeastOne: "a number from 1",
+    Ratio: "at least 1, the largest class over the smallest",
+}
+"""What the settings of a type take."""
 
 
 def parse_settings(
@@ -126,14 +133,14 @@ def parse_settings(
         try:
             parser.set_defaults(parser.parse_object(values, defaults=False).as_dict())
         except (ArgumentError, TypeError) as error:
-            raise UserError(where + (_wrong_choice(kind, values.items()) or str(error))) from error
+            raise UserError(where + _wrong_value(kind, values.items(), error)) from error
         _check_nulls(kind, values, where)
     given = [(name, value) for name, value in _options(words) if not name.startswith(("help", "print_config"))]
     _check_names(kind, [name.partition(".")[0].rstrip("+") for name, _ in given], "", dashes="--")
     try:
         found = parser.parse_args(list(words)).as_dict()
     except ArgumentError as error:
-        raise UserError(_wrong_choice(kind, given) or str(error)) from error
+        raise UserError(_wrong_value(kind, given, error)) from error
     del found["config"]
     _check_nulls(kind, found)
     with as_user_errors():
@@ -237,18 +244,38 @@ def _check_nulls(kind: type, values: Mapping[str, Any], where: str = "") -> None
             raise UserError(f"{where}`{name}` needs a value, but is null.")
 
 
-def _wrong_choice(kind: type, given: Iterable[tuple[str, Any]]) -> str | None:
-    """Message about the first value that is not among the choices of its setting, if there is one."""
+def _wrong_value(kind: type, given: Iterable[tuple[str, Any]], error: Exception) -> str:
+    """Say which value will not do, and what its setting takes."""
     hints = get_type_hints(kind)
+    told = str(error).partition("\n")[0]  # jsonargparse names the setting in its first line
     for name, value in given:
-        kinds = [hint for hint in (get_args(hints.get(name)) or ()) if hint is not NoneType]
-        if get_origin(hints.get(name)) is Literal:
-            kinds = [hints[name]]
+        kinds = [hint for hint in get_args(hints.get(name)) if hint is not NoneType]
+        if get_origin(hints.get(name)) not in (Union, UnionType) or not kinds:
+            kinds = [hints.get(name)]
         choices = [choice for hint in kinds if get_origin(hint) is Literal for choice in get_args(hint)]
         if choices and all(get_origin(hint) is Literal for hint in kinds) and value not in choices:
             hint = did_you_mean(str(value), map(str, choices)) or "."
             return f"`{name}` must be one of {', '.join(map(str, choices))}, but is {value!r}{hint}"
-    return None
+        if f'"{name}"' in told and len(kinds) == 1 and (wanted := _in_words(kinds[0])):
+            ratio = _number(value) if kinds[0] is Ratio else 0.0
+            hint = f", did you mean {1 / ratio:g}?" if 0 < ratio < 1 else "."
+            return f"`{name}` must be {wanted}, but is {value}{hint}"
+    return " ".join(str(error).split())
+
+
+def _in_words(hint: Any) -> str:
+    """What a setting of a type takes; empty for types that jsonargparse describes itself."""
+    if get_origin(hint) is list:
+        (item,) = get_args(hint)
+        return f"a list, [A, B, ...], each {_in_words(item)}" if _in_words(item) else ""
+    return "a mapping, {NAME: VALUE}" if get_origin(hint) is dict else WORDS.get(hint, "")
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _built_in(value: Any) -> Any:

@@ -78,8 +78,15 @@ MAY_CHANGE = (
     "report",
 )
 """Settings that may change on resuming; those that end in `_dir` may, too, since data move."""
-SHOWN = ("loss", "lr", "top1", "top5", "many", "medium", "few", "ece", "samples_per_second")
-"""What the terminal shows of an epoch's row."""
+SECONDS_BETWEEN_LINES = 30.0
+"""Of a long epoch, where there is no progress bar."""
+SHOWN = {
+    "loss": "loss {:.4g}",
+    "lr": "lr {:.3g}",
+    **{name: name + " {:.1%}" for name in ("top1", "top5", "many", "medium", "few", "ece")},
+    "samples_per_second": "{:.4g} samples/s",
+}
+"""What the terminal shows of an epoch's row, and how."""
 
 
 @dataclass
@@ -126,8 +133,8 @@ class TrainSettings:
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast type; auto is bf16 where the hardware computes in it, fp32 elsewhere."""
-    channels_last: bool = True
-    """Memory layout of the convolutions."""
+    channels_last: bool | None = None
+    """Memory layout of the convolutions; by default true, but for EnvNets in fp32 on a CPU, which are slower in it."""
     sync_bn: bool = False
     """Batch-norm statistics over all processes instead of in each of them."""
     compile: bool = False
@@ -334,7 +341,17 @@ def load_first_stage(model: nn.Module, cfg: TrainSettings, class_names: Sequence
     except SafetensorError as error:
         raise UserError(f"`{file}` is damaged ({error}). `--resume true` on its run writes it again.") from error
     except RuntimeError as error:
-        raise UserError(f"`{file}` does not fit the network that model.py builds: {error}") from error
+        raise UserError(
+            f"`{file}` does not fit the network that model.py builds: {_first_difference(str(error))} Build the "
+            "network that was trained, with the settings of the run's config.yaml."
+        ) from error
+
+
+def _first_difference(error: str) -> str:
+    """The first line of what ``load_state_dict`` finds different, and how many more there are."""
+    lines = [line.strip() for line in error.splitlines() if line.strip()][1:]
+    more = f" (and {len(lines) - 1} more differences)" if len(lines) > 1 else ""
+    return f"{lines[0].rstrip('.') if lines else error}{more}."
 
 
 def arrange(model: nn.Module, cfg: TrainSettings, accelerator: Any) -> nn.Module:
@@ -348,7 +365,10 @@ def arrange(model: nn.Module, cfg: TrainSettings, accelerator: Any) -> nn.Module
 
             convert = layers.convert_sync_batchnorm  # type: ignore[attr-defined]  # torch's drops timm's activations
         model = convert(model)
-    return model.to(memory_format=torch.channels_last) if cfg.channels_last else model
+    slow = accelerator.device.type == "cpu" and accelerator.mixed_precision == "no"
+    pays = not slow or getattr(model, "channels_last_on_cpu", True)
+    channels_last = pays if cfg.channels_last is None else cfg.channels_last
+    return model.to(memory_format=torch.channels_last) if channels_last else model
 
 
 # --- the optimiser ----------------------------------------------------------------------------------------------------
@@ -528,7 +548,8 @@ class Run(RunFolder):
         described = data.describe() if hasattr(data, "describe") else f"{int(counts.sum())} samples"
         accelerator.print(
             f"{cfg.label}: {described}, {len(counts)} classes of {int(counts.max())} to {int(counts.min())}, "
-            f"{_trainable(model) / 1e6:.2f} M trained parameters, {accelerator.num_processes} process(es), "
+            f"{_short(_trainable(model))} trained parameters, {accelerator.num_processes} "
+            f"process{'es' if accelerator.num_processes > 1 else ''}, "
             f"{'fp32' if accelerator.mixed_precision == 'no' else accelerator.mixed_precision}"
         )
 
@@ -552,11 +573,14 @@ class Run(RunFolder):
         return (epoch + 1) % every == 0 or epoch + 1 == self.cfg.epochs
 
     def progress(self, loader: Any, epoch: int) -> Iterator[Any]:
-        """Yield the batches of an epoch while a bar shows how much of the whole training is done."""
+        """Yield the batches of an epoch while a bar shows how much of the whole training is done.
+
+        Where standard error is a file, there is no bar, but a line every 30 seconds.
+        """
         from tqdm.auto import tqdm
 
+        steps, told = len(loader) + self.first_step, time.monotonic()
         if self._bar is None:
-            steps = len(loader) + self.first_step
             self._bar = tqdm(
                 total=self.cfg.epochs * steps,
                 initial=epoch * steps + self.first_step,
@@ -565,9 +589,12 @@ class Run(RunFolder):
                 leave=False,
                 disable=None if self.main else True,  # None: no bar in a file
             )
-        for batch in loader:
+        for step, batch in enumerate(loader, self.first_step + 1):
             yield batch
             self._bar.update()
+            if self.main and self._bar.disable and time.monotonic() - told > SECONDS_BETWEEN_LINES:
+                told = time.monotonic()
+                print(f"epoch {epoch + 1}/{self.cfg.epochs}  step {step}/{steps}", flush=True)
 
     def end_epoch(self, epoch: int, loss: float, samples: int, began: float, **more: float) -> None:
         """Record an epoch: a row of metrics.jsonl, a line on the terminal, a checkpoint when one is due.
@@ -586,7 +613,9 @@ class Run(RunFolder):
         row = {"epoch": epoch, "loss": finite_loss(loss, epoch), **more, "samples_per_second": samples / seconds}
         self.log(**row, seconds=seconds)
         self.accelerator.log(row, step=epoch)
-        shown = "  ".join(f"{key} {row[key]:.4g}" for key in SHOWN if not math.isnan(row.get(key, math.nan)))
+        shown = "  ".join(
+            form.format(row[key]) for key, form in SHOWN.items() if not math.isnan(row.get(key, math.nan))
+        )
         if self.main:
             write = print if self._bar is None else self._bar.write
             write(f"epoch {epoch + 1}/{self.cfg.epochs}  {shown}")
@@ -683,6 +712,11 @@ class Run(RunFolder):
         if cfg.report:
             sections = data.sections(logits, labels) if hasattr(data, "sections") else ()
             print(f"\nReport: {write_report(self.path, sections)}")
+
+
+def _short(number: int) -> str:
+    """A number of parameters in thousands or millions."""
+    return f"{number / 1e6:.2f} M" if number >= 1e5 else f"{number / 1e3:.1f} K" if number >= 1e3 else str(number)
 
 
 def _trainable(model: nn.Module) -> int:

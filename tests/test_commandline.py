@@ -118,8 +118,11 @@ class TestMistakes:
             (["--xyz", "0"], "there is no setting `--xyz`; --help lists the settings.$"),
             (["--loss", "bayas"], r"`loss` must be one of ce, bayias, but is 'bayas', did you mean 'bayias'\?$"),
             (["--optimizer=x"], "`optimizer` must be one of sgd, adamw, but is 'x'.$"),
-            (["--epochs", "three"], "epochs"),
-            (["--lr", "three"], "lr"),
+            (["--epochs", "three"], "^`epochs` must be an integer from 1, but is three.$"),
+            (["--lr", "three"], "^`lr` must be a number above 0, but is three.$"),
+            (["--threads", "0"], "^`threads` must be an integer from 1, but is 0.$"),
+            (["--decay_at", "0.5"], r"^`decay_at` must be a list, \[A, B, ...\], each a number in 0..1, but is 0.5.$"),
+            (["--set", "3"], "^`set` must be a mapping, {NAME: VALUE}, but is 3.$"),
             (["--lr", "null"], "lr"),
             (["--config"], "`--config` needs a file.$"),
             (["--loss", "bayias", "--epochs", "13"], "^`epochs` must not be 13 with bayias.$"),
@@ -155,7 +158,9 @@ class TestMistakes:
         assert getattr(parse(f"--{name}={'null' if fine is None else fine}"), name) == fine
 
     def test_a_ratio_the_other_way_round(self) -> None:
-        with pytest.raises(UserError, match=r"(?s)imbalance_ratio.*at least 1, but is 0.01, did you mean 100\?"):
+        with pytest.raises(
+            UserError, match=r"`imbalance_ratio` must be at least 1, .*, but is 0.01, did you mean 100\?"
+        ):
             parse("--imbalance_ratio", "0.01")
 
     def test_files(self, configs: Path) -> None:

@@ -810,6 +810,12 @@ class TestMix:
         assert torch.equal(mixed, wanted)
         assert torch.equal(targets, dense)
 
+    def test_batches_of_another_form_are_refused(self) -> None:
+        plan, x, y = plan_of("erm"), torch.rand(8, 5), torch.arange(8) % 6
+        for batch, kind in (({"image": x, "label": y}, "dict of image, label"), ((x, y, y), "tuple"), (x, "Tensor")):
+            with pytest.raises(TypeError, match=f"`batch` must be .inputs, labels., .*, but is a {kind}"):
+                plan.mix(batch)
+
     def test_single_samples_are_refused_where_the_method_pairs_over_the_whole_set(self) -> None:
         plan = plan_of("unimix_bayias")
         with pytest.raises(ValueError, match="`batch` must hold pairs"):

@@ -27,6 +27,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 import ltaug
 from ltaug import commandline, training
+from ltaug.audio import EnvNet
 from ltaug.commandline import NonNegativeFloat, NonNegativeInt, PositiveFloat, Share
 from ltaug.errors import UserError
 from ltaug.methods import METHODS
@@ -336,7 +337,10 @@ class TestFirstStage:
         cfg = self.config(first)
         with pytest.raises(UserError, match=r"knows 3 classes \(a, b, c, ...\), but the data have 2 \(a, b, ...\)"):
             load_first_stage(Net(width=16), cfg, ["a", "b"])
-        with pytest.raises(UserError, match=r"model\.safetensors` does not fit the network that model\.py builds"):
+        with pytest.raises(
+            UserError,
+            match=r"model\.safetensors` does not fit the network that model\.py builds: size mis.*differences",
+        ):
             load_first_stage(Net(width=4), cfg, ["a", "b", "c"])
 
     def test_damaged(self, first: Path) -> None:
@@ -449,6 +453,20 @@ class TestArrange:
         net = nn.Conv2d(3, 4, 3)
         assert arrange(net, TrainSettings(), accelerator).weight.is_contiguous(memory_format=torch.channels_last)
         assert arrange(nn.Conv2d(3, 4, 3), TrainSettings(channels_last=False), accelerator).weight.is_contiguous()
+
+    @pytest.mark.parametrize(
+        ("precision", "device", "asked", "layout"),
+        [
+            ("no", "cpu", None, torch.contiguous_format),  # half the speed in the other one
+            ("no", "cpu", True, torch.channels_last),
+            ("bf16", "cpu", None, torch.channels_last),
+            ("no", "cuda", None, torch.channels_last),
+        ],
+    )
+    def test_layout_of_filters_over_time(self, precision: str, device: str, asked: bool | None, layout: Any) -> None:
+        place = SimpleNamespace(num_processes=1, device=torch.device(device), mixed_precision=precision)
+        net = arrange(EnvNet(3), TrainSettings(channels_last=asked), place)
+        assert net.filters[1][0].weight.is_contiguous(memory_format=layout)
 
     def test_batch_norm_over_processes(self) -> None:
         for sync, processes, kind in ((True, 2, "SyncBatchNorm"), (True, 1, "BatchNorm1d"), (False, 2, "BatchNorm1d")):
@@ -625,7 +643,7 @@ class TestRun:
     ) -> None:
         Run.begun = False
         run, _, _ = make_run(accelerator, tmp_path / "run", method="mixup", set={"alpha": 0.3})
-        assert capsys.readouterr().out.startswith("mixup_alpha0.3: 21 samples, 3 classes of 12 to 3, 0.00 M trained")
+        assert capsys.readouterr().out.startswith("mixup_alpha0.3: 21 samples, 3 classes of 12 to 3, 83 trained parameters, 1 process, ")
         assert not Run.begun
         assert (run.begin(), run.first_step) == (0, 0)
         assert Run.begun
@@ -650,7 +668,20 @@ class TestRun:
         assert names == ["epoch_00003", "epoch_00004"]  # of every third, and of the last
         said = capsys.readouterr()
         assert "epoch 2/4  loss " in said.out + said.err
+        assert "lr 0.1  top1 50.0%" in (said.out + said.err).partition("epoch 2/4")[2].partition("\n")[0]
         assert "few" not in (said.out + said.err).partition("epoch 2/4")[2].partition("\n")[0]
+
+    def test_lines_of_a_long_epoch_where_there_is_no_bar(
+        self, accelerator: Accelerator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+    ) -> None:
+        run, _, _ = make_run(accelerator, tmp_path / "run")
+        clock = iter([0.0, 20.0, 31.0, 31.0, 50.0, 62.0, 62.0, 70.0])
+        monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+        run.first_step = 1
+        assert list(run.progress(["a", "b", "c", "d", "e"], 0)) == ["a", "b", "c", "d", "e"]
+        monkeypatch.undo()
+        told = [line for line in capsys.readouterr().out.splitlines() if "step" in line]
+        assert told == ["epoch 1/4  step 3/6", "epoch 1/4  step 5/6"]
 
     def test_due(self, accelerator: Accelerator, tmp_path: Path) -> None:
         run, _, _ = make_run(accelerator, tmp_path / "run", epochs=7)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -123,6 +123,12 @@ class TrainingPlan:
             raise ValueError(
                 f"The model has not got the method's classifier, {self.method.classifier}, yet. Call "
                 "`plan.attach(model)` before the optimiser is made."
+            )
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            held = f" of {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else ""
+            raise TypeError(
+                "`batch` must be (inputs, labels), or ((inputs, labels), (partner_inputs, partner_labels)), but is a "
+                f"{type(batch).__name__}{held}. Take these two from it: `plan.mix((batch['image'], batch['label']))`."
             )
         pairs = isinstance(batch[0], list | tuple)
         inputs, targets = batch[0] if pairs else batch
@@ -457,7 +463,9 @@ def find_classifier(model: nn.Module, num_classes: int | None = None, name: str 
 
 
 def find_mixing_layers(model: nn.Module) -> tuple[str, ...]:
-    """Find where manifold mixup mixes: the model's ``mixing_layers``, or the input and timm's first two stages.
+    """Find where manifold mixup mixes: the model's ``mixing_layers``, or the input and timm's first two features.
+
+    The first features of a timm network are those of its stem, in ResNets, or of its first stage.
 
     Raises:
         ValueError: the model says neither.

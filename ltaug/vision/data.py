@@ -13,7 +13,7 @@ from torch import Tensor
 from ltaug.commandline import NonNegativeInt, PositiveFloat, PositiveInt, Ratio
 from ltaug.errors import UserError
 from ltaug.loaders import SeededLoader
-from ltaug.loaders.folders import TEST_SPLITS
+from ltaug.loaders.folders import evaluation_splits
 from ltaug.loaders.tables import hold_out
 from ltaug.longtail import index_hash, profile_counts, subsample
 from ltaug.priors import class_counts, shot_groups
@@ -114,7 +114,7 @@ class ImageData:
     def _loader_settings(self, cfg: Any, accelerator: Any) -> dict[str, Any]:
         return {
             "device": accelerator.device,
-            "finish": Normalize(self.mean, self.std, channels_last=cfg.channels_last),
+            "finish": Normalize(self.mean, self.std, channels_last=cfg.channels_last is not False),
             "num_processes": accelerator.num_processes,
             "process_index": accelerator.process_index,
             "num_workers": _default_workers() if cfg.workers is None else cfg.workers,
@@ -192,7 +192,7 @@ def long_tailed_data(
     if len(class_names) < 2:
         raise UserError(f"{source} must have at least two classes, but has {', '.join(class_names) or 'none'}.")
     seed, train = settings.data_seed, splits["train"]
-    others = [splits[name] for name in TEST_SPLITS if name in splits]
+    others = [splits[name] for name in evaluation_splits(splits) if name]
     if not others:
         train, test = _split_off(
             train, hold_out(train.labels, settings.test_per_class, class_names, "test_per_class", seed)
@@ -224,10 +224,10 @@ def streamed_data(
     for name, usual in (("profile", "natural"), ("held_out_per_class", 0)):
         if (value := getattr(settings, name)) != usual:
             raise UserError(f"`stream` takes every image as it comes, but `{name}` is {value}. Leave one of them out.")
-    others = [splits[name] for name in TEST_SPLITS if name in splits]
-    if not others:
+    test, _ = evaluation_splits(splits)
+    if test is None:
         raise UserError("A stream holds no images out, and there is no split to test on. Name one with `test_split`.")
-    sets: dict[str, ImageSet | StreamSet] = {"train": train, "test": ImageSet(others[0])}
+    sets: dict[str, ImageSet | StreamSet] = {"train": train, "test": ImageSet(splits[test])}
     return ImageData(class_names, sets, index_hash(torch.arange(len(train))), settings)
 
 
