@@ -37,7 +37,14 @@ from ltaug.commandline import (
 from ltaug.errors import UserError, did_you_mean
 from ltaug.methods import METHODS, Method, TrainingPlan, find_classifier, published_settings
 from ltaug.metrics import classification_report, per_class_accuracy
-from ltaug.process import autocast_type, finite_loss, peak_memory_bytes, reuse_freed_memory, set_threads
+from ltaug.process import (
+    autocast_reason,
+    autocast_type,
+    finite_loss,
+    peak_memory_bytes,
+    reuse_freed_memory,
+    set_threads,
+)
 from ltaug.run import RunFolder, read_config, read_json
 
 __all__ = [
@@ -305,6 +312,8 @@ def start(cfg: TrainSettings) -> Any:
     set_threads(cfg.threads)
     accelerator = Accelerator(mixed_precision=autocast_type(cfg.precision), log_with=cfg.log_with, project_dir=cfg.out)
     set_seed(cfg.seed, device_specific=True)
+    if cfg.precision == "auto":
+        accelerator.print(autocast_reason(cfg.precision))
     if stage := cfg.other_first_stage():
         wanted = cfg.chosen_method().first_stage
         accelerator.print(f"Note: {cfg.method} starts from a run of {stage}; its paper's first stage is {wanted}.")
