@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,11 +13,23 @@ import torch
 from torch import Tensor
 
 from ltaug.errors import UserError
-from ltaug.loaders.folders import natural_order
+from ltaug.loaders._notes import warn
+from ltaug.loaders.folders import is_leftover, natural_order, warn_of_names
 from ltaug.longtail import subsample
 from ltaug.priors import class_counts
 
-__all__ = ["arrow_column", "check_columns", "class_labels", "hold_out", "load_splits", "loading_error", "whole_numbers"]
+__all__ = [
+    "arrow_column",
+    "check_columns",
+    "class_labels",
+    "data_files",
+    "hold_out",
+    "is_plain",
+    "load_splits",
+    "loading_error",
+    "stored_path",
+    "whole_numbers",
+]
 
 
 def load_splits(source: str, data_dir: str | None = None) -> dict[str, Any]:
@@ -29,23 +43,88 @@ def load_splits(source: str, data_dir: str | None = None) -> dict[str, Any]:
         Data sets by split.
 
     Raises:
-        UserError: ``data_dir`` is no folder, or ``datasets`` cannot read it.
+        UserError: ``data_dir`` is no folder, or ``datasets`` cannot read it, or its files contradict each other.
         ConnectionError: the hub cannot be reached, or does not give the data.
     """
-    from datasets import load_dataset
+    from datasets import load_dataset, load_dataset_builder
 
     if data_dir and not os.path.isdir(data_dir):
         raise UserError(f"`data_dir` {data_dir!r} is no folder. Leave it out to read {source} from the hub.")
     try:
-        return dict(load_dataset(data_dir or source))
+        if not data_dir:
+            return dict(load_dataset(source))
+        return dict(load_dataset(data_dir, data_files=data_files(load_dataset_builder(data_dir), data_dir)))
+    except UserError:
+        raise
     except Exception as error:  # the hub client and the file readers raise many types
         raise loading_error(source, data_dir, error) from error
+
+
+def data_files(builder: Any, data_dir: str | None = None) -> dict[str, list[str]] | None:
+    """Paths of the files that a builder of ``datasets`` has found, by split.
+
+    Of a local folder without those that systems leave beside data, such as deleted files in ``@Recycle``.
+
+    Raises:
+        UserError: a local folder has files of samples instead of tables, or two splits of it have other names for the
+            same class indices.
+    """
+    if data_dir and builder.name.endswith("folder"):  # which takes some kinds of files only, and passes over others
+        raise UserError(
+            f"`data_dir` {data_dir!r} holds files of samples, no parquet files. Recipes that read such do so by "
+            "`dataset: folder`."
+        )
+    files = {str(split): list(map(str, each)) for split, each in (builder.config.data_files or {}).items()}
+    if data_dir:
+        kept = {split: [file for file in each if not _left_behind(file, data_dir)] for split, each in files.items()}
+        if dropped := sum(map(len, files.values())) - sum(map(len, kept.values())):
+            warn(f"{dropped} files in hidden folders of {data_dir!r}, or such that systems leave, are passed over.")
+        files = {split: each for split, each in kept.items() if each}
+        _check_class_names(data_dir, {split: each[0] for split, each in files.items()})
+    return files or None
+
+
+def _left_behind(file: str, root: str) -> bool:
+    inside = os.path.relpath(file, root).replace(os.sep, "/")
+    return not inside.startswith("../") and is_leftover(inside)
+
+
+def _check_class_names(source: str, files: Mapping[str, str]) -> None:
+    """Refuse parquet files of two splits that name the same class indices differently; ``datasets`` does not look."""
+    from pyarrow import parquet
+
+    known: dict[tuple[str, int], tuple[str, str]] = {}
+    for split, file in files.items():
+        if not file.endswith(".parquet"):
+            continue
+        metadata = (parquet.read_schema(file).metadata or {}).get(b"huggingface", b"{}")
+        for column, feature in (json.loads(metadata).get("info", {}).get("features") or {}).items():
+            for k, name in enumerate(feature.get("names") or () if isinstance(feature, dict) else ()):
+                other, first = known.setdefault((column, k), (name, split))
+                if other != name:
+                    raise UserError(
+                        f"{source!r} has other class names for {column!r} in its {split} split than in {first}: "
+                        f"{k} is {name!r} in one and {other!r} in the other. Store the labels as text."
+                    )
+
+
+def stored_path(folder: str, path: str) -> str:
+    r"""Path of a file that a table names, from a folder on; backslashes of Windows are slashes elsewhere.
+
+    >>> stored_path("data", "images\\1.jpg")
+    'data/images/1.jpg'
+    """
+    whole = os.path.join(folder, path)
+    return whole if os.path.exists(whole) else os.path.join(folder, path.replace("\\", "/"))
 
 
 def loading_error(source: str, data_dir: str | None, error: Exception) -> Exception:
     """Error for a data set that cannot be loaded; its message says what else can be done."""
     if data_dir:
-        return UserError(f"`data_dir` {data_dir!r} cannot be read as a data set of parquet files: {error}")
+        if "[" in os.path.abspath(data_dir):
+            error = ValueError("`datasets` takes [ in its path for a pattern. Rename the folder, or give a link to it.")
+        reason = error.__cause__ or error
+        return UserError(f"`data_dir` {data_dir!r} cannot be read as a data set of parquet files: {reason}")
     if "gated" in f"{type(error).__name__} {error}".lower():
         return ConnectionError(
             f"The data set {source!r} is open to those only who have accepted its terms. Accept them at "
@@ -73,6 +152,18 @@ def arrow_column(rows: Any, column: str) -> Any:
     return rows.select_columns([column]).with_format("arrow")[:].column(column)
 
 
+def is_plain(kind: Any, *words: str) -> bool:
+    """Say whether a type of arrow is one of strings or of bytes, in any of their layouts.
+
+    >>> import pyarrow
+    >>> is_plain(pyarrow.string_view(), "string"), is_plain(pyarrow.list_(pyarrow.string()), "string", "binary")
+    (True, False)
+    """
+    import pyarrow
+
+    return any(word in str(kind) for word in words) and not pyarrow.types.is_nested(kind)
+
+
 def whole_numbers(values: Any) -> np.ndarray[Any, np.dtype[np.int64]] | None:
     """Read a column of whole numbers, of any type that can hold them, as int64 [N]; None for any other column."""
     import pyarrow
@@ -97,7 +188,7 @@ def class_labels(
     """Turn columns of labels into class indices that are the same in all splits.
 
     Labels may be whole numbers of any type, or text. Those that some split uses become classes 0..C-1, in the order of
-    the numbers or, of text, in natural order.
+    the numbers or, of text, in natural order. Of text, spaces at the ends do not count, and accents are composed (NFC).
 
     Args:
         columns: label column of each split, as :func:`arrow_column` returns it.
@@ -121,7 +212,7 @@ def class_labels(
         values = column
         if pyarrow.types.is_dictionary(values.type):
             values = values.cast(values.type.value_type)
-        text = pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type)
+        text = is_plain(values.type, "string")
         numbers = None if text else whole_numbers(values)
         bad = _first_bad(values, numbers, None if class_names is None else len(class_names))
         if bad is not None:
@@ -130,7 +221,7 @@ def class_labels(
             raise UserError(
                 f"{source} must hold {wanted} as labels, but sample {bad} of its {split} split has {shown}."
             )
-        read[split] = np.asarray(values.to_pylist(), dtype=object) if text else numbers
+        read[split] = np.asarray(list(map(_label, values.to_pylist())), dtype=object) if text else numbers
     kinds = {values.dtype.kind for values in read.values()}
     if len(kinds) > 1:
         raise UserError(f"{source} has numbers as labels in one split and text in another.")
@@ -138,6 +229,8 @@ def class_labels(
         return list(class_names), {split: torch.from_numpy(values.copy()) for split, values in read.items()}
     used = set().union(*(values.tolist() for values in read.values()))
     order = sorted(used, key=natural_order) if kinds == {"O"} else sorted(used)
+    if kinds == {"O"}:
+        warn_of_names(order)
     index = {value: k for k, value in enumerate(order)}
     names = [str(value) for value in order]
     return names, {split: torch.tensor([index[value] for value in values.tolist()]) for split, values in read.items()}
@@ -150,14 +243,18 @@ def _first_bad(values: Any, numbers: np.ndarray[Any, Any] | None, num_classes: i
     if numbers is not None:
         bad = (numbers < 0) if num_classes is None else (numbers < 0) | (numbers >= num_classes)
         return int(bad.argmax()) if bad.any() else None
-    import pyarrow
-
-    if pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type):
-        return None
-    for k, value in enumerate(values.to_pylist()):  # the first that is no whole number
-        if isinstance(value, str | bytes | list | dict) or value % 1 != 0:  # of NaN, too
+    text = is_plain(values.type, "string")
+    for k, value in enumerate(values.to_pylist()):  # the first that is no text, or no whole number
+        if isinstance(value, str) and text:
+            if not value.strip():
+                return k
+        elif isinstance(value, str | bytes | list | dict) or value % 1 != 0:  # of NaN, too
             return k
-    return 0
+    return None if text else 0
+
+
+def _label(text: str) -> str:
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def hold_out(labels: Tensor, per_class: int, class_names: Sequence[str], setting: str, seed: int = 0) -> Tensor:
