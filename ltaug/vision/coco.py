@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import io
+import gzip
 import json
 import sys
 import tarfile
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from ltaug.errors import UserError
+from ltaug.loaders.folders import is_leftover, natural_order, printable
 from ltaug.vision.lists import ImageList, check_lists, first_ten, plain_path
 
 __all__ = ["read_coco"]
@@ -79,13 +80,13 @@ class _Content:
 def _parse(path: Path) -> _Content:
     """Read a file of images, annotations and categories."""
     try:
-        with _open_json(path) as file:
-            content = json.load(file, object_hook=_slim)
+        content = json.loads(_json_of(path), object_hook=_slim)
         names = _names_of(content["categories"])
-        images = _entries(content, "images", "id and file_name", _Listed)
+        images = _entries(content["images"], "images", "id", "file_name")
         category_of: dict[Hashable, Hashable] = {}
         several = set()
-        for image, category in _entries(content, "annotations", "image_id and category_id", _Annotated):
+        for image, number in _entries(content["annotations"], "annotations", "image_id", "category_id"):
+            category = _id(number)
             if category_of.setdefault(image, category) != category:
                 several.add(image)
     except _FAULTS as error:
@@ -105,39 +106,40 @@ def _parse(path: Path) -> _Content:
     ):
         if bad:
             raise UserError(f"`{path}`: {len(bad)} of {len(images)} images {what}: {first_ten(bad)}.")
-    paths = [plain_path(name) for _, name in images]
+    paths = [plain_path(str(name)) for _, name in images]
     return _Content(names, paths, [category_of[image] for image, _ in images])
 
 
-class _Listed(tuple[Hashable, str]):
-    """Id and file name of an image."""
-
-
-class _Annotated(tuple[Hashable, Hashable]):
-    """Ids of an image and of its category."""
+_FIELDS = ("id", "name", "file_name", "image_id", "category_id")
 
 
 def _slim(entry: dict[str, Any]) -> Any:
-    """Drop what is not asked for while reading, so that the memory holds a part of the file only."""
-    if "image_id" in entry and "category_id" in entry:
-        return _Annotated((entry["image_id"], entry["category_id"]))
-    if "file_name" in entry and "id" in entry and "name" not in entry:
-        return _Listed((entry["id"], entry["file_name"]))
-    return entry
+    """Keep of an image, an annotation or a category what is asked for, so that the memory holds a part of the file."""
+    whole = "images" in entry or "annotations" in entry or "categories" in entry
+    return entry if whole else tuple(map(entry.get, _FIELDS))
 
 
-def _entries(content: Mapping[str, Any], key: str, needed: str, kind: type) -> list[Any]:
-    """The images or annotations of a file, each of which must have been slimmed."""
-    entries: list[Any] = content[key]
-    if not all(type(entry) is kind for entry in entries):
-        raise KeyError(f"{needed} in one of its {key}")
-    return entries
+def _entries(entries: Any, kind: str, number: str, field: str) -> list[tuple[Any, Any]]:
+    """Two fields of the images, annotations or categories of a file, the first of which is an id."""
+    first, second = _FIELDS.index(number), _FIELDS.index(field)
+    found = [(_id(entry[first]), entry[second]) for entry in entries if type(entry) is tuple]
+    if len(found) < len(entries) or any(None in pair for pair in found):
+        raise KeyError(f"{number} and {field} in one of its {kind}")
+    return found
 
 
-def _names_of(categories: list[dict[str, Any]]) -> dict[Hashable, str]:
-    """Names of categories by their ids, in order."""
-    pairs = {(entry["id"], str(entry.get("name", entry["id"]))) for entry in categories}
-    names = dict(sorted(pairs))
+def _id(value: Any) -> Any:
+    """An id, of which some programs write text or fractions: 7 for "7" and 7.0."""
+    if type(value) is not int and (digits := str(value).removesuffix(".0")).isdecimal():
+        return int(digits)
+    return value
+
+
+def _names_of(entries: Any) -> dict[Hashable, str]:
+    """Names of categories by their ids, in order; a category without a name has its id for one."""
+    named = [entry[:1] * 2 if type(entry) is tuple and entry[1] is None else entry for entry in entries]
+    pairs = {(number, printable(str(name))) for number, name in _entries(named, "categories", "id", "name")}
+    names = dict(sorted(pairs, key=lambda pair: natural_order(str(pair[0]))))
     if len(names) < len(pairs):
         twice = Counter(number for number, _ in pairs).most_common(1)[0][0]
         raise UserError(f"several of its categories have the id {twice}")
@@ -147,25 +149,24 @@ def _names_of(categories: list[dict[str, Any]]) -> dict[Hashable, str]:
 def _parse_names(path: Path) -> dict[Hashable, str]:
     """A list of categories in a file of its own."""
     try:
-        with _open_json(path) as file:
-            return _names_of(json.load(file))
+        return _names_of(json.loads(_json_of(path), object_hook=_slim))
     except _FAULTS as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise UserError(f"`{path}` must be a JSON list of categories (id, name), but: {reason}. Remove it.") from error
 
 
-def _open_json(path: Path) -> IO[bytes]:
-    """A JSON file without its byte order mark, or the first one in an archive."""
-    if path.suffix == ".json":
-        data = path.read_bytes()
-    else:
+def _json_of(path: Path) -> bytes:
+    """The text of a JSON file, which may be packed, or of the first one in an archive."""
+    if tarfile.is_tarfile(path):
         with tarfile.open(path) as archive:
             names = [member for member in archive if member.isfile() and member.name.endswith(".json")]
-            file = archive.extractfile(names[0]) if names else None
+            # Archives of a Mac have a file ._name beside each.
+            file = next((archive.extractfile(name) for name in names if not is_leftover(Path(name.name).name)), None)
             if file is None:
                 raise UserError("the archive has no JSON file in it")
-            data = file.read()
-    return io.BytesIO(data.removeprefix(b"\xef\xbb\xbf"))
+            return file.read()
+    data = path.read_bytes()
+    return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
 
 
 def _disambiguated(names: dict[Hashable, str]) -> list[str]:

@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
 
-__all__ = ["open_stored", "to_rgb", "warn"]
+from ltaug.loaders.tables import stored_path
+
+__all__ = ["decode", "open_stored", "to_rgb", "warn"]
 
 WHITE_IS_ZERO, PHOTOMETRIC, ORIENTATION = 0, 262, 274  # of TIFF and EXIF
+OVERSHOOT = 1.25
+"""Floats that were resampled or sharpened lie up to this factor beyond their range."""
+DARK = 16
+"""Images of more than 8 bits without any value from here on, of 255, were scaled otherwise than their file says."""
+
+
+def decode(image: Image.Image) -> tuple[Image.Image, str]:
+    """Decode an image as :func:`to_rgb` does, and say what is odd about the result, if anything is.
+
+    Odd is one colour, where the conversion may have lost the others, and an image of more than 8 bits that is nearly
+    black, as of 12 bits that are stored as 16. Images of 8-bit grey or colour need no conversion.
+    """
+    kind = image.mode
+    if kind in ("RGB", "L") and ";16" in str(getattr(image, "tile", "")):  # of which Pillow takes the upper bits
+        kind += ";16"
+    rgb = to_rgb(image)
+    if kind in ("RGB", "L"):
+        return rgb, ""
+    if len(rgb.getcolors(1) or ()) == 1:
+        return rgb, f"stored as {kind}, has one colour only"
+    if kind.startswith(("I", "F")) or kind.endswith(";16"):
+        brightest = int(np.asarray(rgb).max())
+        if brightest < DARK:
+            return rgb, f"stored as {kind}, is nearly black: it has no value above {brightest} of 255"
+    return rgb, ""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -21,7 +47,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     * The first frame of an animation, turned as its EXIF orientation says; damaged metadata is ignored.
     * Transparent pixels are laid over white, as a page shows them.
     * 16 bits are divided by 256. 32-bit integers are taken for 8 bits if they lie in 0..255, for 16 bits if they lie in
-      0..65535. Floats are taken for 0..1, 0..255 or 0..65535, whichever range is the first to hold them all.
+      0..65535. Floats are taken for 0..1, 0..255 or 0..65535, whichever range is the first to hold them all, give or
+      take a quarter of it, beyond which they are clipped.
     * Greys of which 0 is white (TIFF) are inverted; CMYK and CIELAB are converted.
 
     Raises:
@@ -59,18 +86,19 @@ def _to_8_bits(image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Greys of more than 8 bits, uint8 [H, W]."""
     values = np.asarray(image)
     least, most = float(values.min()), float(values.max())
+    slack = 1.0
     if image.mode == "F":
-        ranges = {1.0: 255.0, 255.0: 1.0, 65535.0: 1 / 256}
-    elif image.mode == "I" and image.format != "PNG":
+        ranges, slack = {1.0: 255.0, 255.0: 1.0, 65535.0: 1 / 256}, OVERSHOOT
+    elif image.mode == "I" and image.format not in ("PNG", "PPM"):  # of which Pillow makes 16 bits
         ranges = {255.0: 1.0, 65535.0: 1 / 256}
     else:
         ranges = {65535.0: 1 / 256}
-    top = next((top for top in ranges if least >= 0 and most <= top), None)
-    if top is None:
+    top = next((top for top in ranges if most <= slack * top), None)
+    if top is None or not least >= (1 - slack) * top:
         raise ValueError(f"its values range from {least:g} to {most:g}, and must lie in 0..1, 0..255 or 0..65535")
     if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
         values = top - values
-    return (values * ranges[top]).astype(np.uint8)
+    return (values.clip(0, top) * ranges[top]).astype(np.uint8)
 
 
 def _from_lab(image: Image.Image) -> Image.Image:
@@ -90,7 +118,7 @@ def open_stored(stored: bytes | str | dict[str, Any] | None, folder: str = "") -
         stored = stored.get("bytes") or stored.get("path")
     if not stored:
         raise ValueError("there is none")
-    return Image.open(os.path.join(folder, stored) if isinstance(stored, str) else io.BytesIO(stored))
+    return Image.open(stored_path(folder, stored) if isinstance(stored, str) else io.BytesIO(stored))
 
 
 def warn(text: str) -> None:

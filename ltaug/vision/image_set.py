@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ltaug.errors import UserError
-from ltaug.vision.decoding import to_rgb, warn
+from ltaug.vision.decoding import decode, warn
 
 __all__ = ["Files", "ImageSet", "Images", "name_block"]
 
@@ -125,8 +125,8 @@ class Notes:
     def __init__(self, size: int) -> None:
         self.broken = _shared(size)
         """Of each image, whether it cannot be read."""
-        self.constant = _shared(1)
-        """Whether an image of one colour has been reported."""
+        self.odd = _shared(1)
+        """Whether an image that decoding may have spoiled has been reported."""
 
     @property
     def unreadable(self) -> int:
@@ -138,18 +138,16 @@ class Notes:
         if self.broken[k]:
             return None
         try:
-            stored = open()
-            kind, image = stored.mode, to_rgb(stored)
+            image, odd = decode(open())
         except Exception as error:  # of many types, from the depths of Pillow
             self.broken[k] = 1
             unknown = isinstance(error, UnidentifiedImageError)
             reason = "of no kind that Pillow knows" if unknown else getattr(error, "strerror", None) or error
             warn(f"the image {name!r} cannot be read ({reason}) and is replaced by {instead}")
             return None
-        # Images of 8-bit grey or colour need no conversion that could lose what is in them.
-        if kind not in ("RGB", "L") and not self.constant[0] and len(image.getcolors(1) or ()) == 1:
-            self.constant[0] = 1
-            warn(f"the image {name!r}, stored as {kind}, has one colour only; further ones are not reported")
+        if odd and not self.odd[0]:
+            self.odd[0] = 1
+            warn(f"the image {name!r}, {odd}; further ones are not reported")
         return image
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-import unicodedata
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ltaug.errors import UserError
+from ltaug.loaders.folders import printable
 from ltaug.priors import class_counts
 from ltaug.vision.image_set import Files, Images, name_block
 
@@ -32,44 +33,55 @@ class ImageList:
     """int64 [N], 0..C-1."""
 
 
+# A path, in quotes if need be, and a class index, perhaps with empty cells of a table behind it.
+_LINE = re.compile(r"""\s*(?:"((?:[^"]|"")+)"|(.+?))[\s,;]+"?([0-9]+)(?:\.0+)?"?[\s,;]*""")
+_HEADER = re.compile(r".*[\s,;]\"?(labels?|class|class_?(id|idx|index)|targets?|category)\"?[\s,;]*", re.IGNORECASE)
+
+
 def parse_list(name: str, data: bytes) -> ImageList:
-    """Read a text file with a path and a class index a line, separated by spaces or a tab.
+    """Read a text file with a path and a class index a line, separated by spaces, a tab, a comma or a semicolon.
+
+    So also a table of such columns, as Excel and pandas write it: cells may be quoted, and the first line be names.
 
     Args:
         name: what to call the list in messages.
-        data: the file: UTF-8 or, with a byte order mark, UTF-16.
+        data: the file: UTF-8, UTF-16, or Latin-1.
     """
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # as Excel's "Unicode text"
-        text = data.decode("utf-16")
-    else:
-        text = data.decode("utf-8-sig", "surrogateescape")
     paths, labels = [], []
-    for k, line in enumerate(text.splitlines()):
-        words = line.rsplit(None, 1)
-        if not words:
-            continue
-        if len(words) < 2 or not words[1].isdecimal():
+    for k, line in enumerate(re.split("\r\n|\r|\n", _text(name, data))):
+        match = _LINE.fullmatch(line)
+        if match:
+            quoted, plain, label = match.groups()
+            paths.append(plain_path(quoted.replace('""', '"') if quoted else plain))
+            labels.append(int(label))
+        elif line.strip(" \t,;") and not (k == 0 and _HEADER.fullmatch(line)):
             raise UserError(
                 f"{name} must have lines like 'train/n01440764/n01440764_190.JPEG 0', a path and a class index, but "
                 f"line {k + 1} is {line[:200]!r}."
             )
-        paths.append(plain_path(words[0]))
-        labels.append(int(words[1]))
     if not paths:
         raise UserError(f"{name} lists no images.")
     return ImageList(name, paths, torch.tensor(labels))
 
 
+def _text(name: str, data: bytes) -> str:
+    """Decode a text file of any editor; bytes that are no UTF-8 become surrogates, as in file names."""
+    marked = data.startswith((b"\xff\xfe", b"\xfe\xff"))  # as Excel's "Unicode text"
+    if not marked and b"\0" not in data[:100]:
+        return data.decode("utf-8-sig", "surrogateescape")
+    try:
+        return data.decode("utf-16" if marked else "utf-16-be" if data[:1] == b"\0" else "utf-16-le")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} looks like UTF-16, but cannot be read as such ({error}). Save it as UTF-8.") from error
+
+
 def plain_path(path: str) -> str:
     r"""Spell a path in one way: slashes, no "." or "//" in it.
 
-    >>> plain_path("./train//ant/1.jpg"), plain_path("train\\ant\\1.jpg")
+    >>> plain_path("./train//ant/1.jpg"), plain_path("train/ant\\1.jpg")
     ('train/ant/1.jpg', 'train/ant/1.jpg')
     """
-    path = path.strip()
-    if "/" not in path:
-        path = path.replace("\\", "/")
-    return posixpath.normpath(path)
+    return posixpath.normpath(path.strip().replace("\\", "/"))
 
 
 def check_lists(lists: Mapping[str, ImageList]) -> None:
@@ -96,7 +108,8 @@ def check_lists(lists: Mapping[str, ImageList]) -> None:
 def listed_files(root: str | os.PathLike[str], each: ImageList, class_names: Sequence[str]) -> Images:
     """Find the images of a list below a folder.
 
-    Accents may be composed in one and decomposed in the other, as file systems and archives change them.
+    Accents may be composed in one and decomposed in the other, letters capital in one and small in the other, as file
+    systems and archives change them.
 
     Raises:
         UserError: an image of the list is not there.
@@ -105,7 +118,7 @@ def listed_files(root: str | os.PathLike[str], each: ImageList, class_names: Seq
     found = np.zeros(len(paths), dtype=bool)
     for k, path in enumerate(paths):
         folder, _, name = path.rpartition("/")
-        if (place := tree.find(folder)) is not None and (actual := tree.names(place).get(_composed(name))) is not None:
+        if (place := tree.find(folder)) is not None and (actual := tree.name(place, name)) is not None:
             found[k], paths[k] = True, f"{place}/{actual}" if place else actual
     refuse_missing(each, found, class_names, f"`data_dir` {os.fspath(root)!r}")
     return Images(each.labels, name_block(paths), torch.arange(len(paths)), Files(root))
@@ -116,18 +129,23 @@ class _Tree:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.listed: dict[str, dict[str, str]] = {}
+        self.listed: dict[str, dict[str, str | None]] = {}
         self.found: dict[str, str | None] = {}
 
-    def names(self, folder: str) -> dict[str, str]:
-        """Names in a folder by their composed form."""
+    def name(self, folder: str, name: str) -> str | None:
+        """A name in a folder as the file system has it."""
         if folder not in self.listed:
             try:
                 names = os.listdir(os.path.join(self.root, folder))
             except (FileNotFoundError, NotADirectoryError):
                 names = []
-            self.listed[folder] = {_composed(name): name for name in names}
-        return self.listed[folder]
+            exact: dict[str, str | None] = {_spelled(each): each for each in names}
+            small: dict[str, str | None] = {}
+            for key, each in exact.items():
+                small[key.casefold()] = None if key.casefold() in small else each  # of two neither
+            self.listed[folder] = small | exact
+        key = _spelled(name)
+        return self.listed[folder].get(key) or self.listed[folder].get(key.casefold())
 
     def find(self, folder: str) -> str | None:
         """Path of a folder as the file system has it."""
@@ -136,14 +154,14 @@ class _Tree:
             if not os.path.isdir(os.path.join(self.root, folder)):
                 parent, _, name = folder.rpartition("/")
                 above = self.find(parent) if parent else ""
-                actual = None if above is None else self.names(above).get(_composed(name))
+                actual = None if above is None else self.name(above, name)
                 place = None if actual is None else f"{above}/{actual}" if above else actual
             self.found[folder] = place
         return self.found[folder]
 
 
-def _composed(name: str) -> str:
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
+def _spelled(name: str) -> str:
+    return name if name.isascii() else printable(name)
 
 
 def refuse_missing(

@@ -18,7 +18,7 @@ from ltaug.errors import UserError
 from ltaug.loaders.tables import arrow_column, check_columns, class_labels, load_splits
 from ltaug.vision.coco import read_coco
 from ltaug.vision.image_set import Images, name_block
-from ltaug.vision.lists import ImageList, first_ten, listed_files, refuse_missing
+from ltaug.vision.lists import ImageList, check_lists, first_ten, listed_files, refuse_missing
 from ltaug.vision.official import IMAGENET_LT, INATURALIST_2018, PLACES_LT, read_inaturalist, read_lists
 from ltaug.vision.tables import ImageColumn, check_split, stored_names
 
@@ -117,8 +117,15 @@ def need_folder(data_dir: str | None, what: str) -> Path:
 
 
 def _below(root: Path, lists: Mapping[str, ImageList], class_names: Sequence[str]) -> dict[str, Images]:
-    """The images of all lists in a folder tree."""
-    return {split: listed_files(root, each, class_names) for split, each in lists.items()}
+    """The images of all lists in a folder tree, each in one list only, however it is spelled there."""
+    found = {split: listed_files(root, each, class_names) for split, each in lists.items()}
+    check_lists(
+        {
+            split: ImageList(lists[split].name, list(map(os.fsdecode, images.names.to_pylist())), images.labels)
+            for split, images in found.items()
+        }
+    )
+    return found
 
 
 def _class_folders(images: ImageList) -> list[str]:

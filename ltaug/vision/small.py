@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ltaug.errors import UserError
 from ltaug.loaders.tables import arrow_column, check_columns, class_labels, load_splits
-from ltaug.vision.decoding import to_rgb
+from ltaug.vision.decoding import decode, warn
 from ltaug.vision.tables import ImageColumn, check_split
 
 __all__ = ["SmallImages", "read_small_images"]
@@ -32,9 +32,11 @@ class SmallImages:
         """Decode the images of some indices, or all, in their order: uint8 [N, H, W, 3]."""
         rows = range(len(self.labels)) if indices is None else indices.tolist()
         images = torch.empty((0, 0, 0, 3), dtype=torch.uint8)
+        reported = False
         for k, row in enumerate(rows):
             try:
-                pixels = np.asarray(to_rgb(self.column(row)))
+                image, odd = decode(self.column(row))
+                pixels = np.asarray(image)
             except Exception as error:  # of many types, from the depths of Pillow
                 raise UserError(
                     f"{self.source!r}: image {row} in {self.column.column!r} cannot be read ({error}). Repair or drop "
@@ -48,6 +50,9 @@ class SmallImages:
                     f"{images.shape[2]}x{images.shape[1]}. A set held in one tensor needs images of one size."
                 )
             images[k] = torch.from_numpy(np.array(pixels))
+            if odd and not reported:
+                reported = True
+                warn(f"{self.source!r}: image {row}, {odd}; further ones are not reported")
         return images
 
 

@@ -5,7 +5,7 @@ A column of images may hold bytes, paths, or structs of both, in any of arrow's 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import pyarrow
@@ -16,7 +16,15 @@ from torch import Tensor
 
 from ltaug.errors import UserError
 from ltaug.loaders.folders import TEST_SPLITS
-from ltaug.loaders.tables import arrow_column, check_columns, class_labels, load_splits, loading_error
+from ltaug.loaders.tables import (
+    arrow_column,
+    check_columns,
+    class_labels,
+    data_files,
+    is_plain,
+    load_splits,
+    loading_error,
+)
 from ltaug.vision.decoding import open_stored
 from ltaug.vision.image_set import Images
 from ltaug.vision.shards import Shards
@@ -43,7 +51,7 @@ class ImageColumn:
         self._stored: Any = None
         kind = arrow_column(rows, column).type
         fields = {each.name for each in kind} if pyarrow.types.is_struct(kind) else set()
-        if not (_is_file(kind) or {"bytes", "path"} & fields):
+        if not (is_plain(kind, "string", "binary") or {"bytes", "path"} & fields):
             raise UserError(
                 f"{source!r} must hold images in {column!r} (their bytes, their paths, or structs of bytes and path), "
                 f"but holds {kind}. Name another column with `image_column`."
@@ -60,11 +68,6 @@ class ImageColumn:
         if self._stored is None:
             self._stored = arrow_column(self.rows, self.column)
         return open_stored(self._stored[row].as_py(), self.folder)
-
-
-def _is_file(kind: Any) -> bool:
-    """Whether a type of arrow is one of strings or of bytes."""
-    return any(word in str(kind) for word in ("string", "binary")) and not pyarrow.types.is_nested(kind)
 
 
 def stored_names(rows: Any, column: str, split: str) -> Any:
@@ -160,12 +163,13 @@ def read_image_stream(
     source = _source(hub_id, data_dir)
     try:
         builder = datasets.load_dataset_builder(source)
+        paths = data_files(builder, data_dir) or {}
+    except UserError:
+        raise
     except Exception as error:  # the hub client and the file readers raise many types
         raise loading_error(source, data_dir, error) from error
-    files: Mapping[Any, Any] = builder.config.data_files or {}
-    if other := [str(file) for each in files.values() for file in each if not str(file).endswith(".parquet")]:
+    if other := [file for each in paths.values() for file in each if not file.endswith(".parquet")]:
         raise UserError(f"A stream reads parquet files only, but {source!r} has {other[0]}.")
-    paths = {str(split): list(map(str, each)) for split, each in files.items()}
     chosen = choose_splits(paths, source, train_split, test_split)
     shards = Shards(paths[train_split], train_split, image_column, label_column, source)
     features = builder.info.features or datasets.Features.from_arrow_schema(shards.schema)
