@@ -25,7 +25,7 @@ from ltaug.run import write_atomically
 __all__ = ["Clip", "Sound", "is_sound", "read_clip", "read_clips"]
 
 Sound = bytes | memoryview | str | Path | tuple[NDArray[Any], int]
-"""A sound file's bytes or path, or samples [T] or [T, channels] with their rate."""
+"""A sound file's bytes or path, or samples [T], [T, channels] or [channels, T] with their rate."""
 Clip = NDArray[np.int16]
 """Samples of one channel, [T]; divided by 32768 they lie in -1..1."""
 
@@ -33,23 +33,30 @@ SHARD = 256
 """Clips in a file of the cache: what an interruption loses at most."""
 LOUDEST = 10.0
 """Floating-point samples beyond this are no fractions of full scale."""
+FAINT = 128
+"""Clips whose samples all lie within this, of 32768, may be of 16 bits that are stored as 24 or 32."""
+CANCELLED = 0.1
+"""K channels cancel each other if their mean has less than this by K of their power, of two a correlation below -0.9.
+Channels that have nothing in common have 1 by K of it."""
+CLIPPED = 0.1
+"""Share of samples at full scale from which on a clip is reported."""
 SUFFIXES = {
     *(".wav", ".wave", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".caf"),
     *(".au", ".snd", ".voc", ".avr", ".sph", ".nist", ".sd2"),
 }
 """Of the files that libsndfile reads."""
-_HEADERS = (b"RIFF", b"RIFX", b"RF64", b"riff", b"fLaC", b"OggS", b"FORM", b".snd", b"caff", b"ID3", b"NIST_1A")
-"""First bytes of such files."""
 
 
 def is_sound(path: str) -> bool:
-    """Say whether a file is one that libsndfile may read, by its suffix or its first bytes."""
+    """Say whether libsndfile can read a file: by its suffix, or by a look into it if the suffix is not known."""
     if os.path.splitext(path)[1].lower() in SUFFIXES:
         return True
+    import soundfile
+
     try:
-        with open(path, "rb") as file:
-            return file.read(8).startswith(_HEADERS)
-    except OSError:
+        name = path if sys.platform == "win32" else os.fsencode(path)  # which need not be UTF-8
+        return int(soundfile.info(name).frames) > 0
+    except (OSError, soundfile.SoundFileError, TypeError):  # the last one of .raw, which says neither rate nor type
         return False
 
 
@@ -58,8 +65,9 @@ def read_clip(sound: Sound, sample_rate: int, trim: bool = True) -> Clip:
 
     Samples x are fractions of full scale, clipped to -1..1; they become x * 32768, rounded, at most 32767. So 16-bit
     files of the right rate come through unchanged, and division by 32768 leads back. Integers that are not from a file
-    are taken for 16 bits if all of them fit, else for 32 bits. Where channels cancel each other, as with one of them
-    inverted, the loudest is taken instead of their mean.
+    have the range of their type; of 32 and 64 bits they are taken for 16 bits if all of them fit, else for 32. Where
+    channels cancel each other, as with one of them inverted, the loudest is taken instead of their mean. Of two axes
+    the shorter one is that of the channels.
 
     Args:
         sound: file, as its bytes or its path; or samples and their rate.
@@ -102,12 +110,13 @@ def _samples(sound: Sound) -> tuple[NDArray[np.float32], int]:
     import soundfile
 
     if isinstance(sound, tuple):
-        values, rate = np.asarray(sound[0]), int(sound[1])
+        values, rate = np.asarray(sound[0]), int(sound[1] or 0)
         if values.ndim not in (1, 2) or values.dtype.kind not in "iuf":
             raise ValueError(f"has samples of shape {list(values.shape)} and type {values.dtype}")
         if values.dtype.kind in "iu":
-            bits = 16 if not values.size or np.abs(values.astype(np.float64)).max() <= 2**15 else 32
-            values = values / 2 ** (bits - 1)
+            values = _fractions(values)
+        if values.ndim == 2 and values.shape[0] < values.shape[1]:
+            values = values.T
         return values.astype(np.float32), rate
     try:
         data = Path(sound).read_bytes() if isinstance(sound, str | Path) else sound
@@ -123,11 +132,24 @@ def _samples(sound: Sound) -> tuple[NDArray[np.float32], int]:
     return samples, rate
 
 
+def _fractions(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Integer samples as fractions of full scale; without a sign, half of the range is silence."""
+    bits = 8 * values.dtype.itemsize
+    wide = values.astype(np.float64)
+    if bits > 16:
+        bits = 16 if not wide.size or np.abs(wide).max() <= 2**15 else 32
+    elif values.dtype.kind == "u":
+        wide -= 2 ** (bits - 1)
+    fractions: NDArray[np.float64] = wide / 2 ** (bits - 1)
+    return fractions
+
+
 def _mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean of the channels, or the loudest channel where the mean is 40 dB below it."""
+    """Mean of the channels, or the loudest channel where they cancel each other."""
     mean: NDArray[np.float32] = samples.mean(axis=1)
     power = np.square(samples).mean(axis=0)
-    return mean if np.square(mean).mean() >= 1e-4 * power.max() else samples[:, power.argmax()]
+    least = CANCELLED / samples.shape[1] * power.mean()
+    return mean if np.square(mean).mean() >= least else samples[:, power.argmax()]
 
 
 def read_clips(
@@ -215,11 +237,20 @@ def read_clips(
     if bad:
         warn(f"{len(bad)} of {len(sounds)} clips are left out, since they cannot be read: {_shortened(bad)}.")
     found = [clips.get(key) for key in keys]
-    flat = [
-        name for (name, _), clip in zip(sounds, found, strict=True) if clip is not None and clip.min() == clip.max()
-    ]
-    if flat:
-        warn(f"{len(flat)} of {len(sounds)} clips are silent, of one value from end to end: {_shortened(flat)}.")
+    named = [(name, clip) for (name, _), clip in zip(sounds, found, strict=True) if clip is not None]
+    for odd, what in (
+        ([name for name, clip in named if clip.min() == clip.max()], "are silent, of one value from end to end"),
+        (
+            [name for name, clip in named if -FAINT <= clip.min() < clip.max() <= FAINT],
+            f"are nearly silent, below 1/{32768 // FAINT} of full scale, as if stored with more bits than they have",
+        ),
+        (
+            [name for name, clip in named if np.mean((clip == 32767) | (clip == -32768)) > CLIPPED],
+            f"are clipped, with more than {CLIPPED:.0%} of their samples at full scale",
+        ),
+    ):
+        if odd:
+            warn(f"{len(odd)} of {len(sounds)} clips {what}: {_shortened(odd)}.")
     return found
 
 
@@ -232,7 +263,7 @@ def _reader() -> str:
     import soundfile
     import soxr
 
-    return f"reader2_sndfile{soundfile.__libsndfile_version__}_soxr{soxr.__version__}"
+    return f"reader3_sndfile{soundfile.__libsndfile_version__}_soxr{soxr.__version__}"
 
 
 def _key(sound: Sound) -> str:

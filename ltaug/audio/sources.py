@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +13,16 @@ from torch import Tensor
 
 from ltaug.audio.decoding import Sound, is_sound
 from ltaug.errors import UserError
-from ltaug.loaders.folders import TEST_SPLITS, class_folders, printable
-from ltaug.loaders.tables import arrow_column, check_columns, class_labels, load_splits, whole_numbers
+from ltaug.loaders.folders import class_folders, evaluation_splits, printable
+from ltaug.loaders.tables import (
+    arrow_column,
+    check_columns,
+    class_labels,
+    is_plain,
+    load_splits,
+    stored_path,
+    whole_numbers,
+)
 
 __all__ = ["SoundPart", "SoundSource", "read_folder", "read_table"]
 
@@ -44,6 +51,8 @@ class SoundSource:
     """Sounds of a split of its own."""
     folds: Tensor | None = None
     """int64 [N], if the training split has folds."""
+    held_out: SoundPart | None = None
+    """Sounds of a validation split beside the test split, to tune corrections on."""
 
 
 def read_folder(data_dir: str) -> SoundSource:
@@ -56,8 +65,8 @@ def read_folder(data_dir: str) -> SoundSource:
         split: SoundPart(files.labels, [printable(name) for name in files.names], files.path)
         for split, files in splits.items()
     }
-    test = next((split for split in TEST_SPLITS if split in parts), None)
-    return SoundSource(repr(data_dir), names, parts["train"], parts[test] if test else None)
+    test, tuning = evaluation_splits(parts)
+    return SoundSource(repr(data_dir), names, parts["train"], parts.get(test or ""), held_out=parts.get(tuning or ""))
 
 
 def read_table(
@@ -71,7 +80,8 @@ def read_table(
     """Read a data set of the hub, or a folder of parquet files; nothing is decoded.
 
     A sound may be stored as a file's bytes, its path, ``{"bytes": ..., "path": ...}`` or
-    ``{"array": ..., "sampling_rate": ...}``, or as a list of samples beside a column ``sampling_rate``. Labels are
+    ``{"array": ..., "sampling_rate": ...}``, or as a list of samples beside a column ``sampling_rate``; with several
+    channels as a list of lists. Labels are
     numbers or text (:func:`~ltaug.loaders.tables.class_labels`). A column ``fold`` gives the folds, ``filename`` the
     names.
 
@@ -81,20 +91,20 @@ def read_table(
         audio_column: column of the sounds.
         label_column: column of the labels.
         names_column: column of the classes' names, where labels are numbers; it may be missing.
-        only: boolean column that says which rows to take, if there is one of this name.
+        only: column of truth values, or 0 and 1, that says which rows to take, if there is one of this name.
 
     Raises:
         UserError: the data have no training split or no such column, or a column has something else.
         ConnectionError: the hub cannot be reached.
     """
     splits, source = load_splits(hub_id, data_dir), repr(data_dir or hub_id)
-    test = next((split for split in TEST_SPLITS if split in splits), None)
     if "train" not in splits:
         raise UserError(
             f"{source} must have a split named 'train', but has {', '.join(splits)}. A folder's splits are told by "
             "its file names: train-0.parquet."
         )
-    used = {split: _Rows(splits[split], source, only) for split in ("train", test) if split}
+    test, tuning = evaluation_splits(splits)
+    used = {split: _Rows(splits[split], source, only) for split in ("train", test, tuning) if split}
     for rows in used.values():
         check_columns(rows.table, source, audio_column=audio_column, label_column=label_column)
     feature = splits["train"].features[label_column]
@@ -110,7 +120,7 @@ def read_table(
         if numbers is None:
             raise UserError(f"{source} must hold whole numbers in 'fold', but has other values.")
         folds = torch.from_numpy(numbers.copy())
-    return SoundSource(source, class_names, parts["train"], parts[test] if test else None, folds)
+    return SoundSource(source, class_names, parts["train"], parts.get(test or ""), folds, parts.get(tuning or ""))
 
 
 class _Rows:
@@ -120,7 +130,10 @@ class _Rows:
         self.table, self.source = table, source
         self.places = np.arange(len(table))
         if only is not None and only in table.column_names:
-            self.places = np.flatnonzero(table[only][:])
+            taken = whole_numbers(arrow_column(table, only))
+            if taken is None or not set(taken.tolist()) <= {0, 1}:
+                raise UserError(f"{source} must hold truth values, or 0 and 1, in {only!r}, but has others.")
+            self.places = np.flatnonzero(taken)
         if not len(self.places):
             raise UserError(f"{source} has no clips.")
 
@@ -134,7 +147,9 @@ class _Rows:
         import pyarrow
 
         sounds, rates = arrow_column(self.table, audio_column), None
-        if pyarrow.types.is_list(sounds.type) or pyarrow.types.is_large_list(sounds.type):
+        if pyarrow.types.is_dictionary(sounds.type):
+            sounds = sounds.cast(sounds.type.value_type)
+        if _is_list(sounds.type):
             if "sampling_rate" not in self.table.column_names:
                 raise UserError(
                     f"{self.source} holds lists of samples in {audio_column!r}, and no column 'sampling_rate'."
@@ -152,41 +167,52 @@ class _Rows:
         return SoundPart(labels, names, partial(_stored_sound, sounds, rates, self.places, folder))
 
 
-def _holds_sounds(kind: Any) -> bool:
-    from pyarrow import types
+def _is_list(kind: Any) -> bool:
+    """Whether a type of arrow is a list, in any of its layouts."""
+    import pyarrow
 
-    if types.is_struct(kind):
+    return pyarrow.types.is_nested(kind) and hasattr(kind, "value_type")
+
+
+def _holds_sounds(kind: Any) -> bool:
+    import pyarrow
+
+    if pyarrow.types.is_struct(kind):
         fields = {kind.field(k).name for k in range(kind.num_fields)}
         return bool(fields & {"bytes", "path"}) or fields >= {"array", "sampling_rate"}
-    return bool(
-        types.is_binary(kind) or types.is_large_binary(kind) or types.is_string(kind) or types.is_large_string(kind)
-    )
+    return is_plain(kind, "string", "binary")
 
 
 def _stored_sound(sounds: Any, rates: Any, places: np.ndarray[Any, Any], folder: str, k: int) -> Sound:
     """Take one sound out of a column; empty bytes where there is none."""
     stored = sounds[int(places[k])]
-    if rates is not None:
-        return b"" if not stored.is_valid else (np.asarray(stored.values), rates[int(places[k])].as_py())
-    if hasattr(stored, "as_buffer"):  # bytes or text
-        return _file(stored, None, folder)
     if not stored.is_valid:
         return b""
+    if rates is not None:
+        return _array(stored), rates[int(places[k])].as_py()
+    if hasattr(stored, "as_buffer"):  # bytes or text
+        return _file(stored, None, folder)
     if "array" in stored:
         rate = stored["sampling_rate"].as_py()
-        return b"" if rate is None or not stored["array"].is_valid else (np.asarray(stored["array"].values), rate)
+        return b"" if rate is None or not stored["array"].is_valid else (_array(stored["array"]), rate)
     return _file(stored.get("bytes"), stored.get("path"), folder)
+
+
+def _array(stored: Any) -> np.ndarray[Any, Any]:
+    """Samples in a list, or in a list for each channel or moment."""
+    values = stored.values
+    if not _is_list(values.type):
+        return np.asarray(values)
+    rows = stored.as_py()
+    return np.array(rows, dtype=None if len({row and len(row) for row in rows}) == 1 else object)
 
 
 def _file(stored: Any, path: Any, folder: str) -> Sound:
     """A file by its bytes, which are not copied, or its path."""
-    import pyarrow
-
     for value in (stored, path):
         if value is None or not value.is_valid or not value.as_buffer().size:
             continue
-        text = pyarrow.types.is_string(value.type) or pyarrow.types.is_large_string(value.type)
-        return os.path.join(folder, value.as_py()) if text else memoryview(value.as_buffer())
+        return stored_path(folder, value.as_py()) if is_plain(value.type, "string") else memoryview(value.as_buffer())
     return b""
 
 

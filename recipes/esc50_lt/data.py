@@ -4,7 +4,6 @@ To train on something else, write another `read_source`: nothing below it knows 
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,6 +20,7 @@ from ltaug.audio import (
     synthetic_source,
 )
 from ltaug.commandline import AtLeastOne, NonNegativeInt, PositiveInt, Ratio
+from ltaug.loaders.folders import source_name
 from ltaug.loaders.tables import hold_out
 
 HUB = "ashraq/esc50"
@@ -54,7 +54,7 @@ class DataSettings:
     test_per_class: PositiveInt = 8
     """Clips of each class to test on, of sets with neither folds nor a test split."""
     held_out_per_class: NonNegativeInt = 0
-    """Training clips of each class reserved for tuning corrections."""
+    """Training clips of each class reserved for tuning corrections, of sets without a validation split."""
     sample_rate: PositiveInt = 16_000
     """Samples a second that everything is resampled to: 16000 for EnvNet, 44100 for EnvNet-v2."""
     trim_silence: bool = True
@@ -75,7 +75,7 @@ class DataSettings:
         """Name of the data in run folders."""
         name = self.dataset
         if name in ("folder", "hub"):
-            name = Path(self.data_dir or self.hub_id or name).name
+            name = source_name(self.data_dir, self.hub_id, name)
         ratio = "" if self.profile == "natural" else f"_ir{self.imbalance_ratio:g}"
         return f"{name}{ratio}" + ("" if self.test_fold == 5 else f"_fold{self.test_fold}")
 
@@ -152,8 +152,8 @@ class Data:
     def held_out_note(self) -> str:
         """What corrections are tuned on, for whoever reads the numbers."""
         return (
-            f"{len(self.labels['held_out'])} clips of the training split that training did not use; of a recording "
-            "that was cut into several clips, others may have been trained on"
+            f"{len(self.labels['held_out'])} clips that training did not use; of a recording that was cut into several "
+            "clips, others may have been trained on"
         )
 
     def sections(self, logits: Tensor, labels: Tensor) -> list[tuple[str, str]]:
@@ -167,7 +167,8 @@ def load_data(cfg: Any) -> Data:
 
     Tested is on the test split, or on `test_fold`: 8 clips a class of ESC-50 and ESC-10, whose clips cut from one
     recording are all in one fold, so that nothing leaks. Of sets with neither, `test_per_class` clips of each class are
-    drawn, which knows nothing of recordings. `profile` thins out the other clips, the largest class first.
+    drawn, which knows nothing of recordings. Corrections are tuned on a validation split beside a test split, or on
+    `held_out_per_class` clips. `profile` thins out the other clips, the largest class first.
     """
     if cfg.sample_rate < 4000:
         raise ValueError(f"`sample_rate` is in samples a second and at least 4000, but is {cfg.sample_rate}.")
@@ -177,9 +178,17 @@ def load_data(cfg: Any) -> Data:
     names, labels = source.class_names, source.train.labels
     if len(names) < 2:
         raise ValueError(f"{source.name} must have at least two classes, but has {len(names)}: {', '.join(names)}.")
-    test = torch.arange(len(source.test.labels)) if source.test else choose_test(cfg, source)
-    rest = torch.arange(len(labels)) if source.test else all_but(test, torch.arange(len(labels)))
+    test, rest = choose_test(cfg, source), torch.arange(len(labels))
+    if not source.test:
+        rest = all_but(test, rest)
     chosen = {"test": (source.test or source.train, test)}
+    if source.held_out:
+        if cfg.held_out_per_class:
+            raise ValueError(
+                f"`held_out_per_class` is {cfg.held_out_per_class}, but {source.name} has a validation split to tune "
+                "corrections on. Leave it out."
+            )
+        chosen["held_out"] = (source.held_out, torch.arange(len(source.held_out.labels)))
     if cfg.held_out_per_class:
         kept = rest[hold_out(labels[rest], cfg.held_out_per_class, names, "held_out_per_class", cfg.data_seed)]
         chosen["held_out"], rest = (source.train, kept), all_but(kept, rest)
@@ -190,11 +199,14 @@ def load_data(cfg: Any) -> Data:
 
 
 def choose_test(cfg: Any, source: SoundSource) -> Tensor:
-    """Indices of the test clips, of a set without a test split."""
+    """Indices of the test clips in the test split, or in the training split of a set without one."""
     labels, names = source.train.labels, source.class_names
-    if source.folds is None:
+    if source.test or source.folds is None:
         if cfg.test_fold != 5:  # the default
-            raise ValueError(f"`test_fold`={cfg.test_fold}, but {source.name} has no folds. Leave it out.")
+            has = "a test split" if source.test else "no folds"
+            raise ValueError(f"`test_fold`={cfg.test_fold}, but {source.name} has {has}. Leave it out.")
+        if source.test:
+            return torch.arange(len(source.test.labels))
         return hold_out(labels, cfg.test_per_class, names, "test_per_class", cfg.data_seed)
     test = (source.folds == cfg.test_fold).nonzero()[:, 0]
     if not len(test):

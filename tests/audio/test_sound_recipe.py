@@ -113,7 +113,7 @@ class TestOtherSplits:
         sizes = {split: labels.bincount().tolist() for split, labels in data.labels.items()}
         assert sizes == {"train": [7] * 3, "test": [10] * 3, "held_out": [3] * 3}
         assert data.splits == ("test", "held_out")
-        assert data.held_out_note().startswith("9 clips of the training split that training did not use")
+        assert data.held_out_note().startswith("9 clips that training did not use")
 
     def test_held_out_clips_are_drawn_by_class(self, load: Load, tmp_path: Path) -> None:
         folder = write_folder(tmp_path / "data", {"ant": 10, "bee": 10, "cat": 10})
