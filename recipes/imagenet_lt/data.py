@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ltaug.commandline import PositiveInt
+from ltaug.loaders.folders import source_name
 from ltaug.vision.data import ImageData, ImageSettings, long_tailed_data, streamed_data
 from ltaug.vision.digits import read_digits
 from ltaug.vision.folders import read_image_folder
@@ -46,7 +47,9 @@ class DataSettings(ImageSettings):
     @property
     def data_name(self) -> str:
         """Name of the data in run folders."""
-        name = (self.hub_id or self.dataset).rpartition("/")[2]
+        name = self.dataset
+        if name in ("folder", "hub"):
+            name = source_name(self.data_dir, self.hub_id, name)
         return name if self.profile == "natural" else f"{name}_ir{self.imbalance_ratio:g}"
 
 

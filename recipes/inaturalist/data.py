@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 import ltaug
+from ltaug.loaders.folders import source_name
 from ltaug.vision.data import ImageData, ImageSettings, long_tailed_data
 from ltaug.vision.digits import read_digits
 from ltaug.vision.folders import read_image_folder
@@ -37,8 +38,10 @@ class DataSettings(ImageSettings):
     @property
     def data_name(self) -> str:
         """Name of the data in run folders."""
-        ratio = "" if self.profile == "natural" else f"_ir{self.imbalance_ratio:g}"
-        return self.dataset + ratio
+        name = self.dataset
+        if name in ("json", "folder", "hub"):
+            name = source_name(self.data_dir, self.hub_id, name)
+        return name if self.profile == "natural" else f"{name}_ir{self.imbalance_ratio:g}"
 
 
 def load_data(cfg: Any) -> ImageData:
