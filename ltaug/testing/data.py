@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -30,8 +31,9 @@ DATA_RULES = {
         "map the labels to consecutive integers from 0: `torch.tensor([class_names.index(name) for name in column])`",
     ),
     "class names": Rule(
-        "`class_names` is a list of C strings, in the order of the labels",
-        "keep a class without training samples in the list; turn numbers into strings",
+        "`class_names` is a list of C different strings, in the order of the labels, that UTF-8 can write",
+        "keep a class without training samples in the list; turn numbers into strings; of names of files, take "
+        "`ltaug.loaders.folders.printable`",
     ),
     "class counts": Rule(
         "`class_counts` is an int64 tensor [C], the number of training samples of each class",
@@ -51,8 +53,8 @@ DATA_RULES = {
         "leave out what does not apply",
     ),
     "batches": Rule(
-        "a loader has a length and yields (inputs, labels): inputs floating point [B, ...], labels int64 [B], both on "
-        "the accelerator's device",
+        "a loader has a length and yields (inputs, labels): finite float inputs [B, ...] and labels int64 [B], "
+        "both on the accelerator's device",
         "convert in the loader, `inputs.to(accelerator.device).float()`; let the data set return the class index",
     ),
     "order of the sampler": Rule(
@@ -182,6 +184,9 @@ def _check_parts(report: Report, data: Any) -> None:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         other = next((name for name in names if not isinstance(name, str)), names) if isinstance(names, list) else names
         raise report.broken("class names", f"`class_names` has, or is, {other!r}"[:200])
+    for name, times in Counter(names).items():
+        if times > 1 or not _is_text(name):
+            raise report.broken("class names", f"`class_names` has {name!r}{' twice' if times > 1 else ''}"[:200])
     if not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
         raise report.broken(
             "labels", f"`train_labels` range from {labels.min()} to {labels.max()}, but there are {len(names)} names"
@@ -326,6 +331,8 @@ def _batches(
             x, y = part
             fits = x.is_floating_point() and y.dtype == torch.int64 and y.ndim == 1 and x.shape[:1] == y.shape
             on_device = x.device.type == y.device.type == process.device.type
+            if fits and not x.isfinite().all():
+                raise report.broken("batches", f"{where}: batch {k} has inputs that are NaN or infinite")
             if not fits or not on_device or not (empty or len(y)):
                 raise report.broken(
                     "batches",
@@ -333,6 +340,15 @@ def _batches(
                 )
         read[k] = parts
     return list(read)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a string can be written: half characters stand for bytes of a file name that are no UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _equal(a: list[Any], b: list[Any]) -> bool:
