@@ -129,7 +129,8 @@ class _Tree:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.listed: dict[str, dict[str, str | None]] = {}
+        self.listed: dict[str, tuple[dict[str, str], dict[str, str | None]]] = {}
+        """Of each folder, names by their composed form and by that in small letters."""
         self.found: dict[str, str | None] = {}
 
     def name(self, folder: str, name: str) -> str | None:
@@ -139,13 +140,13 @@ class _Tree:
                 names = os.listdir(os.path.join(self.root, folder))
             except (FileNotFoundError, NotADirectoryError):
                 names = []
-            exact: dict[str, str | None] = {_spelled(each): each for each in names}
+            exact = {_spelled(each): each for each in names}
             small: dict[str, str | None] = {}
             for key, each in exact.items():
                 small[key.casefold()] = None if key.casefold() in small else each  # of two neither
-            self.listed[folder] = small | exact
-        key = _spelled(name)
-        return self.listed[folder].get(key) or self.listed[folder].get(key.casefold())
+            self.listed[folder] = exact, small
+        key, (exact, small) = _spelled(name), self.listed[folder]
+        return exact.get(key) or small.get(key.casefold())
 
     def find(self, folder: str) -> str | None:
         """Path of a folder as the file system has it."""
