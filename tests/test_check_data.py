@@ -184,6 +184,11 @@ class YieldsDictionaries(Data):
         return Plain([{"input": x, "label": y} for x, y in zip(self.inputs, self.train_labels, strict=True)], 10)  # type: ignore[arg-type]
 
 
+class YieldsNaN(Data):
+    def eval_loader(self, cfg: Any, split: str, accelerator: Any) -> Any:
+        return Plain(TensorDataset(self.inputs.log(), self.train_labels), 10)
+
+
 class ReadsNothing(Data):
     def train_loader(self, cfg: Any, sampler: Any, accelerator: Any) -> Any:
         raise FileNotFoundError("no folder `clips`")
@@ -195,6 +200,8 @@ TWINS: list[tuple[str, Callable[[], Data], str]] = [
     ("labels", changed(train_labels=lambda data: data.train_labels + 1), "range from 1 to 4, but there are 4 names"),
     ("class names", changed(class_names=[0, 1, 2, 3]), "has, or is, 0"),
     ("class names", changed(class_names=("a", "b", "c", "d")), r"\('a'"),
+    ("class names", changed(class_names=["a", "b", "c", "a"]), "has 'a' twice"),
+    ("class names", changed(class_names=["a", "b", "c", "caf\udce9"]), r"has 'caf\\udce9'"),  # lost when it is written
     ("class counts", changed(class_counts=lambda data: COUNTS), "an object of type list, for 4 names"),
     ("class counts", changed(class_counts=lambda data: torch.tensor([31, 20, 8, 2])), r"\[31, 20, 8, 2\], but"),
     ("splits", changed(splits=["test"]), r"\['test'\]"),
@@ -214,6 +221,7 @@ TWINS: list[tuple[str, Callable[[], Data], str]] = [
     ("evaluation", EvaluatesInAnotherOrder, "but `train_labels`"),
     ("evaluation", EvaluatesAPart, "but `train_labels`"),
     ("batches", YieldsPixels, r"inputs uint8 \[10, 3, 6\]"),
+    ("batches", YieldsNaN, "batch 0 has inputs that are NaN or infinite"),
     ("batches", YieldsDictionaries, "batch 0 has an object of type dict"),
     ("processes", IgnoresProcesses, "the labels of 2 processes, put together, are not those of one"),
     ("processes", SharesUnevenly, r"2 processes have \[4, 2\] batches"),
@@ -249,6 +257,22 @@ def test_the_data_of_our_recipes_pass(name: str, root: Path) -> None:
     with loaded_script(root / "recipes" / name / "train.py") as script:
         cfg = script.Config(**RECIPES[name])
         check_data(script.load_data(cfg), cfg, batches=2)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "name"),
+    [
+        ("imagenet_lt", {"dataset": "folder", "data_dir": "/my/birds/"}, "birds"),
+        ("imagenet_lt", {"dataset": "hub", "hub_id": "owner/urban", "profile": "step"}, "urban_ir100"),
+        ("imagenet_lt", {"data_dir": "/data/imagenet"}, "imagenet_lt"),
+        ("inaturalist", {"dataset": "json", "data_dir": "/my/fungi"}, "fungi"),
+        ("inaturalist", {"data_dir": "/data/2018"}, "inaturalist2018"),
+        ("esc50_lt", {"dataset": "folder", "data_dir": "/my/frog calls", "profile": "natural"}, "frog-calls"),
+    ],
+)
+def test_runs_are_named_after_their_data(recipe: str, settings: dict[str, Any], name: str, root: Path) -> None:
+    with loaded_script(root / "recipes" / recipe / "train.py") as script:
+        assert script.Config(**settings).data_name == name
 
 
 def test_every_recipe_is_checked(root: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ltaug.loaders.folders import class_folders, natural_order, printable
+from ltaug.loaders.folders import class_folders, evaluation_splits, natural_order, printable, source_name
 
 
 def is_text(path: str) -> bool:
@@ -52,6 +52,8 @@ def test_classes_are_in_natural_order(tmp_path: Path) -> None:
 
 def test_what_other_programs_leave_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     junk = ["__MACOSX/a/x.txt", ".trash/x.txt", "@eaDir/x.txt", "a/._1.txt", "a/.ipynb_checkpoints/x.txt"]
+    junk += ["lost+found/x.txt", "a/@Recycle/x.txt", "$RECYCLE.BIN/x.txt", "Temporary Items/x.txt", "b/ehthumbs.db"]
+    junk += ["a/1.txt:Zone.Identifier", "FOUND.000/x.txt", "a/Icon\r"]
     write(tmp_path, "a/1.txt", "b/1.txt", "a/Thumbs.db", "b/desktop.ini", *junk)
     assert found(tmp_path) == {"a": ["a/1.txt"], "b": ["b/1.txt"]}
     assert capsys.readouterr().err == ""
@@ -62,6 +64,25 @@ def test_files_of_other_kinds_are_counted_by_suffix(tmp_path: Path, capsys: pyte
     assert sum(map(len, found(tmp_path).values())) == 2
     said = "Warning: 4 files are left out, since they are no samples (.m4a: 2, .pdf: 1, no suffix: 1).\n"
     assert capsys.readouterr().err == said
+
+
+def test_copies_and_unfinished_files_are_no_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "a/1.txt", "b/1.txt", "b/1.txt.bak", "b/1.txt~", "b/2.txt.part", "a/3.TXT.crdownload")
+    _, splits = class_folders(tmp_path, lambda path: True)  # as if a look into them found samples
+    assert splits["train"].labels.tolist() == [0, 1]
+    said = "4 files are left out, since they are no samples (.bak: 1, .crdownload: 1, .part: 1, .txt~: 1)"
+    assert said in capsys.readouterr().err
+
+
+def test_samples_beside_the_folders_of_classes_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(
+        tmp_path, "train/a/1.txt", "train/b/1.txt", "test/a/1.txt", "0.txt", "train/2.txt", "test/3.txt", "test/4.pdf"
+    )
+    _, splits = class_folders(tmp_path, is_text)
+    assert [len(files.names) for files in splits.values()] == [2, 1]
+    assert capsys.readouterr().err == (
+        "Warning: 3 samples lie outside the folders of the classes, and are left out: train/2.txt, test/3.txt, 0.txt.\n"
+    )
 
 
 def test_linked_folders_are_followed_once_and_loops_are_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,6 +103,52 @@ def test_linked_folders_are_followed_once_and_loops_are_not(tmp_path: Path, caps
     assert "leads to a folder that it lies in, and is not followed" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("link", "target", "message"),
+    [
+        ("train/b/more", "../a", r"folders 'train/a' and 'train/b' in .* samples in common: both lead to '.*/train/a'"),
+        ("train/c", "a", r"'train/a' and 'train/c' .* Remove the link from one of them"),
+        ("test", "train", r"'train/a' and 'test/a'"),  # tested on what is trained on
+    ],
+)
+def test_links_that_make_two_classes_or_splits_of_one_folder(
+    tmp_path: Path, link: str, target: str, message: str
+) -> None:
+    write(tmp_path, "train/a/1.txt", "train/b/1.txt")
+    linked(tmp_path / link, target)
+    with pytest.raises(ValueError, match=message):
+        class_folders(tmp_path, is_text)
+
+
+def test_linked_files_count_once_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write(tmp_path / "data", "a/1.txt", "b/1.txt")
+    write(tmp_path, "pool/x.txt")
+    linked(root / "a" / "best.txt", "1.txt")
+    linked(root / "a" / "x.txt", tmp_path / "pool" / "x.txt")
+    linked(root / "a" / "y.txt", tmp_path / "pool" / "x.txt")
+    assert found(root) == {"a": ["a/1.txt", "a/x.txt"], "b": ["b/1.txt"]}
+    assert capsys.readouterr().err == ""
+    linked(root / "b" / "2.txt", "../a/1.txt")
+    linked(root / "b" / "x.txt", tmp_path / "pool" / "x.txt")
+    assert found(root)["b"] == ["b/1.txt", "b/2.txt", "b/x.txt"]
+    assert "2 links lead to samples that another class or split has, too: b/2.txt, b/x.txt." in capsys.readouterr().err
+
+
+def test_links_to_nothing_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "a/1.txt", "b/1.txt")
+    for link, target in (("b/2.txt", "nowhere"), ("b/self", "self"), ("c", "moved away")):
+        linked(tmp_path / link, target)
+    assert list(found(tmp_path)) == ["a", "b"]
+    assert capsys.readouterr().err == "Warning: 3 links lead to nothing, and are left out: b/2.txt, b/self, c.\n"
+
+
+def test_names_that_differ_in_case_or_spaces_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "Ant/1.txt", "ant/1.txt", "big bee/1.txt", "big  bee/1.txt", "nan/1.txt")
+    assert len(found(tmp_path)) == 5
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split("'")[1::2] for line in said] == [["Ant", "ant"], ["big  bee", "big bee"], ["nan"]]
+
+
 def test_names_from_other_systems_are_text(tmp_path: Path) -> None:
     old = os.fsdecode(b"caf\xe9")  # Latin-1, of an old archive
     try:
@@ -93,6 +160,7 @@ def test_names_from_other_systems_are_text(tmp_path: Path) -> None:
     assert Path(splits["train"].path(1)).read_text() == "sample"
     assert [name.encode() for name in names]
     assert printable(old) == "café"
+    assert printable("half \ud83d").encode() == "half \ufffd".encode()  # as JSON may have it
 
 
 def test_accents_composed_and_decomposed_are_the_same_class(tmp_path: Path) -> None:
@@ -143,6 +211,36 @@ def test_faults(tmp_path: Path) -> None:
     write(tmp_path / "flat", "test/a/1.txt")
     with pytest.raises(ValueError, match=r"The folder 'train' in .* has no folders"):
         class_folders(tmp_path / "flat", is_text)
+
+
+def test_a_split_in_two_spellings(tmp_path: Path) -> None:
+    write(tmp_path, "train/a/1.txt", "train/b/1.txt", "Train/a/2.txt")
+    if len(list(tmp_path.iterdir())) == 1:
+        pytest.skip("this file system does not tell them apart")
+    with pytest.raises(ValueError, match=r"so its folders are splits: train and .* But it also has 'Train'"):
+        class_folders(tmp_path, is_text)
+
+
+def test_splits_that_are_not_used_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluation_splits(["train", "dev", "val", "testing", "test"]) == ("test", "val")
+    said = "the splits testing, dev are not used: 'test' is tested on, corrections are tuned on 'val'."
+    assert said in capsys.readouterr().err
+    assert evaluation_splits(["train", "test", "val"]) == ("test", "val")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("data_dir", "hub_id", "name"),
+    [
+        ("/data/my birds (2020)/", None, "my-birds-2020"),
+        ("/data/..", None, "data"),  # the root has no name
+        (None, "owner/urban", "urban"),
+        ("birds", "owner/urban", "birds"),
+        (os.fsdecode(b"/data/caf\xe9"), None, "café"),
+    ],
+)
+def test_runs_are_named_after_their_data(data_dir: str | None, hub_id: str | None, name: str) -> None:
+    assert source_name(data_dir, hub_id) == name
 
 
 def test_a_training_split_alone(tmp_path: Path) -> None:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import decimal
+import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ltaug.loaders.tables import arrow_column, check_columns, class_labels, hold_out, load_splits, whole_numbers
+from ltaug.loaders.tables import (
+    arrow_column,
+    check_columns,
+    class_labels,
+    hold_out,
+    load_splits,
+    stored_path,
+    whole_numbers,
+)
 
 pyarrow = pytest.importorskip("pyarrow")
 
@@ -31,13 +41,21 @@ class TestLabels:
     def test_booleans(self) -> None:
         assert class_labels({"train": column([True, False])})[1]["train"].tolist() == [1, 0]
 
-    @pytest.mark.parametrize("kind", ["string", "large_string", "dictionary"])
+    @pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "dictionary"])
     def test_text(self, kind: str) -> None:
         values = column(["bee 10", "bee 9", "ant"])
         values = values.dictionary_encode() if kind == "dictionary" else values.cast(getattr(pyarrow, kind)())
         names, labels = class_labels({"train": values, "test": column(["ant", "bee 10"])})
         assert names == ["ant", "bee 9", "bee 10"]
         assert [labels[split].tolist() for split in ("train", "test")] == [[2, 1, 0], [0, 2]]
+
+    def test_text_in_two_spellings(self, capsys: pytest.CaptureFixture[str]) -> None:
+        apart = unicodedata.normalize("NFD", "café")
+        names, labels = class_labels({"train": column([apart, "bar "]), "test": column(["bar", "café"])})
+        assert (names, labels["train"].tolist(), labels["test"].tolist()) == (["bar", "café"], [1, 0], [0, 1])
+        assert capsys.readouterr().err == ""
+        assert class_labels({"train": column(["Bar", "bar"])})[0] == ["Bar", "bar"]
+        assert "'Bar' and 'bar' are two classes, though they differ in case" in capsys.readouterr().err
 
     def test_names_of_the_numbers(self) -> None:
         names, labels = class_labels({"train": column([2, 0])}, ["a", "b", "c"])
@@ -49,6 +67,7 @@ class TestLabels:
         [
             ([0, None], None, "sample 1 of its train split has None"),
             (["a", None], None, "sample 1 of its train split has None"),
+            (["a", " "], None, "sample 1 of its train split has ' '"),
             ([0.0, 1.5], None, r"sample 1 of its train split has 1\.5"),
             ([0.0, float("nan")], None, "sample 1 of its train split has nan"),
             ([decimal.Decimal("0.5")], None, "sample 0 .* has Decimal"),
@@ -93,15 +112,63 @@ class TestHoldOut:
             hold_out(labels, 2, ["a", "b"], "n")
 
 
+def write(folder: Path, names: list[str] | None = None, **columns: list[Any]) -> str:
+    """Parquet files of two splits, the names of whose labels may be those of train in another order."""
+    from pyarrow import parquet
+
+    folder.mkdir()
+    for split in ("train", "test"):
+        table = pyarrow.table(columns or {"label": [1, 0]})
+        if names:
+            ordered = names if split == "test" else sorted(names)
+            features = {"label": {"_type": "ClassLabel", "names": ordered}}
+            table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        parquet.write_table(table, folder / f"{split}-0.parquet")
+    return str(folder)
+
+
 class TestSplits:
-    def test_a_folder_of_parquet_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.fixture(autouse=True)
+    def _cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         import datasets
-        from pyarrow import parquet
 
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "arrow")
-        (tmp_path / "data").mkdir()
-        for split in ("train", "test"):
-            parquet.write_table(pyarrow.table({"label": [1, 0]}), tmp_path / "data" / f"{split}-0.parquet")
+        datasets.disable_progress_bars()
+
+    def test_what_other_programs_leave_is_passed_over(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        folder = tmp_path / "data"
+        write(folder)
+        write(folder / "@Recycle")  # deleted ones
+        (folder / "@eaDir").mkdir()
+        for junk in ("@eaDir/train-0.parquet", "Thumbs.db", "desktop.ini", "._train-0.parquet"):
+            (folder / junk).write_bytes(b"no parquet")
+        splits = load_splits("owner/name", str(folder))
+        assert [len(rows) for rows in splits.values()] == [2, 2]
+        assert "3 files in hidden folders of" in capsys.readouterr().err
+
+    def test_class_names_in_another_order_in_another_split(self, tmp_path: Path) -> None:
+        """`datasets` takes those of the first file for all: silently swapped classes."""
+        message = r"has other class names for 'label' in its test split than in train: 0 is 'bee' in one and 'ant' in"
+        with pytest.raises(ValueError, match=message):
+            load_splits("owner/name", write(tmp_path / "data", ["bee", "ant"]))
+        load_splits("owner/name", write(tmp_path / "good", ["ant", "bee"]))
+
+    def test_folders_that_are_no_tables(self, tmp_path: Path) -> None:
+        (tmp_path / "images" / "ant").mkdir(parents=True)
+        (tmp_path / "images" / "ant" / "1.jpg").write_bytes(b"")
+        with pytest.raises(ValueError, match=r"holds files of samples, no parquet files\. .* by `dataset: folder`\."):
+            load_splits("owner/name", str(tmp_path / "images"))
+        with pytest.raises(ValueError, match=r"takes \[ in its path for a pattern\. Rename the folder"):
+            load_splits("owner/name", write(tmp_path / "data [2020]"))
+
+    def test_paths_of_windows(self, tmp_path: Path) -> None:
+        for name in ("images", "odd\\name"):
+            (tmp_path / name).mkdir()
+        assert stored_path(str(tmp_path), "odd\\name") == str(tmp_path / "odd\\name")
+        assert stored_path("data", "images\\1.jpg") == str(Path("data/images/1.jpg"))
+
+    def test_a_folder_of_parquet_files(self, tmp_path: Path) -> None:
+        write(tmp_path / "data")
         splits = load_splits("owner/name", str(tmp_path / "data"))
         assert set(splits) == {"train", "test"}
         assert arrow_column(splits["train"], "label").to_pylist() == [1, 0]

@@ -76,6 +76,28 @@ class TestOneClip:
         assert read_clip((samples, RATE), RATE).tolist() == [16384, -8192, 4096]
         assert len(read_clip((np.repeat(samples, 100), 2 * RATE), RATE)) == 150
 
+    @pytest.mark.parametrize(("kind", "silence"), [("int8", 0), ("uint8", 128), ("uint16", 32768)])
+    def test_arrays_of_few_bits_have_the_range_of_their_type(self, kind: str, silence: int) -> None:
+        full = 2 ** (8 * np.dtype(kind).itemsize - 1)
+        samples = (np.array([0.5, -0.25, 0.125]) * full + silence).astype(kind)
+        assert read_clip((samples, RATE), RATE).tolist() == [16384, -8192, 4096]
+
+    def test_channels_may_be_the_first_axis(self) -> None:
+        """As torchaudio has them; of 400 samples none is taken for a channel."""
+        mono = noise(0)
+        for channels in (mono[None], np.stack([mono, mono]), np.stack([mono] * 3, 1)):
+            assert np.array_equal(read_clip((channels, RATE), RATE), read_clip((mono, RATE), RATE))
+
+    def test_inverted_channels_with_noise_of_their_own_do_not_cancel(self) -> None:
+        """What is left of their mean is noise alone, 20 dB below."""
+        rng, mono = np.random.default_rng(0), tone(440, RATE)
+        first, second = (sign * mono + 0.05 * rng.standard_normal(RATE) for sign in (1, -1))
+        read = read_clip((np.stack([first, second], 1), RATE), RATE, trim=False) / 32768
+        assert np.corrcoef(read, mono)[0, 1] ** 2 > 0.95
+        apart = 0.1 * rng.standard_normal((RATE, 2))  # that have nothing in common are averaged
+        read = read_clip((apart, RATE), RATE, trim=False) / 32768
+        assert np.abs(read - apart.mean(1)).max() < 1e-4
+
     def test_inverted_channels_do_not_cancel(self) -> None:
         mono = noise(0)
         for second in (-mono, -0.999 * mono):
@@ -113,6 +135,8 @@ class TestOneClip:
             (encoded(np.float32([0.1, np.nan, 0.1]), subtype="FLOAT"), "has samples that are NaN or infinite"),
             (encoded(np.float32([0.1, np.inf] * 2000), 44100, subtype="FLOAT"), "has samples that are NaN or infinite"),
             (Path("nowhere.wav"), r"cannot be opened \(No such file or directory\)"),
+            ((np.array([0.1, None]), RATE), r"has samples of shape \[2\] and type object"),
+            ((noise(0), None), "has a sample rate of 0 Hz"),
         ],
     )
     def test_faults_have_a_reason(self, data: bytes | Path, reason: str) -> None:
@@ -300,6 +324,23 @@ class TestManyClips:
         assert capsys.readouterr().err == (
             "Warning: 2 of 14 clips are silent, of one value from end to end: quiet.wav; dc.wav.\n"
         )
+
+    def test_clips_that_are_nearly_silent_or_clipped_are_named(self, capsys: pytest.CaptureFixture[str]) -> None:
+        sine = tone(440, RATE, 0.2)
+        items = [
+            ("16 bits as 24", encoded(np.int32(sine * 2**15) * 2**8, subtype="PCM_24")),
+            ("16 bits as 32", encoded(np.int32(sine * 2**15), subtype="PCM_32")),  # of one value
+            ("too loud", encoded(np.float32(8 * sine), subtype="FLOAT")),
+            ("full scale", encoded(np.float32(2 * sine), subtype="FLOAT")),
+            ("soft", encoded(np.float32(0.02 * sine), subtype="FLOAT")),
+        ]
+        read_clips(items, RATE, cache_dir="none")
+        assert capsys.readouterr().err.splitlines() == [
+            "Warning: 1 of 5 clips are silent, of one value from end to end: 16 bits as 32.",
+            "Warning: 1 of 5 clips are nearly silent, below 1/256 of full scale, as if stored with more bits than they "
+            "have: 16 bits as 24.",
+            "Warning: 1 of 5 clips are clipped, with more than 10% of their samples at full scale: too loud.",
+        ]
 
     def test_settings(self) -> None:
         with pytest.raises(ValueError, match='`on_error` must be "skip" or "raise", but is \'ignore\''):

@@ -115,6 +115,21 @@ class TestOtherSplits:
         assert data.splits == ("test", "held_out")
         assert data.held_out_note().startswith("9 clips that training did not use")
 
+    def test_a_validation_split_beside_a_test_split_is_tuned_on(self, load: Load, tmp_path: Path) -> None:
+        sizes = {"train": {"ant": 4, "bee": 3}, "test": {"ant": 2, "bee": 2}, "val": {"bee": 2}}
+        for split, classes in sizes.items():
+            write_folder(tmp_path / split, classes)
+        data = load(data_dir=tmp_path, profile="natural")
+        assert data.splits == ("test", "held_out")
+        assert data.labels["held_out"].tolist() == [1, 1]
+        assert data.names["held_out"] == ["val/bee/00.wav", "val/bee/01.wav"]
+        for changes, message in (
+            ({"held_out_per_class": 1}, "`held_out_per_class` is 1, but .* has a validation split to tune"),
+            ({"test_fold": 2}, "`test_fold`=2, but .* has a test split. Leave it out"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                load(data_dir=tmp_path, profile="natural", **changes)
+
     def test_held_out_clips_are_drawn_by_class(self, load: Load, tmp_path: Path) -> None:
         folder = write_folder(tmp_path / "data", {"ant": 10, "bee": 10, "cat": 10})
         data = load(data_dir=folder, held_out_per_class=2, imbalance_ratio=3)

@@ -28,14 +28,16 @@ class TestFolder:
             (tmp_path / "bee" / f"sound{suffix}").write_bytes(data)
         (tmp_path / "bee" / "without_suffix").write_bytes(encoded(noise(0)))
         (tmp_path / "bee" / "recording.dat").write_bytes(encoded(noise(0), kind="FLAC"))
+        (tmp_path / "bee" / "matlab.mat").write_bytes(encoded(noise(0), kind="MAT4"))  # of a kind that says little
         (tmp_path / "bee" / "phone.m4a").write_bytes(b"\0\0\0\x20ftypM4A ")
         (tmp_path / "bee" / "notes.txt").write_text("RIF")
+        (tmp_path / "bee" / "samples.raw").write_bytes(bytes(800))
         source = read_folder(str(tmp_path))
         assert source.class_names == ["ant", "bee"]
-        assert source.train.labels.bincount().tolist() == [1, len(kinds) + 3]
+        assert source.train.labels.bincount().tolist() == [1, len(kinds) + 4]
         assert min(len(clip) for clip in sounds(source.train)) == 400
         assert capsys.readouterr().err == (
-            "Warning: 2 files are left out, since they are no sound files (.m4a: 1, .txt: 1).\n"
+            "Warning: 3 files are left out, since they are no sound files (.m4a: 1, .raw: 1, .txt: 1).\n"
         )
 
     def test_sounds_belong_to_their_names(self, tmp_path: Path) -> None:
@@ -52,6 +54,10 @@ class TestFolder:
         source = read_folder(str(tmp_path))
         assert (source.test.names, source.test.labels.tolist()) == (["validation/bee/00.wav"], [1])
         assert len(sounds(source.test)[0]) == 400
+        assert source.held_out is None
+        write_folder(tmp_path / "test", {"ant": 1})  # now validation is to tune on
+        source = read_folder(str(tmp_path))
+        assert (source.test.names, source.held_out.names) == (["test/ant/00.wav"], ["validation/bee/00.wav"])
 
     def test_names_that_are_no_utf8(self, tmp_path: Path) -> None:
         write_folder(tmp_path, {"bar": 1, "new": 1})
@@ -90,6 +96,10 @@ COLUMNS = {
         [{"array": (np.array(samples) * 32768).astype(int).tolist(), "sampling_rate": RATE} for samples in ARRAYS]
     ),
     "list": pyarrow.array(ARRAYS),
+    "list_fixed": pyarrow.array(ARRAYS, pyarrow.list_(pyarrow.float32(), 400)),
+    "list_of_channels": pyarrow.array([[samples, samples] for samples in ARRAYS]),
+    "array_of_channels": pyarrow.array([{"array": [samples] * 2, "sampling_rate": RATE} for samples in ARRAYS]),
+    "binary_view": pyarrow.array(FILES, pyarrow.binary_view()),
     "list_float32": pyarrow.array(ARRAYS, pyarrow.large_list(pyarrow.float32())),
 }
 
@@ -120,10 +130,16 @@ class TestTable:
         for k, clip in enumerate(sounds(source.train)):
             assert np.abs(clip - noise(k) * 32768).max() <= 1
 
-    @pytest.mark.parametrize("nested", [True, False])
-    def test_sounds_stored_as_paths(self, tmp_path: Path, nested: bool) -> None:
+    @pytest.mark.parametrize("kind", ["nested", "string", "string_view", "dictionary", "Windows"])
+    def test_sounds_stored_as_paths(self, tmp_path: Path, kind: str) -> None:
         names = [f"files/{k}.wav" for k in range(30)]
-        audio = pyarrow.array([{"path": name} for name in names] if nested else names)
+        audio = pyarrow.array([{"path": name} for name in names] if kind == "nested" else names)
+        if kind == "string_view":
+            audio = audio.cast(pyarrow.string_view())
+        elif kind == "dictionary":
+            audio = audio.dictionary_encode()
+        elif kind == "Windows":
+            audio = pyarrow.array([name.replace("/", "\\") for name in names])
         folder = write_table(tmp_path / "data", features=False, audio=audio)
         (folder / "files").mkdir()
         for name, data in zip(names, FILES, strict=True):
@@ -167,6 +183,7 @@ class TestTable:
             ({}, {"label_column": "fold"}, "has 5 labels in 'fold', but 15 pairs of label and 'category'"),
             ({}, {"audio_column": "fold"}, "must hold sounds in 'fold', but holds Value"),
             ({"esc10": [False] * 30}, {"only": "esc10"}, "has no clips"),
+            ({"esc10": ["False"] * 30}, {"only": "esc10"}, "must hold truth values, or 0 and 1, in 'esc10'"),
             ({"audio": ARRAYS}, {}, "holds lists of samples in 'audio', and no column 'sampling_rate'"),
         ],
     )

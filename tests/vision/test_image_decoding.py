@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from image_support import picture, write
 from PIL import Image
 
-from ltaug.vision.decoding import open_stored, to_rgb
+from ltaug.vision.decoding import decode, open_stored, to_rgb
 from ltaug.vision.folders import is_image
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -60,6 +61,52 @@ def test_greys_of_more_bits_keep_their_range(values: np.ndarray) -> None:
     """Pillow alone clips them to 0..255, which leaves white or black."""
     image = to_rgb(reopened(Image.fromarray(values), "TIFF"))
     assert difference(image, GREY) <= 1
+
+
+@pytest.mark.parametrize("top", [1, 255, 65535])
+def test_floats_that_overshoot_their_range_keep_it(top: int) -> None:
+    """As after resampling; 1.001 must not make a picture of 0..1 one of 0..255, which is black."""
+    values = (RAMP / 255 * 1.1 - 0.05) * top
+    assert values.max() > top
+    wanted = np.clip(values / top, 0, 1) * 255
+    image = to_rgb(Image.fromarray(values.astype(np.float32)))
+    assert np.abs(np.asarray(image)[..., 0] - wanted).max() <= 1
+
+
+def test_16_bits_of_a_pgm_stay_16_bits() -> None:
+    """Pillow has them as 32: a dark one is no picture of 8 bits."""
+    data = b"P5 256 2 65535\n" + np.repeat(np.arange(0, 512, 2)[None], 2, 0).astype(">u2").tobytes()
+    assert np.asarray(to_rgb(Image.open(io.BytesIO(data)))).max() == 1
+
+
+def rgb_of_16_bits(pixels: np.ndarray) -> bytes:
+    """A PNG file, which Pillow does not write."""
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([16, 2, 0, 0, 0])
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+@pytest.mark.parametrize(
+    ("factor", "remark"),
+    [
+        (1, "stored as {}, has one colour only"),  # 8 bits that are stored as 16
+        (16, "stored as {}, is nearly black: it has no value above 15 of 255"),  # 12 bits
+        (257, ""),
+    ],
+)
+def test_fewer_bits_than_the_file_says_are_seen(factor: int, remark: str) -> None:
+    grey = reopened(Image.fromarray(RAMP.astype(np.uint16) * factor), "PNG")
+    colour = Image.open(io.BytesIO(rgb_of_16_bits(GREY.astype(np.uint16) * factor)))
+    for image, kind in ((grey, "I;16"), (colour, "RGB;16")):
+        read, odd = decode(image)
+        assert difference(read, GREY.astype(int) * factor // 256) <= 1
+        assert odd == remark.format(kind)
 
 
 @pytest.mark.parametrize("values", [np.full((2, 2), -1.0), np.full((2, 2), np.nan), np.full((2, 2), 1e6)])
@@ -160,6 +207,7 @@ def test_stored_images(tmp_path: Path) -> None:
         {"bytes": picture(30)},
         {"bytes": None, "path": "a.png"},
         "a.png",
+        ".\\a.png",  # of Windows
         str(tmp_path / "a.png"),
     ):
         assert difference(to_rgb(open_stored(stored, str(tmp_path))), np.full((6, 8, 3), 30)) <= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
 import io
 import json
@@ -37,16 +38,30 @@ class TestText:
             "Windows": b"\xef\xbb\xbftrain/ant/1.jpg 0\r\ntrain/bee/2 3.jpg 1\r\n\r\n",
             "tabs": b"train/ant/1.jpg\t0\ntrain/bee/2 3.jpg\t1",
             "UTF-16": "train/ant/1.jpg\t0\r\ntrain/bee/2 3.jpg\t1\r\n".encode("utf-16"),
+            "UTF-16 without a mark": "train/ant/1.jpg\t0\r\ntrain/bee/2 3.jpg\t1".encode("utf-16-le"),
+            "UTF-16, the other way round": "train/ant/1.jpg 0\ntrain/bee/2 3.jpg 1".encode("utf-16-be"),
+            "Excel": b"file;class\r\ntrain/ant/1.jpg;0\r\ntrain/bee/2 3.jpg;1\r\n;\r\n",
+            "Excel, more columns": b"train/ant/1.jpg;0;;\r\ntrain/bee/2 3.jpg;1;;\r\n",
+            "pandas": b"path,label\ntrain/ant/1.jpg,0.0\ntrain/bee/2 3.jpg,1.0\n",
+            "quotes": b'"train/ant/1.jpg","0"\n"train/bee/2 3.jpg","1"\n',
+            "an old Mac": b"train/ant/1.jpg 0\rtrain/bee/2 3.jpg 1\r",
             "other spelling": b"./train//ant/1.jpg 0\ntrain\\bee\\2 3.jpg 1\n",
+            "slashes of both kinds": b"train/ant\\1.jpg 0\ntrain/./bee\\2 3.jpg 1\n",
         }.values(),
     )
     def test_files_of_any_editor(self, data: bytes) -> None:
         images = parse_list("`a.txt`", data)
         assert (images.paths, images.labels.tolist()) == (["train/ant/1.jpg", "train/bee/2 3.jpg"], [0, 1])
 
+    def test_separators_inside_of_paths(self) -> None:
+        data = b'"a,b;1.jpg",0\n"say ""c"".jpg",1\na b;2, 3.jpg\t2\n'
+        assert parse_list("list", data).paths == ["a,b;1.jpg", 'say "c".jpg', "a b;2, 3.jpg"]
+
     @pytest.mark.parametrize(
         ("data", "message"),
         [
+            (b"label,path\n0,a.jpg", r"but line 1 is 'label,path'\."),
+            ("a.jpg 0\n".encode("utf-16")[:-1], r"`a.txt` looks like UTF-16, but cannot .* Save it as UTF-8\."),
             (b"a.jpg 0\nnonsense\n", r"like 'train/n01440764/n01440764_190.JPEG 0', .*, but line 2 is 'nonsense'\."),
             (b"a.jpg 3.5", r"a class index, but line 1 is 'a\.jpg 3\.5'\."),
             (b"\n\n", "`a.txt` lists no images"),
@@ -78,6 +93,17 @@ class TestText:
         lines = "".join(f"{unicodedata.normalize('NFC', f'café{k}/né.jpg')} {k}\n" for k in range(2)).encode()
         images = listed_files(tmp_path, parse_list("list", lines + b"old/t\xe9l\xe9.jpg 1"), ["a", "b"])
         assert [number_of(ImageSet(images)[k][0]) for k in range(3)] == [0, 20, 90]
+
+    def test_letters_may_be_capital_and_small(self, tmp_path: Path) -> None:
+        for k, path in enumerate(("Train/Ant/1.JPG", "café/2.jpg", "x/a.jpg", "x/A.jpg")):
+            write(tmp_path / path, picture(20 * k))
+        if len(list((tmp_path / "x").iterdir())) == 1:
+            pytest.skip("this file system does not tell them apart")
+        lines = "train/ant/1.jpg;0\ncafé/2.jpg;0\nx/a.jpg;0\nx/A.jpg;0".encode("latin-1")  # as Excel saves it
+        images = listed_files(tmp_path, parse_list("list", lines), ["a"])
+        assert names_of(images) == ["Train/Ant/1.JPG", "café/2.jpg", "x/a.jpg", "x/A.jpg"]
+        with pytest.raises(ValueError, match=r"1 of 1 images are not there"):  # it could be either
+            listed_files(tmp_path, parse_list("list", b"x/a.JPG 0"), ["a"])
 
     def test_images_that_are_not_there(self, tmp_path: Path) -> None:
         paths = [f"{k % 3}/{k:02d}.jpg" for k in range(30)]
@@ -296,6 +322,17 @@ class TestJson:
         lists, names = read("\ufeff" + json.dumps(train), test)
         assert (lists["train"].labels.tolist(), names) == ([2, 0, 1, 2, 0, 1, 2], ["name3", "name7", "name40"])
 
+    def test_ids_as_text_and_fractions(self, read: Callable) -> None:
+        """Of programs that go through a table: "7" and 7.0 are 7; and a long one keeps its digits."""
+        train, test = content(7), content(3, 7)
+        for annotation in train["annotations"]:
+            number, category = annotation["image_id"], annotation["category_id"]
+            annotation |= {"image_id": str(10**20 + number), "category_id": float(category)}
+        for image in train["images"]:
+            image |= {"id": 10**20 + image["id"], "name": "a field of its own"}
+        lists, names = read(train, test)
+        assert (lists["train"].labels.tolist(), names) == ([2, 0, 1, 2, 0, 1, 2], ["name3", "name7", "name40"])
+
     def test_faults(self, read: Callable) -> None:
         def fails(message: str, change: Callable[[dict, dict], object]) -> None:
             train, test = content(7), content(3, 7)
@@ -352,6 +389,11 @@ class TestJson:
         train = write(tmp_path / "train.json.tar.gz", archive("train.json", content(7)))
         test = write(tmp_path / "test.json.tar.gz", archive("test.json", content(3, 7)))
         assert len(read_coco(train, test)[0]["train"].paths) == 7
+        write(test, gzip.compress(json.dumps(content(3, 7)).encode()))
+        assert len(read_coco(train, test)[0]["test"].paths) == 3
+        write(test, archive("._test.json", "a file of the Finder"))
+        with pytest.raises(ValueError, match=r"but: the archive has no JSON file in it\."):
+            read_coco(train, test)
         write(test, archive("readme.txt", "nothing"))
         with pytest.raises(ValueError, match=r"but: the archive has no JSON file in it\."):
             read_coco(train, test)

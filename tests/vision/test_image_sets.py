@@ -269,5 +269,12 @@ class TestINaturalist:
         for setting, words in (("train_json", (None, "TEST.json")), ("test_json", ("TRAIN.json", None))):
             with pytest.raises(ValueError, match=f"`{setting}` must name the JSON file that lists the t"):
                 read_json_lists(str(tmp_path), *words)
+        spelled = content(3, 7)
+        spelled["images"][0]["file_name"] = self.TRAIN["images"][4]["file_name"].upper()  # finds the training image
+        write(tmp_path / "TEST.json", json.dumps(spelled))
+        with pytest.raises(
+            ValueError, match=r"0+4\.jpg' is in `.*TRAIN\.json` and in `.*TEST\.json`\. An image must be"
+        ):
+            read_json_lists(str(tmp_path), "TRAIN.json", "TEST.json")
         with pytest.raises(ValueError, match=r"`test_json` 'nothing\.json' is no file, neither here nor in `data_dir`"):
             read_json_lists(str(tmp_path), "TRAIN.json", "nothing.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import io
 import json
 import pickle
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pyarrow
 import pytest
 import torch
 from image_support import names_of, number_of, picture, write_parquet
+from PIL import Image
 from pyarrow import parquet
 
 import ltaug
@@ -106,6 +108,13 @@ def test_columns_splits_and_names(tmp_path: Path) -> None:
     assert number_of(copy(3).convert("RGB")) == 15
 
 
+def test_a_stream_passes_over_what_other_programs_leave(tmp_path: Path) -> None:
+    write_hub(tmp_path, {"train": [0, 1, 1], "test": [0, 1]})
+    write_hub(tmp_path / "@Recycle", {"train": [5, 5]})
+    names, train, _ = read_image_stream(None, str(tmp_path), buffer=4)
+    assert (names, train.labels.tolist()) == (["0", "1"], [0, 1, 1])
+
+
 def test_three_splits(tmp_path: Path) -> None:
     folder = str(write_hub(tmp_path, {"train": [0, 1], "test": [0, 1, 1], "validation": [1]}))
     _, splits = read_image_table(None, folder)
@@ -182,6 +191,21 @@ class TestSmallImages:
         assert splits["train"].images(torch.tensor([], dtype=torch.long)).shape == (0, 0, 0, 3)
         with pytest.raises(ValueError, match=r"image 2 in 'image' cannot be read \(.*\)\. Repair or drop it"):
             splits["train"].images()
+
+    def test_an_image_that_comes_out_black_is_reported_once(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        images = []
+        for values in (np.arange(48) * 5, np.arange(48) * 80, np.arange(48) * 1300):  # 8, 12 and 16 bits, stored as 16
+            Image.fromarray(values.reshape(6, 8).astype(np.uint16)).save(file := io.BytesIO(), "PNG")
+            images.append({"bytes": file.getvalue(), "path": None})
+        write_parquet(tmp_path / "train-0.parquet", images, [0, 1, 1])
+        splits, _ = read_small_images(None, str(tmp_path), splits=("train",))
+        capsys.readouterr()
+        assert splits["train"].images().amax((1, 2, 3)).tolist() == [0, 14, 238]
+        said = capsys.readouterr().err
+        assert said.count("Warning") == 1
+        assert "image 0, stored as I;16, has one colour only; further ones are not reported." in said
 
     def test_faults(self, tmp_path: Path) -> None:
         other = [{"bytes": picture(0, size=size), "path": None} for size in ((8, 6), (8, 6), (5, 4))]
