@@ -26,9 +26,9 @@ def decode(image: Image.Image) -> tuple[Image.Image, str]:
     Odd is one colour, where the conversion may have lost the others, and an image of more than 8 bits that is nearly
     black, as of 12 bits that are stored as 16. Images of 8-bit grey or colour need no conversion.
     """
-    kind = image.mode
-    if kind in ("RGB", "L") and ";16" in str(getattr(image, "tile", "")):  # of which Pillow takes the upper bits
-        kind += ";16"
+    kind, stored = image.mode, str(getattr(image, "tile", ""))
+    if kind in ("RGB", "L") and (";16" in stored or (image.format == "PPM" and "65535" in stored)):
+        kind += ";16"  # of which Pillow takes the upper bits
     rgb = to_rgb(image)
     if kind in ("RGB", "L"):
         return rgb, ""

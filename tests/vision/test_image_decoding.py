@@ -107,6 +107,8 @@ def test_fewer_bits_than_the_file_says_are_seen(factor: int, remark: str) -> Non
         read, odd = decode(image)
         assert difference(read, GREY.astype(int) * factor // 256) <= 1
         assert odd == remark.format(kind)
+    pixmap = b"P6 16 16 65535\n" + (GREY.astype(np.uint16) * factor).astype(">u2").tobytes()
+    assert bool(decode(Image.open(io.BytesIO(pixmap)))[1]) == bool(remark)
 
 
 @pytest.mark.parametrize("values", [np.full((2, 2), -1.0), np.full((2, 2), np.nan), np.full((2, 2), 1e6)])
