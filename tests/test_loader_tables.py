@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import decimal
+import http.server
 import json
+import threading
+import time
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +20,15 @@ from ltaug.loaders.tables import (
     check_columns,
     class_labels,
     hold_out,
+    hub_or_cache,
     load_splits,
     stored_path,
     whole_numbers,
 )
 
 pyarrow = pytest.importorskip("pyarrow")
+datasets = pytest.importorskip("datasets")
+huggingface_hub = pytest.importorskip("huggingface_hub")
 
 
 def column(values: list[Any], kind: Any = None) -> Any:
@@ -200,3 +207,42 @@ class TestSplits:
         monkeypatch.setattr(datasets, "load_dataset", unreachable)
         with pytest.raises(ConnectionError, match=message):
             load_splits("owner/name")
+
+
+class TestHub:
+    @pytest.fixture
+    def endpoint(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[http.server.HTTPServer]:
+        """A hub that knows nothing, on loopback; closed by the test that wants none."""
+
+        class Empty(http.server.BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self.send_error(404)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = http.server.HTTPServer(("127.0.0.1", 0), Empty)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        for client in (huggingface_hub.constants, datasets.config):
+            monkeypatch.setattr(client, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        yield server
+        server.shutdown()
+        server.server_close()
+
+    def test_one_that_answers_is_asked(self, endpoint: http.server.HTTPServer, capsys: Any) -> None:
+        with hub_or_cache():
+            assert not datasets.config.HF_HUB_OFFLINE
+        assert capsys.readouterr().err == ""
+
+    def test_one_that_is_out_of_reach_costs_no_minute(self, endpoint: http.server.HTTPServer, capsys: Any) -> None:
+        endpoint.shutdown()
+        endpoint.server_close()
+        began = time.monotonic()
+        with pytest.raises(ConnectionError, match=r"'nobody/nothing' could not be loaded from the hub.*Offline ways"):
+            load_splits("nobody/nothing")
+        assert time.monotonic() - began < 5  # its client tries for 47 s
+        assert "does not answer" in capsys.readouterr().err
+        assert not datasets.config.HF_HUB_OFFLINE
+        assert not huggingface_hub.constants.HF_HUB_OFFLINE

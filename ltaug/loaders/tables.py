@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = [
     "class_labels",
     "data_files",
     "hold_out",
+    "hub_or_cache",
     "is_plain",
     "load_splits",
     "loading_error",
@@ -52,12 +54,43 @@ def load_splits(source: str, data_dir: str | None = None) -> dict[str, Any]:
         raise UserError(f"`data_dir` {data_dir!r} is no folder. Leave it out to read {source} from the hub.")
     try:
         if not data_dir:
-            return dict(load_dataset(source))
+            with hub_or_cache():
+                return dict(load_dataset(source))
         return dict(load_dataset(data_dir, data_files=data_files(load_dataset_builder(data_dir), data_dir)))
     except UserError:
         raise
     except Exception as error:  # the hub client and the file readers raise many types
         raise loading_error(source, data_dir, error) from error
+
+
+@contextlib.contextmanager
+def hub_or_cache(timeout: float = 10.0) -> Iterator[None]:
+    """Keep the clients of the hub offline, where they read their cache, if the hub does not answer.
+
+    They would ask for most of a minute before they give up, at each of several places.
+
+    Args:
+        timeout: seconds to wait for the hub.
+    """
+    import datasets
+    import huggingface_hub
+    from huggingface_hub.utils import get_session
+
+    clients = (huggingface_hub.constants, datasets.config)
+    before = [client.HF_HUB_OFFLINE for client in clients]
+    if not any(before):
+        try:
+            get_session().head(huggingface_hub.constants.ENDPOINT, timeout=timeout)
+        except Exception as error:  # of whichever HTTP library the client has
+            endpoint = huggingface_hub.constants.ENDPOINT
+            warn(f"The hub at {endpoint} does not answer ({type(error).__name__}): only its cache is searched.")
+            for client in clients:
+                client.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for client, value in zip(clients, before, strict=True):
+            client.HF_HUB_OFFLINE = value
 
 
 def data_files(builder: Any, data_dir: str | None = None) -> dict[str, list[str]] | None:

@@ -5,6 +5,7 @@ A column of images may hold bytes, paths, or structs of both, in any of arrow's 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from typing import Any
 
@@ -21,6 +22,7 @@ from ltaug.loaders.tables import (
     check_columns,
     class_labels,
     data_files,
+    hub_or_cache,
     is_plain,
     load_splits,
     loading_error,
@@ -162,7 +164,8 @@ def read_image_stream(
 
     source = _source(hub_id, data_dir)
     try:
-        builder = datasets.load_dataset_builder(source)
+        with hub_or_cache() if data_dir is None else contextlib.nullcontext():
+            builder = datasets.load_dataset_builder(source)
         paths = data_files(builder, data_dir) or {}
     except UserError:
         raise
