@@ -17,7 +17,7 @@ WHITE_IS_ZERO, PHOTOMETRIC, ORIENTATION = 0, 262, 274  # of TIFF and EXIF
 OVERSHOOT = 1.25
 """Floats that were resampled or sharpened lie up to this factor beyond their range."""
 DARK = 16
-"""Images of more than 8 bits without any value from here on, of 255, were scaled otherwise than their file says."""
+"""Images of more than 8 bits without any value above this, of 255, hold 12 bits or less: they were not scaled."""
 
 
 def decode(image: Image.Image) -> tuple[Image.Image, str]:
@@ -36,7 +36,7 @@ def decode(image: Image.Image) -> tuple[Image.Image, str]:
         return rgb, f"stored as {kind}, has one colour only"
     if kind.startswith(("I", "F")) or kind.endswith(";16"):
         brightest = int(np.asarray(rgb).max())
-        if brightest < DARK:
+        if brightest <= DARK:
             return rgb, f"stored as {kind}, is nearly black: it has no value above {brightest} of 255"
     return rgb, ""
 
