@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ltaug.mixers import BetweenClass, UniMix
 from ltaug.mixers._base import Mixer, beta_cdf, check_alpha
 from ltaug.mixers._counts import CountMixer
-from ltaug.priors import Counts, as_counts, as_labels
+from ltaug.priors import Counts, as_array, as_counts, as_labels, by_class
 
 __all__ = [
     "corollary_1",
@@ -188,7 +187,7 @@ def xi_aug_probability(n_i: Tensor | float, n_j: Tensor | float, alpha: float = 
     tensor([0.5120, 0.5446, 0.5571, 0.5000], dtype=torch.float64)
     """
     alpha = check_alpha(alpha)
-    first, partner = (torch.as_tensor(n, dtype=torch.float64).cpu() for n in (n_i, n_j))
+    first, partner = (_numbers(n, name) for name, n in (("n_i", n_i), ("n_j", n_j)))
     share, ratio = first / (first + partner), partner / (first + partner)
     # F is symmetric: 1 - F(3/2 - r) = F(r - 1/2), without the cancellation.
     wrapped = beta_cdf(alpha, alpha, (ratio - 0.5).clamp(min=0.0)) - beta_cdf(
@@ -356,8 +355,8 @@ def label_occurrence(
     if known is not None and num_classes is None:
         num_classes = int(known.max()) + 1 if known.numel() else 0
     both = [
-        as_counts(each, name, integers=False).double().cpu()
-        if isinstance(each, (Tensor, np.ndarray, Sequence))
+        as_counts(each, name, integers=False).double().cpu()  # type: ignore[arg-type]  # no sampler
+        if isinstance(each, (Tensor, Sequence, Mapping)) or hasattr(each, "__array__")
         else _drawn_classes(each, name, known, num_classes, epochs)
         for name, each in (("first", first), ("partner", partner))
     ]
@@ -389,7 +388,7 @@ def label_suppression(
     tensor(0.9471, dtype=torch.float64)
     """
     counts = as_counts(class_counts, integers=False).cpu()
-    head = torch.as_tensor(head).cpu()
+    head = by_class(head, "head").cpu()
     if head.dtype != torch.bool or head.shape != counts.shape:
         raise ValueError(
             f"`head` must be bool [{len(counts)}], a flag for each class, but is {head.dtype} {list(head.shape)}."
@@ -540,6 +539,11 @@ def _monte_carlo(mixer: Callable[..., Any], first: Tensor, partner: Tensor) -> T
     return mass / mass.sum()
 
 
+def _numbers(values: Any, name: str) -> Tensor:
+    """Convert numbers of any form to float64 on the CPU, since not every device has that type."""
+    return as_array(values, name).cpu().double()
+
+
 def _tail(y: Tensor | float, num_classes: int, imbalance_ratio: float, tau: float) -> tuple[Tensor, Tensor]:
     """Density and distribution function at y of P^tau, renormalised, with P the exponential prior on [1, C]."""
     if num_classes < 2:
@@ -548,7 +552,7 @@ def _tail(y: Tensor | float, num_classes: int, imbalance_ratio: float, tau: floa
         raise ValueError(f"`imbalance_ratio` is n_max / n_min and must be at least 1, but is {imbalance_ratio}.")
     if not math.isfinite(tau):
         raise ValueError(f"`tau` must be finite, but is {tau}.")
-    place = torch.as_tensor(y, dtype=torch.float64).cpu()
+    place = _numbers(y, "y")
     if bool(((place < 1) | (place > num_classes)).any()):
         raise ValueError(f"`y` must lie in [1, {num_classes}], but reaches from {place.min()} to {place.max()}.")
     length = num_classes - 1.0
@@ -567,6 +571,8 @@ def _drawn_classes(
         raise ValueError(f"`labels` are needed to count the classes that the sampler `{name}` draws.")
     counts = torch.zeros(num_classes, dtype=torch.float64)
     sampler = copy.copy(sampler)  # the caller's keeps its epoch
+    if hasattr(sampler, "begin_epoch"):
+        sampler.begin_epoch()  # whatever the caller has chosen for it
     with torch.random.fork_rng(devices=[]):
         for epoch in range(epochs):
             if hasattr(sampler, "set_epoch"):

@@ -40,7 +40,7 @@ def entropy_statistics(batches: Iterable[Logits]) -> tuple[float, float]:
     >>> round(mean, 4), round(std, 4)  # log(4) each
     (1.3863, 0.0)
     """
-    entropies = [_entropy(as_logits(logits).detach()).double().cpu() for logits in batches]
+    entropies = [_entropy(as_logits(logits).detach()).cpu().double() for logits in batches]
     if not any(len(entropy) for entropy in entropies):
         raise ValueError("`batches` must hold at least one sample, but is empty. Pass the training set's logits.")
     total = torch.cat(entropies)

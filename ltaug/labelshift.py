@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltaug.posthoc.shift import Logits, as_array, as_logits, as_number, as_whole, check_finite, check_no_probabilities
-from ltaug.priors import Counts, as_counts, as_labels
+from ltaug.posthoc.shift import Logits, as_logits, as_number, as_whole, check_finite, check_no_probabilities
+from ltaug.priors import Counts, as_array, as_counts, as_labels, by_class, on_wide_device
 
 __all__ = ["estimate_prior", "prior_interval"]
 
@@ -118,7 +117,7 @@ def estimate_prior(
         tolerance: limit for "em" on the sum of the classes' changes.
 
     Returns:
-        float64 [C] on the device of ``logits``; sums to 1.
+        float64 [C] on the device of ``logits``, or on the CPU where that has no float64; sums to 1.
 
     Raises:
         ValueError: wrong shapes, NaN, probabilities for logits (two samples or more, each of numbers that are not
@@ -225,7 +224,7 @@ class _Problem:
     ) -> None:
         if method not in ("em", "bbse", "rlls"):
             raise ValueError(f'`method` must be "em", "bbse" or "rlls", but is {method!r}.')
-        logits = as_logits(logits)
+        logits = on_wide_device(as_logits(logits))
         prior = as_counts(logits_prior, "logits_prior", integers=False, positive=True).double().to(logits.device)
         self.prior = prior / prior.sum()
         self.num_classes = prior.numel()
@@ -291,10 +290,10 @@ class _Problem:
 
     def read_trend(self, trend: Logits) -> Tensor:
         """Make an orthonormal basis of the trend without its constant part, which does not change a prior."""
-        columns = as_array(trend, "trend", " The usual one is `class_counts.log()`.")
+        columns = by_class(trend, "trend", " The usual one is `class_counts.log()`.")
         if columns.is_complex() or columns.dtype == torch.bool:
             raise ValueError(f"`trend` must be real numbers, but is {columns.dtype}.")
-        columns = columns.detach().to(self.prior)
+        columns = on_wide_device(columns.detach()).to(self.prior)
         if columns.ndim not in (1, 2) or len(columns) != self.num_classes or not bool(columns.isfinite().all()):
             raise ValueError(
                 f"`trend` must be finite, of shape [{self.num_classes}] or [{self.num_classes}, K], but has shape "
@@ -448,6 +447,9 @@ def _newton_step(basis: Tensor, estimate: Tensor, wanted: Tensor) -> Tensor:
 
 def _regularized_ratios(joint: np.ndarray[Any, Any], seen: np.ndarray[Any, Any], delta: float) -> np.ndarray[Any, Any]:
     """Compute argmin_{w >= 0} |joint w - seen| + delta |w - 1|, by iteratively reweighted least squares."""
+    # Here, not above: importing the library must not wait for scipy.
+    from scipy.optimize import nnls
+
     size = len(seen)
     penalty, ratios = delta, np.ones(size)
     for _ in range(100):

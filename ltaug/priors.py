@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,15 +12,27 @@ from torch import Tensor
 
 __all__ = ["class_counts", "class_prior", "effective_number", "shot_groups"]
 
-Counts = Tensor | np.ndarray[Any, Any] | Sequence[int]
-"""Anything that holds one number a class: a tensor, an array or a plain list."""
+
+class Column(Protocol):
+    """Column of a table: what pandas, polars, pyarrow and datasets hold labels in."""
+
+    def __len__(self) -> int: ...
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray[Any, Any]: ...
+
+
+Counts = Tensor | np.ndarray[Any, Any] | Sequence[int] | Mapping[Any, int] | Column
+"""Anything that holds one number a class, or labels: a tensor, an array, a plain list, or a column of a table.
+
+Numbers of classes may also come by class, in a dictionary or a pandas Series, as ``labels.value_counts()`` gives them:
+they are put in the order of the classes, 0 to C - 1.
+"""
 
 
 def class_counts(labels: Counts, num_classes: int | None = None) -> Tensor:
     """Count the samples of every class.
 
     Args:
-        labels: class indices, int [N]; tensor, array or list.
+        labels: class indices, int [N]; a tensor, an array, a list or a column of a table.
         num_classes: C; by default the largest label plus one, which hides trailing classes that have no sample.
 
     Returns:
@@ -51,7 +64,8 @@ def class_prior(class_counts: Counts) -> Tensor:
         class_counts: samples a class, [C]; not negative, at least one positive. Probabilities are taken as well.
 
     Returns:
-        float64 [C], sums to 1. Classes without samples get 0.
+        float64 [C], sums to 1. Classes without samples get 0. On the device of the counts, or on the CPU where that
+        has no float64, as Apple's MPS.
 
     >>> class_prior([3, 1])
     tensor([0.7500, 0.2500], dtype=torch.float64)
@@ -114,14 +128,20 @@ def as_labels(labels: Counts, name: str = "labels") -> Tensor:
 
 def as_integers(labels: Counts, name: str = "labels") -> Tensor:
     """Convert class indices [N] to a tensor of their own integer type, without a copy: for very many labels."""
-    tensor = torch.as_tensor(labels)
+    tensor = _with_values(as_array(labels, name), name)
     if tensor.ndim != 1:
         raise ValueError(f"`{name}` must be one class index a sample, shape [N], but has shape {list(tensor.shape)}.")
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         if tensor.numel() == 0:
             return tensor.long()
+        if tensor.is_floating_point() and bool(tensor.isnan().any()):
+            raise ValueError(
+                f"`{name}` must be integers, but are {tensor.dtype}, since the label at place "
+                f"{int(tensor.isnan().nonzero()[0])} is missing (NaN). Drop samples without a label."
+            )
         raise ValueError(
-            f"`{name}` must be integers, but are {tensor.dtype}. Convert with `.long()` if they hold indices."
+            f"`{name}` must be integers, but are {tensor.dtype}. Convert with `.long()` or `.astype(int)` if they hold "
+            "indices."
         )
     # torch neither counts nor compares the larger unsigned types.
     return tensor.long() if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64) else tensor
@@ -132,6 +152,8 @@ def as_counts(
 ) -> Tensor:
     """Convert class counts [C] of any form to a tensor; raise ValueError for anything else.
 
+    The tensor is on a device that has float64, the CPU if need be.
+
     Args:
         class_counts: one number a class.
         name: name of the caller's argument, for the message.
@@ -139,12 +161,8 @@ def as_counts(
             well.
         positive: refuse classes without samples.
     """
-    try:
-        counts = torch.as_tensor(class_counts)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"`{name}` must hold one number a class, but cannot be read as numbers. Pass a list, an array or a tensor."
-        ) from error
+    counts = by_class(class_counts, name, " Pass a list, an array or a tensor.", "hold one number a class")
+    counts = on_wide_device(_with_values(counts, name))
     if counts.ndim != 1 or counts.numel() == 0:
         raise ValueError(f"`{name}` must hold one number a class, shape [C], but has shape {list(counts.shape)}.")
     if counts.dtype == torch.bool or counts.is_complex():
@@ -182,3 +200,116 @@ def as_counts(
             f"{int((counts == 0).sum())} are empty), and the logarithm of its prior is not finite. {way}"
         )
     return counts
+
+
+def by_class(values: Any, name: str, advice: str = "", expected: str = "be a tensor or an array of numbers") -> Tensor:
+    """Convert numbers of classes as :func:`as_array` does, in the order of the classes if they come with them.
+
+    A dictionary does, and a pandas Series: its ``value_counts()`` stands in the order of frequency.
+    """
+    classes: Sequence[Any] | None = list(values) if isinstance(values, Mapping) else None
+    if classes is None and not isinstance(values, Tensor):
+        index: Any = getattr(values, "index", None)  # a method of lists
+        classes = None if callable(index) or not hasattr(index, "tolist") else index.tolist()
+    if classes is None:
+        return as_array(values, name, advice, expected)
+    place = {label: k for k, label in enumerate(classes)}
+    size = len(classes)
+    if size and set(place) != set(range(size)):
+        some = ", ".join(map(repr, classes[:5])) + (", ..." if size > 5 else "")
+        raise ValueError(
+            f"`{name}` comes with the classes {some}, but must hold a number for each of 0..{size - 1}. Give a class "
+            "without samples a 0 (`counts.reindex(range(num_classes), fill_value=0)` of pandas). For names pass a list "
+            "of the numbers, in the order of the classes."
+        )
+    numbers = list(values.values()) if isinstance(values, Mapping) else np.asarray(values)
+    tensor = as_array(numbers, name, advice, expected)
+    return tensor[[place[k] for k in range(size)]] if size else tensor
+
+
+def as_array(values: Any, name: str, advice: str = "", expected: str = "be a tensor or an array of numbers") -> Tensor:
+    """Convert numbers of any array-like form to a tensor; raise ValueError for anything else.
+
+    The one conversion of labels, counts and logits: tensors as they are; arrays of numpy in any byte order and
+    direction; columns of pandas, polars, pyarrow and datasets; lists and tuples. Only tensors and plain arrays are not
+    copied.
+
+    Args:
+        values: the numbers.
+        name: name of the caller's argument, for the message.
+        advice: last words of the message.
+        expected: what ``name`` must do, for the message.
+    """
+    if isinstance(values, Tensor):
+        return values
+    try:
+        if isinstance(values, list | tuple) and values and isinstance(values[0], Tensor):
+            return torch.stack([torch.as_tensor(each) for each in values])
+        array = np.asarray(_arrow_column(values))
+        if array.dtype == object:
+            array = np.asarray(array.tolist())  # numbers that were only stored as objects
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"`{name}` must {expected}, but cannot be read as such.{advice}") from error
+    if array.dtype.kind not in "biufc" or np.ma.is_masked(values):
+        raise ValueError(f"`{name}` must {expected}, but cannot be read as such: {_no_number(array)}.{advice}")
+    extended = array.dtype.kind in "fc" and array.dtype.itemsize > 8 * (1 + (array.dtype.kind == "c"))
+    # In this machine's byte order, and no wider than torch's types.
+    array = array.astype(np.float64 if extended else array.dtype.newbyteorder("="), copy=False)
+    # A copy where torch could not write: reversed views, read-only memory.
+    writeable = array.flags.writeable and min(array.strides, default=0) >= 0
+    tensor = torch.from_numpy(array if writeable else array.copy())
+    device = torch.get_default_device()
+    if device.type == "meta" or (tensor.dtype == torch.float64 and not has_float64(device)):
+        return tensor  # inside `torch.device("meta")`, where a tensor would lose its values
+    return tensor.to(device)
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64; Apple's MPS and some of Intel's GPUs do not."""
+    if device.type in ("cpu", "cuda", "meta"):
+        return True
+    return device.type != "mps" and _computes_in_float64(device)
+
+
+@functools.cache
+def _computes_in_float64(device: torch.device) -> bool:
+    try:
+        return bool(torch.ones(1, dtype=torch.float64, device=device).exp().isfinite().all())
+    except (TypeError, RuntimeError):
+        return False
+
+
+def on_wide_device(tensor: Tensor) -> Tensor:
+    """Move a tensor to the CPU if its own device has no float64."""
+    return tensor if has_float64(tensor.device) else tensor.cpu()
+
+
+def _arrow_column(values: Any) -> Any:
+    """Return the arrow column behind a column of ``datasets``, which decodes and formats its items one by one."""
+    if not type(values).__module__.startswith("datasets.") or not hasattr(values, "column_name"):
+        return values
+    source, name = values.source, values.column_name
+    # A column of a nested one has no such table, but can be read at once, too.
+    return source.select_columns(name).with_format("arrow")[:][name] if hasattr(source, "data") else values[:]
+
+
+def _with_values(tensor: Tensor, name: str) -> Tensor:
+    if tensor.is_meta:
+        raise ValueError(
+            f"`{name}` must have values, but is on the meta device. Pass a list, or a tensor made on the CPU."
+        )
+    return tensor
+
+
+def _no_number(array: np.ndarray[Any, Any]) -> str:
+    """Say what an array holds instead of numbers."""
+    if array.dtype.kind in "US" and array.size:
+        return f"it holds text such as {str(array.flat[0])!r}. Map every name to its class index first"
+    for place, value in enumerate(array.flat if array.dtype == object else ()):
+        if value is None or type(value).__name__ in ("NAType", "NaTType", "MaskedConstant"):
+            return f"the number at place {place} is missing ({value!r})"
+        if not isinstance(value, int | float | np.number):
+            return f"it holds {repr(value) if isinstance(value, str) else f'an object of type {type(value).__name__}'}"
+    if array.dtype.kind in "biufc":
+        return "some numbers are masked"
+    return "it holds numbers of more than 64 bits" if array.dtype == object else f"it holds {array.dtype}"

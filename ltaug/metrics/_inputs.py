@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from ltaug.priors import Counts, as_labels
+from ltaug.priors import Counts, as_array, as_labels, on_wide_device
 
 Probs = Tensor | np.ndarray[Any, Any] | Sequence[Sequence[float]]
 """Class probabilities, one row a sample, [N, C]."""
@@ -23,11 +22,9 @@ ROWS_CHECKED = 64
 """Rows of the first batch that are checked for probabilities passed as logits."""
 
 
-def as_tensor(values: Probs | Counts) -> Tensor:
+def as_tensor(values: Probs | Counts, name: str = "probs") -> Tensor:
     """Convert probabilities, predictions or counts of any form to a detached tensor on a device with float64."""
-    # Through numpy, because torch would read the floats of a list in single precision.
-    tensor = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
-    return tensor.cpu() if tensor.device.type == "mps" else tensor  # MPS has no float64
+    return on_wide_device(as_array(values, name).detach())
 
 
 def holds_predictions(tensor: Tensor) -> bool:
@@ -104,7 +101,7 @@ def check_not_probs(logits: Tensor) -> None:
 
 def read_scores(scores: Probs | Counts, labels: Counts, name: str) -> tuple[Tensor, Tensor]:
     """Check what probabilities and logits have in common: shape, type, and labels that fit."""
-    tensor = as_tensor(scores)
+    tensor = as_tensor(scores, name)
     if tensor.ndim != 2 or tensor.shape[1] == 0:
         raise ValueError(
             f"`{name}` must hold one row a sample, shape [N, C], but has shape {list(tensor.shape)}. "

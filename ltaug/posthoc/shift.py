@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltaug.priors import Counts, as_counts
+from ltaug.priors import Counts, as_array, as_counts, on_wide_device
 
 Logits = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 """Logits of any array-like form, [N, C, ...]."""
@@ -31,7 +31,7 @@ def log_prior_shift(from_prior: Counts, to_prior: Counts, strength: float = 1.0)
         strength: 1 is Bayes' rule.
 
     Returns:
-        float64 [C].
+        float64 [C], on the device of ``from_prior``, or on the CPU where that has no float64.
 
     Raises:
         ValueError: a class has prior 0 (its log is infinite), the numbers of classes differ, or ``strength`` is NaN or
@@ -102,28 +102,18 @@ def shift_logits(logits: Logits, from_prior: Counts, to_prior: Counts, strength:
         )
     shape = [1] * logits.ndim
     shape[dim] = -1
-    return logits + shift.to(logits.device, logits.dtype).view(shape)
+    return logits + shift.to(logits.dtype).to(logits.device).view(shape)
 
 
 def as_logits(logits: Logits, name: str = "logits") -> Tensor:
     """Convert array-like logits to a tensor; raise ValueError for anything else."""
-    return as_array(logits, name, " If the model returns an object, pass its `.logits`.")
-
-
-def as_array(values: Logits | Counts, name: str, advice: str = "") -> Tensor:
-    """Convert array-like numbers to a tensor; raise ValueError for anything else."""
-    if isinstance(values, Tensor):
-        return values
-    try:
-        if isinstance(values, np.ndarray):
-            # In this machine's byte order, and a copy where torch cannot write: reversed views, read-only memory.
-            values = values.astype(values.dtype.newbyteorder("="), copy=False)
-            values = values if values.flags.writeable and min(values.strides, default=0) >= 0 else values.copy()
-        return torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"`{name}` must be a tensor or an array of numbers, but cannot be read as one.{advice}"
-        ) from error
+    tensor = as_array(logits, name, " If the model returns an object, pass its `.logits`.")
+    entry: Any = logits
+    while isinstance(entry, list | tuple) and len(entry):
+        entry = entry[0]
+    # Plain numbers have no type of their own: they get torch's usual one, as in `torch.tensor`.
+    plain = type(entry) in (int, float) and tensor.is_floating_point()
+    return tensor.to(torch.get_default_dtype()) if plain else tensor
 
 
 def as_number(value: Any, name: str, advice: str = "") -> float:
@@ -150,7 +140,7 @@ def check_no_probabilities(rows: Tensor, name: str = "logits") -> None:
 
     A few rows suffice: the logits of a single sample may happen to be a distribution, but not those of two or more.
     """
-    some = rows[:: max(len(rows) // _ROWS, 1)].detach()
+    some = on_wide_device(rows[:: max(len(rows) // _ROWS, 1)].detach())
     sums = some.double().sum(1)
     slack = max(1e-4, torch.finfo(rows.dtype).eps)  # half precision rounds what adds up to 1
     if len(some) > 1 and bool((some >= 0).all() & ((sums - 1.0).abs() < slack).all()):
