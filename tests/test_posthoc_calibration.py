@@ -179,11 +179,44 @@ class TestFiniteAnswers:
         calibrate = TemperatureScaling().fit(logits, torch.ones(20).long())
         assert 3.0 < calibrate.temperature < math.inf
 
-    def test_a_class_that_does_not_occur(self) -> None:
-        logits, labels = samples(200)
+
+class TestAbsentClasses:
+    """That no sample of a class was held out says nothing about how rare it is."""
+
+    @pytest.mark.parametrize("prior", [None, [1] * 10], ids=["own mix", "uniform"])
+    @pytest.mark.parametrize("absent", [[9], [0, 4, 9]])
+    @pytest.mark.parametrize("make", [BiasCorrectedTemperatureScaling, VectorScaling, lambda c: TemperatureScaling()])
+    def test_keep_their_recall_and_have_the_mean_of_the_others_numbers(self, make, absent: list[int], prior) -> None:
+        def logits_of(labels: Tensor) -> Tensor:
+            return 3.0 * F.one_hot(labels, 10) + torch.randn(len(labels), 10)
+
+        there = torch.tensor([k for k in range(10) if k not in absent])
+        held, test = there[torch.randint(len(there), (500,))], torch.randint(10, (5000,))
+        logits, missing = logits_of(test), torch.isin(test, torch.tensor(absent))
+        calibrate = make(10).fit(logits_of(held), held, logits_prior=prior)
+
+        def recall(z: Tensor, of: Tensor) -> float:
+            return (z.argmax(1) == test)[of].double().mean().item()
+
+        for of in (missing, ~missing):
+            assert recall(calibrate(logits), of) == pytest.approx(recall(logits, of), abs=0.03)
+        assert nll(calibrate(logits), test) < nll(logits, test) - 0.2
+        for name in ("bias", "scale"):
+            if (numbers := getattr(calibrate, name, None)) is not None:
+                assert numbers[absent].tolist() == pytest.approx([numbers[there].mean().item()] * len(absent), abs=1e-5)
+
+    def test_a_weight_of_0_is_no_sample(self) -> None:
+        logits, labels = samples(300)
         seen = labels != 3
-        bias = BiasCorrectedTemperatureScaling(C).fit(logits[seen], labels[seen]).bias
-        assert -30 < bias[3] < bias[:3].min()
+        for make in ALL:
+            fitted = make().fit(logits, labels, weights=seen.double())
+            assert torch.allclose(fitted(logits), make().fit(logits[seen], labels[seen])(logits), atol=2e-2)
+
+    def test_a_single_class_tells_a_temperature_only(self) -> None:
+        logits, _ = samples(50)
+        fitted = BiasCorrectedTemperatureScaling(C).fit(logits, torch.zeros(50).long())
+        assert fitted.bias.tolist() == pytest.approx([fitted.bias[0].item()] * C)
+        assert torch.equal(fitted(logits).argmax(1), logits.argmax(1))
 
 
 class TestModule:

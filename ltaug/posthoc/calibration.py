@@ -9,10 +9,11 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ltaug.posthoc.shift import Logits, as_array, as_logits, as_number, as_whole, check_finite, check_no_probabilities
-from ltaug.priors import Counts, as_counts
+from ltaug.posthoc._buffers import KeptBuffers
+from ltaug.posthoc.shift import Logits, as_logits, as_number, as_whole, check_finite, check_no_probabilities
+from ltaug.priors import Counts, as_array, as_counts, on_wide_device
 
 __all__ = ["BiasCorrectedTemperatureScaling", "TemperatureScaling", "VectorScaling"]
 
@@ -22,7 +23,7 @@ _BLOCK = 1 << 18
 """Logits of a block of samples, few enough for the processor's cache."""
 
 
-class Calibration(nn.Module, ABC):
+class Calibration(KeptBuffers, ABC):
     """Base of the calibrations: scale * z + bias a class, by fitted numbers that start as the identity.
 
     If there are biases, they are the last of the numbers. The numbers are buffers, not parameters: an optimiser of the
@@ -44,7 +45,7 @@ class Calibration(nn.Module, ABC):
         """Calibrate logits [N, C, ...]; returns their shape and type."""
         logits = self.check(logits)
         numbers = (cast(Tensor, getattr(self, name)) for name in self.names)
-        scale, bias = (_along_classes(values.to(logits.dtype), logits) for values in self.scale_and_bias(*numbers))
+        scale, bias = (_along_classes(values.to(logits), logits) for values in self.scale_and_bias(*numbers))
         return logits * scale + bias
 
     def fit(
@@ -63,9 +64,9 @@ class Calibration(nn.Module, ABC):
         Weights of p / m have the same aim, but then the samples of p's frequent classes alone decide.
 
         Every number has a weak Gaussian prior about the identity. It bounds what the likelihood alone would let diverge
-        (the temperature of samples that are all classified correctly, the bias of a class that does not occur), and
-        loses its influence as samples are added. The fit works in double precision, block by block, so that it needs
-        little memory beside the logits.
+        (the temperature of samples that are all classified correctly, the bias of a class that is never confused), and
+        loses its influence as samples are added. The fit works in double precision, on the CPU where the device of the
+        logits has none, and block by block, so that it needs little memory beside the logits.
 
         Args:
             logits: [N, C, ...], of samples that the model was not trained on.
@@ -73,8 +74,8 @@ class Calibration(nn.Module, ABC):
             weights: of the samples, of the shape of ``labels``.
             prior_std: standard deviation of the Gaussian prior; infinity for plain maximum likelihood.
             logits_prior: the prior that the logits are under, [C], counts or probabilities; by default the class mix of
-                the held-out samples. Classes without held-out samples take no part, and get the mean of the others'
-                numbers.
+                the held-out samples. Either way a class without held-out samples has the mean of the others' numbers:
+                that none was held out does not say how rare it is. With a prior it takes no part in the fit, either.
 
         Returns:
             The calibration itself, fitted anew whatever it was before.
@@ -87,7 +88,7 @@ class Calibration(nn.Module, ABC):
         # Here, not above: no training step needs scipy, so importing the library must not wait for it.
         from scipy.optimize import minimize
 
-        logits = self.check(logits)
+        logits = on_wide_device(self.check(logits))
         labels = as_array(labels, "labels").to(logits.device)
         weights = None if weights is None else as_array(weights, "weights").to(logits.device)
         _check_samples(logits, labels, weights)
@@ -102,25 +103,27 @@ class Calibration(nn.Module, ABC):
         precision = 1.0 / (prior_std**2 * len(rows))
         with torch.inference_mode(False), torch.enable_grad():
             start = torch.cat([values.detach().double().cpu().flatten() for values in self.start])
+            present = likelihood.present.clone()  # may come from inference mode
             center, by_scale, by_bias = likelihood.curvature(*self.spread(start))
             # In units of the curvature the bias of a rare class is as far from its start as any other number.
             unit = (self.pull_back(start, by_scale, by_bias).abs() + precision).rsqrt().clamp(max=1e3)
 
             def loss(steps: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
                 point = (start + unit * torch.from_numpy(steps)).requires_grad_()
-                vector = self.uncentered(point, center)
-                way = vector.detach() - start
+                free = self.uncentered(point, center)
+                vector = self.tied(free, present)
+                way = free.detach() - start
                 value, *slopes = likelihood.value_and_slopes(*self.spread(vector.detach()))
-                (slope,) = torch.autograd.grad(vector, point, self.pull_back(vector, *slopes) + precision * way)
+                slope = self.pull_back(vector, *slopes)
+                (slope,) = torch.autograd.grad((vector, free), point, (slope, precision * way))
                 return value + precision * float(way @ way) / 2.0, (unit * slope).numpy()
 
             options = {"maxiter": 500, "maxcor": 30, "ftol": 1e-10, "gtol": 1e-7}
             found = minimize(loss, np.zeros(len(start)), jac=True, method="L-BFGS-B", options=options)
-            numbers = self.split(self.uncentered(start + unit * torch.from_numpy(found.x), center))
+            free = self.uncentered(start + unit * torch.from_numpy(found.x), center)
+            numbers = self.split(self.tied(free, present))
         with torch.no_grad():
             for name, values in zip(self.names, numbers, strict=True):
-                if values.ndim:
-                    values[~likelihood.present] = values[likelihood.present].mean()
                 getattr(self, name).copy_(values)
         return self
 
@@ -144,6 +147,11 @@ class Calibration(nn.Module, ABC):
             scale, _ = self.spread(vector)
             last = last - (scale - 1.0) * center
         return torch.cat([part.flatten() for part in (*others, last)])
+
+    def tied(self, vector: Tensor, present: Tensor) -> Tensor:
+        """Give classes that are not ``present``, bool [C], the mean of the others' numbers."""
+        parts = [torch.where(present, part, part[present].mean()) if part.ndim else part for part in self.split(vector)]
+        return torch.cat([part.flatten() for part in parts])
 
     def pull_back(self, vector: Tensor, by_scale: Tensor, by_bias: Tensor) -> Tensor:
         """Convert slopes along scale and bias, [C] each, to one along the vector."""
@@ -179,7 +187,7 @@ class TemperatureScaling(Calibration):
     log_temperature: Tensor
 
     def __init__(self) -> None:
-        super().__init__(log_temperature=torch.zeros(()))
+        super().__init__(log_temperature=_numbers(0.0))
 
     @property
     def temperature(self) -> float:
@@ -210,7 +218,7 @@ class BiasCorrectedTemperatureScaling(Calibration):
     bias: Tensor
 
     def __init__(self, num_classes: int) -> None:
-        super().__init__(log_temperature=torch.zeros(()), bias=torch.zeros(as_whole(num_classes, "num_classes", 1)))
+        super().__init__(log_temperature=_numbers(0.0), bias=_numbers(0.0, as_whole(num_classes, "num_classes", 1)))
 
     @property
     def temperature(self) -> float:
@@ -239,7 +247,7 @@ class VectorScaling(Calibration):
 
     def __init__(self, num_classes: int) -> None:
         classes = as_whole(num_classes, "num_classes", 1)
-        super().__init__(scale=torch.ones(classes), bias=torch.zeros(classes))
+        super().__init__(scale=_numbers(1.0, classes), bias=_numbers(0.0, classes))
 
     def scale_and_bias(self, *numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Scale w and bias b."""
@@ -265,7 +273,8 @@ class _Likelihood:
         # The labels' part of the slopes does not depend on the numbers.
         self.labels_by_bias = zeros.scatter_add(0, labels, share)
         self.labels_by_scale = zeros.scatter_add(0, labels, share * own)
-        self.shift, self.present = zeros, torch.ones(len(zeros), dtype=torch.bool)
+        self.present = self.labels_by_bias.cpu() > 0
+        self.shift = zeros
         if logits_prior is not None:
             prior = as_counts(logits_prior, "logits_prior", integers=False, positive=True).double().cpu()
             if prior.shape != zeros.shape:
@@ -275,7 +284,6 @@ class _Likelihood:
                 )
             # A class without samples has log 0 and so takes no part.
             self.shift = (self.labels_by_bias / prior.to(zeros.device)).log()
-            self.present = self.labels_by_bias.cpu() > 0
 
     def value_and_slopes(self, scale: Tensor, bias: Tensor) -> tuple[float, Tensor, Tensor]:
         """Compute the loss and its slopes by scale and bias, float64 [C] each, on the CPU."""
@@ -323,6 +331,11 @@ class _Likelihood:
             z_label = power.gather(1, labels[:, None])[:, 0]
             power.exp_()
             yield z, z_label, power, power.sum(1), share
+
+
+def _numbers(value: float, classes: int | None = None) -> Tensor:
+    """Make the numbers that a calibration starts from, with values inside ``torch.device("meta")``, too."""
+    return torch.tensor(value if classes is None else [value] * classes, device="cpu")
 
 
 def _along_classes(values: Tensor, logits: Tensor) -> Tensor:

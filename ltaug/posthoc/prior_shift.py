@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, MutableMapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ltaug.posthoc._buffers import KeptBuffers
 from ltaug.posthoc.shift import log_prior_shift
 from ltaug.priors import Counts, as_counts
 
 __all__ = ["PriorShift"]
 
 
-class PriorShift(nn.Module):
+class PriorShift(KeptBuffers):
     """Wrapper that moves the logits of any model to the class prior of the place where it is used.
 
     :func:`ltaug.shift_logits` as the last layer. The shift is a buffer: it is saved with the model, moves with it (in
@@ -61,9 +62,10 @@ class PriorShift(nn.Module):
         prior = as_counts(logits_prior, "logits_prior", integers=False, positive=True).double().cpu()
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self.register_buffer("logits_prior", (prior / prior.sum()).to(dtype))
-        self.register_buffer("strength", torch.ones((), dtype=dtype))
-        self.register_buffer("shift", torch.zeros(prior.numel(), dtype=dtype))
-        self._aim(torch.ones(prior.numel()) if target_prior is None else target_prior, strength, "target_prior")
+        # Made from the prior, never anew: inside `torch.device("meta")` new tensors have no values.
+        self.register_buffer("strength", torch.ones_like(self.logits_prior[0]))
+        self.register_buffer("shift", torch.zeros_like(self.logits_prior))
+        self._aim(torch.ones_like(prior) if target_prior is None else target_prior, strength, "target_prior")
 
     def retarget(self, prior: Counts, strength: float | None = None) -> PriorShift:
         """Change the target prior.
@@ -95,12 +97,12 @@ class PriorShift(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PriorShift:
         # `half()` and the like are for the model: they would round the prior of a rare class to 0.
-        before = {name: cast(Tensor, getattr(self, name)) for name in ("logits_prior", "strength", "shift")}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
         for name, values in before.items():
-            now = cast(Tensor, getattr(self, name))
-            if now.dtype != values.dtype:
-                setattr(self, name, values.to(now.device))
+            now = self._buffers[name]
+            if values is not None and now is not None and now.dtype != values.dtype:
+                self._buffers[name] = values.to(now.device)
         return self
 
     def forward(self, inputs: Any = None, *more: Any, **options: Any) -> Any:
@@ -132,7 +134,9 @@ class PriorShift(nn.Module):
                 f"`model` must return floating-point logits of shape [N, {self.shift.numel()}, ...], one class for "
                 f"each of `logits_prior`, but returned {logits.dtype} of shape {list(logits.shape)}."
             )
-        return logits + self.shift.to(logits.dtype).view(-1, *(1,) * (logits.ndim - 2))
+        shift = self.shift.to(logits.dtype).view(-1, *(1,) * (logits.ndim - 2))
+        # Moved only if need be, or an exported model would be bound to the device that it was exported on.
+        return logits + (shift if shift.device == logits.device else shift.to(logits.device))
 
     def extra_repr(self) -> str:
         """Shown by ``print(model)``."""
