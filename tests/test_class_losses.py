@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -20,6 +23,7 @@ from ltaug.losses import (
     LabelAwareSmoothingLoss,
     LADELoss,
     LDAMLoss,
+    _base,
     effective_number_weights,
     smoothing_factors,
 )
@@ -340,3 +344,159 @@ class TestWeightedWrapper:
     def test_what_cannot_be_weighted_is_refused(self, loss: nn.Module, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             ClassWeightedLoss(loss, torch.ones(3))
+
+
+# What torch's cross-entropy lets pass, and what goes wrong without a word.
+
+EVERY = [
+    *IGNORING,
+    BalancedSoftmaxLoss(COUNTS),
+    LDAMLoss(COUNTS, class_weights=torch.ones(C)),
+    LabelAwareSmoothingLoss(COUNTS, mode="official_code"),
+    ClassWeightedLoss(CDTLoss(COUNTS), [1, 2, 3, 4, 5]),
+    DeferredLoss(BalancedSoftmaxLoss(COUNTS), FocalLoss(), epoch=1),
+]
+
+
+def with_reduction(loss: nn.Module, reduction: str) -> nn.Module:
+    loss = copy.deepcopy(loss)
+    loss.reduction = reduction
+    return loss
+
+
+def name_of(loss: nn.Module) -> str:
+    return f"{type(loss).__name__}-{getattr(loss, 'mode', '')}"
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("loss", EVERY, ids=name_of)
+@pytest.mark.parametrize(("size", "spatial"), [(4, ()), (30, ()), (2, (2, 3)), (0, ())])
+def test_the_loss_of_no_target_is_0_and_so_is_its_gradient(
+    loss: nn.Module, reduction: str, size: int, spatial: tuple[int, ...]
+) -> None:
+    classes = 9 if isinstance(loss, LADELoss) and loss.prior.numel() == 9 else C
+    logits = torch.randn(size, classes, *spatial, requires_grad=True)
+    values = [with_reduction(loss, reduction)(logits, torch.full((size, *spatial), -100))]
+    if size == 0:  # a process may have no row of the last batch
+        values.append(with_reduction(loss, reduction)(logits, torch.zeros(0, classes)))
+    for value in values:
+        assert value.shape == ((size, *spatial) if reduction == "none" else ())
+        assert value.tolist() == torch.zeros_like(value).tolist()
+        (gradient,) = torch.autograd.grad(value.sum(), logits)
+        assert gradient.tolist() == torch.zeros_like(logits).tolist()
+
+
+@pytest.mark.parametrize("loss", [loss for loss in EVERY if not (hasattr(loss, "prior") and len(loss.prior) == 9)])
+def test_rows_that_do_not_sum_to_1_are_refused(loss: nn.Module) -> None:
+    logits, labels = batch(size=200)
+    soft = F.one_hot(labels, C).double() * 0.9 + 0.02
+    loss(logits, soft.bfloat16())
+    loss(logits, (soft + 0.001 * torch.rand(200, 1)).float())  # as from half precision
+    for row, entries in ((150, [1.0, 1.0, 0.0, 0.0, 0.0]), (3, [0.0] * 5), (0, [math.nan, 1.0, 0.0, 0.0, 0.0])):
+        targets = soft.clone()
+        targets[row] = torch.tensor(entries)
+        for dense in (targets, targets.half()):
+            with pytest.raises(ValueError, match=r"row sums to (2|0|nan)\. .* `torch\.nn\.BCEWithLogitsLoss`"):
+                loss(logits, dense)
+    image, target = logits.view(8, 25, C).movedim(2, 1), soft.view(8, 25, C).movedim(2, 1)
+    assert loss(image, target).isfinite()
+    with pytest.raises(ValueError, match="row sums to 2"):
+        loss(image, 2 * target)
+    # Nothing can be read there, and nothing must fail.
+    each = torch.func.vmap(lambda z, t: with_reduction(loss, "sum")(z[None], t[None]))(logits[:3], soft[:3])
+    assert each.shape == (3,)
+
+
+def test_wrong_rows_on_an_accelerator_are_refused_at_a_later_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There nobody waits for the device: the sums of the first rows are looked at when they have come."""
+
+    class Elsewhere(Tensor):
+        device = torch.device("xpu")
+
+    loss = _base.ClassLoss("mean")
+    monkeypatch.setattr(loss, "compute", lambda logits, targets: logits.sum())
+    logits, wrong = torch.zeros(2, 3), torch.ones(2, 3).as_subclass(Elsewhere)
+    for good in (torch.tensor([0, 1]).as_subclass(Elsewhere), torch.eye(3)[:2], torch.ones(2, 3)):
+        assert loss(logits, good).item() == 0.0  # labels, and what is on the CPU, where the functions check
+    assert loss(logits, wrong).item() == 0.0
+    other = pickle.loads(pickle.dumps(copy.deepcopy(loss._rows)))
+    for rows in (loss._rows, other):
+        with pytest.raises(ValueError, match="a row sums to 3"):
+            rows.look(wrong)
+
+
+class TestSettingsOfWrappedLosses:
+    """What a wrapper does not carry over it refuses."""
+
+    @pytest.mark.parametrize(
+        ("loss", "message"),
+        [
+            (nn.BCEWithLogitsLoss(), "is a BCEWithLogitsLoss. `nn.BCEWithLogitsLoss` takes the class weights itself"),
+            (nn.MSELoss(), "but is a MSELoss"),
+            (nn.KLDivLoss(), "but is a KLDivLoss"),
+            (nn.MultiLabelSoftMarginLoss(), "but is a MultiLabelSoftMarginLoss"),
+            (nn.CrossEntropyLoss(weight=torch.ones(3)), "`loss` must have no `weight` of its own"),
+        ],
+    )
+    def test_weights_are_for_softmax_losses(self, loss: nn.Module, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            ClassWeightedLoss(loss, torch.ones(3))
+
+    def test_a_loss_of_ones_own_must_give_one_number_a_sample(self) -> None:
+        class Binary(nn.Module):
+            reduction = "mean"
+
+            def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+                return F.binary_cross_entropy_with_logits(logits, targets, reduction=self.reduction)
+
+        with pytest.raises(ValueError, match=r"shape \[2\] for logits .*, but Binary returned shape \[2, 3\]"):
+            ClassWeightedLoss(Binary(), torch.ones(3))(torch.zeros(2, 3), torch.eye(3)[:2])
+
+    @pytest.mark.parametrize("ignored", [255, 0, -1])
+    @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+    def test_the_ignored_index_is_adopted(self, ignored: int, reduction: str) -> None:
+        logits, labels = batch()
+        labels = torch.where(labels == 0, ignored, labels)
+        labels[:2] = ignored
+        kept, weights = labels != ignored, torch.arange(1.0, C + 1).double()
+        loss = ClassWeightedLoss(nn.CrossEntropyLoss(ignore_index=ignored, reduction=reduction), weights)
+        each = F.cross_entropy(logits[kept], labels[kept], reduction="none") * weights[labels[kept]]
+        expected = {"mean": each.mean(), "sum": each.sum(), "none": torch.zeros(12).double().masked_scatter(kept, each)}
+        torch.testing.assert_close(loss(logits, labels), expected[reduction])
+
+    def test_class_weights_by_class_and_of_any_form(self) -> None:
+        expected = ClassWeightedLoss(nn.CrossEntropyLoss(), torch.tensor([1.0, 2.0, 4.0])).class_weights
+        for form in ([1, 2, 4], {2: 4.0, 0: 1.0, 1: 2.0}, np.array([4.0, 2.0, 1.0], ">f4")[::-1]):
+            assert torch.equal(ClassWeightedLoss(nn.CrossEntropyLoss(), form).class_weights, expected)
+
+    def test_weights_of_0_leave_a_class_out(self) -> None:
+        logits, labels = batch()
+        loss = ClassWeightedLoss(LDAMLoss(COUNTS), [0, 1, 1, 1, 1])
+        one_hot = F.one_hot(labels, C).double()
+        torch.testing.assert_close(loss(logits, one_hot), loss(logits, labels))
+        zero = logits.requires_grad_()
+        value = ClassWeightedLoss(LDAMLoss(COUNTS), torch.zeros(C))(zero, one_hot)
+        assert value.item() == 0.0
+        assert torch.autograd.grad(value, zero)[0].abs().max().item() == 0.0
+
+    @pytest.mark.parametrize(
+        ("then", "message"),
+        [
+            (CDTLoss(COUNTS, reduction="sum"), r"the same `reduction`, but have 'mean' and 'sum'"),
+            (nn.CrossEntropyLoss(ignore_index=255), r"the same `ignore_index`, but have -100 and 255"),
+        ],
+    )
+    def test_both_losses_of_a_deferral_must_fit(self, then: nn.Module, message: str) -> None:
+        for first in (FocalLoss(), nn.CrossEntropyLoss()):
+            with pytest.raises(ValueError, match=message):
+                DeferredLoss(first, then, epoch=1)
+
+    def test_a_deferral_hands_on_what_it_is_told(self) -> None:
+        logits, labels = batch()
+        inner = DeferredLoss(FocalLoss(), CDTLoss(COUNTS), epoch=6)
+        loss = DeferredLoss(BalancedSoftmaxLoss(COUNTS), inner, epoch=3)
+        loss.set_epoch(7)
+        assert loss(logits, labels).item() == CDTLoss(COUNTS)(logits, labels).item()
+        loss.reduction = "none"
+        assert (loss.reduction, inner.reduction) == ("none", "none")
+        assert loss(logits, labels).shape == labels.shape

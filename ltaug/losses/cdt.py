@@ -34,6 +34,6 @@ class CDTLoss(ClassLoss):
         self.gamma = float(gamma)
         self.keep("temperatures", (counts.max() / counts) ** gamma)
 
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of ``logits`` [N, C, ...] against ``targets``."""
         return cdt_loss(logits, targets, self.temperatures, self.reduction)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ltaug.losses._base import ClassLoss, check_class_weights
 from ltaug.losses.functional import focal_loss
+from ltaug.priors import Counts
 
 
 class FocalLoss(ClassLoss):
@@ -27,13 +28,13 @@ class FocalLoss(ClassLoss):
 
     class_weights: Tensor | None
 
-    def __init__(self, gamma: float = 1.0, class_weights: Tensor | None = None, reduction: str = "mean") -> None:
+    def __init__(self, gamma: float = 1.0, class_weights: Counts | None = None, reduction: str = "mean") -> None:
         super().__init__(reduction)
         if not gamma >= 0:
             raise ValueError(f"`gamma` must not be negative, but is {gamma}.")
         self.gamma = float(gamma)
         self.keep("class_weights", check_class_weights(class_weights))
 
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of ``logits`` [N, C, ...] against ``targets``."""
         return focal_loss(logits, targets, self.gamma, self.class_weights, self.reduction)

@@ -1,8 +1,9 @@
 """The losses as pure functions of logits, targets and class statistics.
 
 All take logits [N, C, ...] and targets as ``torch.nn.functional.cross_entropy`` does: class indices [N, ...], or
-probabilities [N, C, ...], which give sum_c t_c * loss(c). Positions whose target is -100 are ignored, as in torch. All
-compute in float32 at least, also under autocast.
+probabilities [N, C, ...], which give sum_c t_c * loss(c). Rows that do not sum to 1 are refused, wherever it can be
+seen without waiting for a device. Positions whose target is -100 are ignored, as in torch; the mean over no position is
+0. All compute in float32 at least, also under autocast.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ __all__ = [
 IGNORED = -100
 """Target of positions that are ignored; torch's default."""
 
+ROW_TOLERANCE = 1e-2
+"""How far the sum of a row of probabilities may be from 1: rows that have been through bfloat16 are off by 4e-3."""
+
 
 def prior_corrected_cross_entropy(logits: Tensor, targets: Tensor, shift: Tensor, reduction: str = "mean") -> Tensor:
     """Cross-entropy of shifted logits, CE(z + B).
@@ -46,7 +50,7 @@ def prior_corrected_cross_entropy(logits: Tensor, targets: Tensor, shift: Tensor
     logits, targets = prepare(logits, targets, shift.numel())
     # Autocast stays on, since it lowers no type in a sum or a cross-entropy; to switch it off would take a tenth of the
     # time.
-    return F.cross_entropy(logits + per_class(shift, logits), targets, reduction=reduction)
+    return _cross_entropy(logits + per_class(shift, logits), targets, reduction)
 
 
 def label_aware_smoothing_loss(
@@ -199,7 +203,7 @@ def cdt_loss(logits: Tensor, targets: Tensor, temperatures: Tensor, reduction: s
     """
     logits, targets = prepare(logits, targets, temperatures.numel())
     with torch.autocast(logits.device.type, enabled=False):
-        return F.cross_entropy(logits / per_class(temperatures, logits), targets, reduction=reduction)
+        return _cross_entropy(logits / per_class(temperatures, logits), targets, reduction)
 
 
 def lade_regularizer(
@@ -233,6 +237,8 @@ def lade_regularizer(
         raise ValueError(f'`mode` must be "paper" or "official_code", but is {mode!r}.')
     num_classes = prior.numel()
     logits, targets = prepare(logits, targets, num_classes)
+    if not logits.numel():
+        return logits.sum()
     with torch.autocast(logits.device.type, enabled=False):
         prior = prior.to(logits)
         if logits.ndim > 2:
@@ -240,6 +246,7 @@ def lade_regularizer(
             dense = targets.is_floating_point()
             targets = targets.movedim(1, -1).reshape(-1, num_classes) if dense else targets.reshape(-1)
         log_ratio = -(prior * num_classes).log()
+        alive = torch.ones_like(prior[0])
         if targets.is_floating_point():
             log_size: Tensor | float = math.log(logits.shape[0])
             log_kept = logits.new_zeros(())
@@ -249,7 +256,9 @@ def lade_regularizer(
         else:
             targets, kept = split_ignored(targets)
             share = kept.to(prior.dtype)
-            log_size, log_kept = share.sum().log(), share.log()
+            # Where all are ignored none is, but the result is multiplied by 0.
+            alive = kept.any().to(prior.dtype)
+            log_size, log_kept = share.sum().clamp(min=1.0).log(), (share + (1.0 - alive)).log()
             count = torch.zeros_like(prior).index_add_(0, targets, share)
             log_weight = log_ratio[targets] + log_kept
             if mode == "paper" and len(targets) < num_classes:
@@ -267,7 +276,7 @@ def lade_regularizer(
             present = (count > 0).to(prior.dtype)
         else:
             log_a = torch.logsumexp(logits + log_kept.unsqueeze(-1), 0) + log_ratio
-            present = torch.ones_like(prior)
+            present = alive
         log_a = log_a - log_size
         return (prior * present * (log_a + remine_lambda * log_a.square() - positive)).sum()
 
@@ -316,7 +325,50 @@ def prepare(logits: Tensor, targets: Tensor, num_classes: int) -> tuple[Tensor, 
         )
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    return logits, targets.to(logits.dtype) if targets.is_floating_point() else targets.long()
+    if not targets.is_floating_point():
+        return logits, targets.long()
+    if targets.device.type == "cpu" and targets.numel():
+        check_row_sums(*row_sums(targets))  # on accelerators the losses look at the first batch
+    return logits, targets.to(logits.dtype)
+
+
+def row_sums(targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the smallest and the largest sum of the rows of probabilities [N, C, ...], scalars."""
+    smallest, largest = targets.detach().sum(1).aminmax()
+    return smallest, largest
+
+
+def check_row_sums(*sums: Tensor) -> None:
+    """Raise ValueError if the rows of targets do not sum to 1: they are no probabilities."""
+    for total in _values(*sums):
+        if not abs(total - 1.0) <= ROW_TOLERANCE:
+            raise ValueError(
+                "`targets` must be class indices, or probabilities that sum to 1 over the classes, but a row sums to "
+                f"{total:.4g}. For samples with several labels (multi-hot rows) use `torch.nn.BCEWithLogitsLoss`: a "
+                "softmax makes classes exclude each other."
+            )
+
+
+def _values(*scalars: Tensor) -> list[float]:
+    """Read scalars that are on the CPU; none where they have no values: compiled, or under `torch.func.vmap`."""
+    if torch.compiler.is_compiling():
+        return []
+    try:
+        return [scalar.item() for scalar in scalars]
+    except RuntimeError:
+        return []
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    """torch's cross-entropy, but for the mean over no target, which is 0 here and NaN there."""
+    loss = F.cross_entropy(logits, targets, reduction=reduction)
+    if reduction != "mean":
+        return loss
+    if targets.is_floating_point():
+        return loss if targets.numel() else logits.sum()
+    if loss.device.type == "cpu" and any(value == value for value in _values(loss)):
+        return loss  # it is no NaN, and to look is faster than to mask
+    return loss.masked_fill((targets == IGNORED).all(), 0.0)
 
 
 def per_class(values: Tensor, logits: Tensor) -> Tensor:
@@ -324,18 +376,20 @@ def per_class(values: Tensor, logits: Tensor) -> Tensor:
     return values.to(logits).view(1, -1, *[1] * (logits.ndim - 2))
 
 
-def split_ignored(targets: Tensor) -> tuple[Tensor, Tensor]:
+def split_ignored(targets: Tensor, ignored: int = IGNORED) -> tuple[Tensor, Tensor]:
     """Replace ignored targets, -100 as in torch, by 0; also return which positions count."""
-    kept = targets != IGNORED
+    kept = targets != ignored
     return targets.masked_fill(~kept, 0), kept
 
 
 def reduce(loss: Tensor, reduction: str, kept: Tensor | None = None) -> Tensor:
-    """Reduce to the mean or the sum over the positions that count, or not at all."""
+    """Reduce to the mean or the sum over the positions that count, or not at all; the mean of none is 0."""
     if kept is not None:
         loss = loss.masked_fill(~kept, 0.0)
     if reduction == "mean":
-        return loss.mean() if kept is None else loss.sum() / kept.sum()
+        if kept is None:
+            return loss.mean() if loss.numel() else loss.sum()
+        return loss.sum() / kept.sum().clamp(min=1)
     if reduction == "sum":
         return loss.sum()
     if reduction == "none":

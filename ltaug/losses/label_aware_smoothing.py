@@ -100,6 +100,6 @@ class LabelAwareSmoothingLoss(ClassLoss):
         if self.smoothing.numel() < 2:
             raise ValueError("`class_counts` must hold at least 2 classes: with one there is nothing to smooth over.")
 
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of ``logits`` [N, C, ...] against ``targets``."""
         return label_aware_smoothing_loss(logits, targets, self.smoothing, self.reduction, self.mode)

@@ -63,7 +63,7 @@ class LADELoss(ClassLoss):
         self.mode = mode
         self.keep("prior", class_prior(as_counts(class_counts, integers=False, positive=True)))
 
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of raw ``logits`` [N, C, ...] against ``targets``."""
         return lade_loss(logits, targets, self.prior, self.alpha, self.remine_lambda, self.mode, self.reduction)
 

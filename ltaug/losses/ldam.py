@@ -35,7 +35,7 @@ class LDAMLoss(ClassLoss):
         class_counts: Counts,
         max_margin: float = 0.5,
         scale: float = 30.0,
-        class_weights: Tensor | None = None,
+        class_weights: Counts | None = None,
         reduction: str = "mean",
     ) -> None:
         super().__init__(reduction)
@@ -48,6 +48,6 @@ class LDAMLoss(ClassLoss):
         self.keep("margins", margins * (max_margin / margins.max()))
         self.keep("class_weights", check_class_weights(class_weights, margins.numel()))
 
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of cosines ``logits`` [N, C, ...] against ``targets``."""
         return ldam_loss(logits, targets, self.margins, self.scale, self.class_weights, self.reduction)

@@ -50,12 +50,12 @@ class PriorCorrectedLoss(ClassLoss):
     ) -> None:
         super().__init__(reduction)
         counts = as_counts(class_counts, integers=False, positive=True)
-        uniform = torch.ones(counts.numel(), dtype=torch.float64)
+        uniform = torch.ones_like(counts)  # not anew: inside `torch.device("meta")` that would have no values
         shift = log_prior_shift(uniform if target_prior is None else target_prior, counts, tau)
         self.tau = float(tau)
         self.keep("shift", shift)
 
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of raw ``logits`` [N, C, ...] against ``targets``."""
         return prior_corrected_cross_entropy(logits, targets, self.shift, self.reduction)
 

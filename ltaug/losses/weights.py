@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import Tensor, nn
 
 from ltaug.losses._base import ClassLoss, check_class_weights
-from ltaug.losses.functional import prepare, reduce, split_ignored
+from ltaug.losses.functional import IGNORED, per_class, prepare, reduce, split_ignored
 from ltaug.losses.lade import LADELoss
 from ltaug.priors import Counts, as_counts, effective_number
 
@@ -41,11 +42,13 @@ class ClassWeightedLoss(ClassLoss):
 
     Args:
         loss: any loss of this library but LADE, or ``nn.CrossEntropyLoss``; it must be linear in probabilities as
-            targets and have a ``reduction``, which is adopted. A copy is kept; the loss itself is not changed.
+            targets and have a ``reduction``, which is adopted, as is an ``ignore_index``. A copy is kept; the loss
+            itself is not changed.
         class_weights: w, [C]; :func:`effective_number_weights` are the class-balanced ones.
 
     Raises:
-        ValueError: the loss is not a mean over samples, or not linear (torch's ``label_smoothing``).
+        ValueError: the loss is not a mean over samples, not linear (torch's ``label_smoothing``), or has class weights
+            that it would average over (torch's ``weight``); or, when called, it does not return one number a sample.
 
     >>> import torch
     >>> loss = ClassWeightedLoss(nn.CrossEntropyLoss(), class_weights=[1.0, 3.0])
@@ -55,12 +58,22 @@ class ClassWeightedLoss(ClassLoss):
 
     class_weights: Tensor
 
-    def __init__(self, loss: nn.Module, class_weights: Tensor) -> None:
+    def __init__(self, loss: nn.Module, class_weights: Counts) -> None:
         super().__init__(str(getattr(loss, "reduction", "mean")))
         if isinstance(loss, LADELoss | DeferredLoss | ClassWeightedLoss) or not hasattr(loss, "reduction"):
             raise ValueError(
                 f"`loss` must be a mean over samples with a `reduction`, but is a {type(loss).__name__}. Wrap the loss "
                 "of each phase before deferring it; LADE's regulariser is one number a batch and cannot be weighted."
+            )
+        if type(loss).__module__ == nn.CrossEntropyLoss.__module__ and not isinstance(loss, nn.CrossEntropyLoss):
+            raise ValueError(
+                "`loss` must be a loss of this library or `nn.CrossEntropyLoss`, one number a sample, but is a "
+                f"{type(loss).__name__}. `nn.BCEWithLogitsLoss` takes the class weights itself, as its `weight`."
+            )
+        if getattr(loss, "weight", None) is not None:
+            raise ValueError(
+                "`loss` must have no `weight` of its own: the mean would no longer be over that weight, as torch's is. "
+                "Multiply it into `class_weights`."
             )
         if getattr(loss, "label_smoothing", 0.0):
             raise ValueError(
@@ -69,18 +82,35 @@ class ClassWeightedLoss(ClassLoss):
             )
         self.loss = copy.deepcopy(loss)  # the given loss may be used without weights, too
         self.loss.reduction = "none"  # type: ignore[assignment]
+        self.ignore_index = int(getattr(loss, "ignore_index", IGNORED))
         self.keep("class_weights", check_class_weights(class_weights))
 
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The weighted loss of ``logits`` [N, C, ...] against ``targets``."""
         weights = self.class_weights
         logits, targets = prepare(logits, targets, weights.numel())
         if targets.is_floating_point():
-            weighted = targets * weights.to(targets).view(1, -1, *[1] * (targets.ndim - 2))
-            return reduce(self.loss(logits, weighted), self.reduction)
-        targets, kept = split_ignored(targets)
-        loss: Tensor = self.loss(logits, targets)
+            weighted = targets * per_class(weights, targets)
+            if not isinstance(self.loss, ClassLoss):
+                return reduce(self._each(logits, weighted), self.reduction)
+            # By linearity the same, but a loss of this library takes probabilities only.
+            total = weighted.sum(1, keepdim=True)
+            shares = torch.where(total > 0.0, weighted / total, targets)
+            return reduce(self._each(logits, shares) * total.squeeze(1), self.reduction)
+        targets, kept = split_ignored(targets, self.ignore_index)
+        loss = self._each(logits, targets)
         return reduce(loss * weights.to(loss)[targets], self.reduction, kept)
+
+    def _each(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The unweighted loss of every sample, [N, ...]."""
+        loss: Tensor = self.loss(logits, targets)
+        if loss.shape != (logits.shape[0], *logits.shape[2:]):
+            raise ValueError(
+                "`loss` must return one number a sample, of shape "
+                f"{[logits.shape[0], *logits.shape[2:]]} for logits of shape {list(logits.shape)} and "
+                f'`reduction="none"`, but {type(self.loss).__name__} returned shape {list(loss.shape)}.'
+            )
+        return loss
 
 
 class DeferredLoss(nn.Module):
@@ -94,6 +124,10 @@ class DeferredLoss(nn.Module):
         then: the loss from ``epoch`` on.
         epoch: the switch, counted from 0; 160 of 200 in the paper.
 
+    Raises:
+        ValueError: ``epoch`` is negative, or the two losses reduce or ignore differently, which would go unnoticed
+            until the switch.
+
     >>> plain = nn.CrossEntropyLoss()
     >>> weighted = ClassWeightedLoss(nn.CrossEntropyLoss(), effective_number_weights([100, 1]))
     >>> loss = DeferredLoss(plain, weighted, epoch=160)
@@ -106,6 +140,12 @@ class DeferredLoss(nn.Module):
         super().__init__()
         if epoch < 0:
             raise ValueError(f"`epoch` must not be negative, but is {epoch}.")
+        for name in ("reduction", "ignore_index"):
+            mine, others = getattr(first, name, None), getattr(then, name, None)
+            if None not in (mine, others) and mine != others:
+                raise ValueError(
+                    f"`first` and `then` must have the same `{name}`, but have {mine!r} and {others!r}. Set it in both."
+                )
         self.first = first
         self.then = then
         self.switch_epoch = int(epoch)
@@ -116,9 +156,26 @@ class DeferredLoss(nn.Module):
         """The loss of this epoch."""
         return self.first if self.epoch < self.switch_epoch else self.then
 
+    @property
+    def reduction(self) -> str:
+        """That of both losses; to set it sets theirs."""
+        return str(getattr(self.first, "reduction", "mean"))
+
+    @reduction.setter
+    def reduction(self, value: str) -> None:
+        self.first.reduction = self.then.reduction = value  # type: ignore[assignment]
+
+    @property
+    def ignore_index(self) -> int:
+        """That of both losses."""
+        return int(getattr(self.first, "ignore_index", IGNORED))
+
     def set_epoch(self, epoch: int) -> None:
-        """Set the current epoch, counted from 0."""
+        """Set the current epoch, counted from 0; also that of losses that change by themselves."""
         self.epoch = int(epoch)
+        for loss in (self.first, self.then):
+            if callable(change := getattr(loss, "set_epoch", None)):
+                change(epoch)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of ``logits`` [N, C, ...] against ``targets``, by the loss of this epoch."""
