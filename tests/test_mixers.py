@@ -13,14 +13,36 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltaug import ClassPowerSampler, MixUp, PairSampler, PriorCorrectedLoss, UniMix, exponential_counts
-from ltaug.mixers import Mixer
+from ltaug import (
+    BetweenClass,
+    ClassPowerSampler,
+    CutMix,
+    ManifoldMixUp,
+    MixUp,
+    PairSampler,
+    PriorCorrectedLoss,
+    ReMix,
+    UniMix,
+    exponential_counts,
+)
+from ltaug.mixers import Mixer, _base
 from ltaug.mixers.functional import dense_targets, mix, unimix_factor
 
 stats = pytest.importorskip("scipy.stats")
 
 SURE = 1e-4
 """A p-value below it refutes; the generator is seeded before every test, so that a test passes always or never."""
+EVERY = [
+    MixUp(3),
+    CutMix(3, dims=(-1,)),
+    UniMix([5, 3, 2]),
+    UniMix([5, 3, 2], in_batch_tau=0.5),
+    ReMix([5, 3, 2]),
+    BetweenClass(3, 16000),
+    BetweenClass(3, 16000, ratio=UniMix([5, 3, 2]), different_classes=True),
+    ManifoldMixUp(3, layers=["input"]),
+]
+"""Every mixer, for three classes."""
 SHAPES = [(5,), (5, 3), (5, 3, 2), (5, 2, 4, 3), (5, 2, 3, 2, 2)]
 
 
@@ -500,3 +522,111 @@ class TestErrors:
     def test_unimix_needs_one_class_a_sample(self, in_batch_tau: float | None) -> None:
         with pytest.raises(ValueError, match=r"one class a sample, \[N\] or \[N, 2\], since the factor compares"):
             UniMix([2, 1], in_batch_tau=in_batch_tau)(torch.zeros(4, 1, 2, 2), torch.zeros(4, 2, 2).long())
+
+
+class TestLabelsOutsideTheClasses:
+    """The message says which labels there are, not which index was out of bounds."""
+
+    @pytest.mark.parametrize("label", [-100, -1, 3, 255])
+    @pytest.mark.parametrize("mixer", EVERY, ids=str)
+    def test_are_named(self, mixer: Mixer, label: int) -> None:
+        inputs = torch.randn(4, 2, 300)
+        good, bad = torch.tensor([0, 1, 2, 0]), torch.tensor([0, label, 2, 0])
+        low, high = min(label, 0), max(label, 2)
+        message = rf"must lie in 0\.\.2, the classes of the mixer, but range from {low} to {high}\. .*`targets - 1`"
+        for dtype in (torch.int64, torch.int32 if label < 0 else torch.uint8):
+            with pytest.raises(ValueError, match="`targets` " + message):
+                mixer(inputs, bad.to(dtype))
+        with pytest.raises(ValueError, match="`targets` " + message):
+            mixer(inputs, bad, inputs, good)
+        with pytest.raises(ValueError, match="`partner_targets` " + message):
+            mixer(inputs, good, inputs, bad)
+        assert mixer(inputs, good)[1].sum().item() == pytest.approx(4.0)
+
+    @pytest.mark.parametrize("mixer", [MixUp(3), CutMix(3)], ids=str)
+    def test_of_pixels_too(self, mixer: Mixer) -> None:
+        inputs, targets = torch.randn(4, 1, 8, 8), torch.randint(3, (4, 8, 8))
+        targets[2, 5, 5] = -100
+        with pytest.raises(ValueError, match=r"`targets` must lie in 0\.\.2, .* range from -100 to 2"):
+            mixer(inputs, targets)
+        with pytest.raises(ValueError, match=r"`targets` must lie in 0\.\.2"):
+            dense_targets(targets, 3)
+
+    def test_other_errors_stay_what_they_are(self) -> None:
+        with pytest.raises(RuntimeError, match="size"):
+            Fixed(3, [0.5] * 3, [0, 1])(torch.zeros(2, 1), torch.tensor([0, 1]))
+
+    def test_on_an_accelerator_only_the_first_batch_is_looked_at(self) -> None:
+        class Elsewhere(Tensor):
+            """Labels whose device it would take time to ask."""
+
+            asked = 0
+            device = torch.device("xpu")
+
+            def aminmax(self) -> tuple[Tensor, Tensor]:
+                type(self).asked += 1
+                return self.as_subclass(Tensor).aminmax()
+
+        mixer, targets = MixUp(3), torch.tensor([0, 3]).as_subclass(Elsewhere)
+        with pytest.raises(ValueError, match=r"must lie in 0\.\.2"):
+            mixer._look(targets)
+        mixer._look(torch.tensor([0, 1]).as_subclass(Elsewhere))
+        mixer._look(targets)
+        assert Elsewhere.asked == 2
+
+
+class TestDrawsWithoutTheOperator:
+    """torch's draw from Beta is a private operator: compiled code and Apple's GPUs do without it."""
+
+    @pytest.mark.parametrize("alpha", [0.05, 0.3, 1.0, 30.0])
+    def test_are_beta(self, alpha: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_base, "_DIRICHLET", None)
+        draws = _base.beta_draws(alpha, 100_000, torch.device("cpu"))
+        assert draws.dtype == torch.float32
+        assert bool(draws.isfinite().all())
+        edges = stats.beta.ppf(np.linspace(0.0, 0.5, 26), alpha, alpha)
+        for side in (draws, 1.0 - draws):  # near 1 there are no floats to tell the draws apart
+            below = np.histogram(side[side < 0.5].double(), edges.clip(0.0, 0.5))[0]
+            few = (edges[1:] < 1e-6) if side is not draws else np.zeros(25, dtype=bool)
+            observed = [*below[~few], 100_000 - below[~few].sum()]
+            assert stats.chisquare(observed, [2000.0] * (~few).sum() + [100_000 - 2000.0 * (~few).sum()]).pvalue > SURE
+
+    def test_small_weights_keep_their_digits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_base, "_DIRICHLET", None)
+        draws = _base.beta_draws(0.2, 100_000, torch.device("cpu"))
+        # P(lam < x) = x^0.2 / (0.2 B(0.2, 0.2)) for small x
+        assert (draws < 1e-10).double().mean() == pytest.approx(stats.beta(0.2, 0.2).cdf(1e-10), rel=0.1)
+
+    def test_come_from_torchs_global_generator(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_base, "_DIRICHLET", None)
+        torch.manual_seed(5)
+        first, second = (_base.beta_draws(0.8, 9, torch.device("cpu")) for _ in range(2))
+        torch.manual_seed(5)
+        assert torch.equal(_base.beta_draws(0.8, 9, torch.device("cpu")), first)
+        assert not torch.equal(first, second)
+
+    def test_elsewhere_the_stream_is_that_of_the_operator(self) -> None:
+        torch.manual_seed(3)
+        draws = _base.beta_draws(0.7, 5, torch.device("cpu"))
+        torch.manual_seed(3)
+        assert torch.equal(draws, torch.distributions.Beta(0.7, 0.7).sample((5,)))
+
+    @pytest.mark.parametrize(
+        "mixer", [UniMix([5, 3, 2]), *(pytest.param(mixer, marks=pytest.mark.slow) for mixer in EVERY)], ids=str
+    )
+    def test_a_mixer_is_one_graph_for_batches_of_any_size(self, mixer: Mixer) -> None:
+        seen: list[torch.fx.GraphModule] = []
+
+        def backend(graph: torch.fx.GraphModule, _: object) -> Callable:
+            seen.append(graph)
+            return graph.forward
+
+        torch._dynamo.reset()
+        compiled = torch.compile(lambda *batch: mixer(*batch), fullgraph=True, dynamic=True, backend=backend)
+        for size in (6, 9, 14):
+            inputs, targets = torch.rand(size, 2, 40, 60), torch.randint(3, (size,))
+            mixed, dense = compiled(inputs, targets)
+            assert mixed.shape == inputs.shape
+            torch.testing.assert_close(dense.sum(1), torch.ones(size))
+        # BetweenClass goes through a batch in pieces, whose number belongs to the graph.
+        assert len(seen) == (3 if isinstance(mixer, BetweenClass) else 1)

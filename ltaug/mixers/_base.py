@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from ltaug.mixers.functional import broadcast, dense_targets, mix
+from ltaug.mixers.functional import broadcast, check_indices, mix, one_hot
 
 
 class Mixer:
@@ -18,6 +20,8 @@ class Mixer:
     Args:
         num_classes: C, the width of the dense targets.
     """
+
+    _looked = False  # at the labels of a batch on an accelerator
 
     def __init__(self, num_classes: int) -> None:
         if num_classes < 1:
@@ -58,7 +62,8 @@ class Mixer:
             Mixed inputs like ``inputs``, and probabilities [N, C, ...].
 
         Raises:
-            ValueError: sizes or types do not fit, or only one of the two partner arguments is given.
+            ValueError: sizes or types do not fit, only one of the two partner arguments is given, or labels are outside
+                0..C-1. On an accelerator, which would have to wait, only the first labels are looked at.
         """
         if not inputs.is_floating_point():
             raise ValueError(
@@ -71,6 +76,7 @@ class Mixer:
             )
         if (partner_inputs is None) != (partner_targets is None):
             raise ValueError("`partner_inputs` and `partner_targets` belong together: give both or neither.")
+        self._look(targets, partner_targets)
         if partner_inputs is None or partner_targets is None:
             chosen = self.partners(targets)
             partner_targets = targets.index_select(0, chosen)
@@ -101,7 +107,29 @@ class Mixer:
         lerp = partner_inputs.lerp_ if overwrite else partner_inputs.lerp
         return lerp(inputs, broadcast(lam, inputs)), lam
 
+    def _look(self, targets: Tensor, partner_targets: Tensor | None = None) -> None:
+        """Raise ValueError for class indices outside 0..C-1 in the first batch on an accelerator.
+
+        On the CPU every index is checked where it is used, see :meth:`explain`.
+        """
+        if not self._looked and targets.device.type != "cpu":
+            self.explain(targets, partner_targets)
+            self._looked = True
+
+    def explain(self, targets: Tensor, partner_targets: Tensor | None = None) -> None:
+        """Raise ValueError if labels are outside 0..C-1, which torch has called an index out of bounds."""
+        check_indices(targets, self.num_classes, "targets")
+        if partner_targets is not None:
+            check_indices(partner_targets, self.num_classes, "partner_targets")
+
     def _mix_targets(self, targets: Tensor, partner_targets: Tensor, lam: Tensor) -> Tensor:
+        try:
+            return self._mixed_targets(targets, partner_targets, lam)
+        except (IndexError, RuntimeError):
+            self.explain(targets, partner_targets)
+            raise
+
+    def _mixed_targets(self, targets: Tensor, partner_targets: Tensor, lam: Tensor) -> Tensor:
         indices = not (targets.is_floating_point() or partner_targets.is_floating_point())
         if indices and targets.ndim == partner_targets.ndim == 1:
             # Two numbers a row: cheaper than mixing two dense matrices, and exact where both labels agree.
@@ -109,13 +137,15 @@ class Mixer:
             dense.scatter_(1, targets.long().unsqueeze(1), lam.unsqueeze(1))
             rest = torch.ones_like(lam) - lam  # not 1.0 - lam: a Python number takes three times as long
             return dense.scatter_add_(1, partner_targets.long().unsqueeze(1), rest.unsqueeze(1))
-        dense, partner = (dense_targets(each, self.num_classes) for each in (targets, partner_targets))
+        dense, partner = (one_hot(each, self.num_classes) for each in (targets, partner_targets))
         dtype = torch.promote_types(dense.dtype, partner.dtype)
         return mix(dense.to(dtype), partner.to(dtype), lam)
 
 
 def take_rows(inputs: Tensor, chosen: Tensor) -> Tensor:
     """Copy the chosen rows, ``inputs[chosen]``, in the memory layout of ``inputs``, and several times as fast."""
+    if torch.compiler.is_compiling():  # whose sizes may be symbols, which cannot be sorted
+        return inputs[chosen]
     # index_select copies contiguous rows block-wise and others element by element. Permuted into stride order, rows are
     # contiguous for channels_last batches, too.
     order = sorted(range(1, inputs.ndim), key=inputs.stride, reverse=True)
@@ -123,11 +153,27 @@ def take_rows(inputs: Tensor, chosen: Tensor) -> Tensor:
     return inputs.permute(0, *order).index_select(0, chosen).permute(0, *back)
 
 
+# torch.distributions.Beta calls this: the same draws without its object, which takes longer than they do.
+_DIRICHLET = getattr(torch, "_sample_dirichlet", None)
+
+
 def beta_draws(alpha: float, size: int, device: torch.device) -> Tensor:
     """Draw ``size`` numbers from Beta(alpha, alpha), float32, by the device's global generator."""
-    # torch.distributions.Beta calls this: the same draws without its object, which takes longer than they do.
-    # Not a quotient of two float32 gammas: both underflow to 0 where alpha is small.
-    return torch._sample_dirichlet(torch.full((size, 2), alpha, device=device)).select(1, 0)
+    if device.type in ("cpu", "cuda") and _DIRICHLET is not None and not torch.compiler.is_compiling():
+        # Not a quotient of two float32 gammas: both underflow to 0 where alpha is small.
+        draws: Tensor = _DIRICHLET(torch.full((size, 2), alpha, device=device)).select(1, 0)
+        return draws
+    # That operator cannot be compiled, and other devices may not have it. For u, v ~ U(0, 1) and
+    # q = u^(1 / alpha) / ((1 - u^(1 / alpha)) cos^2(2 pi v)) the absolute value of Student's t with 2 alpha degrees of
+    # freedom is sqrt(2 alpha / q) (Bailey, 1994), and so (1 +- 1 / sqrt(1 + q)) / 2 is Beta(alpha, alpha). The smaller
+    # weight is computed, and the larger from it: the other way round a small weight would have no digits.
+    u, v = torch.rand(2, size, device=device).unbind()
+    log = u.log() / alpha
+    cosine = torch.cos(2.0 * math.pi * v)
+    q = (log.exp() / (-torch.expm1(log) * cosine.square())).clamp(max=1e30)
+    root = (1.0 + q).sqrt()
+    smaller = 0.5 * q / (root * (1.0 + root))
+    return torch.where(cosine < 0.0, smaller, 1.0 - smaller)
 
 
 def beta_cdf(a: float, b: float, x: Tensor) -> Tensor:
@@ -135,7 +181,7 @@ def beta_cdf(a: float, b: float, x: Tensor) -> Tensor:
     # Here, not above: no training step needs scipy, so importing the library must not wait for it.
     from scipy.special import betainc
 
-    return torch.as_tensor(betainc(a, b, x.double().cpu().numpy()))
+    return torch.as_tensor(betainc(a, b, x.cpu().double().numpy()))
 
 
 def check_alpha(alpha: float) -> float:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ltaug.mixers._base import Mixer
+from ltaug.mixers.functional import check_indices
 from ltaug.priors import Counts, as_counts
 
 
@@ -36,7 +37,7 @@ class CountMixer(Mixer):
         counts, index = torch.unique(self.class_counts.cpu().clamp(min=1), return_inverse=True)
         return self.expected_weight(counts[:, None], counts[None, :])[index][:, index]
 
-    def count_of(self, targets: Tensor) -> Tensor:
+    def count_of(self, targets: Tensor, name: str = "targets") -> Tensor:
         """Training count of each sample's class, [N]; the expected one for probabilities."""
         if self._counts.device != targets.device:
             self._counts = self._counts.to(targets.device)
@@ -47,4 +48,8 @@ class CountMixer(Mixer):
                 f"`targets` must be one class a sample, [N] or [N, {self.num_classes}], since the factor compares the "
                 f"classes of two samples, but are {targets.dtype} of shape {list(targets.shape)}."
             )
-        return self._counts.index_select(0, targets.long())
+        try:
+            return self._counts.index_select(0, targets.long())
+        except IndexError:
+            check_indices(targets, self.num_classes, name)
+            raise

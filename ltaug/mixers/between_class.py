@@ -141,6 +141,7 @@ class BetweenClass(Mixer):
                 f"`inputs` and `targets` must have one row a sample, but have shapes {list(inputs.shape)} and "
                 f"{list(targets.shape)}."
             )
+        self._look(targets)
         chosen = self.partners(targets)
         partner_targets = targets[chosen]
         ratio = self.weights(targets, partner_targets)

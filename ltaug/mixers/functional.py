@@ -131,6 +131,13 @@ def dense_targets(targets: Tensor, num_classes: int) -> Tensor:
     >>> dense_targets(torch.tensor([1]), 3)
     tensor([[0., 1., 0.]])
     """
+    if targets.device.type == "cpu":  # to read a value would make an accelerator wait
+        check_indices(targets, num_classes, "targets")
+    return one_hot(targets, num_classes)
+
+
+def one_hot(targets: Tensor, num_classes: int) -> Tensor:
+    """Convert class indices to probabilities as :func:`dense_targets` does, without a look at them."""
     if targets.is_floating_point():
         if targets.ndim < 2 or targets.shape[1] != num_classes:
             raise ValueError(
@@ -141,6 +148,19 @@ def dense_targets(targets: Tensor, num_classes: int) -> Tensor:
     shape = (targets.shape[0], num_classes, *targets.shape[1:])
     dense = torch.zeros(shape, device=targets.device, dtype=torch.get_default_dtype())
     return dense.scatter_(1, targets.long().unsqueeze(1), 1.0)
+
+
+def check_indices(targets: Tensor, num_classes: int, name: str) -> None:
+    """Raise ValueError for class indices outside 0..C-1; probabilities pass, and what has no values yet."""
+    if targets.is_floating_point() or targets.is_meta or not targets.numel() or torch.compiler.is_compiling():
+        return
+    low, high = (int(end) for end in targets.long().aminmax())
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"`{name}` must lie in 0..{num_classes - 1}, the classes of the mixer, but range from {low} to {high}. "
+            "Labels that count from 1 need `targets - 1`. What a loss would ignore (-100, -1, 255) has no label to be "
+            "mixed: leave these samples out, or give such positions a class of their own."
+        )
 
 
 def broadcast(lam: Tensor, like: Tensor) -> Tensor:

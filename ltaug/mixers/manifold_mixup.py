@@ -133,6 +133,7 @@ class ManifoldMixUp(MixUp):
         _check_rows("targets", targets, inputs)
         if (partner_inputs is None) != (partner_targets is None):
             raise ValueError("`partner_inputs` and `partner_targets` belong together: give both or neither.")
+        self._look(targets, partner_targets)
         chosen = None
         if partner_inputs is None or partner_targets is None:
             chosen = self.partners(targets)

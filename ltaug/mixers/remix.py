@@ -62,7 +62,7 @@ class ReMix(CountMixer):
     ) -> tuple[Tensor, Tensor]:
         """Mix the inputs by lam; returns them and the weight of the first label, [N]."""
         mixed, lam = super().mix(inputs, partner_inputs, targets, partner_targets, overwrite=overwrite)
-        counts = self.count_of(targets), self.count_of(partner_targets)
+        counts = self.count_of(targets), self.count_of(partner_targets, "partner_targets")
         return mixed, remix_label_weight(lam, *counts, self.kappa, self.tau)
 
     def __repr__(self) -> str:

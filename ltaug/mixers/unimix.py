@@ -47,7 +47,7 @@ class UniMix(CountMixer):
     def weights(self, targets: Tensor, partner_targets: Tensor) -> Tensor:
         """Draw xi* of every pair, [N]."""
         draw = beta_draws(self.alpha, targets.shape[0], targets.device)
-        return unimix_factor(draw, self.count_of(targets), self.count_of(partner_targets))
+        return unimix_factor(draw, self.count_of(targets), self.count_of(partner_targets, "partner_targets"))
 
     def expected_weight(self, n_i: Tensor, n_j: Tensor) -> Tensor:
         """Mean weight of the first label, E[xi*] = 1/2 + r - P(b >= 1 - r), r = n_j / (n_i + n_j), float64."""
