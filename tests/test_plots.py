@@ -213,6 +213,15 @@ def test_curves_take_the_epochs_that_were_evaluated() -> None:
     assert figure.axes[1].lines[0].get_ydata().tolist() == [5, 4, 3, 2]
 
 
+@pytest.mark.parametrize("epochs", [1, 12, 200])
+def test_no_axis_of_epochs_has_a_0(epochs: int) -> None:
+    figure = plots.learning_curves([{"epoch": e, "loss": 1.0} for e in range(epochs)])
+    low, high = figure.axes[1].get_xlim()
+    shown = [tick for tick in figure.axes[1].get_xticks() if low <= tick <= high]
+    assert shown
+    assert min(shown) >= 1
+
+
 def test_a_repeated_epoch_counts_once_and_the_later_row_wins() -> None:
     rows = [{"epoch": 0, "loss": 3.0}, {"epoch": 1, "loss": 9.0}, {"epoch": 1, "loss": 2.0}]
     line = plots.learning_curves(rows).axes[1].lines[0]
@@ -286,6 +295,16 @@ def test_long_names_are_cut_and_turned() -> None:
         png(figure)
 
 
+@pytest.mark.parametrize(
+    ("num_classes", "ranks"),
+    [(6, ["1", "2", "3", "4", "5", "6"]), (10, ["1", "4", "6", "8", "10"]), (10_000, ["1", "2,000", "4,000", "6,000"])],
+)
+def test_ranks_are_apart_and_as_long_numbers_are_elsewhere(num_classes: int, ranks: list[str]) -> None:
+    figure = plots.class_counts([9] * num_classes)
+    figure.canvas.draw()
+    assert ticks(figure)[: len(ranks)] == ranks
+
+
 # Counts and comparisons
 
 
@@ -353,6 +372,18 @@ def test_compared_confusions_share_their_order_and_colours() -> None:
     np.testing.assert_allclose(one.get_array(), np.log1p([[9, 1], [0, 7]]))  # class 1 first, the truth across
     np.testing.assert_allclose(two.get_array(), np.log1p([[2, 0], [3, 100]]))
     assert one.get_clim() == two.get_clim() == (0, math.log1p(100))
+    png(figure)
+    named = plots.compare_log_confusion_matrices(confusions, [5, 500], class_names=["cow", "an elephant"])
+    for axes in named.axes[:2]:
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["an eleph…", "cow"]
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["an eleph…", "cow"]
+    png(named)
+
+
+def test_a_long_name_of_a_panel_takes_two_lines() -> None:
+    name = "unimix_bayias_effective (seed 1, profile natural, lr 0.05)"
+    figure = plots.compare_log_confusion_matrices({name: [[1]], "erm": [[1]]})
+    assert figure.axes[0].get_title() == "unimix_bayias_effective\n(seed 1, profile natura…"
     png(figure)
 
 
@@ -485,12 +516,17 @@ def test_logit_statistics_do_not_mind_how_large_logits_are() -> None:
 @pytest.mark.parametrize(
     "counts", [[500, 90, 80, 70, 60, 50, 40, 30, 25, 10], [500] * 18 + [50, 5], [500, 50] + [5] * 98, [500, 5]]
 )
-def test_every_group_is_named_and_no_name_lies_on_another(counts: list[int]) -> None:
-    figure = plots.compare_per_class_accuracy({"run": [0.5] * len(counts)}, counts)
+@pytest.mark.parametrize("kind", ["lines", "confusion"])
+def test_every_group_is_named_and_no_name_lies_on_another(counts: list[int], kind: str) -> None:
+    if kind == "lines":
+        figure = plots.compare_per_class_accuracy({"run": [0.5] * len(counts)}, counts)
+    else:
+        figure = plots.log_confusion_matrix(torch.eye(len(counts)), counts)
     figure.canvas.draw()
     axes = figure.axes[0]
-    assert [text.get_text() for text in axes.texts] == [name for name, _, _ in _numbers.group_spans(np.array(counts))]
-    boxes = [text.get_window_extent() for text in axes.texts]
+    texts = [text for text in axes.texts if not text.get_text().isdigit()]  # of the cells
+    assert [text.get_text() for text in texts] == [name for name, _, _ in _numbers.group_spans(np.array(counts))]
+    boxes = [text.get_window_extent() for text in texts]
     assert boxes[0].x0 >= axes.bbox.x0 - 1
     assert boxes[-1].x1 <= axes.bbox.x1 + 1
     assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))

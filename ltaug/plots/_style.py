@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ RUN_STYLES = ("-", "--", "-.", ":")
 # Inches and points: shrunk to 400 pixels, a figure of this width still has letters of more than ten pixels.
 WIDTH, LABEL_SIZE, TEXT_SIZE = 5.2, 11, 10
 MAX_NAMES = 20
-NAME_WIDTH = {"many": 0.12, "medium": 0.17, "few": 0.1}  # of the axes, with a gap
+NAME_WIDTH = {"many": 0.12, "medium": 0.17, "few": 0.1}  # of usual axes, with a gap
 
 
 def axes_of(ax: Axes | None, height: float) -> tuple[Figure, Axes]:
@@ -123,24 +124,27 @@ def rank_ticks(axis: Axis, num_classes: int) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     step = next(s for e in range(12) for s in (10**e, 2 * 10**e, 5 * 10**e) if num_classes / s <= 6)
-    ticks = [1, *range(step, num_classes + 1, step)] if step > 1 else list(range(1, num_classes + 1))
+    second = 4 if step == 2 else max(step, 2)  # 2 would touch the 1
+    ticks = [1, *range(second, num_classes + 1, step)]
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     if axis is axis.axes.xaxis:
         axis.axes.set_xlim(0.5, num_classes + 0.5)
 
 
-def class_ticks(axis: Axis, order: NDArray[Any], class_names: Sequence[str] | None) -> bool:
-    """Ticks of classes in this order: their names if there are at most 20, else their ranks. True if it is names."""
-    if class_names is None or len(order) > MAX_NAMES:
+def class_ticks(
+    axis: Axis, order: NDArray[Any], class_names: Sequence[str] | None, most: int = MAX_NAMES, length: int = 14
+) -> bool:
+    """Ticks of classes in this order: their names if there are at most so many, else ranks. True if it is names."""
+    if class_names is None or len(order) > most:
         rank_ticks(axis, len(order))
         return False
-    names = [plain(shorten(str(class_names[i]), 14)) for i in order.tolist()]
+    names = [plain(shorten(str(class_names[i]), length)) for i in order.tolist()]
     turned: dict[str, Any] = {}
     if axis is axis.axes.xaxis:
         axis.axes.set_xlim(0.5, len(names) + 0.5)
-        if sum(map(len, names)) > 32:
+        if sum(map(len, names)) > 32 * most / MAX_NAMES:
             turned = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
     axis.set_ticks(range(1, len(names) + 1), names, **turned)
     return True
@@ -201,14 +205,24 @@ def run_line(position: int, name: str) -> dict[str, Any]:
     }
 
 
-def name_groups(ax: Axes, spans: Sequence[tuple[str, int, int]]) -> None:
-    """Shade the shot groups along an x axis of ranks, and name each above it, or beside that where it is too narrow."""
-    num_classes = spans[-1][2]
-    middles = []
+def shade_groups(ax: Axes, spans: Sequence[tuple[str, int, int]]) -> None:
+    """Shade the shot groups along an x axis of ranks, and name them."""
     for name, start, stop in spans:
         ax.axvspan(start + 0.5, stop + 0.5, color=GROUP_COLORS[name], alpha=0.10, linewidth=0)
-        middles.append((start + stop) / 2 / num_classes)
-    for (name, _, _), middle in zip(spans, _apart(middles, [NAME_WIDTH[name] for name, _, _ in spans]), strict=True):
+    name_groups(ax, spans)
+
+
+def name_groups(ax: Axes, spans: Sequence[tuple[str, int, int]], width: float = 1.0) -> None:
+    """Name the shot groups above an x axis of ranks, each in its place, or beside that where it is too narrow.
+
+    Args:
+        ax: the axes.
+        spans: group, first rank and end.
+        width: of the axes, as a share of usual ones.
+    """
+    middles = [(start + stop) / 2 / spans[-1][2] for _, start, stop in spans]
+    widths = [NAME_WIDTH[name] / width for name, _, _ in spans]
+    for (name, _, _), middle in zip(spans, _apart(middles, widths), strict=True):
         ax.text(
             middle,
             1.01,
@@ -243,7 +257,7 @@ def panels(names: Collection[str], height: float, extra: float = 0.4) -> tuple[F
     figure = Figure(figsize=(WIDTH, height * rows + extra), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for ax, name in zip(grid, names, strict=False):
-        ax.set_title(plain(shorten(name, 24)), fontsize=LABEL_SIZE)
+        ax.set_title("\n".join(map(plain, textwrap.wrap(shorten(name, 48), 25))), fontsize=LABEL_SIZE)
     for ax in grid[len(names) :]:
         ax.remove()
     return figure, grid[: len(names)]

@@ -174,7 +174,7 @@ def probability_violins(
     ticks = [f"{name}\n{size:,} sample{'s' if size > 1 else ''}" for name, size in zip(shown, sizes, strict=True)]
     ax.set_xticks(range(len(shown)), ticks)
     ax.set_xlim(-0.5, len(shown) - 0.5)
-    ax.set_ylim(0, 100)
+    ax.set_ylim(0, 102)  # a median of 100 shows its whole dot
     legend_above(ax, columns=run_columns(probs))
     return figure
 

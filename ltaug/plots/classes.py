@@ -35,13 +35,13 @@ from ltaug.plots._style import (
     legend_above,
     legend_height,
     log_scale,
-    name_groups,
     note,
     panel_below,
     plain,
     rank_ticks,
     run_columns,
     run_line,
+    shade_groups,
     shorten,
     style_axes,
 )
@@ -234,7 +234,7 @@ def compare_per_class_accuracy(
     counts = unsorted[order]
     figure, ax = axes_of(ax, 3.3 + legend_height(runs))
     window = smoothing_window(len(counts))
-    name_groups(ax, group_spans(counts))
+    shade_groups(ax, group_spans(counts))
     ranks = np.arange(1, len(counts) + 1)
     step = math.ceil(len(counts) / 500)
     for position, (name, accuracy) in enumerate(runs.items()):

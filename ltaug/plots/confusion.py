@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltaug.plots._numbers import Floats, group_spans
-from ltaug.plots._style import LABEL_SIZE, TEXT_SIZE, axes_of, class_ticks, panels, rank_ticks, short_number, style_axes
+from ltaug.plots._style import (
+    LABEL_SIZE,
+    TEXT_SIZE,
+    axes_of,
+    class_ticks,
+    name_groups,
+    panels,
+    rank_ticks,
+    short_number,
+    style_axes,
+)
 from ltaug.priors import Counts, as_counts
 
 if TYPE_CHECKING:
@@ -61,11 +71,7 @@ def log_confusion_matrix(
     image = _draw_confusion(ax, cells, num_classes, spans, high)
     suffix = ", 1 = most training samples" if spans else ""
     style_axes(ax, xlabel=f"true class{suffix}", ylabel="predicted class", grid=False)
-    for name, start, stop in spans:
-        # A group narrower than its name would write over its neighbour; its lines stay.
-        if (stop - start) / num_classes >= 0.14:
-            middle = ((start + stop) / 2 + 0.5, 1.01)
-            ax.text(*middle, name, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=TEXT_SIZE)
+    name_groups(ax, spans, width=0.75)  # square, beside a colour bar
     if num_classes <= 10:
         for x, y in np.ndindex(num_classes, num_classes):
             bright = math.log1p(cells[x, y]) > 0.6 * math.log1p(high)
@@ -77,7 +83,9 @@ def log_confusion_matrix(
     return figure
 
 
-def compare_log_confusion_matrices(confusions: Mapping[str, Confusion], class_counts: Counts | None = None) -> Figure:
+def compare_log_confusion_matrices(
+    confusions: Mapping[str, Confusion], class_counts: Counts | None = None, *, class_names: Sequence[str] | None = None
+) -> Figure:
     """Confusion matrices of several models side by side, in the same colours.
 
     As in UniMix (Xu et al., NeurIPS 2021, Fig. 5, https://arxiv.org/abs/2111.03874); one of them alone is
@@ -86,6 +94,7 @@ def compare_log_confusion_matrices(confusions: Mapping[str, Confusion], class_co
     Args:
         confusions: for every model, by name, its test samples by ``[truth, prediction]``, [C, C], dense or sparse.
         class_counts: training samples a class, [C]; without them the classes keep their order.
+        class_names: names a class, shown where there are at most 10.
 
     Returns:
         The figure, with a panel a model, two in a row. Dashed lines part the shot groups.
@@ -105,6 +114,8 @@ def compare_log_confusion_matrices(confusions: Mapping[str, Confusion], class_co
     for position, (ax, (cells, order, spans)) in enumerate(zip(grid, sorted_.values(), strict=True)):
         image = _draw_confusion(ax, cells, len(order), spans, high)
         style_axes(ax, xlabel="true class", ylabel="" if position % 2 else "predicted class", grid=False)
+        for axis in (ax.xaxis, ax.yaxis):
+            class_ticks(axis, order, class_names, most=10, length=9)
     bar = figure.colorbar(image, ax=grid, location="bottom", fraction=0.05, aspect=40, pad=0.02)
     _style_colorbar(bar, high)
     return figure

@@ -74,7 +74,7 @@ def accuracy_against_lambda(
             raise ValueError(f"`chosen` must lie within `lambdas`, {grid[0]:g} to {grid[-1]:g}, but is {lam:g}.")
 
     names = [*values, "λ = 0", "λ = 1", "chosen λ"]
-    columns = 3 if run_columns(values) == 2 else 1
+    columns = (4 if len(values) == 1 else 3) if run_columns(values) == 2 else 1
     figure, ax = axes_of(ax, 3.1 + 0.2 * math.ceil(len(names) / columns))
     for lam in (0.0, 1.0):
         if grid[0] <= lam <= grid[-1]:

@@ -23,12 +23,12 @@ from ltaug.plots._style import (
     integer_ticks,
     legend_above,
     legend_height,
-    name_groups,
     note,
     panels,
     rank_ticks,
     run_columns,
     run_line,
+    shade_groups,
     style_axes,
 )
 from ltaug.posthoc.shift import as_logits, check_finite
@@ -68,7 +68,7 @@ def classifier_weight_norms(weights: Mapping[str, Tensor], class_counts: Counts,
     norms = {name: _row_norms(weight, len(counts), name) for name, weight in weights.items()}
     figure, ax = axes_of(ax, 3.3 + legend_height(weights))
     window = smoothing_window(len(counts))
-    name_groups(ax, group_spans(counts))
+    shade_groups(ax, group_spans(counts))
     ranks = np.arange(1, len(counts) + 1)
     step = math.ceil(len(counts) / 500)
     for position, (name, values) in enumerate(norms.items()):
@@ -150,7 +150,7 @@ def logit_statistics(
     figure, ax = axes_of(ax, 3.9)
     window = smoothing_window(len(counts))
     ranks = np.arange(1, len(counts) + 1)
-    name_groups(ax, group_spans(counts[order]))
+    shade_groups(ax, group_spans(counts[order]))
     looks = (("positive", BLUE, "-"), ("negative", VERMILLION, "-."))
     for (label, color, style), moments in zip(looks, _own_and_other_moments(values, truth), strict=True):
         mean, deviation = (running_mean(column[order], window) for column in moments)

@@ -82,6 +82,7 @@ def learning_curves(rows: Iterable[Mapping[str, Any]], ax: Axes | None = None) -
     style_axes(ax, ylabel="test accuracy (%)")
     style_axes(below, xlabel="epoch", ylabel="training loss")
     integer_ticks(below.xaxis)
+    below.set_xlim(left=max(below.get_xlim()[0], 0.5))  # there is no epoch 0
     if ax.lines and ax.get_legend_handles_labels()[0]:
         ax.set_ylim(bottom=0)
         legend_above(ax)
