@@ -49,10 +49,7 @@ def correct(arguments: argparse.Namespace) -> None:
     corrected = shifted = None
     if corrects:
         corrected = made.evaluate()
-        _say(f"\n{results_table(made.rows(corrected), RUN_COLUMNS)}")
-        if target is not None:
-            before, after = (100 * corrected["top1_on_target"][key] for key in ("uncorrected", "corrected"))
-            _say(f"Weighted to the class mix that is corrected for, top-1 is {after:.1f} %, {before:.1f} % without.")
+        _say(f"\n{results_table(made.rows(corrected), RUN_COLUMNS)}\n{made.gain(corrected)}".rstrip())
     if arguments.shifted:
         shifted = made.shifted()
         _say(f"\n{made.shifted_table(shifted)}")

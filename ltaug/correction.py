@@ -22,7 +22,15 @@ from ltaug.posthoc import (
 )
 from ltaug.priors import Counts, as_counts, class_counts, class_prior
 
-__all__ = ["CALIBRATORS", "Correction", "prior_estimators", "shifted_accuracy", "tuned_strength"]
+__all__ = [
+    "CALIBRATORS",
+    "ESTIMATES",
+    "KNOWN_OF_THE_MIX",
+    "Correction",
+    "prior_estimators",
+    "shifted_accuracy",
+    "tuned_strength",
+]
 
 PriorEstimator = Callable[[Tensor, Tensor], Tensor]
 """Estimates a class prior [C] from unlabelled logits [N, C] and the prior that they are under [C]."""
@@ -32,6 +40,18 @@ CALIBRATORS: dict[str, Callable[[int], nn.Module]] = {
     "bias_corrected": BiasCorrectedTemperatureScaling,
 }
 """What makes a calibrator for so many classes, by name."""
+ESTIMATES = ("estimate", "trend", "center")
+"""Names of the ways to estimate a prior, see :func:`prior_estimators`."""
+KNOWN_OF_THE_MIX = {
+    "none": "nothing is known of the test set's class mix: the logits as trained",
+    "calibrated": "nothing is known of it, but the logits are calibrated",
+    "given": "the mix is known",
+    "estimated": "it is estimated from the unlabelled test samples, every class freely",
+    "trend": "it is estimated, but only how far it leans to the classes that training had more of",
+    "center": "it is estimated, every class freely, but pulled towards the trend",
+    "kept": "share of what the given mix gains, where that exceeds a point",
+}
+"""Rows of :func:`shifted_accuracy` and what they mean; "kept" ends the names of several."""
 LARGEST_STRENGTH = 3.0
 """End of the search for a strength; the largest of the paper (IC, Tian et al., NeurIPS 2020) is 2.1."""
 
@@ -153,12 +173,15 @@ class Correction:
         Returns:
             Metrics by name, each a mapping as :func:`ltaug.metrics.classification_report` returns it: `uncorrected`,
             `calibrated` (None where nothing is both calibrated and shifted) and `final`. `top1_on_target`: accuracy
-            `uncorrected` and `corrected`, with the test samples weighted to the target prior. `target_prior`,
+            `uncorrected` and `corrected`, with the test samples weighted to the target prior; as they are where that
+            was estimated from them, since weighted to itself even a wrong estimate looks right. `target_prior`,
             `strength`, `strength_curve`: what was corrected for, and how.
         """
         counts = as_counts(class_counts)
         corrected = self(logits)
-        target = class_prior(_counts(labels, len(self.logits_prior))) if self.target is None else self.target
+        target = self.target
+        if target is None or callable(self.target_prior):
+            target = class_prior(_counts(labels, len(self.logits_prior)))
         both = self.target_prior is not None and self.calibrator is not None
         return {
             "target_prior": self.target,
@@ -206,7 +229,7 @@ def prior_estimators(class_counts: Counts) -> dict[str, PriorEstimator]:
     def center(logits: Tensor, logits_prior: Tensor) -> Tensor:
         return estimate_prior(logits, logits_prior, center=trend(logits, logits_prior))
 
-    return {"estimate": functools.partial(estimate_prior), "trend": trend, "center": center}
+    return dict(zip(ESTIMATES, (functools.partial(estimate_prior), trend, center), strict=True))
 
 
 def shifted_accuracy(
@@ -214,14 +237,7 @@ def shifted_accuracy(
 ) -> dict[str, dict[str, float]]:
     """Top-1 on LADE's test sets of other class mixes (:func:`ltaug.longtail.shifted_sets`), by what is known of each.
 
-    ============ ======================================================================================================
-    "none"       nothing: the logits as trained
-    "calibrated" nothing, but the logits are calibrated; only if ``calibrated`` is given
-    "given"      the class prior of the test set
-    "estimated"  estimated freely, from the unlabelled logits of the test set
-    "trend"      how far the test set leans to the classes that training had more of
-    "center"     every class, pulled towards the trend
-    ============ ======================================================================================================
+    The rows are those of :data:`KNOWN_OF_THE_MIX`, "calibrated" only if ``calibrated`` is given.
 
     Args:
         logits: of a balanced test set, as the model gives them, [N, C].

@@ -196,6 +196,17 @@ class TestEvaluate:
             assert found["top1_on_target"][name] == pytest.approx(expected, abs=1e-9)
         assert found["top1_on_target"]["corrected"] > found["top1_on_target"]["uncorrected"] + 0.02
 
+    @pytest.mark.parametrize("way", ["estimate", "trend", "center"])
+    def test_an_estimate_is_not_scored_against_itself(self, way: str) -> None:
+        """Logits that are wrongly taken to be under the training prior: the estimate is wrong, and must look it."""
+        logits, labels = samples(2000, 8, UNIFORM)
+        correction = make(prior_estimators(COUNTS)[way], logits_prior=[0.01, 0.02, 0.07, 0.9])
+        found = correction.evaluate(logits, labels, COUNTS)
+        for name, row in (("uncorrected", "uncorrected"), ("corrected", "final")):
+            assert found["top1_on_target"][name] == pytest.approx(found[row]["top1"], abs=1e-9)
+        assert found["top1_on_target"]["corrected"] < found["top1_on_target"]["uncorrected"] - 0.05
+        assert found["target_prior"] is correction.target
+
 
 class TestShiftedSets:
     def test_accuracy_by_what_is_known_of_the_prior(self) -> None:

@@ -12,14 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltaug.correction import CALIBRATORS, Correction, prior_estimators, shifted_accuracy
+from ltaug.correction import CALIBRATORS, ESTIMATES, KNOWN_OF_THE_MIX, Correction, prior_estimators, shifted_accuracy
 from ltaug.errors import UserError, as_user_errors, did_you_mean
 from ltaug.priors import class_prior
 from ltaug.run import RunFolder, read_json
 
 __all__ = ["RunCorrection"]
-
-ESTIMATES = ("estimate", "trend", "center")
 
 
 class RunCorrection:
@@ -116,6 +114,16 @@ class RunCorrection:
             accuracy = shifted_accuracy(self.logits, self.labels, self.counts, self.source, calibrated)
         return {**accuracy, **self._made_by()}
 
+    def gain(self, found: Mapping[str, Any]) -> str:
+        """What the shift gains, in a sentence, from what :meth:`evaluate` found; empty where nothing is shifted."""
+        if self.word is None:
+            return ""
+        where = "Weighted to the class mix that is corrected for"
+        if self.word in ESTIMATES:
+            where = "On the test samples as they are, whose class mix was estimated"
+        before, after = (100 * found["top1_on_target"][key] for key in ("uncorrected", "corrected"))
+        return f"{where}, top-1 is {after:.1f} %, {before:.1f} % without."
+
     def rows(self, found: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         """Rows of a table from what :meth:`evaluate` found: metrics by name."""
         rows = {self.method: found["uncorrected"], f"{self.method} ({self.calibration})": found["calibrated"]}
@@ -123,16 +131,24 @@ class RunCorrection:
         return {name: metrics for name, metrics in rows.items() if metrics is not None}
 
     def shifted_table(self, found: Mapping[str, Any]) -> str:
-        """Markdown of what :meth:`shifted` found, in percent; F is forward, U uniform, B backward."""
+        """Markdown of what :meth:`shifted` found, in percent, and what its rows and columns mean."""
         rows = {name: values for name, values in found.items() if isinstance(values, dict)}
         sets = list(rows["none"])
         heads = [name[0].upper() + name.partition(" ")[2] for name in sets]
-        lines = [["prior", "logits", *heads], ["---", "---"] + ["---:"] * len(sets)]
+        lines = [["class mix", "logits", *heads], ["---", "---"] + ["---:"] * len(sets)]
         for name, values in rows.items():
             digits = 0 if name.endswith("kept") else 1
             cells = ("–" if math.isnan(value) else f"{100 * value:.{digits}f}" for value in values.values())
             lines.append([name, "as trained" if "none" in (name, self.calibration) else self.calibration, *cells])
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        shown = {row: text for row, text in KNOWN_OF_THE_MIX.items() if row in rows or row == "kept"}
+        size = max(map(len, shown))
+        legend = "\n".join(f"  {row.ljust(size)}  {text}" for row, text in shown.items())
+        return (
+            f"{table}\n\nTop-1 in percent on test sets of other class mixes, all drawn from the run's: in F50 "
+            "(forward) the most frequent class\nof the training is 50 times as frequent as its rarest, in B50 "
+            f"(backward) the rarest as the most frequent; U is uniform.\n{legend}"
+        )
 
     def save(self, corrected: Mapping[str, Any] | None, shifted: Mapping[str, Any] | None) -> Path:
         """Write corrected.json. Of an earlier call it keeps what is not done again."""
