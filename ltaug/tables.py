@@ -5,32 +5,46 @@ Runs are told apart by the settings that their summaries record, not by the name
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ltaug.errors import UserError
 from ltaug.methods import METHODS
-from ltaug.run import read_json, write_atomically
+from ltaug.run import RunFolder, read_json, write_atomically
 
-__all__ = ["Published", "Row", "collect", "read_published", "read_summaries", "write_tables"]
+__all__ = [
+    "Published",
+    "Row",
+    "collect",
+    "parameters_in_words",
+    "ratio_in_words",
+    "read_published",
+    "read_summaries",
+    "run_labels",
+    "training_set",
+    "write_tables",
+]
 
 COLUMNS = {"top1": "top-1", "top5": "top-5", "many": "many", "medium": "medium", "few": "few", "ece": "ECE15"}
 """Metrics of the table, and their heads."""
 ACCURACIES = ("top1", "top5", "many", "medium", "few")
 """Those of them that can be shown as errors, 100 % minus the accuracy."""
-PART = ("dataset", "model", "imbalance_ratio", "profile")
-"""Settings that the rows of one part of the table share."""
+PART = ("dataset", "model", "imbalance_ratio", "real_imbalance_ratio", "profile")
+"""What the rows of one part of the table share; the real ratio only where it is not the one that was asked for."""
 NOT_COMPARED = ("method", "out", "resume", "from_run", "log_with", "report", "threads", "workers", "settings")
 """Settings by which runs are not told apart, besides those whose name ends in `_dir` or `_every`."""
 MANY_CLASSES = 50
 """Number of classes from which top-5 accuracy is shown."""
+MAX_LETTERS = 32
+"""Of the value of a setting in a label."""
 
 
 @dataclass
@@ -60,17 +74,15 @@ class Row:
     @property
     def label(self) -> str:
         """The method, and in brackets the settings in which it differs."""
-        shown = ", ".join(f"{name.removeprefix('set.')} {_short(value)}" for name, value in self.settings.items())
-        return f"{self.method} ({shown})" if shown else self.method
+        return _with(self.method, _in_words(self.settings))
 
     @property
     def heading(self) -> str:
         """Title of its part."""
         part = dict(self.part)
-        ratio, profile = part.pop("imbalance_ratio", None), part.pop("profile", None)
-        words = [str(value) for value in part.values()]
-        words += [f"imbalance ratio {ratio:g}"] if isinstance(ratio, (int, float)) else []
-        return ", ".join(words) + (f" ({profile})" if profile else "")
+        asked, real, profile = (part.pop(key, None) for key in ("imbalance_ratio", "real_imbalance_ratio", "profile"))
+        words = [*map(str, part.values()), ratio_in_words(asked, real)]
+        return _with(", ".join(filter(None, words)), [profile] if profile else [])
 
 
 Published = Sequence[Mapping[str, str]]
@@ -154,6 +166,112 @@ def collect(
     )
 
 
+def run_labels(folders: Sequence[Path]) -> list[str]:
+    """Names of runs; those that share one with the settings in which they differ, or else with their folders.
+
+    A run need not be finished, and a damaged file counts as one that is not there.
+
+    >>> import tempfile
+    >>> runs = [RunFolder(tempfile.mkdtemp(), {"seed": seed, "lr": 0.1}) for seed in (0, 1)]
+    >>> for run in runs:
+    ...     run.write_json("summary.json", {"name": "erm"})
+    >>> run_labels([run.path for run in runs])
+    ['erm (seed 0)', 'erm (seed 1)']
+    """
+    names, settings = zip(*map(_identity, folders), strict=True) if folders else ((), ())
+    words = []
+    for name, mine in zip(names, settings, strict=True):
+        namesakes = [theirs for other, theirs in zip(names, settings, strict=True) if other == name]
+        words.append(_in_words({key: mine.get(key) for key in _fewest(namesakes)}))
+    labels = [_with(name, more) for name, more in zip(names, words, strict=True)]
+    ends = [folder.resolve().parts[1:] for folder in folders]
+    for length in range(1, max(map(len, ends), default=0) + 1):
+        if len(set(labels)) == len(labels):
+            break
+        labels = [
+            _with(names[k], [*words[k], "/".join(ends[k][-length:])]) if labels.count(label) > 1 else label
+            for k, label in enumerate(labels)
+        ]
+    return [
+        f"{each} #{labels[: k + 1].count(each)}" if labels.count(each) > 1 else each for k, each in enumerate(labels)
+    ]
+
+
+def _identity(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Name of a run, and the settings by which it is told apart from others of its name."""
+    run, summary, settings = RunFolder.open(folder), dict[str, Any](), dict[str, Any]()
+    with contextlib.suppress(OSError, ValueError):
+        summary = run.summary()
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # the last: values of other types
+        settings = _compared(run.config())
+    return str(summary.get("name") or folder.resolve().name), settings | {"data": summary.get("data")}
+
+
+def training_set(summary: Mapping[str, Any]) -> str:
+    """What a run was trained on: the name of its data and their imbalance ratio; empty if its summary has neither.
+
+    >>> training_set({"dataset": "digits", "imbalance_ratio": 50.0, "class_counts": [114, 20, 2]})
+    'digits, imbalance ratio 57 (asked: 50)'
+    """
+    given = summary.get("settings")
+    settings = {**summary, **(given if isinstance(given, Mapping) else {})}
+    words = (str(_data_name(summary, settings) or ""), ratio_in_words(_asked_ratio(settings), _real_ratio(summary)))
+    return ", ".join(filter(None, words))
+
+
+def ratio_in_words(asked: object, real: object) -> str:
+    """An imbalance ratio, and the one that was asked for where rounding to whole samples made another one of it.
+
+    >>> ratio_in_words(50.0, 57.0), ratio_in_words(None, 256.0), ratio_in_words(100.0, None)
+    ('imbalance ratio 57 (asked: 50)', 'imbalance ratio 256', 'imbalance ratio 100')
+    """
+    wanted, found = (_rounded(value) if isinstance(value, (int, float)) else "" for value in (asked, real))
+    if not wanted and not found:
+        return ""
+    return f"imbalance ratio {found or wanted}" + (
+        f" (asked: {wanted})" if wanted and found not in ("", wanted) else ""
+    )
+
+
+def parameters_in_words(number: float) -> str:
+    """How many parameters a network has, in millions, or in thousands where it is tiny.
+
+    >>> parameters_in_words(470_004), parameters_in_words(75_002), parameters_in_words(650)
+    ('0.47 M', '75.0 K', '650')
+    """
+    if number >= 100_000:
+        return f"{number / 1e6:,.2f} M"
+    return f"{number / 1e3:.1f} K" if number >= 1000 else f"{number:.0f}"
+
+
+def _data_name(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+    """The data set's own name, also where the setting says only of what kind it is, such as a folder."""
+    kind, name = settings.get("dataset"), summary.get("data")
+    if not name or (kind and f"{name}_".startswith(f"{kind}_")):
+        return kind
+    asked = _asked_ratio(settings)
+    return name if asked is None else str(name).removesuffix(f"_ir{asked:g}")
+
+
+def _asked_ratio(settings: Mapping[str, Any]) -> float | None:
+    ratio = settings.get("imbalance_ratio")
+    if not isinstance(ratio, (int, float)) or not ratio or settings.get("profile") == "natural":
+        return None
+    return float(ratio)
+
+
+def _real_ratio(summary: Mapping[str, Any]) -> float | None:
+    counts: Any = summary.get("class_counts")
+    try:
+        return float(max(counts) / min(counts))
+    except (TypeError, ValueError, ZeroDivisionError):  # none, or a class without samples
+        return None
+
+
+def _rounded(ratio: float) -> str:
+    return f"{ratio:.4g}"
+
+
 class _Run:
     """A run with what tells it apart."""
 
@@ -166,17 +284,11 @@ class _Run:
         given: Mapping[str, Any] = settings if isinstance(settings, Mapping) else old
         self.method = str(summary.get("method") or summary.get("name") or name)
         everything = {**old, **given}
-        everything = {**everything, **_named(summary, everything)}
+        everything |= _named(summary, everything)
         self.part = {key: everything[key] for key in PART if everything.get(key) not in (None, "")}
-        changes = given.get("set") or {}
-        self.changed = bool(changes)
+        self.changed = bool(given.get("set"))
         self.from_run = str(given.get("from_run") or "")
-        self.settings = {
-            key: value
-            for key, value in given.items()
-            if key not in (*NOT_COMPARED, *PART, "set") and not key.endswith(("_dir", "_every"))
-        }
-        self.settings |= {f"set.{key}": value for key, value in changes.items()}
+        self.settings = _compared(given, PART)
         self.settings["epochs"] = summary.get("epochs", given.get("epochs"))
         self.values = {**everything, "method": self.method}
 
@@ -188,13 +300,11 @@ class _Run:
 
 
 def _named(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Data set and network by their names where no setting names them, and the imbalance ratio where none makes it."""
-    found = {
-        name: summary.get(key) for name, key in (("dataset", "data"), ("model", "model")) if not settings.get(name)
-    }
-    counts = summary.get("class_counts")
-    if counts and min(counts) > 0 and (settings.get("profile") == "natural" or not settings.get("imbalance_ratio")):
-        found["imbalance_ratio"] = max(counts) / min(counts)
+    """Data set and network by their names, and the real imbalance ratio where it is not the one that was asked for."""
+    found = {"dataset": _data_name(summary, settings), "model": settings.get("model") or summary.get("model")}
+    asked, real = _asked_ratio(settings), _real_ratio(summary)
+    if real is not None and (asked is None or _rounded(real) != _rounded(asked)):
+        found["imbalance_ratio" if asked is None else "real_imbalance_ratio"] = real
     return found
 
 
@@ -202,16 +312,20 @@ _OLD = ("dataset", "model", "profile", "imbalance_ratio", "seed", "epochs", "tes
 
 
 def _distinguishing(runs: Sequence[_Run], over: Sequence[str]) -> list[str]:
+    left_out = {*over, *(f"first_stage.{name}" for name in over), "epochs"}
+    return _fewest([run.settings for run in runs], left_out)
+
+
+def _fewest(runs: Sequence[Mapping[str, Any]], left_out: Collection[str] = ()) -> list[str]:
     """The fewest settings that tell groups of runs apart; a protocol goes before what it sets."""
     # A setting that some runs lack came with a later version; changes of the method are there only where it has any.
-    names = [name for name in runs[0].settings if all(name in run.settings for run in runs)]
-    names += [name for run in runs for name in run.settings if "set." in name]
-    left_out = {*over, *(f"first_stage.{name}" for name in over), "epochs"}
+    names = [name for name in runs[0] if all(name in run for run in runs)]
+    names += [name for run in runs for name in run if "set." in name]
     wanted = [name for name in ("protocol", *names) if name in names and name not in left_out]
     chosen: list[str] = []
 
     def groups(keys: Iterable[str]) -> int:
-        return len({tuple(_frozen(run.settings.get(key)) for key in keys) for run in runs})
+        return len({tuple(_frozen(run.get(key)) for key in keys) for run in runs})
 
     for name in dict.fromkeys(wanted):
         if groups([*chosen, name]) > groups(chosen):
@@ -259,13 +373,33 @@ def _equal(value: Any, cell: str) -> bool:
         return str(value) == cell
 
 
+def _compared(settings: Mapping[str, Any], left_out: Collection[str] = ()) -> dict[str, Any]:
+    """The settings by which runs are told apart, those of the method's changes by themselves."""
+    kept = {
+        key: value
+        for key, value in settings.items()
+        if key not in (*NOT_COMPARED, *left_out, "set") and not key.endswith(("_dir", "_every"))
+    }
+    return kept | {f"set.{key}": value for key, value in (settings.get("set") or {}).items()}
+
+
+def _in_words(settings: Mapping[str, Any]) -> list[str]:
+    return [f"{name.removeprefix('set.')} {_short(value)}" for name, value in settings.items() if value is not None]
+
+
+def _with(name: str, more: Sequence[str]) -> str:
+    """A name, and in brackets what else there is to say."""
+    return f"{name} ({', '.join(more)})" if more else name
+
+
 def _frozen(value: Any) -> Any:
     """A value that can be compared and be a key."""
     return repr(value) if isinstance(value, (list, dict)) else value
 
 
 def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= MAX_LETTERS else f"{text[: MAX_LETTERS - 1]}…"
 
 
 # --- what is written --------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ FIGURES = [
 class Page(HTMLParser):
     """A page as a browser reads it: tags, cells of tables, and the text below each heading."""
 
-    VOID = ("meta", "img", "br", "link", "hr")
+    VOID = ("meta", "img", "br", "link", "hr", "wbr")
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Page(HTMLParser):
         elif "style" not in self.stack:
             self.sections[self.heading] = self.sections.get(self.heading, "") + data
         if "td" in self.stack or "th" in self.stack:
-            self.cells[-1][-1] += data
+            self.cells[-1][-1] += data.replace("\N{NON-BREAKING HYPHEN}", "-")
 
     def text(self, heading: str) -> str:
         """What stands below a heading, its lines joined."""
@@ -201,7 +201,7 @@ def test_a_complete_run_has_every_figure_and_headline(tmp_path: Path) -> None:
     assert "name 9: 5" in page.sections["Data"]
     assert "Trained on 1,236 samples of 10 classes" in page.text("Data")
     assert "the largest 100 times the smallest" in page.text("Data")
-    assert "Numbers of the last epoch · epochs 4 · seed 7 · trained in 2 h 35 min" in page.source
+    assert "Numbers of the last epoch · imbalance ratio 100 · epochs 4 · seed 7 · trained in 2 h 35 min" in page.source
 
 
 @pytest.mark.usefixtures("quick")
@@ -235,14 +235,32 @@ def test_speed_is_shown_under_its_old_names_too(tmp_path: Path, key: str) -> Non
     assert Page(write_report(run.path)).row("speed")[1] == "82 / s"
 
 
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"data": "x_ir100", "dataset": "x", "imbalance_ratio": 100, "model": "a"}, "x, imbalance ratio 100 · model a"),
+        ({"data": "my_set", "model": "", "imbalance_ratio": None}, "my_set, imbalance ratio 100"),
+        # What was asked for is not what came of it.
+        ({"data": "x_ir90", "dataset": "x", "imbalance_ratio": 90.0}, "x, imbalance ratio 100 (asked: 90)"),
+        (
+            {"data": "cats", "dataset": "folder", "imbalance_ratio": 5, "profile": "natural"},
+            "cats, imbalance ratio 100",
+        ),
+    ],
+)
 @pytest.mark.usefixtures("quick")
-def test_the_line_below_the_name_says_what_kind_of_run_it_was(tmp_path: Path) -> None:
-    more = {"data": "cifar100_ir100", "dataset": "cifar100", "imbalance_ratio": 100, "model": "resnet32"}
-    page = write_report(make_run(tmp_path / "run", first_stage="mixup", **more)).read_text()
-    facts = "data set cifar100 · imbalance ratio 100 · model resnet32 · first stage mixup · epochs 4 · seed 7"
-    assert f"Numbers of the last epoch · {facts} · trained in" in page
-    own = write_report(make_run(tmp_path / "own", data="my_set", model="", imbalance_ratio=None)).read_text()
-    assert "Numbers of the last epoch · data set my_set · epochs 4 · seed 7" in own
+def test_the_line_below_the_name_says_what_kind_of_run_it_was(
+    tmp_path: Path, facts: dict[str, Any], words: str
+) -> None:
+    run = make_run(tmp_path / "run", first_stage="mixup", **facts)
+    page = write_report(run).read_text()
+    assert f"Numbers of the last epoch · {words} · first stage mixup · epochs 4 · seed 7 · trained in" in page
+    other = make_run(tmp_path / "other", **{**facts, "data": "other", "dataset": "other"})
+    data = words.partition(" · ")[0]
+    assert (
+        f"2 runs · {data} · other, {data.partition(', ')[2]} · every"
+        in write_comparison([run, other], tmp_path / "all.html").read_text()
+    )
 
 
 @pytest.mark.usefixtures("quick")
@@ -385,8 +403,9 @@ def test_a_correction_is_shown_before_and_after(tmp_path: Path, write: Any) -> N
     assert "metricas trainedcorrectedto <uniform>, strength 1" in text
     assert "Weighted" not in text
     assert ["class mix", *TESTS] in page.cells
-    assert [row for row in page.cells if row[0] == "none"] == [["none", "50.0 %", "40.0 %", "30.0 %"]]
-    assert page.row("given, kept")[1:] == ["125.0 %", "–", "90.0 %"]
+    assert [row for row in page.cells if row[0] == "none"] == [["none", "50.0", "40.0", "30.0"]]
+    assert page.row("given, kept")[1:] == ["125.0", "–", "90.0"]
+    assert "Top-1 accuracy in percent" in text
     assert "All rows but “none” start from logits calibrated by vector, fitted on 9 samples." in text
     assert "none: nothing is known of the test set's class mix" in text
     assert "kept: share of what the given mix gains" in text
@@ -402,6 +421,12 @@ def test_a_correction_says_what_it_was_tuned_on_and_gains_on_its_own_class_mix(t
     assert "Tuned on 9 samples." in text
     assert "Weighted to the class mix that is corrected for, top-1 is 75.0 %, and 30.0 % without." in text
     assert "class mixes, all drawn" not in text
+    # An estimate is not scored against itself, as version 0.1 did.
+    correct(path, target_prior=[0.5, 0.5], top1_on_target={"corrected": 0.9}, description="to estimate, strength 1")
+    text = Page(write_report(path)).text("Corrected for another class mix")
+    top1 = json.loads((path / "summary.json").read_text())["final"]["top1"]
+    assert f"whose class mix was estimated, top-1 is 62.5 %, and {100 * top1:.1f} % without." in text
+    assert "Weighted" not in text
     correct(path, shifted=SHIFTED | HOW | {"calibration": "none"}, from_prior_reason="<mixing> with even classes")
     page = write_report(path).read_text()
     assert "calibrated by" not in page
@@ -617,14 +642,14 @@ def test_a_comparison_marks_the_best_and_links_the_reports(tmp_path: Path) -> No
     assert len(page.images) == 5
     assert page.links == ["../runs/a%20run/report.html"]  # b has no report yet
     (heads,) = (row for row in page.cells if row[0] == "run")
-    assert heads == ["run", "top-1", "many-shot", "few-shot", "ECE", "epochs", "seed", "time", "parameters"]
-    assert page.row("UniMix") == ["UniMix", "45.0 %", "60.0 %", "20.0 %", "5.0 %", "4", "7", "2 h 35 min", "0.47 M"]
+    assert heads == ["run", "top-1 %", "many %", "few %", "ECE15 %", "epochs", "seed", "time", "parameters"]
+    assert page.row("UniMix") == ["UniMix", "45.0", "60.0", "20.0", "5.0", "4", "7", "2 h 35 min", "0.47 M"]
     strong = re.findall(r"<strong>(.*?)</strong>", page.source)
-    assert strong == ["45.0 %", "20.0 %", "5.0 %", "70.0 %"]
+    assert strong == ["45.0", "20.0", "5.0", "70.0"]
 
 
 @pytest.mark.usefixtures("quick")
-def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+def test_runs_of_one_name_and_equal_settings_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     page = Page(write_comparison([make_run(tmp_path / f"seed{i}") for i in range(2)], tmp_path / "all.html"))
     assert page.row("unimix_bayias (seed0)")
     assert page.row("unimix_bayias (seed1)")
@@ -649,6 +674,11 @@ def test_settings_that_differ_are_listed_and_no_others(tmp_path: Path) -> None:
     assert page.row("mixer") == ["mixer", "–", "mixup"]
     assert page.row("set.alpha") == ["set.alpha", "0.5", "0.9"]
     assert not [row for row in page.cells if row[0] in ("lr", "method", "out")]
+    for name, text in (("a", "lr: 0.1\nhub_id: null\n"), ("b", "lr: 0.2\n")):  # not set is as good as not there
+        (tmp_path / name / "config.yaml").write_text(text)
+    page = Page(write_comparison([a, b], tmp_path / "all.html"))
+    assert ["setting", "unimix_bayias (lr 0.1)", "unimix_bayias (lr 0.2)"] in page.cells
+    assert not [row for row in page.cells if row[0] == "hub_id"]
 
 
 @pytest.mark.usefixtures("quick")
@@ -696,9 +726,9 @@ def test_corrections_are_compared(tmp_path: Path) -> None:
     page = Page(write_comparison([a, b], tmp_path / "all.html"))
     assert_self_contained(page)
     assert [row for row in page.cells if "to <uniform>, strength 1" in row] == [
-        ["two", "to <uniform>, strength 1", "45.0 %", "62.5 %", "5.0 %", "5.0 %"]
+        ["two", "to <uniform>, strength 1", "45.0", "62.5", "5.0", "5.0"]
     ]
-    assert page.row("given") == ["given", "70.0 %", "45.0 %", "60.0 %"]
+    assert page.row("given") == ["given", "70.0", "45.0", "60.0"]
     assert not [row for row in page.cells if row[0].endswith("kept")]
 
 
@@ -710,7 +740,8 @@ def test_a_run_in_progress_can_be_compared(tmp_path: Path) -> None:
         (c / name).unlink()
     (c / "metrics.jsonl").unlink()
     page = Page(write_comparison([a, b, c], tmp_path / "all.html"))
-    assert page.row("bin progress, after 4 epochs")[1].endswith(" %")
+    top1 = json.loads((b / "metrics.jsonl").read_text().splitlines()[3])["top1"]
+    assert page.row("bin progress, after 4 epochs")[1] == f"{100 * top1:.1f}"
     assert page.row("cno result yet")[1] == "–"
     assert len(page.images) == 2
 
@@ -754,7 +785,7 @@ def test_results_table() -> None:
     assert len({len(line) for line in lines}) == 1
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells == [
-        ["", *columns.values()],
+        ["", "top-1 %", "few %", "cw", "NLL", "ECE15 %", "Brier"],
         ["---"] + ["---:"] * 6,
         ["erm", "40.0", "–", "0.01235", "2.500", "0.5", "–"],
         ["a longer name", "100.0", "–", "–", "–", "–", "–"],

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from ltaug.errors import UserError
-from ltaug.tables import Row, collect, read_published, read_summaries, write_tables
+from ltaug.run import RunFolder
+from ltaug.tables import Row, collect, read_published, read_summaries, run_labels, training_set, write_tables
 
 SETTINGS = {"dataset": "my_set", "imbalance_ratio": 50.0, "profile": "exponential", "lr": 0.1, "set": None}
 
@@ -24,7 +25,7 @@ def summary(method: str, top1: float = 0.5, seed: int = 0, epochs: int = 2, **se
     return {
         "name": method,
         "method": method,
-        "data": "my_set_ir50",
+        "data": f"{values.get('dataset')}_ir50",
         "model": "",
         "epochs": epochs,
         "settings": values,
@@ -70,6 +71,21 @@ class TestRows:
             del values["settings"][name]
         (row,) = collect({"a": values})
         assert row.heading == "my_set_ir50, imbalance ratio 256"
+
+    def test_a_ratio_that_is_not_the_one_asked_for(self) -> None:
+        lines = [{"method": "erm", "paper": "X", "imbalance_ratio": "50", "top1": "40"}]
+        (row,) = collect({"a": summary("erm") | {"class_counts": [114, 20, 2]}}, lines)
+        assert row.heading == "my_set, imbalance ratio 57 (asked: 50) (exponential)"
+        assert row.published == {"X": 40.0}  # which are compared by what their authors asked for
+        (row,) = collect({"a": summary("erm") | {"class_counts": [100, 20, 2]}})
+        assert row.heading == "my_set, imbalance ratio 50 (exponential)"
+
+    def test_folders_are_data_sets_by_their_names(self) -> None:
+        runs = {
+            name: summary("erm", dataset="folder", data_dir=f"data/{name}") | {"data": f"{name}_ir50"}
+            for name in ("cats", "dogs")
+        }
+        assert [row.heading.partition(",")[0] for row in collect(runs)] == ["cats", "dogs"]
 
     def test_rows_are_told_apart_by_what_settings_differ_in(self) -> None:
         runs = {
@@ -259,3 +275,49 @@ class TestFiles:
         assert "`erm`" in self.written(tmp_path)
         assert not (tmp_path / "table.png").exists()
         assert "pip install ltaug[plots]" in capsys.readouterr().err
+
+
+class TestLabels:
+    def plant(self, folder: Path, name: str = "erm", data: str = "x", **settings: Any) -> Path:
+        run = RunFolder(folder, {"method": "erm", "out": str(folder), "threads": 1, **settings})
+        run.write_json("summary.json", {"name": name, "data": data})
+        return folder
+
+    def test_the_fewest_settings_that_differ_and_paths_last(self, tmp_path: Path) -> None:
+        runs = [
+            self.plant(tmp_path / "a", seed=0, lr=0.1),
+            self.plant(tmp_path / "b", seed=1, lr=0.1),
+            self.plant(tmp_path / "c", seed=1, lr=0.2, threads=2),
+            self.plant(tmp_path / "d", "mixup", seed=7),
+        ]
+        assert run_labels(runs) == ["erm (seed 0, lr 0.1)", "erm (seed 1, lr 0.1)", "erm (seed 1, lr 0.2)", "mixup"]
+        assert run_labels(runs[:2]) == ["erm (seed 0)", "erm (seed 1)"]
+        assert run_labels(runs[1:3]) == ["erm (lr 0.1)", "erm (lr 0.2)"]
+        assert run_labels([*runs[:2], self.plant(tmp_path / "e", seed=1, lr=0.1)]) == [
+            "erm (seed 0)",
+            "erm (seed 1, b)",
+            "erm (seed 1, e)",
+        ]
+
+    def test_data_and_changes_of_the_method(self, tmp_path: Path) -> None:
+        of_data = [self.plant(tmp_path / name, data=name, data_dir=f"data/{name}") for name in ("cats", "dogs")]
+        assert run_labels(of_data) == ["erm (data cats)", "erm (data dogs)"]
+        changed = [self.plant(tmp_path / f"{k}", set=values) for k, values in enumerate((None, {"alpha": 0.5}))]
+        assert run_labels(changed) == ["erm", "erm (alpha 0.5)"]
+        long = [self.plant(tmp_path / f"long{k}", layers=["a"] * 50 + [k]) for k in range(2)]
+        assert all(len(label) < 90 and label.endswith(f", long{k})") for k, label in enumerate(run_labels(long)))
+
+    def test_damaged_files_count_as_missing(self, tmp_path: Path) -> None:
+        a, b = (self.plant(tmp_path / name, seed=k) for k, name in enumerate("ab"))
+        for text in ("{", "set: 3", "[1]"):
+            (b / "config.yaml").write_text(text)
+            assert run_labels([a, b]) == ["erm (a)", "erm (b)"]
+        (b / "summary.json").write_text("{")
+        assert run_labels([a, b]) == ["erm", "b"]
+
+    @pytest.mark.parametrize(
+        "changes", [{"class_counts": "many"}, {"class_counts": [3, 0]}, {"class_counts": [1, "a"]}, {"settings": 3}]
+    )
+    def test_odd_summaries_have_a_training_set(self, changes: dict[str, Any]) -> None:
+        facts = {"dataset": "x", "imbalance_ratio": 50.0}
+        assert training_set({**facts, **changes}) == "x, imbalance ratio 50"

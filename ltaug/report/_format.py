@@ -38,13 +38,13 @@ RUN_COLUMNS = {
     "brier": "Brier",
     "nll": "NLL",
 }
-"""Metrics of the tables that are printed, and their heads."""
+"""Metrics of the tables that are printed, and their heads, to which the tables add units."""
 
 
 def results_table(
     results: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str], errors: Collection[str] = ()
 ) -> str:
-    """Markdown table of final metrics, a row a run, for the terminal: shares in percent, a dash for what is missing.
+    """Markdown table of final metrics, a row a run, for the terminal, with a dash for what is missing.
 
     Args:
         results: metrics by run, as :func:`ltaug.metrics.classification_report` makes them.
@@ -53,16 +53,16 @@ def results_table(
 
     >>> runs = {"erm": {"top1": 0.4, "nll": 2.5}, "bayias": {"top1": 0.45, "nll": None}}
     >>> print(results_table(runs, {"top1": "top-1 error", "nll": "NLL"}, errors=["top1"]))
-    |        | top-1 error | NLL   |
-    | ---    | ---:        | ---:  |
-    | erm    | 60.0        | 2.500 |
-    | bayias | 55.0        | –     |
+    |        | top-1 error % | NLL   |
+    | ---    | ---:          | ---:  |
+    | erm    | 60.0          | 2.500 |
+    | bayias | 55.0          | –     |
     """
-    lines = [["", *columns.values()], ["---"] + ["---:"] * len(columns)]
+    lines = [["", *(head + unit(key) for key, head in columns.items())], ["---"] + ["---:"] * len(columns)]
     for name, final in results.items():
         values = ((key, as_number(final.get(key))) for key in columns)
         shown = ((key, 1 - value if value is not None and key in errors else value) for key, value in values)
-        lines.append([name, *(metric(value, key).removesuffix(" %") for key, value in shown)])
+        lines.append([name, *(percent(value, key) for key, value in shown)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
@@ -93,6 +93,21 @@ def metric(value: object, key: str = "top1") -> str:
     return f"{number:.{DECIMALS[key]}f}" if key in DECIMALS else f"{100 * number:.1f} %"
 
 
+def percent(value: object, key: str = "top1") -> str:
+    """The same without its unit, for tables that have it in their heads."""
+    return metric(value, key).removesuffix(" %")
+
+
+def unit(key: str) -> str:
+    """The unit of a metric as it stands in the head of a table, with a space before it; empty if it has none."""
+    return "" if key in DECIMALS else " %"
+
+
+def unbroken(head: str) -> str:
+    """The head of a column, which is never parted at a hyphen: the 1 of "top-1" has no line of its own."""
+    return head.replace("-", "\N{NON-BREAKING HYPHEN}")
+
+
 def count(number: int, noun: str) -> str:
     """A number with its noun in the right form.
 
@@ -119,16 +134,16 @@ def duration(seconds: object) -> str:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested values as (dotted key, text).
+    """Nested values as (dotted key, text); a dash for what is not set.
 
     >>> flat({"set": {"alpha": 0.5}, "out": None})
-    [('set.alpha', '0.5'), ('out', '')]
+    [('set.alpha', '0.5'), ('out', '–')]
     """
     pairs = []
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             pairs += flat(value, f"{prefix}{key}.")
         else:
-            text = "" if value is None else str(value)
+            text = "–" if value is None else str(value)
             pairs.append((f"{prefix}{key}", text if len(text) <= MAX_LETTERS else f"{text[:MAX_LETTERS]} …"))
     return pairs

@@ -17,13 +17,27 @@ from markupsafe import Markup
 from torch import Tensor
 
 from ltaug import plots
+from ltaug.correction import ESTIMATES, KNOWN_OF_THE_MIX
 from ltaug.priors import shot_groups
 from ltaug.report import _figures as figures
 from ltaug.report._figures import Picture, draw
-from ltaug.report._format import HIGHER_IS_BETTER, METRICS, as_number, count, duration, flat, metric
+from ltaug.report._format import (
+    HIGHER_IS_BETTER,
+    METRICS,
+    RUN_COLUMNS,
+    as_number,
+    count,
+    duration,
+    flat,
+    metric,
+    percent,
+    unbroken,
+    unit,
+)
 from ltaug.report._old import SHIFTED
 from ltaug.report._record import Record, differing_data
 from ltaug.run import write_atomically
+from ltaug.tables import parameters_in_words, run_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -105,12 +119,13 @@ def write_comparison(
     runs = [Record(folder, keep_logits=few) for folder in folders]
     if not runs:
         raise ValueError("`run_dirs` is empty. Pass at least one run folder.")
-    path, records = Path(path), dict(zip(_distinct_names(runs), runs, strict=True))
-    keys = [key for key in METRICS if key != "confidence" and any(key in run.final for run in runs)]
+    path, records = Path(path), dict(zip(run_labels(folders), runs, strict=True))
+    keys = [key for key in RUN_COLUMNS if any(key in run.final for run in runs)]
     page = _templates().get_template("comparison.html.j2")
     text = page.render(
         title=title,
-        heads=["run", *(METRICS[key][0].removesuffix(" accuracy") for key in keys), *COSTS],
+        trained_on=list(dict.fromkeys(run.training_set for run in runs if run.training_set)),
+        heads=["run", *(RUN_COLUMNS[key] + unit(key) for key in keys), *COSTS],
         rows=_comparison_rows(records, keys, path),
         differing_data=differing_data(records),
         figures=_comparison_figures(records),
@@ -152,7 +167,7 @@ def _templates() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    found.filters |= {"count": count, "flat": flat, "metric": metric}
+    found.filters |= {"count": count, "flat": flat, "metric": metric, "percent": percent, "unbroken": unbroken}
     return found
 
 
@@ -162,10 +177,9 @@ def _templates() -> Environment:
 def _facts(run: Record) -> list[str]:
     """What kind of run it was, for the line below its name."""
     summary = {key: value for key, value in run.summary.items() if value not in (None, "")}
-    summary["set"] = summary.get("dataset", summary.get("data"))
-    labels = {"set": "data set", "imbalance_ratio": "imbalance ratio", "model": "model", "first_stage": "first stage"}
-    labels |= {"epochs": "epochs", "seed": "seed"}
-    facts = [f"{label} {summary[key]}" for key, label in labels.items() if summary.get(key) is not None]
+    labels = {"model": "model", "first_stage": "first stage", "epochs": "epochs", "seed": "seed"}
+    facts = [run.training_set] if run.training_set else []
+    facts += [f"{label} {summary[key]}" for key, label in labels.items() if summary.get(key) is not None]
     trained = duration(run.summary.get("wall_time_s"))
     return [*facts, f"trained in {trained}"] if trained else facts
 
@@ -239,17 +253,22 @@ def _correction(run: Record) -> dict[str, Any] | None:
     corrected, shifted = run.corrected, run.shifted
     before, after = (value if isinstance(value := corrected.get(key), dict) else {} for key in ("uncorrected", "final"))
     keys = [key for key in METRICS if key in before or key in after]
-    curve = corrected.get("strength_curve")
+    curve, description = corrected.get("strength_curve"), str(corrected.get("description") or "")
+    # Versions before 0.2 weighted an estimate to itself. What it is worth, the test samples as they are say.
+    estimated = description.startswith(tuple(f"to {word}," for word in ESTIMATES))
+    of_metrics = {"uncorrected": before.get("top1"), "corrected": after.get("top1")}
+    target = of_metrics if estimated else corrected.get("top1_on_target")
     if not damaged and not keys and not isinstance(curve, dict) and not shifted.rows:
         return None
-    target = corrected.get("top1_on_target")
     return {
         "damaged": damaged,
-        "description": str(corrected.get("description") or ""),
+        "description": description,
+        "estimated": estimated,
         "tuned_on": str(corrected.get("tuned_on") or ""),
         "from_prior": str(corrected.get("from_prior_reason") or ""),
         "rows": [(METRICS[key][0], metric(before.get(key), key), metric(after.get(key), key)) for key in keys],
         "on_target": target if isinstance(target, dict) and corrected.get("target_prior") else None,
+        "meanings": KNOWN_OF_THE_MIX,
         "curve": draw(_strength_figure, curve, corrected.get("strength")) if isinstance(curve, dict) else None,
         "shifted_figure": draw(plots.shifted_test_accuracy, shifted.curves) if shifted.rows else None,
     }
@@ -336,11 +355,11 @@ def _comparison_rows(records: Mapping[str, Record], keys: Sequence[str], path: P
     for key in keys:
         values = [value for run in records.values() if (value := as_number(run.final.get(key))) is not None]
         if len(values) > 1:
-            best[key] = metric(max(values) if key in HIGHER_IS_BETTER else min(values), key)
+            best[key] = percent(max(values) if key in HIGHER_IS_BETTER else min(values), key)
     rows = []
     for name, run in records.items():
         state = f"in progress, after {count(run.evaluated_epochs, 'epoch')}" if run.final else "no result yet"
-        cells = {key: metric(run.final.get(key), key) for key in keys}
+        cells = {key: percent(run.final.get(key), key) for key in keys}
         parameters = as_number(run.summary.get("parameters"))
         rows.append(
             {
@@ -353,7 +372,7 @@ def _comparison_rows(records: Mapping[str, Record], keys: Sequence[str], path: P
                     str(run.summary.get("epochs", "–")),
                     str(run.summary.get("seed", "–")),
                     duration(run.summary.get("wall_time_s")) or "–",
-                    "–" if parameters is None else f"{parameters / 1e6:,.2f} M",
+                    "–" if parameters is None else parameters_in_words(parameters),
                 ],
             }
         )
@@ -387,6 +406,7 @@ def _comparison_figures(records: Mapping[str, Record]) -> dict[str, Any]:
 def _side_by_side(records: Mapping[str, Record]) -> dict[str, Picture] | None:
     """Panels of the runs that were tested on the same samples; None if there are not several, or too many to show."""
     kept: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+    names = next((run.class_names for run in records.values() if run.logits is not None), None)
     for name, run in records.items():
         if run.logits is not None and run.class_counts is not None:
             kept[name] = (*run.logits, run.class_counts)
@@ -403,7 +423,7 @@ def _side_by_side(records: Mapping[str, Record]) -> dict[str, Picture] | None:
     probs = {name: logits.softmax(dim=1) for name, logits in same.items()}
     confusions = {name: _confusion(logits, labels) for name, logits in same.items()}
     return {
-        "confusions": draw(plots.compare_log_confusion_matrices, confusions, counts),
+        "confusions": draw(plots.compare_log_confusion_matrices, confusions, counts, class_names=names),
         "reliability": draw(plots.compare_reliability_diagrams, probs, labels),
         "confidence": draw(plots.probability_violins, probs, labels, counts),
     }
@@ -415,7 +435,7 @@ def _comparison_corrections(records: Mapping[str, Record]) -> list[tuple[str, ..
     for name, run in records.items():
         before, after = (run.corrected.get(key) for key in ("uncorrected", "final"))
         if isinstance(before, dict) and isinstance(after, dict):
-            cells = (metric(values.get(key), key) for key in ("top1", "ece") for values in (before, after))
+            cells = (percent(values.get(key), key) for key in ("top1", "ece") for values in (before, after))
             rows.append((name, str(run.corrected.get("description") or ""), *cells))
     return rows
 
@@ -425,20 +445,6 @@ def _differing_settings(records: Mapping[str, Record]) -> list[tuple[str, ...]]:
     keys = dict.fromkeys(key for config in configs for key in config if key not in NAMES_OF_SETTINGS)
     rows = {key: tuple(config.get(key, "–") for config in configs) for key in keys}
     return [(key, *values) for key, values in rows.items() if len(set(values)) > 1]
-
-
-def _distinct_names(runs: Sequence[Record]) -> list[str]:
-    """Names of runs, with the end of the path where several share a name, and a number where that is the same, too."""
-    names = [run.name for run in runs]
-    paths = [run.path.resolve().parts[1:] for run in runs]
-    for length in range(1, max(map(len, paths), default=0) + 1):
-        if len(set(names)) == len(names):
-            break
-        names = [
-            f"{run.name} ({'/'.join(path[-length:])})" if names.count(name) > 1 else name
-            for name, run, path in zip(names, runs, paths, strict=True)
-        ]
-    return [f"{name} #{names[: i + 1].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def _relative_link(target: Path, page: Path) -> str:

@@ -18,6 +18,7 @@ from ltaug.priors import as_counts
 from ltaug.report._format import METRICS, as_number, as_whole
 from ltaug.report._old import SHIFTED, read_shifted_csv, renamed
 from ltaug.run import RunFolder, read_json
+from ltaug.tables import training_set
 
 T = TypeVar("T")
 KEPT = ", kept"
@@ -160,6 +161,12 @@ class Record:
         if isinstance(names, list) and len(names) >= size and None not in names:
             return [str(name) for name in names]
         return [f"class {index}" for index in range(size)]
+
+    @property
+    def training_set(self) -> str:
+        """Name and imbalance ratio of the data that it was trained on; empty where it does not say."""
+        counts = self.class_counts
+        return training_set({**self.summary, "class_counts": None if counts is None else counts.tolist()})
 
     @property
     def fingerprint(self) -> dict[str, Any]:
