@@ -138,6 +138,7 @@ class TestOneClip:
             ((np.array([0.1, None]), RATE), r"has samples of shape \[2\] and type object"),
             ((noise(0), None), "has a sample rate of 0 Hz"),
         ],
+        ids=lambda value: value if isinstance(value, str) else "",  # float WAVs have the time of day in them
     )
     def test_faults_have_a_reason(self, data: bytes | Path, reason: str) -> None:
         with pytest.raises(ValueError, match=reason):
