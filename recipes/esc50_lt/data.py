@@ -73,7 +73,7 @@ class DataSettings:
     @property
     def data_name(self) -> str:
         """Name of the data in run folders."""
-        name = self.dataset
+        name: str = self.dataset
         if name in ("folder", "hub"):
             name = source_name(self.data_dir, self.hub_id, name)
         ratio = "" if self.profile == "natural" else f"_ir{self.imbalance_ratio:g}"

@@ -38,7 +38,7 @@ class DataSettings(ImageSettings):
     @property
     def data_name(self) -> str:
         """Name of the data in run folders."""
-        name = self.dataset
+        name: str = self.dataset
         if name in ("json", "folder", "hub"):
             name = source_name(self.data_dir, self.hub_id, name)
         return name if self.profile == "natural" else f"{name}_ir{self.imbalance_ratio:g}"
