@@ -73,24 +73,23 @@ def hub_or_cache(timeout: float = 10.0) -> Iterator[None]:
         timeout: seconds to wait for the hub.
     """
     import datasets
-    import huggingface_hub
-    from huggingface_hub.utils import get_session
+    import huggingface_hub.utils
 
-    clients = (huggingface_hub.constants, datasets.config)
-    before = [client.HF_HUB_OFFLINE for client in clients]
+    client: Any = huggingface_hub
+    clients: tuple[Any, ...] = (client.constants, datasets.config)
+    before = [each.HF_HUB_OFFLINE for each in clients]
     if not any(before):
         try:
-            get_session().head(huggingface_hub.constants.ENDPOINT, timeout=timeout)
+            client.utils.get_session().head(client.constants.ENDPOINT, timeout=timeout)
         except Exception as error:  # of whichever HTTP library the client has
-            endpoint = huggingface_hub.constants.ENDPOINT
-            warn(f"The hub at {endpoint} does not answer ({type(error).__name__}): only its cache is searched.")
-            for client in clients:
-                client.HF_HUB_OFFLINE = True
+            warn(f"The hub at {client.constants.ENDPOINT} does not answer ({type(error).__name__}): only its cache is searched.")
+            for each in clients:
+                each.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
-        for client, value in zip(clients, before, strict=True):
-            client.HF_HUB_OFFLINE = value
+        for each, value in zip(clients, before, strict=True):
+            each.HF_HUB_OFFLINE = value
 
 
 def data_files(builder: Any, data_dir: str | None = None) -> dict[str, list[str]] | None:

@@ -246,9 +246,9 @@ class TestProtocols:
         ("text", "message"),
         [
             ("epochz: 3\n", "there is no setting `epochz`, did you mean 'epochs'?"),
-            ("epochs: three\n", '"epochs"'),
+            ("epochs: three\n", "`epochs`"),
             ("second_stage:\n  epochz: 3\n", "there is no setting `epochz`, did you mean 'epochs'?"),
-            ("second_stage:\n  lr: -1\n", '"lr"'),
+            ("second_stage:\n  lr: -1\n", "`lr`"),
             ("- 1\n", "must hold `setting: value` lines"),
         ],
     )
@@ -314,7 +314,7 @@ class TestPages:
                 "`protocol` 'lad' is not known, did you mean 'lade'?",
             ),
             ("```\naccelerate launch recipes/cifar_lt/train.py --imbalance 10\n```", "no setting `--imbalance`"),
-            ("Run `torchrun --nproc-per-node 2 recipes/cifar_lt/train.py --epochs ten`.", '"epochs"'),
+            ("Run `torchrun --nproc-per-node 2 recipes/cifar_lt/train.py --epochs ten`.", "`epochs`"),
             ("| `pip install x && python recipes/cifar_lt/train.py ... --metod erm` |", "no setting `--metod`"),
             ("| `... --method mixpu` |", "`method` 'mixpu' is not known"),
             ("`python recipes/cifar_lt/train.py --method mislas --from_run runs/x --set.lr 3`", "`lr` is no setting"),
