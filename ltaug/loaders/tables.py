@@ -82,7 +82,8 @@ def hub_or_cache(timeout: float = 10.0) -> Iterator[None]:
         try:
             client.utils.get_session().head(client.constants.ENDPOINT, timeout=timeout)
         except Exception as error:  # of whichever HTTP library the client has
-            warn(f"The hub at {client.constants.ENDPOINT} does not answer ({type(error).__name__}): only its cache is searched.")
+            where, kind = client.constants.ENDPOINT, type(error).__name__
+            warn(f"The hub at {where} does not answer ({kind}): only its cache is searched.")
             for each in clients:
                 each.HF_HUB_OFFLINE = True
     try:
