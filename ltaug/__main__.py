@@ -31,13 +31,15 @@ def methods(arguments: argparse.Namespace) -> None:
 def correct(arguments: argparse.Namespace) -> None:
     """Correct a finished run's test logits for another class mix; nothing is trained, and no data are needed."""
     from ltaug.commands.correct import RunCorrection
+    from ltaug.commands.runs import find_run
     from ltaug.report import RUN_COLUMNS, results_table, write_report
 
     target, corrects = arguments.target_prior, True
     if target is None and arguments.strength is None and arguments.calibrate == "none":
         corrects = not arguments.shifted
         target = "uniform" if corrects else None
-    made = RunCorrection(arguments.run, target, arguments.strength, arguments.calibrate, arguments.from_prior)
+    run = find_run(arguments.run)
+    made = RunCorrection(run, target, arguments.strength, arguments.calibrate, arguments.from_prior)
     _say(made.source_in_words)
     if made.tuned_on:
         _say(f"Tuned on {made.tuned_on}.")
@@ -58,21 +60,25 @@ def correct(arguments: argparse.Namespace) -> None:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Put finished runs side by side on one HTML page, and print their table."""
-    _compare([Path(run) for run in arguments.runs], Path(arguments.out), arguments.title)
+    from ltaug.commands.runs import find_run
+
+    _compare([find_run(run) for run in arguments.runs], Path(arguments.out), arguments.title)
 
 
 def _compare(paths: Sequence[Path], page: Path, title: str) -> None:
     from ltaug.report import RUN_COLUMNS, results_table, write_comparison
+    from ltaug.tables import run_labels, training_set
 
     results: dict[str, Any] = {}
-    for path in paths:
-        summary = _summary(path)
+    summaries = dict(zip(run_labels(paths), map(_summary, paths), strict=True))
+    for (label, summary), path in zip(summaries.items(), paths, strict=True):
         if isinstance(summary.get("final"), dict):
-            name = str(summary.get("name") or path.name)
-            results[name if name not in results else str(path)] = summary["final"]
+            results[label] = summary["final"]
         else:
             _warn(f"Not in the table: {path} is not finished.")
     _say(results_table(results, RUN_COLUMNS))
+    if data := "; ".join(dict.fromkeys(filter(None, map(training_set, summaries.values())))):
+        _say(f"\nTrained on {data}.")
     page.parent.mkdir(parents=True, exist_ok=True)
     _say(f"\nOpen {write_comparison(list(paths), page, title=title)} in a browser.")
 
@@ -81,18 +87,17 @@ def _summary(path: Path) -> dict[str, Any]:
     """A run's summary.json; empty for a run that is not finished."""
     from ltaug.run import RunFolder
 
-    if not ((path / "config.yaml").is_file() or (path / "summary.json").is_file()):
-        raise UserError(f"`{path}` is no run folder: it has no config.yaml.")
     return RunFolder.open(path).summary() if (path / "summary.json").is_file() else {}
 
 
 def report(arguments: argparse.Namespace) -> None:
     """Write a run's report.html again."""
+    from ltaug.commands.runs import find_run
     from ltaug.report import write_report
 
-    for run in arguments.runs:
-        _summary(Path(run))
-        _say(f"Report: {write_report(Path(run))}")
+    for run in map(find_run, arguments.runs):
+        _summary(run)  # a damaged one is an error here, and a remark on the page
+        _say(f"Report: {write_report(run)}")
 
 
 def sweep(arguments: argparse.Namespace) -> None:
@@ -141,7 +146,8 @@ def new(arguments: argparse.Namespace) -> None:
         dataset, top1 = check_trains(folder)
         _say(f"\nIt trains: one epoch on {dataset}, which needs no files, gave {100 * top1:.1f} % top-1.")
     _say(
-        f"\nMake it yours:\n  {folder / 'data.py'}: what a sample is, and where samples come from\n"
+        f"\nMake it yours, as {folder / 'README.md'} says:\n"
+        f"  {folder / 'data.py'}: what a sample is, and where samples come from\n"
         f"  {folder / 'model.py'}: the network, which ends in a linear classifier\n"
         f"train.py stays as it is. Then: python {folder / 'train.py'} --method unimix_bayias"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,17 @@ class TestMethods:
         assert "smoothing_head 0.4 0.4 label_aware_smoothing: smoothing of the largest class." in text
         assert "cifar10, imbalance ratio 50: smoothing_head 0.2, smoothing_tail 0, delta_lr_ratio 0.2" in text
         assert "partner_tau" not in text
+        assert "setting value default meaning" in text
         assert "No setting differs" in said(capsys, "methods", "erm")
+
+    @pytest.mark.parametrize("name", ["erm", "mislas"])
+    def test_names_that_a_setting_takes(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+        lines = [line.split(maxsplit=1) for line in said(capsys, "methods", name).splitlines()]
+        assert ["sampler", "power, effective_number, progressive, class_aware"] in lines
+        assert ["classifier", "linear, cosine, causal_norm, crt, lws, mislas, tau_norm, ncm"] in lines
+        taken = dict(line for line in lines if len(line) == 2)
+        for setting in ("mixer", "loss", "class_weights"):
+            assert {getattr(method, setting) for method in METHODS.values()} <= set(taken[setting].split(", "))
 
     def test_an_unknown_one(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "there is no method 'unimx', did you mean 'unimix'?" in refused(capsys, "methods", "unimx")
@@ -198,6 +209,18 @@ class TestCorrect:
         if word == "estimate":
             assert corrected(run)["target_prior"] == pytest.approx(estimate_prior(TEST[0], SOURCE).tolist(), abs=1e-6)
 
+    def test_an_estimate_is_not_scored_against_itself(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        run = make_run(tmp_path / "erm", logits_prior=[0.01, 0.02, 0.07, 0.9])  # wrong: so is what is estimated with it
+        text = said(capsys, "correct", run, "--target_prior", "estimate")
+        found = corrected(run)
+        before, after = (100 * found[key]["top1"] for key in ("uncorrected", "final"))
+        assert after < before - 5
+        assert (
+            f"On the test samples as they are, whose class mix was estimated, top-1 is {after:.1f} %, {before:.1f}"
+            in text
+        )
+        assert "Weighted" not in text
+
     def test_a_prior_of_a_file(self, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "prior.json").write_text('{"dog": 4, "cat": 3, "bee": 2, "ant": 1}')
         said(capsys, "correct", run, "--target_prior", tmp_path / "prior.json", "--strength", "0.5")
@@ -227,9 +250,17 @@ class TestCorrect:
 
     def test_shifted_test_sets(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         text = said(capsys, "correct", run, "--shifted", "--calibrate", "temperature")
-        assert "| prior | logits | F50 | F25 | F10 | F5 | F2 | U | B2 | B5 | B10 | B25 | B50 |" in text
+        assert "| class mix | logits | F50 | F25 | F10 | F5 | F2 | U | B2 | B5 | B10 | B25 | B50 |" in text
         assert "| none | as trained |" in text
         assert "| given | temperature |" in text
+        legend = text[text.index("Top-1 in percent") :]
+        assert (
+            "in F50 (forward) the most frequent class\nof the training is 50 times as frequent as its rarest" in legend
+        )
+        for row in ("none", "calibrated", "given", "estimated", "trend", "center", "kept"):
+            assert f"\n  {row} " in legend
+        assert "calibrated " not in said(capsys, "correct", run, "--shifted")
+        said(capsys, "correct", run, "--shifted", "--calibrate", "temperature")
         shifted = corrected(run)["shifted"]
         assert len(shifted["center"]) == 11
         assert shifted["none"]["uniform"] == pytest.approx((TEST[0].argmax(1) == TEST[1]).double().mean().item())
@@ -247,7 +278,7 @@ class TestCorrect:
         assert "to trend, strength 1" in page
         for name in ("uncorrected", "final"):
             assert f"{100 * found[name]['top1']:.1f} %" in page
-        assert f"{100 * found['shifted']['given']['backward 50']:.1f} %" in page
+        assert f"<td class=n>{100 * found['shifted']['given']['backward 50']:.1f}</td>" in page
 
     def test_a_later_call_keeps_what_it_does_not_do_again(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         said(capsys, "correct", run, "--shifted")
@@ -351,17 +382,47 @@ class TestPages:
         page = tmp_path / "pages" / "page.html"
         main(["compare", str(run), str(other), str(begun), "--out", str(page), "--title", "Both"])
         out, err = capsys.readouterr()
-        assert [line.split(" ")[1] for line in out.splitlines()[2:4]] == ["erm", str(other)]
+        # Runs of one name: by what they differ in, or else by their folders.
+        assert [line.split("|")[1].strip() for line in out.splitlines()[2:4]] == ["erm (erm)", "erm (again)"]
+        seeds = [make_run(tmp_path / name) for name in ("a", "b")]
+        for seed, folder in enumerate(seeds):
+            (folder / "config.yaml").write_text(f"method: erm\nseed: {seed}\n")
+        lines = said(capsys, "compare", *seeds, "--out", page).splitlines()
+        assert [line.split("|")[1].strip() for line in lines[2:4]] == ["erm (seed 0)", "erm (seed 1)"]
+        assert "| top-1 % |" in lines[0]
+        assert "Trained on imbalance ratio 60." in lines
+        main(["compare", str(run), str(other), str(begun), "--out", str(page), "--title", "Both"])
+        capsys.readouterr()
         assert f"Open {page} in a browser." in out
         assert f"Not in the table: {begun} is not finished." in err
         assert "write_comparison Both" in page.read_text()
-        assert "is no run folder" in refused(capsys, "compare", tmp_path)
 
     def test_report(self, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         other = make_old_run(tmp_path / "old")
         assert said(capsys, "report", run, other).count("report.html") == 2
         assert (other / "report.html").is_file()
-        assert "is no run folder" in refused(capsys, "report", tmp_path)
+
+    @pytest.mark.parametrize("command", ["report", "compare", "correct"])
+    def test_folders_that_are_no_runs(self, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        runs = tmp_path / "runs"
+        for name in ("erm_seed0", "erm_seed1", "mixup"):
+            (runs / name).mkdir(parents=True)
+            (runs / name / "config.yaml").write_text("")
+        name, first = f"there is none of this name, did you mean '{Path('mixup')}'?", runs / "erm_seed0"
+        for word, message in {
+            runs / "mixpu": f"`{runs / 'mixpu'}` is no run folder: in `{runs}` {name}",
+            tmp_path / "rnus" / "mixup": f"in `{tmp_path}` {name.replace('mixup', 'runs/mixup')}",
+            runs / "xyz": f"in `{runs}` there is none of this name. Runs in `{runs}`: {first}, ",
+            runs: f"`{runs}` is no run folder: it has no config.yaml. Runs in `{runs}`: {first}, ",
+            runs
+            / "mixup"
+            / "config.yaml": f"is a file, but a run folder is needed. Name its folder, `{runs / 'mixup'}`",
+        }.items():
+            assert message in refused(capsys, command, word)
+        empty = tmp_path / "empty"
+        empty.mkdir()
+        line = refused(capsys, command, empty)
+        assert f"Nor are there any in `{empty}`: a run is in the folder that its training called `out`." in line
 
 
 RECIPE = """
@@ -401,7 +462,8 @@ class TestNew:
     def test_it_copies_and_checks(self, recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         sys.modules.pop("data", None)
         text = said(capsys, "new", tmp_path / "mine", "--from", "cifar_lt")
-        assert {path.name for path in (tmp_path / "mine").iterdir()} == {"train.py", "data.py", "protocols"}
+        names = {path.name for path in (tmp_path / "mine").iterdir()}
+        assert names == {"train.py", "data.py", "protocols", "README.md"}
         assert "It trains: one epoch on toys, which needs no files, gave 75.0 % top-1." in text
         assert f"{tmp_path / 'mine' / 'data.py'}: what a sample is" in text
         assert not {"train", "data"} & set(sys.modules)
@@ -425,6 +487,41 @@ class TestNew:
         for path in (recipes / "cifar_lt" / "protocols").iterdir():
             path.unlink()
         assert "brings no data along" in refused(capsys, "new", tmp_path / "y", "--from", "cifar_lt")
+
+    def test_a_readme_of_its_own(self, recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        recipe = recipes / "cifar_lt"
+        (recipe / "README.md").write_text("[Results](../../docs/cifar_lt.md)")
+        (recipe / "published.csv").write_text("method,paper,top1\n")
+        (recipe / "data.py").write_text('"""Toys.\n\nTo train on something else, write\n`read`.\n"""\n')
+        (recipe / "model.py").write_text('def build_model():\n    """Builds. Replace it by your own: a module."""\n')
+        (recipe / "protocols" / "toys.yaml").write_text("# Some toys,\n# made long-tailed.\ndataset: toys\n")
+        said(capsys, "new", tmp_path / "mine", "--from", "cifar_lt", "--no_check")
+        text = (tmp_path / "mine" / "README.md").read_text()
+        assert text.startswith("# mine\n\nStarted from the recipe cifar_lt")
+        assert "1. **data.py**: To train on something else, write `read`.\n" in text
+        assert "2. **model.py**: Replace it by your own: a module.\n" in text
+        assert "| `toys` | Some toys, made long-tailed. |" in text
+        assert not (tmp_path / "mine" / "published.csv").exists()
+        # One's own recipe is copied as it is.
+        (tmp_path / "mine" / "README.md").write_text("My results.")
+        said(capsys, "new", tmp_path / "again", "--from", tmp_path / "mine", "--no_check")
+        assert (tmp_path / "again" / "README.md").read_text() == "My results."
+
+    @pytest.mark.parametrize("recipe", ["cifar_lt", "esc50_lt", "imagenet_lt", "inaturalist"])
+    def test_a_copy_is_a_good_start(self, recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        said(capsys, "new", tmp_path / "mine", "--from", recipe, "--no_check")
+        text = (tmp_path / "mine" / "README.md").read_text()
+        assert "1. **data.py**: To train on something else, " in text
+        assert "2. **model.py**: Replace it by your own: " in text
+        assert "](" not in text  # no link that could be broken
+        for protocol in (tmp_path / "mine" / "protocols").iterdir():
+            assert re.search(rf"\| `{protocol.stem}` \| \w.+\. \|", text), protocol
+            # What belongs to the network that is replaced stands together.
+            lines = protocol.read_text().splitlines()
+            end = lines.index("# Of model.py:") if "# Of model.py:" in lines else len(lines)
+            assert not re.search(
+                "^(depth|model|backbone|mels|pretrained|freeze|lora_rank|drop_path):", "\n".join(lines[:end]), re.M
+            )
 
     def test_those_of_the_repository_are_found(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
         line = refused(capsys, "new", root / "recipes", "--from", "nothing_like_it")

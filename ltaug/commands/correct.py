@@ -176,7 +176,9 @@ class RunCorrection:
         info = self.run.info() if (self.run.path / "ltaug.json").is_file() else {}
         for name in ("class_names", "class_counts"):
             if not info.get(name):
-                raise UserError(f"`{self.run.path}` has no ltaug.json with `{name}`: it is no finished run.")
+                raise UserError(
+                    f"`{self.run.path}` has no ltaug.json with `{name}`: it is no finished run. Train it to its end."
+                )
         return info
 
     def _source(self, word: str) -> tuple[Tensor, str]:

@@ -7,7 +7,7 @@ import inspect
 import itertools
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ltaug.errors import UserError, did_you_mean
 from ltaug.methods import METHODS, PUBLISHED, Method
@@ -36,13 +36,13 @@ def describe_method(name: str) -> str:
     if name not in METHODS:
         hint = did_you_mean(name, METHODS) or f". There are: {', '.join(METHODS)}."
         raise UserError(f"there is no method {name!r}{hint}")
-    method, plain, meaning = METHODS[name], Method(), dict(_attribute_docs(Method))
+    method, default, meaning = METHODS[name], Method(), dict(_attribute_docs(Method))
     changes = method.changes()
     chosen = {changes[key] for key in CHOICES if key in changes}
     # Beside what differs, the settings of what was chosen: their meaning begins with the names of their owners.
     shown = [key for key, text in meaning.items() if key in changes or chosen & set(text.partition(":")[0].split(", "))]
-    rows = [("setting", "value", "plain", "meaning")]
-    rows += [(key, _plain(getattr(method, key)), _plain(getattr(plain, key)), meaning[key]) for key in shown]
+    rows = [("setting", "value", "default", "meaning")]
+    rows += [(key, _plain(getattr(method, key)), _plain(getattr(default, key)), meaning[key]) for key in shown]
     lines = [name, *textwrap.wrap(method.paper, 110, initial_indent="  ", subsequent_indent="  "), ""]
     lines.append(_aligned(rows, width=80) if shown else "No setting differs from plain training.")
     special = [
@@ -58,7 +58,13 @@ def describe_method(name: str) -> str:
             "",
             f"A second stage: --method {name} --from_run RUN, where RUN was trained with {method.first_stage}.",
         ]
-    return "\n".join(lines)
+    choices = [
+        (f"  {key}", ", ".join(get_args(kind)))
+        for key, kind in get_type_hints(Method).items()
+        if get_origin(kind) is Literal
+    ]
+    lines += ["", "Any setting can be changed, such as --set.alpha 0.5. Those with names as values take:"]
+    return "\n".join([*lines, _aligned(choices, width=100)])
 
 
 def _attribute_docs(kind: type) -> Iterator[tuple[str, str]]:
