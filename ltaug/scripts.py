@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import itertools
 import shutil
 import sys
 import tempfile
@@ -20,6 +22,47 @@ __all__ = ["check_trains", "copy_recipe", "find_recipe", "loaded_script", "run_s
 
 PLACES = (Path(__file__).parent / "_recipes", Path(__file__).parents[1] / "recipes")
 """Where recipes are: in an installed package, and beside it in the repository."""
+
+
+README = """# {name}
+
+Started from the recipe {recipe} of ltaug {version}. Make it yours, then let this page say what the data are and what
+came out, each number with its command.
+
+1. **data.py**: {data}
+2. **model.py**: {model}
+   Settings of the old network stand at the end of the files of `protocols`: delete those that yours does not have.
+3. Try it: `python {folder}/train.py --method mixup_bayias --epochs 1 --out runs/try`. A mistake in settings or data
+   ends it with one line; `PYTHONDEVMODE=1` in front shows the traceback. All that train.py asks of the data,
+   `ltaug.testing.check_data(load_data(cfg), cfg)` checks.
+
+train.py stays as it is: nothing in it knows what a sample is.
+
+| to | command |
+|---|---|
+| train a method | `accelerate launch {folder}/train.py --method unimix_bayias` |
+| see the methods | `ltaug methods`, `ltaug methods unimix_bayias` |
+| take the samples as they are | `... --profile natural` |
+| run a second stage | `... --method crt --from_run RUN`, where RUN was trained with `erm` |
+| continue a run | the same command with `--resume true` |
+| train many, with a table | `ltaug sweep {folder}/train.py method=erm,mixup,bayias seed=0,1,2` |
+| correct a run for another class mix | `ltaug correct RUN --target_prior uniform` |
+| see every setting | `python {folder}/train.py --help` |
+
+## Protocols
+
+`--protocol NAME` takes the settings of a file of `protocols`. These came with {recipe}: keep what fits your data.
+
+| NAME | what it is |
+|---|---|
+{protocols}
+
+## Published numbers
+
+A sweep prints those of `published.csv` beside its own, if there is one: columns `method`, `paper`, `top1` in percent,
+and any settings, such as `dataset`.
+"""
+"""README of a copy: what to change, and what there is. That of the original is about its data and its results."""
 
 
 def find_recipe(name: str) -> Path:
@@ -41,7 +84,10 @@ def find_recipe(name: str) -> Path:
 
 
 def copy_recipe(name: str, folder: str | Path) -> Path:
-    """Copy a recipe to a new folder.
+    """Copy a recipe to a new folder, as a start for data of one's own.
+
+    The copy of a recipe that comes with ltaug gets a README that begins with what to change, and no published numbers:
+    those are of other people's data.
 
     Args:
         name: see :func:`find_recipe`.
@@ -55,8 +101,45 @@ def copy_recipe(name: str, folder: str | Path) -> Path:
         raise UserError(f"`{target}` exists already. Choose another folder.")
     if source.resolve() in target.resolve().parents:
         raise UserError(f"`{target}` lies inside the recipe that it would be a copy of. Choose another folder.")
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "runs")
-    return Path(shutil.copytree(source, target, ignore=ignored, dirs_exist_ok=True))
+    ours = source.parent in PLACES
+    own = ("README.md", "published.csv") if ours else ()
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "runs", *own)
+    shutil.copytree(source, target, ignore=ignored, dirs_exist_ok=True)
+    if ours:
+        (target / "README.md").write_text(_readme(source, target), encoding="utf-8")
+    return target
+
+
+def _readme(recipe: Path, copy: Path) -> str:
+    from ltaug import __version__
+
+    protocols = {file.stem: _comment(file) for file in sorted(recipe.glob("protocols/*.yaml"))}
+    return README.format(
+        name=copy.resolve().name,
+        folder=copy.as_posix(),
+        recipe=recipe.name,
+        version=__version__,
+        data=_advice(recipe / "data.py", "To train on something else"),
+        model=_advice(recipe / "model.py", "Replace it by your own"),
+        protocols="\n".join(f"| `{name}` | {text} |" for name, text in protocols.items()),
+    )
+
+
+def _advice(file: Path, begin: str) -> str:
+    """What the docstrings of a file say from some words on, up to the end of the docstring."""
+    tree = ast.parse(file.read_text(encoding="utf-8") if file.is_file() else "")
+    documented: list[ast.Module | ast.FunctionDef] = [
+        tree,
+        *(node for node in tree.body if isinstance(node, ast.FunctionDef)),
+    ]
+    texts = (" ".join((ast.get_docstring(node) or "").split()) for node in documented)
+    return next((text[text.index(begin) :] for text in texts if begin in text), "").replace(":class:", "")
+
+
+def _comment(file: Path) -> str:
+    """The comment at the top of a file of settings."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return " ".join(line.removeprefix("#").strip() for line in itertools.takewhile(lambda x: x.startswith("#"), lines))
 
 
 def check_trains(folder: str | Path) -> tuple[str, float]:

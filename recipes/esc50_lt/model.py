@@ -29,7 +29,10 @@ class ModelSettings:
 
 
 def build_model(num_classes: int, cfg: Any, data: Any) -> SoundNetwork:
-    """Build the network of the settings. Replace it by your own: a `SoundNetwork` that defines `logits(waveforms)`."""
+    """Build the network of the settings. Replace it by your own: a `SoundNetwork` that defines `logits(waveforms)`.
+
+    It takes [N, T] to [N, C], T being `crop_length`, and ends in a linear layer `fc`; crops are averaged by itself.
+    """
     if cfg.model == "mel":
         pretrained = cfg.pretrained and not cfg.from_run
         return MelNetwork(num_classes, data.sample_rate, cfg.backbone, pretrained, cfg.mels, cfg.max_gain_db)
