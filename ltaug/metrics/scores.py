@@ -17,7 +17,7 @@ from ltaug.metrics._inputs import (
     read_predictions,
     read_probs,
 )
-from ltaug.priors import Counts, as_array, as_counts, shot_groups
+from ltaug.priors import Counts, as_array, as_counts, comparable, shot_groups
 
 __all__ = [
     "accuracy",
@@ -140,7 +140,7 @@ def confusion_matrix(
     tensor([[2, 0],
             [1, 1]])
     """
-    tensor, labels = flatten_dense(as_tensor(probs), as_array(labels, "labels"))
+    tensor, labels = flatten_dense(as_tensor(probs), comparable(as_array(labels, "labels")))
     if ignore_index is not None and labels.ndim == 1 and len(labels) == len(tensor):
         keep = (labels != ignore_index).to(tensor.device)
         if len(keep) and not bool(keep.any()):

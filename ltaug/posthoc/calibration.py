@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ltaug.posthoc._buffers import KeptBuffers
 from ltaug.posthoc.shift import Logits, as_logits, as_number, as_whole, check_finite, check_no_probabilities
-from ltaug.priors import Counts, as_array, as_counts, on_wide_device
+from ltaug.priors import Counts, as_array, as_counts, comparable, on_wide_device
 
 __all__ = ["BiasCorrectedTemperatureScaling", "TemperatureScaling", "VectorScaling"]
 
@@ -89,7 +89,7 @@ class Calibration(KeptBuffers, ABC):
         from scipy.optimize import minimize
 
         logits = on_wide_device(self.check(logits))
-        labels = as_array(labels, "labels").to(logits.device)
+        labels = comparable(as_array(labels, "labels")).to(logits.device)
         weights = None if weights is None else as_array(weights, "weights").to(logits.device)
         _check_samples(logits, labels, weights)
         prior_std = as_number(prior_std, "prior_std")
