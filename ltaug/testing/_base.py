@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ltaug.priors import on_wide_device
+
 
 class ContractError(AssertionError):
     """Error of a class that breaks a rule of its contract.
@@ -97,8 +99,13 @@ def tolerance_of(dtype: torch.dtype) -> float:
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
     """Whether two tensors have one shape and nearly the same values; NaN equals nothing."""
     return a.shape == b.shape and torch.allclose(
-        a.double(), b.double(), rtol=tolerance, atol=tolerance, equal_nan=False
+        doubled(a), doubled(b), rtol=tolerance, atol=tolerance, equal_nan=False
     )
+
+
+def doubled(tensor: Tensor) -> Tensor:
+    """Convert to float64, on the CPU where the tensor's device has no such type."""
+    return on_wide_device(tensor).double()
 
 
 def name_of(subject: Any) -> str:
@@ -145,6 +152,13 @@ def forked_torch(device: torch.device) -> Iterator[None]:
     if device.type == "cpu":
         with torch.random.fork_rng(devices=[]):
             yield
+    elif device.type == "mps":  # whose generator has no number, which `fork_rng` would ask for
+        state = torch.mps.get_rng_state()
+        try:
+            with torch.random.fork_rng(devices=[]):
+                yield
+        finally:
+            torch.mps.set_rng_state(state)
     else:
         devices = range(torch.get_device_module(device).device_count())
         with torch.random.fork_rng(devices, device_type=device.type):

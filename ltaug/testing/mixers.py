@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ltaug.priors import has_float64, on_wide_device
 from ltaug.testing._base import (
     Report,
     Rule,
     check_arguments,
+    doubled,
     forked_torch,
     form_of,
     kind_of,
@@ -157,6 +159,8 @@ def check_mixer(
             for size in (7, 1):
                 for partners in (False, True):
                     for dtype in (torch.float32, torch.float64, torch.bfloat16):
+                        if dtype == torch.float64 and not has_float64(device):
+                            continue
                         batches = [_batch(shape, size, num_classes, dtype, form, partners, device) for form in _FORMS]
                         results = []
                         for batch in batches:
@@ -215,7 +219,7 @@ def _batch(
     generator = torch.Generator().manual_seed(0)
 
     def stream(first_class: int) -> tuple[Tensor, Tensor, Tensor]:
-        inputs = torch.randn(size, *shape, generator=generator, dtype=torch.float64).to(device, dtype)
+        inputs = torch.randn(size, *shape, generator=generator, dtype=torch.float64).to(dtype).to(device)
         labels = ((torch.arange(size) + first_class) % num_classes).to(device)
         dense = F.one_hot(labels, num_classes).to(torch.float32)
         if form == "soft":
@@ -253,14 +257,14 @@ def _mix(report: Report, mixer: Callable[..., Any], batch: _Batch, num_classes: 
             targets.untyped_storage().data_ptr(),
         ):
             raise report.broken("new memory", f"{batch}: the result is, or is a view of, `{name}`")
-    total = targets.double().sum(1)
+    total = doubled(targets).sum(1)
     off = (total - 1.0).abs().max()
     if (
         not bool(torch.isfinite(targets).all())
         or float(targets.min()) < 0.0
         or float(off) > tolerance_of(targets.dtype)
     ):
-        row = int(((total - 1.0).abs().nan_to_num(nan=torch.inf) + (targets.amin(1) < 0).double()).argmax())
+        row = int(((total - 1.0).abs().nan_to_num(nan=torch.inf) + doubled(targets.amin(1) < 0)).argmax())
         raise report.broken(
             "probabilities", f"{batch}: row {row} is {values_of(targets[row])}, with the sum {float(total[row]):.6g}"
         )
@@ -271,17 +275,18 @@ def _check_pairs(report: Report, batch: _Batch, mixed: Tensor, targets: Tensor, 
     """Check that each result is made of its own sample and one partner: the given one, or some sample of the batch."""
     size = len(mixed)
     if batch.partner_inputs is None or batch.partner_dense is None:
-        candidates = torch.arange(size, device=mixed.device).expand(size, size)
+        candidates = torch.arange(size).expand(size, size)
         partner_inputs, partner_dense = batch.inputs, batch.dense
         whose = "any sample of the batch as partner"
     else:
-        candidates = torch.arange(size, device=mixed.device).unsqueeze(1)
+        candidates = torch.arange(size).unsqueeze(1)
         partner_inputs, partner_dense = batch.partner_inputs, batch.partner_dense
         whose = "the given partner"
 
     # Everything is [N, candidates, elements] from here on.
-    x, y = batch.dense.double().unsqueeze(1), partner_dense.double()[candidates]
-    allowed = _between(targets.double().unsqueeze(1), x, y, tolerance_of(targets.dtype)).all(2)
+    candidates = candidates.to(on_wide_device(mixed).device)
+    x, y = doubled(batch.dense).unsqueeze(1), doubled(partner_dense)[candidates]
+    allowed = _between(doubled(targets).unsqueeze(1), x, y, tolerance_of(targets.dtype)).all(2)
     if not bool(allowed.any(1).all()):
         row = int((~allowed.any(1)).nonzero()[0])
         raise report.broken(
@@ -291,8 +296,8 @@ def _check_pairs(report: Report, batch: _Batch, mixed: Tensor, targets: Tensor, 
         )
     if mixing == "free":
         return
-    m = mixed.double().reshape(size, 1, -1)
-    x, y = batch.inputs.double().reshape(size, 1, -1), partner_inputs.double().reshape(size, -1)[candidates]
+    m = doubled(mixed).reshape(size, 1, -1)
+    x, y = doubled(batch.inputs).reshape(size, 1, -1), doubled(partner_inputs).reshape(size, -1)[candidates]
     slack = 8.0 * torch.finfo(mixed.dtype).eps * (x.abs() + y.abs())
     inside = _between(m, x, y, slack).all(2)
     if not bool(inside.any(1).all()):
@@ -317,7 +322,7 @@ def _check_pairs(report: Report, batch: _Batch, mixed: Tensor, targets: Tensor, 
 def _check_forms_agree(report: Report, batches: list[_Batch], results: list[tuple[Tensor, Tensor]]) -> None:
     by_form = dict(zip(_FORMS, results, strict=True))
     for name, index, dense in zip(("inputs", "targets"), by_form["index"], by_form["one-hot"], strict=True):
-        off = float((index.double() - dense.double()).abs().max())
+        off = float((doubled(index) - doubled(dense)).abs().max())
         if off > max(tolerance_of(index.dtype), tolerance_of(dense.dtype)):
             raise report.broken(
                 "index and one-hot agree",
@@ -368,7 +373,7 @@ def _check_shared_weight(report: Report, mixer: Callable[..., Any], batch: _Batc
     for seed in range(5):
         seed_torch(seed, batch.inputs.device)
         mixed, targets = _mix(report, mixer, batch, num_classes)
-        share, weight = mixed.double().reshape(len(mixed), -1).mean(1), (targets * batch.dense).double().sum(1)
+        share, weight = doubled(mixed).reshape(len(mixed), -1).mean(1), doubled(targets * batch.dense).sum(1)
         row = int((share - weight).abs().argmax())
         if float((share - weight).abs()[row]) > 1e-4:
             raise report.broken(
