@@ -27,7 +27,7 @@ from benchmarks.kernels import BATCH, cifar100_lt, pair_loader
 from benchmarks.plain import PlainImages, PlainPairs, cifar_transform, unimix_image_by_image
 from benchmarks.timing import Bar, Benchmark, Options, Result, Times, threads
 from ltaug import BayiasLoss, UniMix, class_prior
-from ltaug.process import reuse_freed_memory
+from ltaug.process import autocast_type, reuse_freed_memory
 
 MODEL = Path(__file__).parent.parent / "recipes" / "cifar_lt" / "model.py"
 WARM_UP = 4
@@ -233,10 +233,8 @@ def on_gpu(_: Options) -> Result:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the hardware computes in bf16, as the recipe's `precision: auto` asks."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    """Whether the recipe's `precision: auto` would choose bf16."""
+    return autocast_type("auto", device.type) == "bf16"
 
 
 def precision(device: torch.device) -> str:

@@ -9,7 +9,6 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,33 +17,85 @@ import torch
 
 from ltaug.errors import UserError
 
-__all__ = ["autocast_type", "environment", "finite_loss", "peak_memory_bytes", "reuse_freed_memory", "set_threads"]
+__all__ = [
+    "autocast_reason",
+    "autocast_type",
+    "environment",
+    "finite_loss",
+    "peak_memory_bytes",
+    "reuse_freed_memory",
+    "set_threads",
+]
 
 _PACKAGES = ("ltaug", "torch", "numpy", "accelerate", "torchvision", "torchaudio", "timm", "datasets")
 
 
-def autocast_type(precision: str) -> str:
+def autocast_type(precision: str, device: str | None = None) -> str:
     """Accelerate's word for a precision: "fp32", "bf16", "fp16", or "auto", which is bf16 where the hardware has it.
 
     On a CPU "auto" is bf16 only if the processor itself multiplies in bf16. Others emulate it, and train slower than in
-    fp32.
+    fp32. :func:`autocast_reason` says what was found.
+
+    Args:
+        precision: see above.
+        device: type of the device to choose for; by default a GPU of CUDA or ROCm if there is one, else the CPU.
 
     >>> autocast_type("fp32"), autocast_type("bf16")
     ('no', 'bf16')
     """
     if precision != "auto":
         return "no" if precision == "fp32" else precision
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if _cpu_has_bf16() else "no"
+    return _choice(device)[0]
 
 
-def _cpu_has_bf16() -> bool:
-    """Whether processor and torch build multiply in bf16: AVX-512 or AMX units of x86, those of ARM through oneDNN."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch for Macs
-        return False
-    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 may lack it
-    return any(capabilities.get(unit) is True for unit in ("avx512_bf16", "amx_bf16", "bf16"))
+def autocast_reason(precision: str, device: str | None = None) -> str:
+    """What a run computes in and why, in one line, for the log.
+
+    >>> autocast_reason("fp32")
+    'Precision: fp32, as asked.'
+    """
+    chosen = autocast_type(precision, device).replace("no", "fp32")
+    return f"Precision: {chosen}, {'as asked' if precision != 'auto' else _choice(device)[1]}."
+
+
+def _choice(device: str | None) -> tuple[str, str]:
+    """Accelerate's word for the best precision of a device, and the reason.
+
+    Only public functions are asked, and any may be missing: in builds without CUDA or oneDNN, in older torch.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        if _gpu_has_bf16():
+            return "bf16", "since the GPU computes in it"
+        return "fp16", "since the GPU does not compute in bf16"
+    if device != "cpu":
+        return "no", f"since nothing is known of bf16 on {device!r}"
+    if not _answer("backends", "mkldnn", "is_available"):
+        return "no", "since this build of torch has no oneDNN, which computes in bf16"
+    capabilities = _answer("cpu", "get_capabilities") or {}
+    units = [unit for unit in ("amx_bf16", "avx512_bf16", "bf16") if capabilities.get(unit) is True]
+    if units:
+        return "bf16", f"since the processor computes in it ({', '.join(units)})"
+    return "no", "since the processor has no units for bf16 (amx_bf16, avx512_bf16) and would emulate it"
+
+
+def _answer(*names: str) -> Any:
+    """Call a function of torch by the path of its name; None where there is no such function or no answer."""
+    owner: Any = torch
+    try:
+        for name in names:
+            owner = getattr(owner, name)
+        return owner()
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+        return None
+
+
+def _gpu_has_bf16() -> bool:
+    try:
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    except TypeError:  # before torch 2.4 there was no such argument, and no emulation
+        return bool(torch.cuda.is_bf16_supported())
 
 
 def finite_loss(loss: float, epoch: int) -> float:
