@@ -19,6 +19,7 @@ from ltaug.classifiers import (
     NearestClassMeanClassifier,
     tau_normalize,
 )
+from ltaug.labelshift import estimate_prior
 from ltaug.loaders import GlobalBatchSampler, ResidentLoader, ResidentWaveformLoader, SeededDataset, SeededLoader
 from ltaug.longtail import (
     exponential_counts,
@@ -44,6 +45,7 @@ from ltaug.losses import (
     effective_number_weights,
 )
 from ltaug.methods import METHODS, Method, TrainingPlan
+from ltaug.metrics import classification_report
 from ltaug.mixers import BetweenClass, CutMix, ManifoldMixUp, MixUp, ReMix, UniMix
 from ltaug.posthoc import (
     BiasCorrectedTemperatureScaling,
@@ -112,9 +114,11 @@ __all__ = [
     "VectorScaling",
     "class_counts",
     "class_prior",
+    "classification_report",
     "effective_number",
     "effective_number_weights",
     "effective_prior",
+    "estimate_prior",
     "exponential_counts",
     "index_hash",
     "pareto_counts",

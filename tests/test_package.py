@@ -378,3 +378,52 @@ def test_a_planted_line_would_be_seen(guard: Guard, line: str, tmp_path: Path) -
         "import torch\nfrom ltaug.priors import recipes_note\nx = torch.cuda.is_available(), np.random.default_rng(0)\n"
     )
     assert violations(guard, tmp_path) == ["folder/planted.py:2"]
+
+
+# Names in prose.
+
+NAMED = re.compile(r"(?<![\w./@\-])ltaug((?:\.[A-Za-z_]\w*)+)")
+IMPORTED = re.compile(r"from (ltaug[\w.]*) import (\([^)]*\)|[^\n]+)")
+
+
+def names_that_do_not_exist(text: str) -> set[str]:
+    """Of what a text calls ``ltaug.X``, or imports from it."""
+    faults = set()
+    named = [f"ltaug{path}" for path in NAMED.findall(text) if path != ".json"]  # the file beside a run's model
+    for module, names in IMPORTED.findall(text):
+        names = re.sub(r"#[^\n]*|[()\\]|>>>|\.\.\.", " ", names)
+        named += [f"{module}.{name.split()[0]}" for name in names.split(",") if name.strip()]
+    for name in named:
+        value: object = ltaug
+        for place, part in enumerate(parts := name.split(".")[1:]):
+            try:
+                value = getattr(value, part) if hasattr(value, part) else importlib.import_module(f"{name}")
+            except ImportError:
+                faults.add(".".join(["ltaug", *parts[: place + 1]]))
+                break
+    return faults
+
+
+def test_names_in_docstrings_and_pages_exist(root: Path) -> None:
+    pages = [path for folder in ("docs", "recipes", "examples", "ltaug") for path in (root / folder).rglob("*")]
+    faults = {
+        f"{page.relative_to(root)}: {name}"
+        for page in [root / "README.md", *pages]
+        if page.suffix in (".md", ".py") and "_build" not in page.parts
+        for name in names_that_do_not_exist(page.read_text(encoding="utf-8"))
+    }
+    assert faults == set()
+
+
+def test_a_name_that_does_not_exist_would_be_seen() -> None:
+    text = (
+        "`ltaug.estimate_prior` and :class:`ltaug.NoLoss`, :mod:`ltaug.posthoc.shift`, `ltaug.posthoc.no_shift(x)`, "
+        "github.com/someone/ltaug.git\nfrom ltaug import BayiasLoss, MixDown\n"
+        ">>> from ltaug.losses import (\n...     no_loss,\n...     FocalLoss,  # and a word\n... )\n"
+    )
+    assert names_that_do_not_exist(text) == {
+        "ltaug.NoLoss",
+        "ltaug.posthoc.no_shift",
+        "ltaug.MixDown",
+        "ltaug.losses.no_loss",
+    }
