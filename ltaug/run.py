@@ -410,7 +410,10 @@ def _put_in_place(temporary: Path, final: Path) -> None:
 def _damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint folder, if anything."""
     try:
-        files = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
+        try:
+            files = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            return f"manifest.json is unreadable ({error})"
         if not isinstance(files, dict):
             return "manifest.json is no list of files"
         for name, digest in files.items():
@@ -419,7 +422,7 @@ def _damage(checkpoint: Path) -> str | None:
                     return f"{name} has changed since it was saved"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         return f"unreadable ({error})"
     return None
 

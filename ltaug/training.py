@@ -7,6 +7,7 @@ extra ``recipes``.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import re
 import sys
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
 from ltaug.classifiers import NearestClassMeanClassifier
@@ -45,7 +46,7 @@ from ltaug.process import (
     reuse_freed_memory,
     set_threads,
 )
-from ltaug.run import RunFolder, read_config, read_json
+from ltaug.run import RunFolder, read_config, read_json, write_atomically
 
 __all__ = [
     "SECOND_STAGE",
@@ -85,6 +86,7 @@ MAY_CHANGE = (
     "report",
 )
 """Settings that may change on resuming; those that end in `_dir` may, too, since data move."""
+_AVERAGE, _PROGRESS = "moving_average.safetensors", "progress.json"
 SECONDS_BETWEEN_LINES = 30.0
 """Of a long epoch, where there is no progress bar."""
 SHOWN = {
@@ -533,6 +535,10 @@ class Run(RunFolder):
 
     Attributes:
         first_step: step inside the first epoch that a resumed run continues with.
+        first_loss: sum of the losses of the steps before it, on this process.
+        first_seconds: what they took.
+        uncounted: how many of them have no part in these, since versions before 0.2 did not save them.
+        moving_average: a module that checkpoints keep beside the model, such as timm's ``ModelEmaV3``; or None.
     """
 
     begun = False
@@ -550,7 +556,8 @@ class Run(RunFolder):
             epochs=cfg.epochs,
         )
         self.cfg, self.accelerator, self.data, self.plan = cfg, accelerator, data, plan
-        self.first_step = 0
+        self._restart()
+        self.moving_average: nn.Module | None = None
         self._bar: Any = None
         accelerator.init_trackers("ltaug", config={key: str(value) for key, value in vars(cfg).items()})
         counts = data.class_counts
@@ -562,6 +569,9 @@ class Run(RunFolder):
             f"{'fp32' if accelerator.mixed_precision == 'no' else accelerator.mixed_precision}"
         )
 
+    def _restart(self, step: int = 0, loss: float = 0.0, seconds: float = 0.0, uncounted: int = 0) -> None:
+        self.first_step, self.first_loss, self.first_seconds, self.uncounted = step, loss, seconds, uncounted
+
     def begin(self) -> int:
         """Load the last complete checkpoint if the run is resumed; returns the first epoch to train.
 
@@ -570,8 +580,9 @@ class Run(RunFolder):
         found = self.latest_checkpoint() if self.cfg.resume else None
         epoch = 0
         if found is not None:
-            folder, epoch, self.first_step = found
-            self.accelerator.load_state(str(folder))
+            folder, epoch, step = found
+            self._load(folder)
+            self._restart(step, **_progress(folder, step, self.accelerator))
             inside = f", step {self.first_step}" if self.first_step else ""
             self.accelerator.print(f"Resumed after epoch {epoch} of {self.cfg.epochs}{inside}.", flush=True)
         Run.begun = True
@@ -629,19 +640,52 @@ class Run(RunFolder):
             write = print if self._bar is None else self._bar.write
             write(f"epoch {epoch + 1}/{self.cfg.epochs}  {shown}")
             sys.stdout.flush()  # a file is read while it grows
-        self.first_step = 0
+        self._restart()
         if self.due(epoch, self.cfg.checkpoint_every):
             self.save(epoch + 1)
 
-    def save(self, epoch: int, step: int = 0) -> None:
+    def save(self, epoch: int, step: int = 0, loss: float = 0.0, began: float | None = None) -> None:
         """Save the state to resume from.
 
         Args:
             epoch: epochs completed.
             step: steps completed of the next one.
+            loss: sum of their losses, on this process.
+            began: ``time.perf_counter()`` at the beginning of the epoch that goes on.
+
+        Raises:
+            UserError: the loss is not finite.
         """
+        from accelerate.utils import gather_object
+
+        seconds = 0.0 if began is None else time.perf_counter() - began
+        progress = {"losses": gather_object([finite_loss(loss, epoch)]), "seconds": seconds}
         with self.checkpoint(epoch, self.accelerator.wait_for_everyone, step=step) as folder:
             self.accelerator.save_state(str(folder))
+            if step and self.main:
+                write_atomically(folder / _PROGRESS, json.dumps(progress))
+            if self.main and self.moving_average is not None:
+                save_model(self.moving_average, str(folder / _AVERAGE))
+
+    def _load(self, folder: Path) -> None:
+        """Load a checkpoint, of which nothing is executed: folders come from strangers, too."""
+        accelerator, average = self.accelerator, self.moving_average
+        _check_states(folder)
+        file, old = folder / _AVERAGE, sorted(folder.glob("custom_checkpoint_*.pkl"))
+        if average is not None and old and not file.exists():  # saved by accelerate, before version 0.2
+            accelerator._custom_objects.append(average)
+        try:
+            accelerator.load_state(str(folder))
+            if average is not None and file.exists():
+                load_model(average, file)
+        except (RuntimeError, SafetensorError, FileNotFoundError) as error:
+            raise UserError(
+                f"`{folder}` does not fit this training: {_first_difference(str(error))} Resume on as many processes, "
+                "and with the network, that it was saved with."
+            ) from error
+        finally:
+            if average in accelerator._custom_objects:
+                accelerator._custom_objects.remove(average)
 
     def finish(
         self,
@@ -721,6 +765,42 @@ class Run(RunFolder):
         if cfg.report:
             sections = data.sections(logits, labels) if hasattr(data, "sections") else ()
             print(f"\nReport: {write_report(self.path, sections)}")
+
+
+def _progress(folder: Path, step: int, accelerator: Any) -> dict[str, Any]:
+    """What a row of metrics.jsonl needs of the steps of an epoch that a checkpoint inside it has completed."""
+    if not (folder / _PROGRESS).exists():
+        return {"uncounted": step}
+    values = read_json(folder / _PROGRESS)
+    try:
+        losses, seconds = [float(loss) for loss in values["losses"]], float(values["seconds"])
+        same = len(losses) == accelerator.num_processes  # their mean is the same on any other number
+        return {"loss": losses[accelerator.process_index] if same else sum(losses) / len(losses), "seconds": seconds}
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise UserError(f"`{folder / _PROGRESS}` is damaged ({error!r}). Remove the checkpoint.") from error
+
+
+def _check_states(folder: Path) -> None:
+    """Refuse a checkpoint with a file of tensors that is none, or with a pickle that holds more than plain values.
+
+    accelerate reads some pickles with all that they can do, and passes silently over others that it cannot read.
+    """
+    from accelerate.utils import load
+
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".json"):
+        try:
+            if file.suffix == ".safetensors":
+                with safe_open(file, "pt"):
+                    pass
+            else:
+                load(file, map_location="cpu", weights_only=True, mmap=True)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # whatever a damaged or malicious file makes of the reader
+            raise UserError(
+                f"`{file}` is damaged, or holds something else than numbers and tensors; nothing in it was executed. "
+                "Restore it, or do not trust the folder."
+            ) from error
 
 
 def _short(number: int) -> str:

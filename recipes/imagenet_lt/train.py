@@ -20,7 +20,6 @@ from ltaug import training
 from ltaug.commandline import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share
 from ltaug.errors import UserError
 from ltaug.metrics import classification_report
-from ltaug.process import finite_loss
 from ltaug.training import Run, TrainSettings, predict
 from ltaug.vision.adapters import plain_state
 from ltaug.vision.optimization import scale_learning_rates
@@ -86,17 +85,16 @@ def main(cfg: Config) -> None:
     model, optimizer = accelerator.prepare(model, optimizer)
     forward = torch.compile(model) if cfg.compile else model
     ema = ModelEmaV3(accelerator.unwrap_model(model), decay=cfg.ema, use_warmup=True) if cfg.ema else None
-    if ema:
-        accelerator.register_for_checkpointing(ema)
+    run.moving_average = ema
     tested = ema.module if ema else model
 
     # 3. Train. The learning rate is a function of epoch and step, so that resuming cannot shift it.
     for epoch in range(run.begin(), cfg.epochs):
-        began, first = time.perf_counter(), run.first_step
+        began, first = time.perf_counter() - run.first_seconds, run.first_step
         plan.set_epoch(epoch)
         train_loader.set_epoch(epoch, first)
         plan.train(model)
-        total = torch.zeros((), device=accelerator.device)
+        total = torch.full((), run.first_loss, device=accelerator.device)
         for step, batch in enumerate(run.progress(train_loader, epoch), first):
             lr = training.learning_rate(cfg, epoch, step / steps)
             training.set_learning_rate(optimizer, lr)
@@ -104,14 +102,14 @@ def main(cfg: Config) -> None:
             if ema:
                 ema.update(accelerator.unwrap_model(model), step=epoch * steps + step)
             if cfg.checkpoint_steps and (step + 1) % cfg.checkpoint_steps == 0 and step + 1 < steps:
-                finite_loss(total.item(), epoch)
-                run.save(epoch, step + 1)
-        loss = accelerator.reduce(total, "mean").item() / (steps - first)
+                run.save(epoch, step + 1, total.item(), began)
+        counted = steps - run.uncounted
+        loss = accelerator.reduce(total, "mean").item() / counted
         metrics = {}
         if run.due(epoch, cfg.eval_every):
             logits, labels = predict(accelerator, tested, data.eval_loader(cfg, "test", accelerator))
             metrics = classification_report(logits.softmax(1), labels, data.class_counts)
-        run.end_epoch(epoch, loss, (steps - first) * cfg.batch_size, began, lr=lr, **metrics)
+        run.end_epoch(epoch, loss, counted * cfg.batch_size, began, lr=lr, **metrics)
 
     # 4. Results: logits, weights, summary and report, in the run folder.
     means = None
