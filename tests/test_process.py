@@ -118,9 +118,7 @@ def test_no_private_operator_is_taken_for_granted(root: Path) -> None:
         for match in private.findall(path.read_text(encoding="utf-8"))
     }
     assert found == set()
-    planted = (
-        "torch.ops.mkldnn._is, torch._sample_dirichlet, torch._C.x, torch.cuda._lazy, F, torch.__version__"
-    )
+    planted = "torch.ops.mkldnn._is, torch._sample_dirichlet, torch._C.x, torch.cuda._lazy, F, torch.__version__"
     assert private.findall(planted) == ["torch.ops.mkldnn", "torch._sample_dirichlet", "torch._C", "torch.cuda._lazy"]
 
 
