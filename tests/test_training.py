@@ -643,7 +643,8 @@ class TestRun:
     ) -> None:
         Run.begun = False
         run, _, _ = make_run(accelerator, tmp_path / "run", method="mixup", set={"alpha": 0.3})
-        assert capsys.readouterr().out.startswith("mixup_alpha0.3: 21 samples, 3 classes of 12 to 3, 83 trained parameters, 1 process, ")
+        said = capsys.readouterr().out
+        assert said.startswith("mixup_alpha0.3: 21 samples, 3 classes of 12 to 3, 83 trained parameters, 1 process, ")
         assert not Run.begun
         assert (run.begin(), run.first_step) == (0, 0)
         assert Run.begun
