@@ -8,17 +8,22 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import math
 import statistics
 import sys
+import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltaug.errors import UserError
 from ltaug.methods import METHODS
 from ltaug.run import RunFolder, read_json, write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = [
     "Published",
@@ -81,8 +86,7 @@ class Row:
         """Title of its part."""
         part = dict(self.part)
         asked, real, profile = (part.pop(key, None) for key in ("imbalance_ratio", "real_imbalance_ratio", "profile"))
-        words = [*map(str, part.values()), ratio_in_words(asked, real)]
-        return _with(", ".join(filter(None, words)), [profile] if profile else [])
+        return ", ".join(filter(None, (*map(str, part.values()), ratio_in_words(asked, real), profile)))
 
 
 Published = Sequence[Mapping[str, str]]
@@ -421,7 +425,9 @@ def write_tables(rows: Sequence[Row], out: Path, *, over: Sequence[str] = ("seed
     write_atomically(out / "table.md", text)
     write_atomically(out / "table.csv", _csv(rows))
     try:
-        write_atomically(out / "table.png", _figure(rows, errors))
+        picture = io.BytesIO()
+        _figure(rows, errors).savefig(picture, format="png", dpi=120)
+        write_atomically(out / "table.png", picture.getvalue())
     except ModuleNotFoundError:
         sys.stderr.write("table.png is not drawn: it needs matplotlib, `pip install ltaug[plots]`.\n")
     return text
@@ -493,33 +499,41 @@ def _csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def _figure(rows: Sequence[Row], errors: bool) -> bytes:
-    """Top-1 of every row with its deviation, and published numbers as crosses; a panel a part."""
+def _figure(rows: Sequence[Row], errors: bool) -> Figure:
+    """Top-1 of every row with its deviation, and published numbers as crosses; a panel a part, two side by side."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     parts = _parts([row for row in rows if row.mean.get("top1") is not None])
-    if not parts:
-        return b""
-    note = f"top-1 {'error' if errors else 'accuracy'} (%)\ndots: ours, last epoch"
-    note += "; crosses: published" if any(row.published for row in rows) else ""
-    figure = Figure(figsize=(5.2 * len(parts), 1.4 + 0.3 * max(map(len, parts.values()))), layout="constrained")
+    labels = {heading: _distinct(mine) for heading, mine in parts.items()}
+    sizes = [len(mine) for mine in parts.values()]
+    heights = [1.1 + 0.3 * max(pair) for pair in itertools.zip_longest(sizes[::2], sizes[1::2], fillvalue=1)]
+    width = 3.6 + 0.075 * max((len(label) for each in labels.values() for label in each), default=0)
+    figure = Figure(figsize=(width * min(len(parts), 2), sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(max(len(heights), 1), max(min(len(parts), 2), 1), height_ratios=heights or None)
+    note = f"top-1 {'error' if errors else 'accuracy'} (%); dots: ours, last epoch"
+    note += "; crosses: published" if any(row.published for row in rows) else ""
 
     def shown(percent: float) -> float:
         return 100 - percent if errors else percent
 
     for k, (heading, mine) in enumerate(parts.items()):
-        ax = figure.add_subplot(1, len(parts), k + 1)
-        mine.sort(key=lambda row: row.mean["top1"] or 0.0)
-        for place, row in enumerate(mine):
+        ax = figure.add_subplot(grid[k // 2, k % 2])
+        order = sorted(zip(mine, labels[heading], strict=True), key=lambda pair: pair[0].mean["top1"] or 0.0)
+        for place, (row, _) in enumerate(order):
             mean, deviation = shown(100 * (row.mean["top1"] or 0.0)), 100 * (row.deviation["top1"] or 0.0)
             ax.errorbar(mean, place, xerr=deviation, fmt="o", color="#0072B2", capsize=3)
             ax.plot(list(map(shown, row.published.values())), [place] * len(row.published), "x", color="#D55E00")
-        ax.set_yticks(range(len(mine)), [row.label for row in mine])
-        ax.set_xlabel(note)
-        ax.set_title(heading, fontsize=11)
+        ax.set_yticks(range(len(order)), [label for _, label in order])
+        ax.set_ylim(-0.6, len(order) - 0.4)
+        ax.set_title(textwrap.fill(heading, 48), fontsize=11)
         ax.grid(axis="x", alpha=0.3)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    return picture.getvalue()
+    figure.supxlabel(note, fontsize=10)
+    return figure
+
+
+def _distinct(rows: Sequence[Row]) -> list[str]:
+    """Labels of rows, with the epochs where several are alike."""
+    labels = [row.label for row in rows]
+    return [f"{row.label}, {row.epochs} epochs" if labels.count(row.label) > 1 else row.label for row in rows]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ltaug import tables
 from ltaug.errors import UserError
 from ltaug.run import RunFolder
 from ltaug.tables import Row, collect, read_published, read_summaries, run_labels, training_set, write_tables
@@ -60,13 +61,13 @@ class TestRows:
     def test_a_data_set_of_any_name(self) -> None:
         (row,) = collect({"my_set_ir50_erm_seed0": summary("erm")})
         assert (row.method, row.part["dataset"]) == ("erm", "my_set")
-        assert row.heading == "my_set, imbalance ratio 50 (exponential)"
+        assert row.heading == "my_set, imbalance ratio 50, exponential"
 
     def test_a_data_set_that_is_long_tailed_by_nature(self) -> None:
         values = summary("erm", profile="natural", imbalance_ratio=100.0) | {"class_counts": [1280, 64, 5]}
         lines = [{"method": "erm", "paper": "X", "imbalance_ratio": "256", "top1": "40"}]
         (row,) = collect({"a": values}, lines)
-        assert (row.heading, row.published) == ("my_set, imbalance ratio 256 (natural)", {"X": 40.0})
+        assert (row.heading, row.published) == ("my_set, imbalance ratio 256, natural", {"X": 40.0})
         for name in ("dataset", "imbalance_ratio", "profile"):  # of a recipe that has no such settings
             del values["settings"][name]
         (row,) = collect({"a": values})
@@ -75,10 +76,10 @@ class TestRows:
     def test_a_ratio_that_is_not_the_one_asked_for(self) -> None:
         lines = [{"method": "erm", "paper": "X", "imbalance_ratio": "50", "top1": "40"}]
         (row,) = collect({"a": summary("erm") | {"class_counts": [114, 20, 2]}}, lines)
-        assert row.heading == "my_set, imbalance ratio 57 (asked: 50) (exponential)"
+        assert row.heading == "my_set, imbalance ratio 57 (asked: 50), exponential"
         assert row.published == {"X": 40.0}  # which are compared by what their authors asked for
         (row,) = collect({"a": summary("erm") | {"class_counts": [100, 20, 2]}})
-        assert row.heading == "my_set, imbalance ratio 50 (exponential)"
+        assert row.heading == "my_set, imbalance ratio 50, exponential"
 
     def test_folders_are_data_sets_by_their_names(self) -> None:
         runs = {
@@ -148,7 +149,7 @@ class TestRows:
         (row,) = collect(runs, published)
         assert (row.label, row.runs, row.epochs, row.second_stage) == ("tau_norm", 2, 0, True)
         assert row.published == {"X": 43.0}
-        assert row.heading == "cifar100, imbalance ratio 100 (exponential)"
+        assert row.heading == "cifar100, imbalance ratio 100, exponential"
 
 
 class TestPublished:
@@ -208,7 +209,7 @@ class TestFiles:
         plant(tmp_path, a=summary("erm", 0.5), b=summary("erm", 0.25, seed=1), c=summary("crt", 0.75, from_run="a"))
         text = self.written(tmp_path)
         spread = 100 * statistics.stdev([0.5, 0.25])
-        assert "**my_set, imbalance ratio 50 (exponential), last epoch, in percent**, mean ± standard" in text
+        assert "**my_set, imbalance ratio 50, exponential, last epoch, in percent**, mean ± standard" in text
         assert "| method | top-1 | few | ECE15 | seeds | epochs | minutes |" in text
         assert f"| `erm` | 37.5 ± {spread:.1f} | – | 25.0 ± 0.0 | 2 | 2 | 1.5 |" in text
         assert "| `crt` | 75.0 | – | 25.0 | 1 | 2 | 1.5 |" in text
@@ -266,6 +267,23 @@ class TestFiles:
         (row,) = collect({"a": old, "b": summary("erm", seed=1)})
         assert (row.mean["ece"], row.deviation["ece"], row.mean["top1"]) == (0.25, None, 0.375)
         assert not math.isnan(row.minutes)
+
+    def test_the_figure_has_a_panel_a_part_and_rows_that_can_be_told_apart(self) -> None:
+        pytest.importorskip("matplotlib")
+        runs = {name: summary("erm", 0.1, dataset=name) for name in "abc"}
+        runs |= {"d": summary("erm", 0.75, epochs=9, dataset="a"), "e": summary("mixup", 0.25, dataset="a")}
+        figure = tables._figure(collect(runs, [{"method": "mixup", "paper": "X", "top1": "40"}]), errors=False)
+        assert [axes.get_title().partition(",")[0] for axes in figure.axes] == ["a", "b", "c"]
+        first, second, third = figure.axes
+        assert [label.get_text() for label in first.get_yticklabels()] == ["erm, 2 epochs", "mixup", "erm, 9 epochs"]
+        assert [line.get_xdata()[0] for line in first.lines if line.get_marker() == "x" and len(line.get_xdata())] == [
+            40
+        ]
+        assert first.get_ylim() == (-0.6, 2.6)  # no dot lies on the frame
+        figure.canvas.draw()
+        boxes = [axes.get_position() for axes in (first, second, third)]
+        assert boxes[0].x1 < boxes[1].x0  # two side by side, the third below
+        assert boxes[2].y1 < boxes[0].y0
 
     def test_without_matplotlib_there_is_no_figure(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
