@@ -31,7 +31,7 @@ def methods(arguments: argparse.Namespace) -> None:
 def correct(arguments: argparse.Namespace) -> None:
     """Correct a finished run's test logits for another class mix; nothing is trained, and no data are needed."""
     from ltaug.commands.correct import RunCorrection
-    from ltaug.commands.runs import find_run
+    from ltaug.commands._runs import find_run
     from ltaug.report import RUN_COLUMNS, results_table, write_report
 
     target, corrects = arguments.target_prior, True
@@ -60,7 +60,7 @@ def correct(arguments: argparse.Namespace) -> None:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Put finished runs side by side on one HTML page, and print their table."""
-    from ltaug.commands.runs import find_run
+    from ltaug.commands._runs import find_run
 
     _compare([find_run(run) for run in arguments.runs], Path(arguments.out), arguments.title)
 
@@ -92,7 +92,7 @@ def _summary(path: Path) -> dict[str, Any]:
 
 def report(arguments: argparse.Namespace) -> None:
     """Write a run's report.html again."""
-    from ltaug.commands.runs import find_run
+    from ltaug.commands._runs import find_run
     from ltaug.report import write_report
 
     for run in map(find_run, arguments.runs):
