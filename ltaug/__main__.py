@@ -30,8 +30,8 @@ def methods(arguments: argparse.Namespace) -> None:
 
 def correct(arguments: argparse.Namespace) -> None:
     """Correct a finished run's test logits for another class mix; nothing is trained, and no data are needed."""
-    from ltaug.commands.correct import RunCorrection
     from ltaug.commands._runs import find_run
+    from ltaug.commands.correct import RunCorrection
     from ltaug.report import RUN_COLUMNS, results_table, write_report
 
     target, corrects = arguments.target_prior, True
