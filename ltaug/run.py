@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -57,6 +58,7 @@ class RunFolder:
     ``checkpoints/``         states to resume from, one folder each, the newest ``keep``
     ``corrected.json``       metrics after a correction for another class mix, if there was one
     ``report.html``          figures and tables (:mod:`ltaug.report`); ``sections.json`` has those of the data, if any
+    ``.ltaug.lock``          locked as long as a process trains the run, and says which one did so last
     ======================== ===========================================================================================
 
     Files are written under another name, flushed to the disk and renamed, so that a crash or a full disk leaves the
@@ -72,6 +74,7 @@ class RunFolder:
         data: fingerprint of the data, see :meth:`check_data`; kept in ``data.json``.
         epochs: epochs that the run shall have. A run that has completed more is not resumed.
         keep: how many checkpoints stay.
+        lock: let no other process write, as long as this one lives; needs filelock, of the extra ``recipes``.
 
     Raises:
         FileExistsError: the folder holds a run and ``resume`` is false.
@@ -96,6 +99,7 @@ class RunFolder:
         data: Mapping[str, Any] | None = None,
         epochs: int | None = None,
         keep: int = 2,
+        lock: bool = False,
     ) -> None:
         if not os.fspath(path):
             raise UserError("The run folder's name is empty. Name a folder of its own for every run.")
@@ -108,6 +112,9 @@ class RunFolder:
         values = _plain(dataclasses.asdict(config) if is_object else dict(config))  # as they will be read again
         if not main:
             return
+        if lock:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.path / ".ltaug.lock")
         if (self.path / "config.yaml").exists():
             if not resume:
                 raise FileExistsError(
@@ -394,6 +401,38 @@ class RunFolder:
                 os.fsync(handle.fileno())
                 files[file.relative_to(folder).as_posix()] = _hash(handle)
         write_atomically(folder / "manifest.json", json.dumps(files, indent=2))
+
+
+def _lock(path: Path) -> Any:
+    """Lock a run folder until the process ends, however it ends: the kernel holds the lock, the file only says who.
+
+    Raises:
+        UserError: another process has it.
+    """
+    from filelock import FileLock, Timeout
+
+    # Several runs of one process share the lock: cells of a notebook are started again.
+    lock = FileLock(path, is_singleton=True, on_acquired=_sign)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        who = "another process"
+        with contextlib.suppress(OSError):
+            who = path.read_text(encoding="utf-8", errors="replace").strip() or who
+        raise UserError(
+            f"`{path.parent}` is being trained by {who}. Wait for its end, or end it; for another run choose another "
+            "folder."
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        warnings.warn(f"`{path}` cannot be locked ({error}). Let no second process train in this folder.", stacklevel=3)
+    return lock
+
+
+def _sign(handle: int) -> None:
+    """Write into a lock's file who has it."""
+    os.ftruncate(handle, 0)
+    os.lseek(handle, 0, os.SEEK_SET)
+    os.write(handle, f"process {os.getpid()} on {platform.node()}\n".encode())
 
 
 def _put_in_place(temporary: Path, final: Path) -> None:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
+import platform
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -86,6 +90,12 @@ MAY_CHANGE = (
     "report",
 )
 """Settings that may change on resuming; those that end in `_dir` may, too, since data move."""
+STOPPED = 130
+"""Exit code after Ctrl-C."""
+SECONDS_TO_SEE_A_FILE = 4.0
+"""That another process has just written: network file systems are late."""
+OWN = ("out", "from_run", "threads", "workers", "_dir")
+"""Ends of the names of settings that may differ between processes, since machines do."""
 _AVERAGE, _PROGRESS = "moving_average.safetensors", "progress.json"
 SECONDS_BETWEEN_LINES = 30.0
 """Of a long epoch, where there is no progress bar."""
@@ -230,14 +240,26 @@ def launch(main: Callable[[T], None], kind: type[T], script: str, words: Sequenc
         script: ``__file__`` of the script, beside which `protocols/` lies.
         words: of the command line; by default those of the program.
     """
-    with one_line_errors(stopped="The same command with `--resume true` continues after the last checkpoint."):
-        Run.begun = False
-        try:
-            main(settings_of(kind, script, words))
-        except ValueError as error:
-            if Run.begun or isinstance(error, UserError):
-                raise
-            raise UserError(str(error)) from error  # before the first step it is the settings' fault, or the data's
+    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if together and int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        # Ctrl-C ends the other processes at once, even those that wait for one another; the main one says so.
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        with one_line_errors(stopped="The same command with `--resume true` continues after the last checkpoint."):
+            Run.begun = False
+            try:
+                main(settings_of(kind, script, words))
+            except ValueError as error:
+                if Run.begun or isinstance(error, UserError):
+                    raise
+                # Before the first step it is the settings' fault, or the data's.
+                raise UserError(str(error)) from error
+    except SystemExit as end:
+        if together and end.code == STOPPED:
+            sys.stdout.flush()
+            os._exit(STOPPED)  # to leave a group of which nobody answers any more takes seconds, and may abort
+        raise
 
 
 def settings_of(kind: type[T], script: str, words: Sequence[str] | None = None) -> T:
@@ -313,6 +335,13 @@ def start(cfg: TrainSettings) -> Any:
     reuse_freed_memory()
     set_threads(cfg.threads)
     accelerator = Accelerator(mixed_precision=autocast_type(cfg.precision), log_with=cfg.log_with, project_dir=cfg.out)
+    started, grouped = int(os.environ.get("WORLD_SIZE", "1")), accelerator.num_processes
+    if started != grouped:
+        raise UserError(
+            f"The launcher has started {started} processes (WORLD_SIZE), but accelerate has made a group of {grouped}: "
+            "each would train by itself, all in one folder. Without a working GPU for each process, set "
+            "ACCELERATE_USE_CPU=true and use torchrun."
+        )
     set_seed(cfg.seed, device_specific=True)
     if cfg.precision == "auto":
         accelerator.print(autocast_reason(cfg.precision))
@@ -546,16 +575,26 @@ class Run(RunFolder):
 
     def __init__(self, cfg: TrainSettings, accelerator: Any, data: Any, plan: TrainingPlan, model: nn.Module) -> None:
         may_change = [item.name for item in fields(cfg) if item.name in MAY_CHANGE or item.name.endswith("_dir")]
-        super().__init__(
-            str(cfg.out),
-            cfg,
-            main=accelerator.is_main_process,
-            resume=cfg.resume,
-            free_keys=tuple(may_change),
-            data=data.fingerprint(),
-            epochs=cfg.epochs,
-        )
         self.cfg, self.accelerator, self.data, self.plan = cfg, accelerator, data, plan
+        self._found: tuple[Path, int, int] | None = None
+        fingerprint = data.fingerprint()
+        if accelerator.num_processes > 1:
+            self._compare(fingerprint)
+        with _all_or_none(accelerator):
+            super().__init__(
+                str(cfg.out),
+                cfg,
+                main=accelerator.is_main_process,
+                resume=cfg.resume,
+                free_keys=tuple(may_change),
+                data=fingerprint,
+                epochs=cfg.epochs,
+                lock=True,
+            )
+            if self.main and cfg.resume:
+                self._found = self.latest_checkpoint()
+        if accelerator.num_processes > 1:
+            self._share()
         self._restart()
         self.moving_average: nn.Module | None = None
         self._bar: Any = None
@@ -572,17 +611,54 @@ class Run(RunFolder):
     def _restart(self, step: int = 0, loss: float = 0.0, seconds: float = 0.0, uncounted: int = 0) -> None:
         self.first_step, self.first_loss, self.first_seconds, self.uncounted = step, loss, seconds, uncounted
 
+    def _compare(self, fingerprint: Mapping[str, Any]) -> None:
+        """Leave, all together, unless all processes have the same settings and data."""
+        from accelerate.utils import broadcast_object_list
+
+        settings = {name: value for name, value in vars(self.cfg).items() if not name.endswith(OWN)}
+        mine = {"setting": settings, "data": {name: str(value) for name, value in fingerprint.items()}}
+        (theirs,) = broadcast_object_list([mine])
+        with _all_or_none(self.accelerator):
+            for kind, values in theirs.items():
+                for name, value in values.items():
+                    if mine[kind].get(name) != value:
+                        found = f"{mine[kind].get(name)!r} here and {value!r} on the main process"
+                        raise UserError(f"{kind} `{name}` is {found[:500]}. Start all processes with the same.")
+
+    def _share(self) -> None:
+        """Leave, all together, unless all see the same folder; let all resume from the main process's checkpoint."""
+        from accelerate.utils import broadcast_object_list
+
+        place = self._found and (self._found[0].name, *self._found[1:])
+        mark, place = broadcast_object_list([f".ltaug-{uuid4().hex}.tmp", place])
+        try:
+            with _all_or_none(self.accelerator):
+                self.write(mark, "")
+                patience = time.monotonic() + SECONDS_TO_SEE_A_FILE
+                while not (self.path / mark).exists():
+                    if time.monotonic() > patience:
+                        raise UserError(
+                            f"`{self.path.resolve()}` is not the folder of that name that the main process writes to. "
+                            "Name one with `out` that all machines share."
+                        )
+                    time.sleep(0.1)
+        finally:
+            if self.main:
+                (self.path / mark).unlink(missing_ok=True)
+        if place:
+            self._found = (self.path / "checkpoints" / place[0], *place[1:])
+
     def begin(self) -> int:
         """Load the last complete checkpoint if the run is resumed; returns the first epoch to train.
 
         After a checkpoint inside an epoch, :attr:`first_step` is the step to continue with, else 0.
         """
-        found = self.latest_checkpoint() if self.cfg.resume else None
         epoch = 0
-        if found is not None:
-            folder, epoch, step = found
-            self._load(folder)
-            self._restart(step, **_progress(folder, step, self.accelerator))
+        if self._found is not None:
+            folder, epoch, step = self._found
+            with _all_or_none(self.accelerator):
+                self._load(folder)
+                self._restart(step, **_progress(folder, step, self.accelerator))
             inside = f", step {self.first_step}" if self.first_step else ""
             self.accelerator.print(f"Resumed after epoch {epoch} of {self.cfg.epochs}{inside}.", flush=True)
         Run.begun = True
@@ -709,6 +785,8 @@ class Run(RunFolder):
         self.accelerator.wait_for_everyone()
         self.accelerator.free_memory()
         self.accelerator.end_training()
+        if self.main:
+            self._lock.release(force=True)
 
     def _write_results(
         self, model: nn.Module, results: Mapping[str, tuple[Tensor, Tensor]], state_dict: Mapping[str, Tensor]
@@ -765,6 +843,28 @@ class Run(RunFolder):
         if cfg.report:
             sections = data.sections(logits, labels) if hasattr(data, "sections") else ()
             print(f"\nReport: {write_report(self.path, sections)}")
+
+
+@contextlib.contextmanager
+def _all_or_none(accelerator: Any) -> Iterator[None]:
+    """Let an error of one process end all of them, in seconds and with one line a machine, where others would wait."""
+    from accelerate.utils import gather_object
+
+    error: Exception | None = None
+    try:
+        yield
+    except (UserError, OSError) as caught:
+        error = caught
+    if accelerator.num_processes > 1:
+        who = f"Process {accelerator.process_index} on {platform.node()}: " * (not accelerator.is_main_process)
+        if all_errors := gather_object([f"{who}{error}"] if error else []):
+            accelerator.end_training()
+            if accelerator.is_local_main_process:
+                raise UserError(all_errors[0]) from error
+            time.sleep(1.0)  # a launcher ends all others as soon as one has ended: the line comes first
+            sys.exit(2)
+    elif error:
+        raise error
 
 
 def _progress(folder: Path, step: int, accelerator: Any) -> dict[str, Any]:

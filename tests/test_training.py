@@ -31,6 +31,7 @@ from ltaug.audio import EnvNet
 from ltaug.commandline import NonNegativeFloat, NonNegativeInt, PositiveFloat, Share
 from ltaug.errors import UserError
 from ltaug.methods import METHODS
+from ltaug.process import autocast_reason
 from ltaug.training import (
     SECOND_STAGE,
     Run,
@@ -491,7 +492,7 @@ class TestArrange:
             drawn = torch.rand(1)
             start(Config(method="unimix_bayias", dataset="cifar10", threads=1, seed=7, set={"partner_tau": 0.0}))
             assert torch.equal(torch.rand(1), drawn)
-            assert capsys.readouterr().out == ""
+            assert capsys.readouterr().out == f"{autocast_reason('auto')}\n"
         finally:
             torch.set_num_threads(threads)
             AcceleratorState._reset_state(reset_partial_state=True)
@@ -763,6 +764,7 @@ class TestRun:
         run.finish(accelerator.unwrap_model(net), {"test": (logits, Y), "held_out": (logits[:5], Y[:5])})
         files = {path.name for path in run.path.iterdir()}
         assert files == {
+            ".ltaug.lock",
             "checkpoints",
             "command.txt",
             "config.yaml",

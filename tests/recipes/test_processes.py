@@ -94,7 +94,7 @@ class TestSameWeights:
 
     def test_the_main_process_speaks_for_both(self, two: tuple[Path, Done]) -> None:
         said = two[1].out + two[1].err
-        assert "2 process(es)" in two[1].out
+        assert "2 processes" in two[1].out
         assert [said.count(f"epoch {k}/3") for k in (1, 2, 3)] == [1, 1, 1]
         assert said.count("ECE15") == 1
 
