@@ -17,6 +17,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from ltaug.errors import UserError, as_user_errors, did_you_mean, exit_with_error, one_line_errors, one_process
+from ltaug.run import load_yaml
 
 __all__ = [
     "AtLeastOne",
@@ -177,7 +178,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         listed = f" There are: {', '.join(known)}." if known else ""
         raise UserError(f"`{file}` is no file{did_you_mean(file.stem, known) or '.'}{listed}")
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = load_yaml(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"`{file}` is not readable as YAML: {error}.") from error
     if not isinstance(values, dict):

@@ -29,7 +29,7 @@ from torch import Tensor
 from ltaug.errors import UserError
 from ltaug.process import environment
 
-__all__ = ["RunFolder", "read_config", "read_json", "write_atomically"]
+__all__ = ["RunFolder", "content_hash", "load_yaml", "read_config", "read_json", "write_atomically"]
 
 _TEMPORARY = ".ltaug-{}.tmp"
 """Name of a file or folder that is not complete yet. What has such a name is ours, and is removed when a run starts."""
@@ -109,7 +109,8 @@ class RunFolder:
         self.main = main
         self.keep = keep
         is_object = dataclasses.is_dataclass(config) and not isinstance(config, type)
-        values = _plain(dataclasses.asdict(config) if is_object else dict(config))  # as they will be read again
+        # As they will be read again: YAML knows infinity.
+        values = _plain(dataclasses.asdict(config) if is_object else dict(config), infinity=True)
         if not main:
             return
         if lock:
@@ -123,6 +124,7 @@ class RunFolder:
             self._check_same(_defaults(config) | self.config(), values, free_keys)
             self._check_epochs(epochs)
             self.check_data(data or {})
+            self.rows()  # damage is found before an epoch is trained, not after it
         self.path.mkdir(parents=True, exist_ok=True)
         for folder in (self.path, self.path / "checkpoints"):
             for leftover in folder.glob(_TEMPORARY.format("*")):
@@ -210,7 +212,8 @@ class RunFolder:
         if not self.main or not path.exists():
             return
         known = read_json(path)
-        if differ := [f"`{name}`" for name in found if known.get(name) != found[name]]:
+        # Of what an earlier version did not write down, nothing is known.
+        if differ := [f"`{name}`" for name in found if name in known and known[name] != found[name]]:
             raise UserError(
                 f"The data are not those of the run in `{self.path}`: {', '.join(differ)} "
                 f"differ{'s' if len(differ) == 1 else ''} from its data.json. Name the run's own data, or choose "
@@ -482,7 +485,7 @@ def _defaults(config: Any) -> dict[str, Any]:
             found[item.name] = item.default
         elif item.default_factory is not dataclasses.MISSING:
             found[item.name] = item.default_factory()
-    values: dict[str, Any] = _plain(found)
+    values: dict[str, Any] = _plain(found, infinity=True)
     return values
 
 
@@ -505,6 +508,55 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """YAML whose keys are there once and that repeats nothing: a few aliases can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.YAMLError(f"`*{event.anchor}` in line {event.start_mark.line + 1}: aliases are not supported")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.YAMLError(f"`{key.value}` in line {key.start_mark.line + 1} is there a second time")
+            if isinstance(key.value, str):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: str) -> Any:
+    """Plain values of YAML.
+
+    Raises:
+        yaml.YAMLError: it is none, a key is there twice, or it has aliases.
+
+    >>> load_yaml("lr: 0.1")
+    {'lr': 0.1}
+    """
+    return yaml.load(text, _PlainLoader)
+
+
+def content_hash(*parts: Any) -> str:
+    """SHA-256 of tensors, arrays and plain values, in their order: fingerprint of data for ``data.json``.
+
+    >>> content_hash(["a", "b"])[:8] == content_hash(["b", "a"])[:8]
+    False
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            part = part.detach().cpu().numpy()
+        if hasattr(part, "tobytes"):
+            digest.update(f"{part.dtype} {part.shape}".encode())
+            digest.update(part.tobytes())
+        else:
+            digest.update(json.dumps(_plain(part)).encode())
+    return digest.hexdigest()
+
+
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a run's ``config.yaml``.
 
@@ -513,7 +565,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     restore = "Restore it, or start in another folder."
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = load_yaml(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"`{path}` is not readable as YAML: {error}. {restore}") from error
     if not isinstance(values, dict):
@@ -568,18 +620,18 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"`{path}` is damaged ({error}). Restore it, or finish the run again without it.") from error
 
 
-def _plain(value: Any) -> Any:
-    """Tensors, arrays, paths and dataclasses as what JSON knows; numbers that are not finite become None."""
+def _plain(value: Any, infinity: bool = False) -> Any:
+    """Tensors, arrays, paths and dataclasses as what JSON knows; NaN, and infinity if it may not stay, become None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, infinity) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, infinity) for item in value]
     if isinstance(value, str | bool | int) or value is None:
         return value
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return _plain(value.tolist(), infinity)
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return value if math.isfinite(value) or (infinity and not math.isnan(value)) else None
     return str(value)

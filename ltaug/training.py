@@ -90,6 +90,8 @@ MAY_CHANGE = (
     "report",
 )
 """Settings that may change on resuming; those that end in `_dir` may, too, since data move."""
+MOST_SEEDS = 2**32 - 2**16
+"""Each process adds its number to the seed."""
 STOPPED = 130
 """Exit code after Ctrl-C."""
 SECONDS_TO_SEE_A_FILE = 4.0
@@ -170,6 +172,10 @@ class TrainSettings:
     """Write report.html at the end."""
 
     def __post_init__(self) -> None:
+        if self.seed >= MOST_SEEDS:
+            raise UserError(f"`seed` must be below {MOST_SEEDS}, but is {self.seed}: NumPy's seeds have 32 bits.")
+        if self.threads is not None and self.threads > (most := max(1024, os.cpu_count() or 1)):
+            raise UserError(f"`threads` must be at most {most}, but is {self.threads}: leave it out for all cores.")
         method = self.chosen_method()
         if not method.trained:
             self.epochs = 0  # its classifier is computed

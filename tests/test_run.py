@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 
 from ltaug import RunFolder, run
 from ltaug.errors import UserError
-from ltaug.run import read_config, write_atomically
+from ltaug.run import content_hash, read_config, write_atomically
 
 CONFIG = {"method": "bayias", "epochs": 4, "lr": 0.1, "seed": 0}
 EPOCHS_FREE = {"resume": True, "free_keys": ("epochs",)}
@@ -937,3 +937,50 @@ def test_the_folder_knows_no_setting_flag_or_file_of_others() -> None:
     assert KNOWN_TO_OTHERS.findall(inspect.getsource(run)) == []
     assert KNOWN_TO_OTHERS.search('raise ValueError("Lower `lr`.")')  # negative twin
     assert KNOWN_TO_OTHERS.search("choose another folder (`--out`)")
+
+
+def test_infinity_stays_in_a_config(tmp_path: Path) -> None:
+    config = {"limit": math.inf, "deep": [{"low": -math.inf}]}
+    assert RunFolder(tmp_path, config).config() == config
+    RunFolder(tmp_path, config, resume=True)
+    with pytest.raises(UserError, match="`limit` was inf and is now 3"):
+        RunFolder(tmp_path, config | {"limit": 3.0}, resume=True)
+
+
+def test_damaged_rows_are_named_before_anything_is_trained(tmp_path: Path) -> None:
+    RunFolder(tmp_path, CONFIG).log(epoch=0, loss=1.0)
+    (tmp_path / "metrics.jsonl").write_text("{\n{}\n")
+    before = everything_in(tmp_path)
+    with pytest.raises(UserError, match=r"metrics\.jsonl` is damaged in line 1"):
+        RunFolder(tmp_path, CONFIG, resume=True)
+    assert everything_in(tmp_path) == before
+
+
+def test_a_fingerprint_sees_every_change(tmp_path: Path) -> None:
+    pixels, labels, names = (
+        torch.arange(24, dtype=torch.uint8).reshape(2, 3, 4),
+        torch.tensor([0, 1]),
+        ["a.png", "b.png"],
+    )
+    changed = pixels.clone()
+    changed[1, 2, 3] ^= 1
+    found = [
+        content_hash(*parts)
+        for parts in (
+            (pixels, labels, names),
+            (changed, labels, names),
+            (pixels.flip(0), labels, names),
+            (pixels.reshape(2, 4, 3), labels, names),
+            (pixels, labels.flip(0), names),
+            (pixels, labels.float(), names),
+            (pixels, labels, names[::-1]),
+            (labels, pixels, names),
+        )
+    ]
+    assert len(set(found)) == len(found)
+    assert content_hash(pixels.clone(), labels, tuple(names)) == found[0] == content_hash(pixels.numpy(), labels, names)
+    run = RunFolder(tmp_path, CONFIG, data={"classes": 2})
+    run.check_data({"classes": 2, "pixels": found[0]})  # an earlier version did not know the pixels
+    RunFolder(tmp_path, CONFIG, resume=True, data={"classes": 2, "pixels": found[0]})
+    with pytest.raises(UserError, match=r"`pixels` differs from its data\.json"):
+        run.check_data({"classes": 2, "pixels": found[1]})

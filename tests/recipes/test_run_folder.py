@@ -74,7 +74,7 @@ class TestLaunched:
         shown = re.findall(r"epoch (\d)/2  loss \d\.\d+  lr [\d.]+  top1 [\d.]+% .* samples/s", said)
         assert shown == ["1", "2"]
         assert done.out.count("| unimix_bayias |") == 1
-        assert "| ECE15 |" in re.sub(" +", " ", done.out)
+        assert "| ECE15 % |" in re.sub(" +", " ", done.out)
         assert f"Report: {launched[0] / 'report.html'}" in done.out
 
     def test_summary(self, run: Path) -> None:
