@@ -386,6 +386,17 @@ def test_the_loss_of_no_target_is_0_and_so_is_its_gradient(
         assert gradient.tolist() == torch.zeros_like(logits).tolist()
 
 
+@pytest.mark.parametrize("loss", EVERY, ids=name_of)
+@pytest.mark.parametrize("label", [9, 255, -1])
+def test_labels_outside_the_classes_are_named(loss: nn.Module, label: int) -> None:
+    classes = 9 if isinstance(loss, LADELoss) and loss.prior.numel() == 9 else C
+    targets = torch.tensor([0, -100, label, 1])
+    with pytest.raises(ValueError, match=rf"must lie in 0\.\.{classes - 1}, .* or be -100, .* hold {label} \(1 of 4"):
+        loss(torch.zeros(4, classes), targets)
+    with pytest.raises(ValueError, match=r"Convert one-hot rows with `\.float\(\)`"):
+        loss(torch.zeros(4, classes), torch.eye(classes)[:4].long())
+
+
 @pytest.mark.parametrize("loss", [loss for loss in EVERY if not (hasattr(loss, "prior") and len(loss.prior) == 9)])
 def test_rows_that_do_not_sum_to_1_are_refused(loss: nn.Module) -> None:
     logits, labels = batch(size=200)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltaug.losses.functional import IGNORED, check_row_sums, row_sums
+from ltaug.losses.functional import IGNORED, check_indices, check_row_sums, row_sums
 from ltaug.posthoc._buffers import KeptBuffers
 from ltaug.priors import Counts, by_class
 
@@ -33,7 +33,12 @@ class ClassLoss(KeptBuffers):
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of ``logits`` [N, C, ...] against ``targets``."""
         self._rows.look(targets)
-        return self.compute(logits, targets)
+        try:
+            return self.compute(logits, targets)
+        except (IndexError, RuntimeError):
+            if targets.device.type == "cpu":  # an accelerator that has failed can compute nothing more
+                check_indices(targets, logits.shape[1], self.ignore_index)
+            raise
 
     def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss, by its function; :meth:`forward` has looked at the targets."""

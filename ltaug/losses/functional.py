@@ -319,9 +319,11 @@ def prepare(logits: Tensor, targets: Tensor, num_classes: int) -> tuple[Tensor, 
         raise ValueError(f"`logits` must have shape [N, {num_classes}, ...], but have {list(logits.shape)}.")
     expected = logits.shape if targets.is_floating_point() else (logits.shape[0], *logits.shape[2:])
     if targets.shape != expected:
+        rows = targets.shape == logits.shape and not targets.is_floating_point()
         raise ValueError(
             "`targets` must be class indices [N, ...] or probabilities [N, C, ...] for logits of shape "
             f"{list(logits.shape)}, but are {targets.dtype} of shape {list(targets.shape)}."
+            + (" Convert one-hot rows with `.float()`." if rows else "")
         )
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
@@ -330,6 +332,17 @@ def prepare(logits: Tensor, targets: Tensor, num_classes: int) -> tuple[Tensor, 
     if targets.device.type == "cpu" and targets.numel():
         check_row_sums(*row_sums(targets))  # on accelerators the losses look at the first batch
     return logits, targets.to(logits.dtype)
+
+
+def check_indices(targets: Tensor, num_classes: int, ignored: int = IGNORED) -> None:
+    """Raise ValueError if class indices are outside 0..C-1 and not ignored, which torch has called out of bounds."""
+    if not targets.is_floating_point():
+        off = targets[(targets != ignored) & ((targets < 0) | (targets >= num_classes))]
+        if len(off):
+            raise ValueError(
+                f"`targets` must lie in 0..{num_classes - 1}, the classes of `logits`, or be {ignored}, what is ignored, "
+                f"but hold {int(off[0])} ({len(off)} of {targets.numel()} targets are outside)."
+            )
 
 
 def row_sums(targets: Tensor) -> tuple[Tensor, Tensor]:

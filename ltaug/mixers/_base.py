@@ -126,7 +126,8 @@ class Mixer:
         try:
             return self._mixed_targets(targets, partner_targets, lam)
         except (IndexError, RuntimeError):
-            self.explain(targets, partner_targets)
+            if targets.device.type == "cpu":  # an accelerator that has failed can compute nothing more
+                self.explain(targets, partner_targets)
             raise
 
     def _mixed_targets(self, targets: Tensor, partner_targets: Tensor, lam: Tensor) -> Tensor:
