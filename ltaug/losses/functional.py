@@ -340,7 +340,7 @@ def check_indices(targets: Tensor, num_classes: int, ignored: int = IGNORED) -> 
         off = targets[(targets != ignored) & ((targets < 0) | (targets >= num_classes))]
         if len(off):
             raise ValueError(
-                f"`targets` must lie in 0..{num_classes - 1}, the classes of `logits`, or be {ignored}, what is ignored, "
+                f"`targets` must lie in 0..{num_classes - 1}, the classes of `logits`, or {ignored} where ignored, "
                 f"but hold {int(off[0])} ({len(off)} of {targets.numel()} targets are outside)."
             )
 
