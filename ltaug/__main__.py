@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -149,7 +150,7 @@ def new(arguments: argparse.Namespace) -> None:
         f"\nMake it yours, as {folder / 'README.md'} says:\n"
         f"  {folder / 'data.py'}: what a sample is, and where samples come from\n"
         f"  {folder / 'model.py'}: the network, which ends in a linear classifier\n"
-        f"train.py stays as it is. Then: python {folder / 'train.py'} --method unimix_bayias"
+        f"train.py stays as it is. Then: python {shlex.quote(str(folder / 'train.py'))} --method unimix_bayias"
     )
 
 

@@ -105,7 +105,7 @@ class RunFolder:
             raise UserError("The run folder's name is empty. Name a folder of its own for every run.")
         if keep < 1:
             raise ValueError(f"`keep` must be at least 1, but is {keep}: there must be a checkpoint to resume from.")
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.main = main
         self.keep = keep
         is_object = dataclasses.is_dataclass(config) and not isinstance(config, type)
@@ -147,7 +147,7 @@ class RunFolder:
             FileNotFoundError: there is no such folder.
         """
         run = cls.__new__(cls)
-        run.path, run.main, run.keep = Path(path), True, 2
+        run.path, run.main, run.keep = Path(path).expanduser(), True, 2
         if not os.fspath(path) or not run.path.is_dir():
             raise FileNotFoundError(
                 f"`{path}` is no run folder: there is no such directory. Pass the folder that holds config.yaml."

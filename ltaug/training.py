@@ -51,6 +51,7 @@ from ltaug.process import (
     set_threads,
 )
 from ltaug.run import RunFolder, read_config, read_json, write_atomically
+from ltaug.tables import parameters_in_words
 
 __all__ = [
     "SECOND_STAGE",
@@ -104,7 +105,10 @@ SECONDS_BETWEEN_LINES = 30.0
 SHOWN = {
     "loss": "loss {:.4g}",
     "lr": "lr {:.3g}",
-    **{name: name + " {:.1%}" for name in ("top1", "top5", "many", "medium", "few", "ece")},
+    "top1": "top-1 {:.1%}",
+    "top5": "top-5 {:.1%}",
+    **{name: name + " {:.1%}" for name in ("many", "medium", "few")},
+    "ece": "ECE15 {:.1%}",
     "samples_per_second": "{:.4g} samples/s",
 }
 """What the terminal shows of an epoch's row, and how."""
@@ -172,6 +176,10 @@ class TrainSettings:
     """Write report.html at the end."""
 
     def __post_init__(self) -> None:
+        for item in fields(self):  # no shell has replaced ~ in a YAML file, or behind `--out=`
+            value = getattr(self, item.name)
+            if isinstance(value, str) and (item.name in ("out", "from_run") or item.name.endswith("_dir")):
+                setattr(self, item.name, os.path.expanduser(value))
         if self.seed >= MOST_SEEDS:
             raise UserError(f"`seed` must be below {MOST_SEEDS}, but is {self.seed}: NumPy's seeds have 32 bits.")
         if self.threads is not None and self.threads > (most := max(1024, os.cpu_count() or 1)):
@@ -287,7 +295,7 @@ def settings_of(kind: type[T], script: str, words: Sequence[str] | None = None) 
     second = method is not None and method.second_stage
     defaults: dict[str, Any] = {}
     if second and (from_run := peek(words, "from_run")):
-        defaults = {**_inherited(kind, from_run), **SECOND_STAGE}
+        defaults = {**_inherited(kind, os.path.expanduser(from_run)), **SECOND_STAGE}
     configs = []
     if protocol := peek(words, "protocol"):
         values = read_settings(_protocol_file(protocol, script))
@@ -609,7 +617,7 @@ class Run(RunFolder):
         described = data.describe() if hasattr(data, "describe") else f"{int(counts.sum())} samples"
         accelerator.print(
             f"{cfg.label}: {described}, {len(counts)} classes of {int(counts.max())} to {int(counts.min())}, "
-            f"{_short(_trainable(model))} trained parameters, {accelerator.num_processes} "
+            f"{parameters_in_words(_trainable(model))} trained parameters, {accelerator.num_processes} "
             f"process{'es' if accelerator.num_processes > 1 else ''}, "
             f"{'fp32' if accelerator.mixed_precision == 'no' else accelerator.mixed_precision}"
         )
@@ -907,11 +915,6 @@ def _check_states(folder: Path) -> None:
                 f"`{file}` is damaged, or holds something else than numbers and tensors; nothing in it was executed. "
                 "Restore it, or do not trust the folder."
             ) from error
-
-
-def _short(number: int) -> str:
-    """A number of parameters in thousands or millions."""
-    return f"{number / 1e6:.2f} M" if number >= 1e5 else f"{number / 1e3:.1f} K" if number >= 1e3 else str(number)
 
 
 def _trainable(model: nn.Module) -> int:

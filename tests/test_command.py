@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ltaug.__main__ import main
+from ltaug.commands.correct import read_prior
 from ltaug.correction import Correction, tuned_strength
 from ltaug.labelshift import estimate_prior
 from ltaug.methods import METHODS
@@ -328,11 +330,21 @@ class TestCorrect:
         assert message in refused(capsys, "correct", finished, *words)
         assert not (finished / "corrected.json").exists()
 
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+    @pytest.mark.parametrize("form", ["NFC", "NFD"])
+    def test_files_of_priors_as_other_programs_write_them(self, encoding: str, form: str, tmp_path: Path) -> None:
+        names, numbers = ["été", "Bär"], {unicodedata.normalize(form, "été"): 3, " Bär": 1}
+        (tmp_path / "prior.json").write_text(json.dumps(numbers, ensure_ascii=False), encoding=encoding)
+        prior = read_prior("--target_prior", str(tmp_path / "prior.json"), names, torch.tensor([1, 1]))
+        assert prior.tolist() == [0.75, 0.25]
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [
             ("[0.5, 0.5]", "one positive number for each of the 4 classes, but holds 2"),
-            ("[1, 1, 1, 0]", "one positive number"),
+            ("[1, 1, 1, 0]", "one positive number for each of the 4 classes, but holds 0 for 'dog'"),
+            ('{"ant": 1, "ant": 2, "bee": 1, "cat": 1, "dog": 1}', "it names 'ant' twice"),
+            ("ant,1", "Write a list of numbers, or {name: number}, as UTF-8."),
             ('{"ant": 1}', "has no number for 'bee' (3 are missing)"),
             ("[1, 1", "is not readable as JSON"),
             ("[" * 100_000, "is not readable as JSON"),

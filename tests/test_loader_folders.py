@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ltaug.errors import UserError
 from ltaug.loaders.folders import class_folders, evaluation_splits, natural_order, printable, source_name
 
 
@@ -257,3 +258,30 @@ def test_folders_beside_splits_are_no_classes(tmp_path: Path) -> None:
     write(tmp_path, "train/ant/0.txt", "train/bee/0.txt", "test/ant/0.txt", "masks/0.txt", "more/0.txt")
     with pytest.raises(ValueError, match=r"so its folders are splits: train and one of .* also has 'masks' \(2 such"):
         class_folders(tmp_path, is_text)
+
+
+@pytest.mark.parametrize("names", [("seg_train", "seg_test"), ("training_set", "test_set"), ("Images-Train", "x.val")])
+def test_folders_with_the_word_of_a_split_in_their_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], names: tuple[str, str]
+) -> None:
+    write(tmp_path, *(f"{name}/{kind}/1.txt" for name in names for kind in ("a", "b")))
+    classes, splits = class_folders(tmp_path, is_text)
+    assert classes == ["a", "b"]
+    assert splits["train"].names == [f"{names[0]}/a/1.txt", f"{names[0]}/b/1.txt"]
+    assert splits["val" if "val" in names[1] else "test"].names == [f"{names[1]}/a/1.txt", f"{names[1]}/b/1.txt"]
+    assert "they are taken for splits" in capsys.readouterr().err
+
+
+def test_classes_with_the_word_of_a_split_in_their_names(tmp_path: Path) -> None:
+    write(tmp_path, "train_station/day/1.txt", "test_tube/lab/1.txt")
+    assert list(found(tmp_path)) == ["test_tube", "train_station"]
+    write(tmp_path, "bird/day/1.txt")
+    assert list(found(tmp_path)) == ["bird", "test_tube", "train_station"]
+
+
+def test_a_folder_too_high(tmp_path: Path) -> None:
+    write(tmp_path, "archive/cat/1.txt", "archive/dog/1.txt")
+    with pytest.raises(UserError, match=r"has one folder only, which holds the folders\. Name that one, '.*archive'"):
+        class_folders(tmp_path, is_text)
+    write(tmp_path, "archive/2.txt")
+    assert list(found(tmp_path)) == ["archive"]

@@ -25,7 +25,7 @@ import jsonargparse
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
-import ltaug
+import ltaug.run
 from ltaug import commandline, training
 from ltaug.audio import EnvNet
 from ltaug.commandline import NonNegativeFloat, NonNegativeInt, PositiveFloat, Share
@@ -449,6 +449,14 @@ class TestOptimizer:
             self.made(optimizer="xyzzyx")
 
 
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No shell replaces it behind ``--out=`` or in YAML; a folder called ~ is removed with all that is at home."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert TrainSettings(out="~/run").out == str(tmp_path / "run")
+    assert ltaug.run.RunFolder("~/run", {}).path == tmp_path / "run"
+    assert ltaug.run.RunFolder.open("~/run").path == tmp_path / "run"
+
+
 class TestArrange:
     def test_layout(self, accelerator: Accelerator) -> None:
         net = nn.Conv2d(3, 4, 3)
@@ -670,7 +678,7 @@ class TestRun:
         assert names == ["epoch_00003", "epoch_00004"]  # of every third, and of the last
         said = capsys.readouterr()
         assert "epoch 2/4  loss " in said.out + said.err
-        assert "lr 0.1  top1 50.0%" in (said.out + said.err).partition("epoch 2/4")[2].partition("\n")[0]
+        assert "lr 0.1  top-1 50.0%" in (said.out + said.err).partition("epoch 2/4")[2].partition("\n")[0]
         assert "few" not in (said.out + said.err).partition("epoch 2/4")[2].partition("\n")[0]
 
     def test_lines_of_a_long_epoch_where_there_is_no_bar(

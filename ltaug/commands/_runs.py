@@ -20,7 +20,7 @@ def find_run(word: str | Path) -> Path:
     Raises:
         UserError: it is none; the message names those that are near.
     """
-    path = Path(word)
+    path = Path(word).expanduser()
     if _is_run(path):
         return path
     if path.is_file():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -248,17 +250,22 @@ def read_prior(option: str, word: str, class_names: Sequence[str], counts: Tenso
         return torch.full((size,), 1.0 / size, dtype=torch.float64)
     if word == "train":
         return class_prior(counts)
-    if not Path(word).is_file():
+    if not Path(word).expanduser().is_file():
         words = ("uniform", "train", *(ESTIMATES if option == "--target_prior" else ("recorded",)))
         hint = did_you_mean(word, words) or "."
-        raise UserError(f"{option} must be {', '.join(words)} or a JSON file, but is {word!r}{hint}")
-    try:
-        values = json.loads(Path(word).read_text(encoding="utf-8"))
+        no_file = " There is no such file." if Path(word).suffix else ""
+        raise UserError(f"{option} must be {', '.join(words)} or a JSON file, but is {word!r}{hint}{no_file}")
+    form = "Write a list of numbers, or {name: number}, as UTF-8."
+    try:  # of bytes, json finds out whether they are UTF-8 or UTF-16; Windows puts a mark before UTF-8
+        content = Path(word).expanduser().read_bytes().removeprefix(codecs.BOM_UTF8)
+        values = json.loads(content, object_pairs_hook=_no_name_twice)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{option} {word!r} is not readable as JSON: {error}.") from error
+        raise UserError(f"{option} {word!r} is not readable as JSON: {error}. {form}") from error
     if isinstance(values, dict) and "target_prior" in values and "class_names" in values:  # of a corrected.json
         values = dict(zip(values["class_names"], values["target_prior"] or [], strict=False))
     if isinstance(values, dict):
+        values = {unicodedata.normalize("NFC", name.strip()): value for name, value in values.items()}
+        class_names = [unicodedata.normalize("NFC", name.strip()) for name in class_names]
         if missing := [name for name in class_names if name not in values]:
             raise UserError(f"{option} {word!r} has no number for {missing[0]!r} ({len(missing)} are missing).")
         if surplus := [name for name in values if name not in class_names]:
@@ -268,7 +275,10 @@ def read_prior(option: str, word: str, class_names: Sequence[str], counts: Tenso
             )
         values = [values[name] for name in class_names]
     if not isinstance(values, list) or len(values) != size or not all(map(_is_positive, values)):
-        there = f"but holds {len(values)}" if isinstance(values, list) and len(values) != size else "but does not"
+        there = f"but holds {len(values)}" if isinstance(values, list) else f"but holds a {type(values).__name__}"
+        if isinstance(values, list) and len(values) == size:
+            wrong = next(k for k, value in enumerate(values) if not _is_positive(value))
+            there = f"but holds {values[wrong]!r} for {class_names[wrong]!r}"
         raise UserError(
             f"{option} {word!r} must hold one positive number for each of the {size} classes, {there}; one that does "
             "not occur gets a small one, such as 1e-9 of a sum of 1."
@@ -276,6 +286,16 @@ def read_prior(option: str, word: str, class_names: Sequence[str], counts: Tenso
     prior = torch.tensor(values, dtype=torch.float64)
     prior = prior / prior.max()  # whose sum cannot overflow
     return prior / prior.sum()
+
+
+def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping of a JSON file, in which no name may stand twice: the last would win."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"it names {name!r} twice")
+        found[name] = value
+    return found
 
 
 def _is_positive(value: object) -> bool:

@@ -91,6 +91,10 @@ def class_folders(
         raise UserError(f"{root!r} has no folders. Make one for each class, and put its {unit} there.")
     walk = _Walk(is_sample)
     splits = _split_folders(root, folders)
+    if not splits and len(folders) == 1 and len(_subfolders(only := os.path.join(root, folders[0]))) > 1:
+        with os.scandir(only) as entries:
+            if all(entry.is_dir() or is_leftover(entry.name) for entry in entries):
+                raise UserError(f"{root!r} has one folder only, which holds the folders. Name that one, {only!r}.")
     found = {split: _classes(walk, root, folder, unit) for split, folder in (splits or {"train": ""}).items()}
     if splits:
         walk.look_beside(root, "")
@@ -190,7 +194,7 @@ def _split_folders(root: str, folders: list[str]) -> dict[str, str] | None:
     names = {name.lower(): name for name in folders}
     train = next((names[name] for name in _TRAIN_SPLITS if name in names), None)
     if train is None:
-        return None
+        return _named_like_splits(root, folders)
     inside = os.path.join(root, train)
     if os.listdir(inside) and not _subfolders(inside):  # a class may be called train, too
         return None
@@ -202,6 +206,23 @@ def _split_folders(root: str, folders: list[str]) -> dict[str, str] | None:
             f"away; or, if {train} is a class, put all classes into one more folder."
         )
     return {"train": train} | {name: names[name] for name in TEST_SPLITS if name in names}
+
+
+def _named_like_splits(root: str, folders: list[str]) -> dict[str, str] | None:
+    """Folder of each split where all have a split's word in their names, as ``seg_train``, and share their classes."""
+    found: dict[str, str] = {}
+    for name in folders:
+        parts = re.split(r"[^a-z]+", name.lower())
+        word = next((word for word in (*_TRAIN_SPLITS, *TEST_SPLITS) if word in parts), None)
+        if word is None or word in found:
+            return None
+        found[word] = name
+    train = next((found.pop(word) for word in _TRAIN_SPLITS if word in found), None)
+    inner = [set(_subfolders(os.path.join(root, name))) for name in folders]
+    if train is None or not found or not set.intersection(*inner):
+        return None
+    warn(f"the folders {', '.join(map(printable, folders))} have folders of the same names: they are taken for splits.")
+    return {"train": train} | {word: found[word] for word in TEST_SPLITS if word in found}
 
 
 def _classes(walk: _Walk, root: str, folder: str, unit: str) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import decimal
 import json
 import os
 import unicodedata
@@ -281,7 +282,7 @@ def _first_bad(values: Any, numbers: np.ndarray[Any, Any] | None, num_classes: i
         if isinstance(value, str) and text:
             if not value.strip():
                 return k
-        elif isinstance(value, str | bytes | list | dict) or value % 1 != 0:  # of NaN, too
+        elif not isinstance(value, int | float | decimal.Decimal) or value % 1 != 0:  # of NaN, too
             return k
     return None if text else 0
 

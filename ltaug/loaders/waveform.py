@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from ltaug.loaders._base import _ResidentBase
-from ltaug.priors import as_labels
+from ltaug.priors import as_labels, has_float64
 from ltaug.samplers.pair import PairSampler
 
 __all__ = ["ResidentWaveformLoader"]
@@ -149,7 +149,8 @@ class ResidentWaveformLoader(_ResidentBase):
         offsets = (places * (room + 1)).long() - self.padding
         if self.max_scale == 1:
             return self._runs(starts + offsets), labels
-        table = torch.stack([starts, lengths, scaled, offsets, scales], dim=1).to(device, non_blocking=True)
+        table = torch.stack([starts, lengths, scaled, offsets, scales], dim=1)
+        table = table.to(device, non_blocking=True) if has_float64(device) else table
         inputs = torch.empty(len(indices), self.crop_length, device=device)
         # Clip by clip, what is in between stays in a processor's cache: twice as fast. A GPU takes all at once.
         parts = max(1, len(indices)) if device.type == "cpu" else 1
@@ -184,6 +185,8 @@ class ResidentWaveformLoader(_ResidentBase):
         # float64, since in a long clip float32 has no bits left for the fraction. Clamped to the last sample, which has
         # a fraction of 0, so that its right neighbour does not count.
         positions = (places / scales).clamp_(min=0).minimum(lengths - 1)
-        left = (positions.long() + starts.long()).view(-1)
+        # Moved where the device has no float64; elsewhere all is there already.
+        left, fraction = (positions.long() + starts.long()).view(-1).to(out.device), positions.frac().float()
         left, right = (self.samples.index_select(0, index).float().view(out.shape) for index in (left, left + 1))
-        torch.lerp(left, right, positions.frac().float(), out=out).mul_(1 / 32768).masked_fill_(outside, 0.0)
+        torch.lerp(left, right, fraction.to(out.device), out=out)
+        out.mul_(1 / 32768).masked_fill_(outside.to(out.device), 0.0)

@@ -32,6 +32,10 @@ class ClassLoss(KeptBuffers):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of ``logits`` [N, C, ...] against ``targets``."""
+        for name, given in (("logits", logits), ("targets", targets)):
+            if not isinstance(given, Tensor):
+                hint = "Take the logits from it." if name == "logits" else "Convert it with `torch.as_tensor`."
+                raise TypeError(f"`{name}` must be a tensor, but is a {type(given).__name__}. {hint}")
         self._rows.look(targets)
         try:
             return self.compute(logits, targets)

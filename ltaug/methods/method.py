@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
+import torch
+
 from ltaug.errors import did_you_mean
 from ltaug.priors import Counts, as_labels, class_counts
 
@@ -191,7 +193,19 @@ class Method:
 
         labels = as_labels(labels).cpu()
         share = None if batch_size is None else max(1, batch_size // num_processes)
-        return TrainingPlan(self, labels, class_counts(labels, num_classes), epochs, share, seed, sample_rate)
+        counts = class_counts(labels, num_classes)
+        self._check_counts(counts)
+        return TrainingPlan(self, labels, counts, epochs, share, seed, sample_rate)
+
+    def _check_counts(self, counts: torch.Tensor) -> None:
+        """Refuse a class without samples where the method computes with its prior, before a loss does in its words."""
+        needed = self.loss in ("prior_corrected", "lade", "ldam", "cdt") or self.class_weights != "none"
+        if needed and (empty := (counts == 0).nonzero().flatten().tolist()):
+            more = f" (nor of {len(empty) - 1} more)" if len(empty) > 1 else ""
+            raise ValueError(
+                f"`labels` have no sample of class {empty[0]}{more}, but the method computes with the frequencies of "
+                f"all {len(counts)} classes. Number the classes that there are from 0 on, without gaps."
+            )
 
 
 def _check_types(method: Method) -> None:

@@ -65,6 +65,13 @@ class Mixer:
             ValueError: sizes or types do not fit, only one of the two partner arguments is given, or labels are outside
                 0..C-1. On an accelerator, which would have to wait, only the first labels are looked at.
         """
+        given: dict[str, Tensor | None] = {"inputs": inputs, "targets": targets}
+        given |= {"partner_inputs": partner_inputs, "partner_targets": partner_targets}
+        for name, value in given.items():
+            if not (isinstance(value, Tensor) or (value is None and name.startswith("partner_"))):
+                raise TypeError(
+                    f"`{name}` must be a tensor, but is a {type(value).__name__}. Convert it with `torch.as_tensor`."
+                )
         if not inputs.is_floating_point():
             raise ValueError(
                 f"`inputs` must be floating point to be mixed, but are {inputs.dtype}. Convert with `.float()`."
@@ -187,6 +194,6 @@ def beta_cdf(a: float, b: float, x: Tensor) -> Tensor:
 
 def check_alpha(alpha: float) -> float:
     """Return a Beta parameter as a float; raise ValueError unless it is positive and finite."""
-    if not 0.0 < alpha < float("inf"):
-        raise ValueError(f"`alpha` is the parameter of Beta(alpha, alpha) and must be positive, but is {alpha}.")
+    if isinstance(alpha, str) or not 0.0 < alpha < float("inf"):
+        raise ValueError(f"`alpha` is the parameter of Beta(alpha, alpha) and must be positive, but is {alpha!r}.")
     return float(alpha)

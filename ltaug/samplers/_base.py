@@ -97,6 +97,8 @@ class EpochSampler(Epochs, Sampler[int]):
     def __init__(self, num_samples: int, seed: int) -> None:
         if num_samples < 1:
             raise ValueError(f"`num_samples` must be at least 1, but is {num_samples}.")
+        if seed is None or isinstance(seed, str):
+            raise TypeError(f"`seed` must be an integer, but is {seed!r}.")
         if seed < 0:
             raise ValueError(f"`seed` must not be negative, but is {seed}.")
         self.num_samples = int(num_samples)

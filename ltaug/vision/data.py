@@ -140,6 +140,7 @@ class ImageData:
             "class_counts": self.class_counts,
             "training_indices": self.index_hash,
             "test_labels": index_hash(self.sets["test"].labels),
+            **{f"{split}_content": images.content_hash() for split, images in self.sets.items()},
         }
 
     def describe(self) -> str:

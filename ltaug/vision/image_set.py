@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -14,9 +15,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ltaug.errors import UserError
+from ltaug.run import content_hash
 from ltaug.vision.decoding import decode, warn
 
 __all__ = ["Files", "ImageSet", "Images", "name_block"]
+
+MOST_SIZES = 100_000
+"""Files that are asked for their sizes, which takes a while on a network."""
 
 
 def name_block(names: Iterable[str]) -> Any:
@@ -49,6 +54,13 @@ class Images:
         names = self.names.take(pyarrow.array(indices.numpy()))
         return Images(self.labels[indices], names, self.rows[indices], self.open)
 
+    def content_hash(self) -> str:
+        """SHA-256 of labels, file names and, of files that are not too many to ask for, their sizes, in their order."""
+        names = np.frombuffer(b"\0".join(self.names.to_pylist()), np.uint8)
+        known = hasattr(self.open, "sizes") and len(self) <= MOST_SIZES
+        sizes = self.open.sizes(map(self.name, range(len(self)))) if known else []
+        return content_hash(self.labels, names, sizes)
+
 
 class Files:
     """Opens images below a folder by their names."""
@@ -59,6 +71,11 @@ class Files:
     def __call__(self, row: int, name: str) -> Image.Image:
         """Open a file."""
         return Image.open(os.path.join(self.root, name))
+
+    def sizes(self, names: Iterable[str]) -> list[int]:
+        """Bytes of files; -1 where there is none."""
+        paths = [os.path.join(self.root, name) for name in names]
+        return [os.path.getsize(path) if os.path.exists(path) else -1 for path in paths]
 
 
 class ImageSet(Dataset[Any]):
@@ -88,6 +105,10 @@ class ImageSet(Dataset[Any]):
     def __getitem__(self, k: int) -> tuple[Any, int]:
         image, k = self.image(k)
         return image if self.transform is None else self.transform(image), int(self.labels[k])
+
+    def content_hash(self) -> str:
+        """See :meth:`Images.content_hash`."""
+        return self.images.content_hash()
 
     @property
     def unreadable(self) -> int:

@@ -46,7 +46,9 @@ def mistake_sections(
             caption = f"{truth}, taken for {taken_for} ({100 * float(confidence[k]):.0f} %)"
             cards.append(_thumbnail(images.image(k)[0], caption))
         share = f"{len(wrong)} of {int(members[labels].sum())} test images are wrong; the most confident {len(cards)}."
-        sections.append((f"Mistakes: {group}-shot", f"<p>{share}</p><div class=figures>{''.join(cards)}</div>"))
+        sections.append(
+            (f"Mistakes: {group}-shot", f'<p>{share}</p><div class="figures thumbs">{"".join(cards)}</div>')
+        )
     return sections
 
 

@@ -22,6 +22,7 @@ from ltaug.errors import UserError
 from ltaug.loaders._base import check_shares
 from ltaug.loaders.seeded import SeededDataset
 from ltaug.loaders.seeded_loader import Collate, finished
+from ltaug.run import content_hash
 from ltaug.samplers import ClassPowerSampler, PairSampler
 from ltaug.samplers._base import Epochs
 from ltaug.vision.decoding import open_stored
@@ -51,6 +52,10 @@ class StreamSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def content_hash(self) -> str:
+        """SHA-256 of the labels in the order of the files."""
+        return content_hash(self.labels)
 
     @property
     def unreadable(self) -> int:

@@ -14,6 +14,7 @@ import ltaug
 from ltaug import ResidentLoader
 from ltaug.commandline import NonNegativeInt, Ratio
 from ltaug.loaders.tables import hold_out
+from ltaug.run import content_hash
 from ltaug.vision import read_digits, read_small_images
 
 HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
@@ -150,6 +151,7 @@ class Data:
             "class_counts": self.class_counts,
             "training_indices": self.index_hash,
             "test_labels": ltaug.index_hash(self.labels["test"]),
+            **{f"{split}_content": content_hash(self.inputs[split], labels) for split, labels in self.labels.items()},
         }
 
     def describe(self) -> str:

@@ -22,6 +22,7 @@ from ltaug.audio import (
 from ltaug.commandline import AtLeastOne, NonNegativeInt, PositiveInt, Ratio
 from ltaug.loaders.folders import source_name
 from ltaug.loaders.tables import hold_out
+from ltaug.run import content_hash
 
 HUB = "ashraq/esc50"
 EVALUATED_TOGETHER = 8
@@ -138,7 +139,10 @@ class Data:
     def fingerprint(self) -> dict[str, Any]:
         """Fingerprint of the data. A run refuses to resume on data with another one."""
         found = {"training_indices": self.index_hash, "test_labels": ltaug.index_hash(self.labels["test"])}
-        return found | {"class_names": self.class_names, "class_counts": self.class_counts}
+        found |= {"class_names": self.class_names, "class_counts": self.class_counts}
+        return found | {
+            f"{split}_content": content_hash(labels, *self.clips[split]) for split, labels in self.labels.items()
+        }
 
     def describe(self) -> str:
         """What is in the set, for the terminal."""

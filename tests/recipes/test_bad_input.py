@@ -450,5 +450,5 @@ def test_settings_without_names_that_their_modules_import(tmp_path: Path, capsys
     )
     with imported(folder) as recipe:
         assert "did you mean 'yours'?" in recipe.launch(capsys, "--dataset", "your").error()
-        assert '`epochs` must be an integer from 0' in recipe.launch(capsys, "--epochs", "ten").error()
+        assert "`epochs` must be an integer from 0" in recipe.launch(capsys, "--epochs", "ten").error()
         assert recipe.launch(capsys, "--method", "mixup", "--set.alpha", "0.5").error() == "no data"

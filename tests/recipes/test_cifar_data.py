@@ -67,6 +67,29 @@ def test_the_subset_is_the_published_one(
     assert data.fingerprint()["training_indices"] == digest
 
 
+def test_the_fingerprint_sees_every_change(numbered: Callable[..., Any]) -> None:
+    def changed(change: Callable[[Any], Any]) -> dict[str, Any]:
+        data = numbered(imbalance_ratio=5)
+        change(data)
+        return {name: str(value) for name, value in data.fingerprint().items()}
+
+    def pixel(split: str) -> Callable[[Any], None]:
+        return lambda data: data.inputs[split].view(-1)[5].add_(1)
+
+    def swapped(data: Any) -> None:
+        data.labels["train"] = torch.tensor([1, 0, *range(2, 10)])[data.labels["train"]]
+
+    def exchanged(data: Any) -> None:
+        data.inputs["train"], data.inputs["test"] = data.inputs["test"], data.inputs["train"]
+
+    def reordered(data: Any) -> None:
+        data.inputs["train"] = data.inputs["train"].flip(0)
+
+    changes = [lambda _: None, pixel("train"), pixel("test"), swapped, exchanged, reordered]
+    assert changed(changes[0]) == changed(changes[0])
+    assert len({tuple(changed(change).items()) for change in changes}) == len(changes)
+
+
 class TestHeldOut:
     """Samples that are kept from training."""
 

@@ -71,7 +71,7 @@ class TestLaunched:
         said = done.out + done.err
         assert "unimix_bayias: 314 samples (subset " in done.out
         assert "10 classes of 114 to 2, 75.0 K trained parameters, 1 process, fp32" in done.out
-        shown = re.findall(r"epoch (\d)/2  loss \d\.\d+  lr [\d.]+  top1 [\d.]+% .* samples/s", said)
+        shown = re.findall(r"epoch (\d)/2  loss \d\.\d+  lr [\d.]+  top-1 [\d.]+% .* samples/s", said)
         assert shown == ["1", "2"]
         assert done.out.count("| unimix_bayias |") == 1
         assert "| ECE15 % |" in re.sub(" +", " ", done.out)

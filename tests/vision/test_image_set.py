@@ -119,3 +119,16 @@ def test_names(names: list[str], data: st.DataObject) -> None:
 def test_names_need_little_memory() -> None:
     names = name_block(f"train_val2018/Plantae/{k % 8142}/{k:032x}.jpg" for k in range(10_000))
     assert names.nbytes < 85 * len(names)
+
+
+def test_the_fingerprint_sees_labels_names_order_and_sizes(tmp_path: Path) -> None:
+    def fingerprint(names: list[str], labels: list[int]) -> str:
+        files = Images(torch.tensor(labels), name_block(names), torch.arange(len(names)), Files(tmp_path))
+        return files.content_hash()
+
+    for name, size in (("a", 3), ("b", 5)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    found = [fingerprint(*each) for each in ((["a", "b"], [0, 1]), (["b", "a"], [0, 1]), (["a", "b"], [1, 0]))]
+    assert fingerprint(["a", "b"], [0, 1]) == found[0]
+    (tmp_path / "a").write_bytes(b"x" * 4)
+    assert len({*found, fingerprint(["a", "b"], [0, 1])}) == 4
