@@ -142,6 +142,7 @@ def priors(root: Path) -> ModuleType:
 
 
 class TestPriorEstimation:
+    @pytest.mark.slow
     def test_what_its_page_says_of_calibration_trend_and_center(self, priors: ModuleType) -> None:
         counts, held_out, tests = priors.world(seed=0, num_classes=100, samples=5000, steps=300)
         found = {name: priors.accuracies(counts, held_out, *tests[name]) for name in ("reverse", "permuted")}

@@ -743,7 +743,7 @@ def every_figure(num_classes: int) -> list[Figure]:
     ]
 
 
-@pytest.mark.parametrize("num_classes", [2, 10, 8142])
+@pytest.mark.parametrize("num_classes", [2, pytest.param(10, marks=pytest.mark.slow), 8142])
 def test_every_figure_of_few_and_many_classes(num_classes: int) -> None:
     for figure in every_figure(num_classes):
         assert png(figure).startswith(b"\x89PNG")

@@ -345,6 +345,7 @@ def test_few_and_many_classes_stay_below_three_megabytes(tmp_path: Path, num_cla
     assert written.stat().st_size < 3_000_000
 
 
+@pytest.mark.slow
 def test_a_comparison_of_many_classes_stays_below_three_megabytes(tmp_path: Path) -> None:
     runs = [many_classes(tmp_path / f"{seed}", 10_000, seed) for seed in range(2)]
     written = write_comparison(runs, tmp_path / "all.html")

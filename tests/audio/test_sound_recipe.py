@@ -256,6 +256,7 @@ class TestTraining:
         assert rows(again) == rows(whole)
         assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
+    @pytest.mark.slow  # test_every_method trains them all on the synthetic sounds
     def test_methods_of_every_kind(self, train: Train) -> None:
         first = {name: train("--method", name, out=name, epochs=1) for name in ("erm", "mixup")}
         for name in ("lob_bc", "manifold_mixup", "ldam_drw"):

@@ -127,7 +127,13 @@ def test_the_tail_is_a_long_one() -> None:
     assert all(each["few"] > 0.2 for each in plain)  # and something is learnt
 
 
-@pytest.mark.parametrize("name", METHODS)
+QUICK = ("prior correction", "mixup and Bayias", "UniMix and Bayias", "class-balanced samples")
+"""Those that every run of the tests trains; the others are slow."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
 def test_the_rare_classes_gain(name: str) -> None:
     run, rival, margin = METHODS[name]
     ours, theirs = [run(seed) for seed in SEEDS], baseline(rival)
