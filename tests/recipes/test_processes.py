@@ -96,7 +96,7 @@ class TestSameWeights:
         said = two[1].out + two[1].err
         assert "2 processes" in two[1].out
         assert [said.count(f"epoch {k}/3") for k in (1, 2, 3)] == [1, 1, 1]
-        assert said.count("ECE15") == 1
+        assert said.count("ECE15 %") == 1
 
     def test_after_resuming(
         self, launcher: Launcher, grouped: Recipe, one: Path, two: tuple[Path, Done], tmp_path: Path
