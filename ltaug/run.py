@@ -412,11 +412,14 @@ def _lock(path: Path) -> Any:
     Raises:
         UserError: another process has it.
     """
-    from filelock import FileLock, Timeout
+    from filelock import FileLock, SoftFileLock, Timeout
 
-    # Several runs of one process share the lock: cells of a notebook are started again.
-    lock = FileLock(path, is_singleton=True, on_acquired=_sign)
+    lock = None
     try:
+        if FileLock is SoftFileLock:  # a file that nobody removes where the process is killed
+            raise NotImplementedError("this Python has no locks of the kernel")
+        # Several runs of one process share the lock: cells of a notebook are started again.
+        lock = FileLock(path, is_singleton=True, on_acquired=_sign, fallback_to_soft=False)
         lock.acquire(blocking=False)
     except Timeout as error:
         who = "another process"

@@ -800,7 +800,8 @@ class Run(RunFolder):
         self.accelerator.free_memory()
         self.accelerator.end_training()
         if self.main:
-            self._lock.release(force=True)
+            if self._lock is not None:
+                self._lock.release(force=True)
 
     def _write_results(
         self, model: nn.Module, results: Mapping[str, tuple[Tensor, Tensor]], state_dict: Mapping[str, Tensor]

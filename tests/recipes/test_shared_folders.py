@@ -164,6 +164,13 @@ class TestOneWriter:
             run = RunFolder(tmp_path, {"lr": 0.1}, lock=True)
         assert run.config() == {"lr": 0.1}
 
+    def test_a_python_without_locks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its filelock makes a file that stays where a process is killed; such a lock would block the resumed run."""
+        monkeypatch.setattr(filelock, "FileLock", filelock.SoftFileLock)
+        with pytest.warns(UserWarning, match=r"cannot be locked \(this Python has no locks of the kernel\)"):
+            RunFolder(tmp_path, {}, lock=True)
+        assert not (tmp_path / ".ltaug.lock").exists()
+
     def test_reading_does_not_lock(self, tmp_path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
