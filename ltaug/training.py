@@ -799,9 +799,8 @@ class Run(RunFolder):
         self.accelerator.wait_for_everyone()
         self.accelerator.free_memory()
         self.accelerator.end_training()
-        if self.main:
-            if self._lock is not None:
-                self._lock.release(force=True)
+        if self.main and self._lock is not None:
+            self._lock.release(force=True)
 
     def _write_results(
         self, model: nn.Module, results: Mapping[str, tuple[Tensor, Tensor]], state_dict: Mapping[str, Tensor]
