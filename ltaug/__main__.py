@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -227,7 +228,9 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
 
     found = command(compare)
     found.add_argument("runs", nargs="+", metavar="RUN", help="run folders, in the order to show them")
-    found.add_argument("--out", default="comparison.html", help="the page (default: %(default)s)")
+    found.add_argument(
+        "--out", type=os.path.expanduser, default="comparison.html", help="the page (default: %(default)s)"
+    )
     found.add_argument("--title", default="Comparison of runs", help="its heading (default: %(default)s)")
 
     found = command(report)
@@ -244,7 +247,9 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     found.add_argument(
         "axes", nargs="*", metavar="SETTING=VALUE,VALUE", help="method=erm,mixup seed=0,1,2; none: only make the table"
     )
-    found.add_argument("--out", default="runs/sweep", help="folder of runs and table (default: %(default)s)")
+    found.add_argument(
+        "--out", type=os.path.expanduser, default="runs/sweep", help="folder of runs and table (default: %(default)s)"
+    )
     found.add_argument(
         "--parallel", type=_at_least_one, metavar="N", help="runs at once (default: 1; on a cluster, all)"
     )
@@ -258,12 +263,14 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     found.add_argument("--errors", action="store_true", help="show accuracies as errors")
 
     found = command(new)
-    found.add_argument("folder", metavar="FOLDER", help="is created")
+    found.add_argument("folder", type=os.path.expanduser, metavar="FOLDER", help="is created")
     found.add_argument("--from", dest="recipe", required=True, metavar="RECIPE", help="cifar_lt, esc50_lt, ...")
     found.add_argument("--no_check", action="store_true", help="copy only")
 
     found = command(quickstart)
-    found.add_argument("--out", default="runs/quickstart", help="folder of the runs (default: %(default)s)")
+    found.add_argument(
+        "--out", type=os.path.expanduser, default="runs/quickstart", help="folder of the runs (default: %(default)s)"
+    )
     found.add_argument("--methods", default=",".join(QUICKSTART), help="default: %(default)s")
     found.add_argument("--epochs", type=_at_least_one, help="of each method; default: those of the recipe")
     return parser, parsers

@@ -414,12 +414,13 @@ def _lock(path: Path) -> Any:
     """
     from filelock import FileLock, SoftFileLock, Timeout
 
-    lock = None
+    warning = "`{}` cannot be locked ({}). Let no second process train in this folder."
+    if FileLock is SoftFileLock:  # a file that nobody removes where the process is killed
+        warnings.warn(warning.format(path, "this Python has no locks of the kernel"), stacklevel=3)
+        return None
+    # Several runs of one process share the lock: cells of a notebook are started again.
+    lock = FileLock(path, is_singleton=True, on_acquired=_sign, fallback_to_soft=False)
     try:
-        if FileLock is SoftFileLock:  # a file that nobody removes where the process is killed
-            raise NotImplementedError("this Python has no locks of the kernel")
-        # Several runs of one process share the lock: cells of a notebook are started again.
-        lock = FileLock(path, is_singleton=True, on_acquired=_sign, fallback_to_soft=False)
         lock.acquire(blocking=False)
     except Timeout as error:
         who = "another process"
@@ -429,8 +430,8 @@ def _lock(path: Path) -> Any:
             f"`{path.parent}` is being trained by {who}. Wait for its end, or end it; for another run choose another "
             "folder."
         ) from error
-    except (OSError, NotImplementedError) as error:
-        warnings.warn(f"`{path}` cannot be locked ({error}). Let no second process train in this folder.", stacklevel=3)
+    except (OSError, NotImplementedError) as error:  # filelock's NotImplementedError: a file system without locks
+        warnings.warn(warning.format(path, error), stacklevel=3)
     return lock
 
 

@@ -591,7 +591,7 @@ class Run(RunFolder):
         may_change = [item.name for item in fields(cfg) if item.name in MAY_CHANGE or item.name.endswith("_dir")]
         self.cfg, self.accelerator, self.data, self.plan = cfg, accelerator, data, plan
         self._found: tuple[Path, int, int] | None = None
-        fingerprint = data.fingerprint()
+        self._fingerprint = fingerprint = data.fingerprint()
         if accelerator.num_processes > 1:
             self._compare(fingerprint)
         with _all_or_none(accelerator):
@@ -849,7 +849,7 @@ class Run(RunFolder):
             "peak_memory_bytes": peak_memory_bytes(),
             "precision": self.accelerator.mixed_precision,
             "num_processes": self.accelerator.num_processes,
-            **data.fingerprint(),
+            **self._fingerprint,
             **classes,
         }
         self.write_json("summary.json", summary)

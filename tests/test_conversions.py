@@ -15,8 +15,13 @@ from torch import Tensor, nn
 
 from ltaug import (
     BalancedSoftmaxLoss,
+    BayiasLoss,
     ClassPowerSampler,
     ClassWeightedLoss,
+    CutMix,
+    FocalLoss,
+    LADELoss,
+    MixUp,
     NearestClassMeanClassifier,
     PriorShift,
     TemperatureScaling,
@@ -223,3 +228,27 @@ def test_counts_of_other_classes_are_refused(counts: Callable[[], Any], found: s
     for read in (class_prior, BalancedSoftmaxLoss, UniMix, lambda given: shot_accuracy([0], [0], given)):
         with pytest.raises(ValueError, match=f"`class_counts` .*{found}"):
             read(counts())
+
+
+@pytest.mark.parametrize("loss", [BayiasLoss([9, 5, 2]), FocalLoss(), LADELoss([9, 5, 2])])
+def test_what_is_no_tensor_is_refused_by_losses(loss: nn.Module) -> None:
+    logits, targets = torch.zeros(2, 3), torch.tensor([0, 1])
+    for name, kind, given in (
+        ("targets", "ndarray", (logits, targets.numpy())),
+        ("targets", "list", (logits, targets.tolist())),
+        ("logits", "tuple", ((logits, logits), targets)),
+    ):
+        with pytest.raises(TypeError, match=f"`{name}` must be a tensor, but is a {kind}"):
+            loss(*given)
+
+
+@pytest.mark.parametrize("mixer", [MixUp(3), CutMix(3), UniMix([9, 5, 2])])
+def test_what_is_no_tensor_is_refused_by_mixers(mixer: Any) -> None:
+    inputs, targets = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+    for name, kind, given in (
+        ("inputs", "ndarray", (inputs.numpy(), targets)),
+        ("targets", "list", (inputs, targets.tolist())),
+        ("partner_targets", "list", (inputs, targets, inputs, targets.tolist())),
+    ):
+        with pytest.raises(TypeError, match=f"`{name}` must be a tensor, but is a {kind}"):
+            mixer(*given)

@@ -217,7 +217,7 @@ def test_faults(tmp_path: Path) -> None:
 def test_a_split_in_two_spellings(tmp_path: Path) -> None:
     write(tmp_path, "train/a/1.txt", "train/b/1.txt", "Train/a/2.txt")
     if len(list(tmp_path.iterdir())) == 1:
-        pytest.skip("this file system does not tell them apart")
+        pytest.skip("a file system that ignores case (macOS, Windows) cannot hold both names")
     with pytest.raises(ValueError, match=r"so its folders are splits: train and .* But it also has 'Train'"):
         class_folders(tmp_path, is_text)
 

@@ -166,7 +166,7 @@ def evaluation_splits(splits: Iterable[str]) -> tuple[str | None, str | None]:
 def source_name(data_dir: str | None, hub_id: str | None = None, default: str = "data") -> str:
     """Name that somebody's own data have in run folders: that of their folder, or of the data set on the hub.
 
-    >>> source_name("/home/me/my birds/"), source_name(None, "owner/urban")
+    >>> source_name("data/my birds/"), source_name(None, "owner/urban")
     ('my-birds', 'urban')
     """
     name = printable(os.path.basename(os.path.abspath(data_dir))) if data_dir else (hub_id or "").rpartition("/")[2]

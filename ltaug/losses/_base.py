@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 
-from ltaug.losses.functional import IGNORED, check_indices, check_row_sums, row_sums
+from ltaug.losses.functional import IGNORED, check_indices, check_row_sums, check_tensors, row_sums
 from ltaug.posthoc._buffers import KeptBuffers
 from ltaug.priors import Counts, by_class
 
 
-class ClassLoss(KeptBuffers):
+class ClassLoss(KeptBuffers, ABC):
     """Base of losses with class statistics, kept in non-persistent buffers.
 
     The statistics move with ``.to()`` and are not part of checkpoints.
@@ -32,10 +34,7 @@ class ClassLoss(KeptBuffers):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of ``logits`` [N, C, ...] against ``targets``."""
-        for name, given in (("logits", logits), ("targets", targets)):
-            if not isinstance(given, Tensor):
-                hint = "Take the logits from it." if name == "logits" else "Convert it with `torch.as_tensor`."
-                raise TypeError(f"`{name}` must be a tensor, but is a {type(given).__name__}. {hint}")
+        check_tensors(logits, targets)
         self._rows.look(targets)
         try:
             return self.compute(logits, targets)
@@ -44,9 +43,9 @@ class ClassLoss(KeptBuffers):
                 check_indices(targets, logits.shape[1], self.ignore_index)
             raise
 
+    @abstractmethod
     def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss, by its function; :meth:`forward` has looked at the targets."""
-        raise NotImplementedError  # what a subclass is for
 
 
 class _FirstRows:

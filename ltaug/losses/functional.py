@@ -315,6 +315,7 @@ def lade_loss(
 
 def prepare(logits: Tensor, targets: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """Check shapes; convert half-precision logits to float32, probabilities to the logits' type, indices to int64."""
+    check_tensors(logits, targets)
     if logits.ndim < 2 or logits.shape[1] != num_classes:
         raise ValueError(f"`logits` must have shape [N, {num_classes}, ...], but have {list(logits.shape)}.")
     expected = logits.shape if targets.is_floating_point() else (logits.shape[0], *logits.shape[2:])
@@ -332,6 +333,14 @@ def prepare(logits: Tensor, targets: Tensor, num_classes: int) -> tuple[Tensor, 
     if targets.device.type == "cpu" and targets.numel():
         check_row_sums(*row_sums(targets))  # on accelerators the losses look at the first batch
     return logits, targets.to(logits.dtype)
+
+
+def check_tensors(logits: Tensor, targets: Tensor) -> None:
+    """Raise TypeError if logits or targets are no tensors, as the tuples of some networks, lists and arrays."""
+    for name, given in (("logits", logits), ("targets", targets)):
+        if not isinstance(given, Tensor):
+            hint = "Take the logits from it." if name == "logits" else "Convert it with `torch.as_tensor`."
+            raise TypeError(f"`{name}` must be a tensor, but is a {type(given).__name__}. {hint}")
 
 
 def check_indices(targets: Tensor, num_classes: int, ignored: int = IGNORED) -> None:
