@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -155,7 +156,7 @@ def product_fusion(probs: Sequence[Logits | None]) -> Tensor:
 def uno_ic(
     logits: Sequence[Logits | None],
     statistics: Sequence[tuple[float, float]],
-    from_prior: Counts,
+    from_prior: Counts | Sequence[Counts | None],
     to_prior: Counts,
     strength: float = 1.0,
     present: Sequence[Tensor | None] | None = None,
@@ -163,14 +164,15 @@ def uno_ic(
     """Fuse modalities by UNO-IC: scale each by its uncertainty, correct its prior, combine by noisy-or.
 
     Algorithm 1 of Tian et al. (NeurIPS 2020, https://arxiv.org/abs/2010.11820): with delta_m of
-    :func:`uncertainty_scale`, P_m = softmax(delta_m z_m + strength * (log to_prior - log from_prior)), and the
+    :func:`uncertainty_scale`, P_m = softmax(delta_m z_m + strength * (log to_prior - log from_prior_m)), and the
     result is :func:`noisy_or` of all P_m. ``strength=0`` is UNO.
 
     Args:
         logits: [N, C, ...], one tensor or array a modality; None for one that is missing.
         statistics: (mean, std) of the training samples' entropy, one pair a modality, see :func:`entropy_statistics`.
         from_prior: the prior that the logits are under, [C], usually the training counts; see
-            :func:`ltaug.posthoc.shift_logits`.
+            :func:`ltaug.posthoc.shift_logits`. Modalities that were trained on different sets have one each: a list
+            with one prior [C] a modality, or [M, C].
         to_prior: the prior to move to, [C].
         strength: IC's lambda, found by :func:`ltaug.posthoc.search_strength`; 0.4 on Synthia.
         present: which samples have the modality, bool [N], one mask a modality, None for all. The logits of the other
@@ -180,13 +182,15 @@ def uno_ic(
         Probabilities [N, C, ...].
 
     Raises:
-        ValueError: all modalities are missing, the statistics are not one pair a modality, or shapes differ.
+        ValueError: all modalities are missing, statistics or priors are not one a modality, or shapes differ.
 
     >>> rgb, depth = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]])
     >>> uno_ic([rgb, depth], [(0.4, 0.1), (0.4, 0.1)], from_prior=[9, 1], to_prior=[1, 1])
     tensor([[0.3463, 0.6537]])
     >>> uno_ic([rgb, None], [(0.4, 0.1), (0.4, 0.1)], from_prior=[9, 1], to_prior=[1, 1])
     tensor([[0.4509, 0.5491]])
+    >>> uno_ic([rgb, depth], [(0.4, 0.1), (0.4, 0.1)], from_prior=[[9, 1], [1, 1]], to_prior=[1, 1])
+    tensor([[0.4836, 0.5164]])
     """
     _check_list(logits, "logits")
     if len(logits) != len(statistics):
@@ -194,11 +198,17 @@ def uno_ic(
             f"`statistics` must hold one (mean, std) a modality, {len(logits)} as `logits`, but hold "
             f"{len(statistics)}. A missing modality is None in `logits`, or left out of both."
         )
+    priors = list(from_prior) if _one_each(from_prior) else [from_prior] * len(logits)
+    if len(priors) != len(logits):
+        raise ValueError(
+            f"`from_prior` must be one prior [C], or one a modality, {len(logits)} as `logits`, but holds "
+            f"{len(priors)}."
+        )
     there = [None] * len(logits) if present is None else list(present)
     if len(there) != len(logits):
         raise ValueError(f"`present` must hold one mask a modality, {len(logits)} as `logits`, but holds {len(there)}.")
     probs = []
-    for values, (mean, std), mask in zip(logits, statistics, there, strict=True):
+    for values, (mean, std), prior, mask in zip(logits, statistics, priors, there, strict=True):
         if values is None:
             continue
         z = as_logits(values)
@@ -209,10 +219,18 @@ def uno_ic(
         z = torch.where(rows, z, 0.0)
         scaled = z * uncertainty_scale(z, mean, std)
         # A probability of 0 for every class has no influence in the noisy-or.
-        probs.append(torch.where(rows, shift_logits(scaled, from_prior, to_prior, strength).softmax(1), 0.0))
+        probs.append(torch.where(rows, shift_logits(scaled, prior, to_prior, strength).softmax(1), 0.0))
     if not probs:
         raise ValueError("`logits` must hold at least one modality, but all are missing.")
     return noisy_or(probs)
+
+
+def _one_each(prior: Any) -> bool:
+    """Whether a prior is one for each modality: rows of numbers, not numbers."""
+    return getattr(prior, "ndim", 1) == 2 or (
+        isinstance(prior, list | tuple)
+        and any(isinstance(row, list | tuple) or getattr(row, "ndim", 0) == 1 for row in prior)
+    )
 
 
 def _entropy(logits: Tensor) -> Tensor:

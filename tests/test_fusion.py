@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -135,17 +136,26 @@ def test_noisy_or_hears_the_sure_one() -> None:
     assert fusion.noisy_or([sure, unsure, unsure])[0, 0] > fusion.noisy_or([unsure, unsure, unsure])[0, 0]
 
 
-def test_uno_ic_is_its_algorithm() -> None:
+COUNTS = [90, 30, 5, 1]
+EACH = [COUNTS, [1, 1, 1, 1], [2, 1, 4, 8]]
+
+
+@pytest.mark.parametrize(
+    ("given", "priors"),
+    [(COUNTS, [COUNTS] * 3), (EACH, EACH), (torch.tensor(EACH), EACH), ([torch.tensor(row) for row in EACH], EACH)],
+    ids=["shared", "one each", "one tensor", "tensors"],
+)
+def test_uno_ic_is_its_algorithm(given: Any, priors: list[list[int]]) -> None:
     modalities = [random_logits(seed, 6, 4) for seed in (5, 6, 7)]
-    statistics, counts, target, lam = [(0.5, 0.1), (0.2, 0.3), (1.0, 0.0)], [90, 30, 5, 1], [1, 2, 3, 4], 0.4
-    found = fusion.uno_ic(modalities, statistics, counts, target, lam)
+    statistics, target, lam = [(0.5, 0.1), (0.2, 0.3), (1.0, 0.0)], [1, 2, 3, 4], 0.4
+    found = fusion.uno_ic(modalities, statistics, given, target, lam)
     for i in range(6):
         fused = [1.0] * 4
-        for logits, (mean, std) in zip(modalities, statistics, strict=True):
+        for logits, (mean, std), counts in zip(modalities, statistics, priors, strict=True):
             row = logits[i].tolist()
             delta = mean / (max(0.0, entropy(row) - mean - std) + mean)
             base = softmax([delta * z for z in row])
-            moved = normalised([p * (t / 10) / (n / 126) for p, t, n in zip(base, target, counts, strict=True)])
+            moved = normalised([p * (t / 10) / (n / sum(counts)) for p, t, n in zip(base, target, counts, strict=True)])
             final = normalised([a ** (1 - lam) * b**lam for a, b in zip(base, moved, strict=True)])
             fused = [f * (1.0 - p) for f, p in zip(fused, final, strict=True)]
         assert found[i].tolist() == pytest.approx(normalised([1.0 - f for f in fused]), rel=1e-9)
@@ -165,6 +175,8 @@ def test_a_missing_modality_is_none_or_absent() -> None:
     sa, sb, priors = (0.3, 0.1), (0.5, 0.2), ([5, 3, 1], [1, 1, 1])
     for logits, statistics in (([None, b], [sa, sb]), ([b], [sb]), ([b, None], [sb, sa])):
         torch.testing.assert_close(fusion.uno_ic(logits, statistics, *priors), fusion.uno_ic([b], [sb], *priors))
+    each = fusion.uno_ic([None, b], [sa, sb], [None, priors[0]], priors[1])
+    torch.testing.assert_close(each, fusion.uno_ic([b], [sb], *priors))
     both = fusion.uno_ic([a, b], [sa, sb], *priors)
     assert not torch.allclose(both, fusion.uno_ic([b], [sb], *priors))
 
@@ -244,6 +256,8 @@ def test_the_scale_and_uno_ic_say_what_is_wrong() -> None:
         fusion.entropy_statistics([])
     with pytest.raises(ValueError, match=r"`statistics` must hold one \(mean, std\) a modality, 2 .* hold 1"):
         fusion.uno_ic([logits, None], [(0.1, 0.1)], [1, 1, 1], [1, 1, 1])
+    with pytest.raises(ValueError, match=r"`from_prior` must be .* one a modality, 2 as `logits`, but holds 3"):
+        fusion.uno_ic([logits, None], [(0.1, 0.1)] * 2, [[1, 1, 1]] * 3, [1, 1, 1])
     with pytest.raises(ValueError, match="all are missing"):
         fusion.uno_ic([None], [(0.1, 0.1)], [1, 1, 1], [1, 1, 1])
 
