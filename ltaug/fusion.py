@@ -198,7 +198,8 @@ def uno_ic(
             f"`statistics` must hold one (mean, std) a modality, {len(logits)} as `logits`, but hold "
             f"{len(statistics)}. A missing modality is None in `logits`, or left out of both."
         )
-    priors = list(from_prior) if _one_each(from_prior) else [from_prior] * len(logits)
+    given: Any = from_prior
+    priors = list(given) if _one_each(given) else [given] * len(logits)
     if len(priors) != len(logits):
         raise ValueError(
             f"`from_prior` must be one prior [C], or one a modality, {len(logits)} as `logits`, but holds "
