@@ -344,7 +344,7 @@ class TestSearchStrength:
 
         assert search_strength(likelihood) == pytest.approx(1.4, abs=0.1)
 
-    @pytest.mark.parametrize("method", ["paper", "grid"])
+    @pytest.mark.parametrize("method", ["paper", "peak", "grid"])
     def test_nan_is_an_error(self, method: str) -> None:
         with pytest.raises(ValueError, match=r"`score` must return a number, but is NaN at strength 0\.1"):
             search_strength(lambda s: math.nan if s else 0.0, method=method)
@@ -354,7 +354,7 @@ class TestSearchStrength:
     @pytest.mark.parametrize(
         "options", [{"step": 0.0}, {"step": 3.0}, {"high": 11.0}, {"limit": math.inf}, {"step": math.nan}]
     )
-    @pytest.mark.parametrize("method", ["paper", "grid"])
+    @pytest.mark.parametrize("method", ["paper", "peak", "grid"])
     def test_a_bad_grid_is_an_error(self, options: dict, method: str) -> None:
         with pytest.raises(ValueError, match="`step`, `high` and `limit` must be finite"):
             search_strength(lambda s: s, **options, method=method)
@@ -365,8 +365,59 @@ class TestSearchStrength:
             search_strength(lambda s: s, **{name: "1"})
 
     def test_another_method_is_an_error(self) -> None:
-        with pytest.raises(ValueError, match='`method` must be "paper" or "grid", but is \'golden\''):
+        with pytest.raises(ValueError, match='`method` must be "paper", "peak" or "grid", but is \'golden\''):
             search_strength(lambda s: s, method="golden")
+
+
+def printed(values: list[float], high: int = 20, last: int = 100) -> int:
+    """Algorithm 2 of IC as it is printed, by recursion, on indices: values beyond the list are those of its end."""
+
+    def metric(k: int) -> float:
+        return values[min(k, len(values) - 1)]
+
+    def search(low: int, high: int) -> int:
+        if low == high:
+            return low
+        if high == low + 1:
+            return low if metric(low) >= metric(high) else high
+        mid = (low + high) // 2
+        if metric(mid) > metric(mid + 1) and metric(mid) > metric(mid - 1):
+            return mid
+        if metric(mid) > metric(mid + 1) and metric(mid) < metric(mid - 1):
+            return search(low, mid - 1)
+        return search(mid + 1, high)
+
+    if metric(1) < metric(0):
+        return 0
+    while metric(high) >= metric(0) and high < last:
+        high = min(high + 5, last)
+    return search(0, high)
+
+
+class TestPrintedSearch:
+    @given(st.lists(st.integers(0, 3), min_size=101, max_size=101))
+    def test_is_the_listing(self, values: list[int]) -> None:
+        assert round(10 * search_strength(lambda s: values[round(10 * s)], method="paper")) == printed(values)
+
+    @given(st.integers(0, 100))
+    def test_finds_a_sharp_peak(self, peak: int) -> None:
+        calls: list[float] = []
+
+        def score(strength: float) -> float:
+            calls.append(strength)
+            return -abs(strength - peak / 10)
+
+        assert search_strength(score, method="paper") == peak / 10
+        assert len(set(calls)) == len(calls) <= 40  # the range grows in small steps
+
+    def test_a_flat_part_misleads_it(self) -> None:
+        values = [0.0, 0.5, 1.0, *[0.2] * 30, *[-1.0] * 70]
+        strengths = {
+            name: search_strength(lambda s: values[round(10 * s)], method=name) for name in ("paper", "peak", "grid")
+        }
+        assert strengths["paper"] > 2.0
+        assert strengths["peak"] == strengths["grid"] == 0.2
+        assert search_strength(lambda s: 1.0, method="paper", limit=3.0) == 3.0  # of a flat score the end
 
 
 class TestStrengthGrid:
