@@ -15,6 +15,11 @@ settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Processes beside this one, each of which imports torch: for the whole suite, but not for a file or a test of it."""
+    return min(os.cpu_count() or 1, 8) if config.args_source is config.ArgsSource.TESTPATHS else 0
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Mixers draw from torch's global generator: every test starts it anew, so that statistical tests never flicker."""
