@@ -16,6 +16,11 @@ from ltaug.errors import UserError, did_you_mean, exit_with_error, one_line_erro
 # Everything else is imported by the command that needs it, so that each starts fast.
 
 CALIBRATIONS = ("none", "temperature", "vector", "bias_corrected")
+PRESETS = {
+    "pc_softmax": {"target_prior": "uniform", "from_prior": "train", "strength": "1"},
+    "ic": {"target_prior": "uniform", "from_prior": "train", "strength": "search"},
+}
+"""Options of `ltaug correct` as papers have them: LADE, Equation 4; IC, Equation 7 and Algorithm 2."""
 QUICKSTART = ("erm", "class_balanced", "bayias", "unimix_bayias", "unimix_bayias_effective")
 """Methods of the quick start: the usual baselines, the paper, and what we would take."""
 
@@ -36,12 +41,17 @@ def correct(arguments: argparse.Namespace) -> None:
     from ltaug.commands.correct import RunCorrection
     from ltaug.report import RUN_COLUMNS, results_table, write_report
 
+    for name, value in PRESETS.get(arguments.preset, {}).items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
     target, corrects = arguments.target_prior, True
     if target is None and arguments.strength is None and arguments.calibrate == "none":
         corrects = not arguments.shifted
         target = "uniform" if corrects else None
-    run = find_run(arguments.run)
-    made = RunCorrection(run, target, arguments.strength, arguments.calibrate, arguments.from_prior)
+    if arguments.folds is not None and arguments.shifted:
+        raise UserError("--folds leaves no single correction for --shifted. Call them one after the other.")
+    run, source = find_run(arguments.run), arguments.from_prior or "recorded"
+    made = RunCorrection(run, target, arguments.strength, arguments.calibrate, source, arguments.folds)
     _say(made.source_in_words)
     if made.tuned_on:
         _say(f"Tuned on {made.tuned_on}.")
@@ -53,7 +63,8 @@ def correct(arguments: argparse.Namespace) -> None:
     corrected = shifted = None
     if corrects:
         corrected = made.evaluate()
-        _say(f"\n{results_table(made.rows(corrected), RUN_COLUMNS)}\n{made.gain(corrected)}".rstrip())
+        said = filter(None, (made.gain(corrected), made.spread(corrected)))
+        _say("\n".join(["", results_table(made.rows(corrected), RUN_COLUMNS), *said]))
     if arguments.shifted:
         shifted = made.shifted()
         _say(f"\n{made.shifted_table(shifted)}")
@@ -212,15 +223,33 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         help="correct for: uniform, train, a JSON file, or estimate, trend, center (from the test logits); "
         "default: uniform, if nothing else is asked for",
     )
-    found.add_argument("--strength", metavar="NUMBER", help="of the correction: a number, or auto (default: 1)")
+    found.add_argument(
+        "--strength",
+        metavar="NUMBER",
+        help="of the correction: a number, or found on held-out samples: search (IC's Algorithm 2 as printed), grid, "
+        "auto (ours: of those as good as the best, the one closest to 1); default: 1",
+    )
     found.add_argument(
         "--calibrate", choices=CALIBRATIONS, default="none", help="on held-out samples, before the correction"
     )
     found.add_argument(
         "--from_prior",
         metavar="PRIOR",
-        default="recorded",
         help="that the logits are under: recorded (by the run), train, uniform or a JSON file (default: recorded)",
+    )
+    found.add_argument(
+        "--preset",
+        choices=PRESETS,
+        help="options of a paper, each of which may be given differently: "
+        + "; ".join(
+            f"{name}: {' '.join(f'--{key} {value}' for key, value in PRESETS[name].items())}" for name in PRESETS
+        ),
+    )
+    found.add_argument(
+        "--folds",
+        type=_at_least_two,
+        metavar="N",
+        help="tune on each of N parts of the test samples and test on the others, instead of on held-out samples",
     )
     found.add_argument(
         "--shifted", action="store_true", help="accuracy on LADE's eleven test sets of other class mixes"
@@ -276,11 +305,15 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     return parser, parsers
 
 
-def _at_least_one(text: str) -> int:
+def _at_least_one(text: str, least: int = 1) -> int:
     number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, but is {number}")
+    if number < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}, but is {number}")
     return number
+
+
+def _at_least_two(text: str) -> int:
+    return _at_least_one(text, 2)
 
 
 def _for_sweep(words: list[str]) -> tuple[list[str], list[str], dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from ltaug.posthoc import (
     BiasCorrectedTemperatureScaling,
     TemperatureScaling,
     VectorScaling,
+    search_strength,
     shift_logits,
     strength_curve,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "CALIBRATORS",
     "ESTIMATES",
     "KNOWN_OF_THE_MIX",
+    "STRENGTHS",
     "Correction",
     "prior_estimators",
     "shifted_accuracy",
@@ -52,6 +54,8 @@ KNOWN_OF_THE_MIX = {
     "kept": "share of what the given mix gains, where that exceeds a point",
 }
 """Rows of :func:`shifted_accuracy` and what they mean; "kept" ends the names of several."""
+STRENGTHS = {"auto": "", "search": "paper", "grid": "grid"}
+"""Ways to find a strength, see :func:`tuned_strength`, and their methods of :func:`ltaug.search_strength`."""
 LARGEST_STRENGTH = 3.0
 """End of the search for a strength; the largest of the paper (IC, Tian et al., NeurIPS 2020) is 2.1."""
 
@@ -67,19 +71,20 @@ class Correction:
         logits_prior: prior that the logits are under, [C].
         target_prior: prior to correct for, [C]; or an estimator, which is asked for the prior of the very logits that
             are corrected, see :func:`prior_estimators`; or None for no shift.
-        strength: of the shift, from 0; or None: of 0, 0.1, ..., 3 the best on the labelled samples of :meth:`tune`
-            (IC, Tian et al., NeurIPS 2020, https://arxiv.org/abs/2010.11820), weighted so that their classes have the
-            target prior; of those that are as good within a standard error, the one closest to 1.
+        strength: of the shift, from 0; or how it is found on the labelled samples of :meth:`tune`, see
+            :func:`tuned_strength`: "search" as in IC (Tian et al., NeurIPS 2020, https://arxiv.org/abs/2010.11820),
+            "grid", or "auto", which is ours.
         calibrator: one of :mod:`ltaug.posthoc`, fitted by :meth:`tune`; or None.
 
     Attributes:
         tunes: whether labelled samples are needed, see :meth:`tune`. Never those whose result is reported.
         target: prior that was last corrected for, float64 [C], or None.
-        strength: as given, or as last searched.
+        strength: as given, or as last found; None before.
+        strength_by: how it is found, or None where it is given.
         curve: of a search, {"strengths": [...], "accuracy": [...]}, or None.
 
     Raises:
-        ValueError: a prior is not positive, or has another number of classes; a strength is negative.
+        ValueError: a prior is not positive, or has another number of classes; a strength is negative or another word.
 
     >>> logits, labels = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.5, 0.0]]), torch.tensor([0, 1, 1])
     >>> correction = Correction([0.9, 0.1], target_prior=[0.5, 0.5])
@@ -91,7 +96,7 @@ class Correction:
         self,
         logits_prior: Counts,
         target_prior: Counts | PriorEstimator | None = None,
-        strength: float | None = 1.0,
+        strength: float | str = 1.0,
         calibrator: nn.Module | None = None,
     ) -> None:
         self.logits_prior = _positive_prior(logits_prior, "logits_prior")
@@ -103,11 +108,12 @@ class Correction:
                     f"`target_prior` must have one number a class, {len(self.logits_prior)} as `logits_prior`, but has "
                     f"{len(self.target_prior)}."
                 )
-        if strength is not None and not 0.0 <= strength < math.inf:
-            raise ValueError(f"`strength` must be None or a number from 0, but is {strength!r}.")
-        self.strength = strength
+        if strength not in STRENGTHS and (isinstance(strength, str) or not 0.0 <= strength < math.inf):
+            raise ValueError(f"`strength` must be a number from 0, {', '.join(STRENGTHS)}, but is {strength!r}.")
+        self.strength_by = strength if isinstance(strength, str) else None
+        self.strength = None if isinstance(strength, str) else strength
         self.calibrator = calibrator
-        self._searches = target_prior is not None and strength is None
+        self._searches = target_prior is not None and self.strength_by is not None
         self.tunes = self._searches or calibrator is not None
         self.target: Tensor | None = None
         self.curve: dict[str, list[float]] | None = None
@@ -158,8 +164,9 @@ class Correction:
             self.target = torch.as_tensor(self.target_prior)
         if self._searches:
             if self._held_out is None:
-                raise ValueError("`strength` None is searched on labelled samples: call `tune` first.")
-            self.strength, self.curve = tuned_strength(*self._held_out, self.logits_prior, self.target)
+                raise ValueError(f"`strength` {self.strength_by} needs labelled samples: call `tune` first.")
+            how = str(self.strength_by)
+            self.strength, self.curve = tuned_strength(*self._held_out, self.logits_prior, self.target, how)
         return shift_logits(logits, self.logits_prior, self.target, self.strength or 0.0)
 
     def evaluate(self, logits: Tensor, labels: Tensor, class_counts: Counts) -> dict[str, Any]:
@@ -175,7 +182,7 @@ class Correction:
             `calibrated` (None where nothing is both calibrated and shifted) and `final`. `top1_on_target`: accuracy
             `uncorrected` and `corrected`, with the test samples weighted to the target prior; as they are where that
             was estimated from them, since weighted to itself even a wrong estimate looks right. `target_prior`,
-            `strength`, `strength_curve`: what was corrected for, and how.
+            `strength`, `strength_by`, `strength_curve`: what was corrected for, and how.
         """
         counts = as_counts(class_counts)
         corrected = self(logits)
@@ -186,6 +193,7 @@ class Correction:
         return {
             "target_prior": self.target,
             "strength": None if self.target_prior is None else self.strength,
+            "strength_by": None if self.target_prior is None else self.strength_by,
             "strength_curve": self.curve,
             "uncorrected": classification_report(logits.softmax(1), labels, counts),
             "calibrated": classification_report(self.calibrate(logits).softmax(1), labels, counts) if both else None,
@@ -194,6 +202,50 @@ class Correction:
                 "uncorrected": weighted_accuracy(logits, labels, target),
                 "corrected": weighted_accuracy(corrected, labels, target),
             },
+        }
+
+    def evaluate_folds(
+        self, logits: Tensor, labels: Tensor, class_counts: Counts, folds: int = 3, seed: int = 0
+    ) -> dict[str, Any]:
+        """Tune on one part of the test samples and test on the others, with each part in turn: mean and spread.
+
+        For sets whose only labelled samples are those of the test, as in IC, section 4.3 and Table 3: iNaturalist's
+        validation set in three parts. Every part has as even a share of each class as can be.
+
+        Args:
+            logits: see :meth:`evaluate`.
+            labels: see :meth:`evaluate`.
+            class_counts: see :meth:`evaluate`.
+            folds: number of parts.
+            seed: of the parting.
+
+        Returns:
+            As :meth:`evaluate`, with means over the folds; `strengths` of the folds instead of a `strength_curve`, and
+            `spread`, the standard deviations (over n - 1) of `strength` and of the metrics `uncorrected` and `final`.
+
+        Raises:
+            ValueError: there are fewer than two folds, or more than samples.
+        """
+        if not 2 <= folds <= len(labels):
+            raise ValueError(f"`folds` must be 2 to {len(labels)}, the number of samples, but is {folds}.")
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+        order = order[labels[order].argsort(stable=True)]  # by class, so that its samples are dealt out evenly
+        found = []
+        for fold in range(folds):
+            mine = torch.arange(len(labels)) % folds == fold
+            self.tune(logits[order[mine]], labels[order[mine]])
+            found.append(self.evaluate(logits[order[~mine]], labels[order[~mine]], class_counts))
+
+        def over_folds(of: Callable[[Sequence[Any]], Any], *keys: str) -> dict[str, Any]:
+            return {key: _across([each[key] for each in found], of) for key in keys}
+
+        metrics = ("uncorrected", "calibrated", "final", "top1_on_target")
+        return {
+            **over_folds(_mean, "target_prior", "strength", *metrics),
+            "strength_by": found[0]["strength_by"],
+            "strength_curve": None,
+            "strengths": [each["strength"] for each in found],
+            "spread": over_folds(_deviation, "strength", "uncorrected", "final"),
         }
 
 
@@ -279,19 +331,24 @@ def shifted_accuracy(
 
 
 def tuned_strength(
-    logits: Tensor, labels: Tensor, source: Tensor, target: Tensor
+    logits: Tensor, labels: Tensor, source: Tensor, target: Tensor, method: str = "auto"
 ) -> tuple[float, dict[str, list[float]]]:
-    """Search the strength with the best accuracy on a labelled set weighted towards a target prior.
+    """Find the strength with the best accuracy on a labelled set weighted towards a target prior.
 
-    Accuracy on few samples is a ragged and often flat curve. So every strength of the grid is scored, and of those
-    within a standard error of the best, that of the difference on the same samples, the one closest to 1 is taken,
-    which is Bayes' rule.
+    ======== ==========================================================================================================
+    "search" Algorithm 2 of IC (Tian et al., NeurIPS 2020, https://arxiv.org/abs/2010.11820) as printed,
+             ``search_strength(method="paper")``, up to 3
+    "grid"   of 0, 0.1, ..., 3 the best, of equals the middle one
+    "auto"   ours and the default. Accuracy on few samples is a ragged and often flat curve: of those within a standard
+             error of the best, that of the difference on the same samples, the one closest to 1, which is Bayes' rule
+    ======== ==========================================================================================================
 
     Args:
         logits: [N, C].
         labels: int [N].
         source: prior that the logits are under, [C].
         target: prior to correct for, [C].
+        method: "search", "grid" or "auto".
 
     Returns:
         The strength, and {"strengths": [...], "accuracy": [...]} of the whole grid.
@@ -304,11 +361,15 @@ def tuned_strength(
         return float((weights * hits[strength]).sum())
 
     strengths, accuracy = strength_curve(score, limit=LARGEST_STRENGTH)
+    curve = {"strengths": strengths, "accuracy": accuracy}
+    if STRENGTHS[method]:
+        scored = dict(zip(strengths, accuracy, strict=True))
+        return search_strength(scored.__getitem__, limit=LARGEST_STRENGTH, method=STRENGTHS[method]), curve
     best = strengths[max(range(len(strengths)), key=accuracy.__getitem__)]
     gaps = {strength: weights * (hits[best] - hit) for strength, hit in hits.items()}
     as_good = [strength for strength, gap in gaps.items() if float(gap.sum()) <= float(gap.square().sum().sqrt())]
     chosen = min(as_good, key=lambda strength: (abs(strength - 1.0), strength))
-    return chosen, {"strengths": strengths, "accuracy": accuracy}
+    return chosen, curve
 
 
 def weighted_accuracy(logits: Tensor, labels: Tensor, prior: Tensor) -> float:
@@ -324,6 +385,21 @@ def _weights_towards(prior: Tensor, labels: Tensor) -> Tensor:
 
 def _counts(labels: Tensor, num_classes: int) -> Tensor:
     return class_counts(labels, num_classes).double()
+
+
+def _across(values: Sequence[Any], of: Callable[[Sequence[Any]], Any]) -> Any:
+    """A number of several, or of each entry of several mappings of numbers; None where there are none."""
+    if isinstance(values[0], Mapping):
+        return {key: _across([each[key] for each in values], of) for key in values[0]}
+    return None if values[0] is None else of(values)
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    return sum(values) / len(values)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return float(torch.tensor(values, dtype=torch.float64).std())
 
 
 def _positive_prior(values: Counts, name: str) -> Tensor:

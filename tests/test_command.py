@@ -196,13 +196,48 @@ class TestCorrect:
         assert found["target_prior"] == pytest.approx([0.75, 0.1875, 0.05, 0.0125])
         assert found["final"]["ece"] < found["uncorrected"]["ece"]
 
-    def test_a_strength_is_searched(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        text = said(capsys, "correct", run, "--target_prior", "uniform", "--strength", "auto")
+    @pytest.mark.parametrize("word", ["auto", "search", "grid"])
+    def test_a_strength_is_searched(self, word: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        text = said(capsys, "correct", run, "--target_prior", "uniform", "--strength", word)
         found = corrected(run)
-        strength, curve = tuned_strength(*HELD_OUT, SOURCE, UNIFORM)
-        assert (found["strength"], found["strength_curve"]) == (strength, curve)
+        strength, curve = tuned_strength(*HELD_OUT, SOURCE, UNIFORM, word)
+        assert (found["strength"], found["strength_by"], found["strength_curve"]) == (strength, word, curve)
         assert strength != 1
-        assert f"to uniform, strength {found['strength']:g}" in text
+        assert found["description"] == f"to uniform, strength {strength:g} ({word})"
+        assert f"({found['description']})" in text
+
+    def test_ic_as_its_paper_has_it(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """From the training prior, whatever was recorded, by its own search; a given option goes before."""
+        run = make_run(tmp_path / "ce_drw", logits_prior=[0.25] * 4, logits_prior_reason="flat, by the class weights")
+        source = torch.tensor(COUNTS, dtype=torch.float64) / sum(COUNTS)
+        said(capsys, "correct", run, "--preset", "ic")
+        found, strength = corrected(run), tuned_strength(*HELD_OUT, source, UNIFORM, "search")[0]
+        assert strength > 0.5
+        assert found["from_prior"] == pytest.approx(source.tolist())
+        assert found["description"] == f"to uniform, strength {strength:g} (search), from train"
+        assert found["final"]["top1"] > found["uncorrected"]["top1"] + 0.05
+        said(capsys, "correct", run, "--preset", "ic", "--from_prior", "recorded")
+        assert corrected(run)["final"] == pytest.approx(found["uncorrected"], nan_ok=True)  # which is no correction
+        said(capsys, "correct", run, "--preset", "pc_softmax", "--target_prior", "train")
+        assert corrected(run)["description"] == "to train, strength 1, from train"
+
+    def test_folds_of_the_test_samples(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        run = make_run(tmp_path / "erm", held_out=False)
+        text = said(capsys, "correct", run, "--preset", "ic", "--folds", 3)
+        found = corrected(run)
+        source = torch.tensor(COUNTS, dtype=torch.float64) / sum(COUNTS)
+        wanted = Correction(source, UNIFORM, "search").evaluate_folds(*TEST, torch.tensor(COUNTS), 3)
+        assert found["final"] == pytest.approx(wanted["final"], nan_ok=True)
+        assert found["strengths"] == wanted["strengths"]
+        assert found["tuned_on"] == "each of 3 parts of the test samples in turn, tested on the others"
+        off = wanted["spread"]
+        assert (
+            f"3 folds: top-1 {100 * wanted['final']['top1']:.1f} ± {100 * off['final']['top1']:.1f} %, at a strength "
+            f"of {wanted['strength']:.3g} ± {off['strength']:.2g}" in text
+        )
+        text = said(capsys, "correct", run, "--calibrate", "vector", "--folds", 2)
+        assert "2 folds: top-1" in text
+        assert "strength" not in text
 
     @pytest.mark.parametrize("word", ["estimate", "trend", "center"])
     def test_a_prior_is_estimated(self, word: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -318,7 +353,13 @@ class TestCorrect:
             (["--target_prior", "unifrom"], "did you mean 'uniform'?"),
             (["--from_prior", "trian"], "--from_prior must be uniform, train, recorded or a JSON file, but is 'trian'"),
             (["--strength", "auto", "--shifted"], "--strength is that of a correction: name the prior"),
-            (["--target_prior", "uniform", "--strength", "nan"], "--strength must be auto or a number from 0"),
+            (["--target_prior", "uniform", "--strength", "nan"], "--strength must be a number from 0, auto, search,"),
+            (["--target_prior", "uniform", "--strength", "serach"], "did you mean 'search'?"),
+            (["--target_prior", "uniform", "--folds", "3"], "--folds is for what is tuned: --calibrate, or --strength"),
+            (["--preset", "ic", "--folds", "1"], "argument --folds: must be at least 2, but is 1"),
+            (["--preset", "ic", "--folds", "801"], "`folds` must be 2 to 800, the number of samples, but is 801"),
+            (["--preset", "ic", "--folds", "3", "--shifted"], "--folds leaves no single correction for --shifted"),
+            (["--preset", "iic"], "invalid choice: 'iic'"),
             (["--target_prior", "uniform", "--strength", "-1"], "--strength"),
             (["--calibrate", "platt"], "invalid choice: 'platt'"),
             (["--target", "uniform"], "unrecognized arguments: --target uniform"),

@@ -14,7 +14,7 @@ from ltaug.correction import CALIBRATORS, Correction, prior_estimators, shifted_
 from ltaug.labelshift import estimate_prior
 from ltaug.longtail import shifted_sets
 from ltaug.metrics import classification_report
-from ltaug.posthoc import BiasCorrectedTemperatureScaling, TemperatureScaling, VectorScaling
+from ltaug.posthoc import BiasCorrectedTemperatureScaling, TemperatureScaling, VectorScaling, search_strength
 
 COUNTS = [600, 150, 40, 10]
 SOURCE = torch.tensor([0.7, 0.2, 0.07, 0.03], dtype=torch.float64)
@@ -107,7 +107,7 @@ class TestTuning:
 
     def test_a_strength_is_the_best_on_samples_weighted_towards_the_target(self) -> None:
         logits, labels = samples(5000, 4)
-        correction = make(UNIFORM, None)
+        correction = make(UNIFORM, "auto")
         assert correction.tunes
         correction.tune(logits, labels)
         correction(logits)
@@ -129,9 +129,25 @@ class TestTuning:
         assert {0, 30}.isdisjoint(as_good)
         assert 0.7 <= best <= 1.3  # Bayes' rule, which these logits are made by, says 1
 
+    @pytest.mark.parametrize(("word", "method"), [("search", "paper"), ("grid", "grid")])
+    def test_a_strength_as_the_paper_searches_it(self, word: str, method: str) -> None:
+        logits, labels = samples(300, 4, UNIFORM, sharpness=1.5)
+        correction = make(UNIFORM, word)
+        assert correction.tunes
+        correction.tune(logits, labels)
+        correction(logits)
+
+        def balanced(strength: float) -> float:
+            hit = (logits - strength * SOURCE.log()).argmax(1) == labels
+            return float(np.mean([hit[labels == k].double().mean() for k in range(4)]))
+
+        assert correction.strength == search_strength(balanced, limit=3.0, method=method)
+        assert correction.strength_by == word
+        assert correction.curve == tuned_strength(logits, labels, SOURCE, UNIFORM)[1]
+
     def test_it_is_searched_on_calibrated_logits(self) -> None:
         logits, labels = samples(5000, 5, sharpness=3.0)
-        plain, calibrated = (make(UNIFORM, None, calibrate=word) for word in ("none", "temperature"))
+        plain, calibrated = (make(UNIFORM, "auto", calibrate=word) for word in ("none", "temperature"))
         for correction in (plain, calibrated):
             correction.tune(logits, labels)
             correction(logits)
@@ -141,7 +157,7 @@ class TestTuning:
     def test_it_is_searched_anew_for_other_samples(self) -> None:
         """An estimated target is another one for other test samples, and so is the strength that fits it."""
         held_out = samples(4000, 4)
-        correction = make(prior_estimators(COUNTS)["trend"], None)
+        correction = make(prior_estimators(COUNTS)["trend"], "auto")
         correction.tune(*held_out)
         found = []
         for prior in (SOURCE, UNIFORM):
@@ -151,7 +167,7 @@ class TestTuning:
         assert not torch.equal(found[0][0], found[1][0])
         assert found[0][1] != found[1][1]
 
-    @pytest.mark.parametrize(("arguments", "calibrate"), [((), "vector"), ((UNIFORM, None), "none")])
+    @pytest.mark.parametrize(("arguments", "calibrate"), [((), "vector"), ((UNIFORM, "auto"), "none")])
     def test_without_it_nothing_is_corrected(self, arguments: tuple[Any, ...], calibrate: str) -> None:
         with pytest.raises(ValueError, match="call `tune` first"):
             make(*arguments, calibrate=calibrate)(samples(5, 0)[0])
@@ -164,7 +180,7 @@ class TestTuning:
 class TestEvaluate:
     def test_what_it_finds(self) -> None:
         logits, labels = samples(500, 6, sharpness=3.0)
-        correction = make(UNIFORM, None, calibrate="temperature")
+        correction = make(UNIFORM, "auto", calibrate="temperature")
         correction.tune(logits, labels)
         found = correction.evaluate(logits, labels, COUNTS)
 
@@ -195,6 +211,38 @@ class TestEvaluate:
             expected = sum(prior[k] * hit[labels.numpy() == k].mean() for k in range(4))
             assert found["top1_on_target"][name] == pytest.approx(expected, abs=1e-9)
         assert found["top1_on_target"]["corrected"] > found["top1_on_target"]["uncorrected"] + 0.02
+
+    def test_folds_tune_on_one_part_and_test_on_the_others(self) -> None:
+        logits, labels = samples(999, 6, UNIFORM, sharpness=3.0)
+        shifted = make(UNIFORM, "grid", calibrate="temperature")
+        found = shifted.evaluate_folds(logits, labels, COUNTS, folds=3)
+        order = torch.randperm(999, generator=torch.Generator().manual_seed(0))
+        order = order[labels[order].argsort(stable=True)]
+        parts = [order[k::3] for k in range(3)]
+        sizes = torch.stack([torch.bincount(labels[part], minlength=4) for part in parts])
+        assert (sizes.amax(0) - sizes.amin(0) <= 1).all()  # every class is in every part
+        each = []
+        for k, part in enumerate(parts):
+            one = make(UNIFORM, "grid", calibrate="temperature")
+            one.tune(logits[part], labels[part])
+            rest = torch.cat([other for j, other in enumerate(parts) if j != k])
+            each.append(one.evaluate(logits[rest], labels[rest], COUNTS))
+        assert found["strengths"] == [one["strength"] for one in each]
+        assert found["strength"] == pytest.approx(np.mean(found["strengths"]))
+        assert found["spread"]["strength"] == pytest.approx(np.std(found["strengths"], ddof=1))
+        for name in ("uncorrected", "final"):
+            top1 = [one[name]["top1"] for one in each]
+            assert found[name]["top1"] == pytest.approx(np.mean(top1))
+            assert found["spread"][name]["top1"] == pytest.approx(np.std(top1, ddof=1))
+        assert (found["strength_by"], found["strength_curve"]) == ("grid", None)
+        assert found["target_prior"].tolist() == UNIFORM.tolist()
+        # An empty shot group stays NaN.
+        assert math.isnan(make(UNIFORM, "grid").evaluate_folds(logits, labels, [500] * 4)["final"]["few"])
+
+    @pytest.mark.parametrize("folds", [0, 1, 6])
+    def test_a_number_of_folds_that_will_not_do(self, folds: int) -> None:
+        with pytest.raises(ValueError, match=f"`folds` must be 2 to 5, the number of samples, but is {folds}"):
+            make(UNIFORM, "grid").evaluate_folds(*samples(5, 0), COUNTS, folds)
 
     @pytest.mark.parametrize("way", ["estimate", "trend", "center"])
     def test_an_estimate_is_not_scored_against_itself(self, way: str) -> None:
@@ -247,9 +295,10 @@ class TestBadInput:
             ({"target_prior": [0.5, 0.5]}, "`target_prior` must have one number a class, 4 as `logits_prior`"),
             ({"target_prior": [0.5, 0.5, 0, 0]}, "`target_prior` must be positive"),
             ({"logits_prior": [0.5, 0.5, 0.0, 0.0]}, "`logits_prior` must be positive"),
-            ({"target_prior": UNIFORM, "strength": math.nan}, "`strength` must be None or a number from 0, but is nan"),
-            ({"target_prior": UNIFORM, "strength": -1}, "`strength` must be None or a number from 0, but is -1"),
-            ({"target_prior": UNIFORM, "strength": math.inf}, "`strength` must be None or a number from 0"),
+            ({"target_prior": UNIFORM, "strength": math.nan}, "a number from 0, auto, search, grid, but is nan"),
+            ({"target_prior": UNIFORM, "strength": -1}, "`strength` must be a number from 0, auto, .* but is -1"),
+            ({"target_prior": UNIFORM, "strength": math.inf}, "`strength` must be a number from 0"),
+            ({"target_prior": UNIFORM, "strength": "best"}, "`strength` must be a number from 0, .* but is 'best'"),
         ],
     )
     def test_arguments(self, changes: dict[str, Any], message: str) -> None:

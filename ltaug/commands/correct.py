@@ -14,7 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltaug.correction import CALIBRATORS, ESTIMATES, KNOWN_OF_THE_MIX, Correction, prior_estimators, shifted_accuracy
+from ltaug.correction import (
+    CALIBRATORS,
+    ESTIMATES,
+    KNOWN_OF_THE_MIX,
+    STRENGTHS,
+    Correction,
+    prior_estimators,
+    shifted_accuracy,
+)
 from ltaug.errors import UserError, as_user_errors, did_you_mean
 from ltaug.priors import class_prior
 from ltaug.run import RunFolder, read_json
@@ -28,9 +36,10 @@ class RunCorrection:
     Args:
         folder: of a finished run.
         target_prior: `uniform`, `train`, `estimate`, `trend`, `center`, a JSON file, or None.
-        strength: a number, or `auto`; None is 1.
+        strength: a number, or `search`, `grid`, `auto`, see :func:`ltaug.correction.tuned_strength`; None is 1.
         calibrate: `none`, `temperature`, `vector` or `bias_corrected`.
         from_prior: `recorded`, `train`, `uniform` or a JSON file.
+        folds: tune on each of so many parts of the test samples and test on the others, instead of on held-out samples.
 
     Attributes:
         source: prior that the logits are under, float64 [C].
@@ -48,6 +57,7 @@ class RunCorrection:
         strength: str | None = None,
         calibrate: str = "none",
         from_prior: str = "recorded",
+        folds: int | None = None,
     ) -> None:
         if strength is not None and target_prior is None:
             raise UserError("--strength is that of a correction: name the prior to correct for, --target_prior.")
@@ -55,7 +65,7 @@ class RunCorrection:
         self.run = RunFolder.open(folder)
         self.info = self._read_info()
         self.names, self.counts = self.info["class_names"], torch.as_tensor(self.info["class_counts"])
-        self.word, self.calibration = target_prior, calibrate
+        self.word, self.calibration, self.from_word, self.folds = target_prior, calibrate, from_prior, folds
         self.source, self.reason = self._source(from_prior)
         target: Any = None
         if target_prior in ESTIMATES:
@@ -71,6 +81,8 @@ class RunCorrection:
                 f"`{self.run.path}` has logits of {self.logits.shape[1]} classes, but its ltaug.json names "
                 f"{len(self.names)}."
             )
+        if folds is not None and not self.correction.tunes:
+            raise UserError(f"--folds is for what is tuned: --calibrate, or --strength {', '.join(STRENGTHS)}.")
         self.tuned_on = self._tune() if self.correction.tunes else None
 
     @property
@@ -89,20 +101,29 @@ class RunCorrection:
         ends = f"from {high:.3g} % ({self.names[top]}) to {low:.3g} % ({self.names[bottom]})"
         return f"The logits are under a prior {ends}: {self.reason}."
 
-    def __str__(self) -> str:
-        strength = self.correction.strength
-        parts = (
-            [f"to {self.word}", "strength auto" if strength is None else f"strength {strength:g}"] if self.word else []
-        )
+    def _description(self, strength: float | None) -> str:
+        """What was done, for tables: how a strength was found, too, and from which prior if not the recorded one."""
+        by = self.correction.strength_by
+        parts = [f"to {self.word}"] if self.word else []
+        if self.word and by:
+            parts.append(f"strength {strength:.3g} ({by})")
+        elif self.word:
+            parts.append(f"strength {strength:g}")
+        if self.word and self.from_word != "recorded":
+            parts.append(f"from {self.from_word}")
         return ", ".join([*parts, *([self.calibration] if self.calibration != "none" else [])]) or "none"
 
     def evaluate(self) -> dict[str, Any]:
         """Correct the test logits; returns what corrected.json holds of it."""
         with as_user_errors():
-            found = self.correction.evaluate(self.logits, self.labels, self.counts)
-        calibrator = self.correction.calibrator
+            data = self.logits, self.labels, self.counts
+            if self.folds is None:
+                found = self.correction.evaluate(*data)
+            else:
+                found = self.correction.evaluate_folds(*data, self.folds)
+        calibrator = self.correction.calibrator if self.folds is None else None  # the folds have one each
         return {
-            "description": str(self),
+            "description": self._description(found["strength"]),
             **self._made_by(),
             "calibrator": None if calibrator is None else calibrator.state_dict(),
             "class_names": self.names,
@@ -126,10 +147,22 @@ class RunCorrection:
         before, after = (100 * found["top1_on_target"][key] for key in ("uncorrected", "corrected"))
         return f"{where}, top-1 is {after:.1f} %, {before:.1f} % without."
 
+    def spread(self, found: Mapping[str, Any]) -> str:
+        """How the folds differ, in a sentence, from what :meth:`evaluate` found; empty without folds."""
+        if self.folds is None:
+            return ""
+        off, strength = found["spread"], ""
+        if self.correction.strength_by and self.word:
+            strength = f", at a strength of {found['strength']:.3g} ± {off['strength']:.2g}"
+        before, after = (
+            f"{100 * found[key]['top1']:.1f} ± {100 * off[key]['top1']:.1f} %" for key in ("uncorrected", "final")
+        )
+        return f"Mean and standard deviation of the {self.folds} folds: top-1 {after}{strength}, {before} without."
+
     def rows(self, found: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         """Rows of a table from what :meth:`evaluate` found: metrics by name."""
         rows = {self.method: found["uncorrected"], f"{self.method} ({self.calibration})": found["calibrated"]}
-        rows[f"{self.method} ({self})"] = found["final"]
+        rows[f"{self.method} ({found['description']})"] = found["final"]
         return {name: metrics for name, metrics in rows.items() if metrics is not None}
 
     def shifted_table(self, found: Mapping[str, Any]) -> str:
@@ -201,11 +234,14 @@ class RunCorrection:
             ).removesuffix(".")
 
     def _tune(self) -> str:
-        """Tune the correction on the run's held-out logits; returns what they are."""
+        """Tune the correction on the run's held-out logits, unless there are folds; returns what they are."""
+        if self.folds is not None:
+            return f"each of {self.folds} parts of the test samples in turn, tested on the others"
         if not (self.run.path / "held_out.safetensors").is_file():
             raise UserError(
                 f"`{self.run.path}` has no held-out logits (held_out.safetensors), which --calibrate and --strength "
-                "auto are tuned on. Train it with held-out samples, or leave these options out."
+                f"{self.correction.strength_by or 'auto'} are tuned on. Train it with held-out samples, leave these "
+                "options out, or take --folds 3, parts of the test samples."
             )
         logits, labels = self.run.load_logits("held_out.safetensors")
         with as_user_errors():
@@ -213,20 +249,21 @@ class RunCorrection:
         return str(self.info.get("held_out") or f"{len(labels)} held-out samples").removesuffix(".")
 
 
-def read_strength(text: str | None) -> float | None:
-    """Read a strength: a number from 0, by default 1; or None for `auto`.
+def read_strength(text: str | None) -> float | str:
+    """Read a strength: a number from 0, by default 1, or a word of how to find it.
 
     Raises:
         UserError: it is neither.
     """
-    if text == "auto":
-        return None
+    if text in STRENGTHS:
+        return str(text)
     try:
         strength = float(text or 1)
     except ValueError:
         strength = math.nan
     if not 0.0 <= strength < math.inf:
-        raise UserError(f"--strength must be auto or a number from 0, but is {text!r}.")
+        hint = did_you_mean(str(text), STRENGTHS) or "."
+        raise UserError(f"--strength must be a number from 0, {', '.join(STRENGTHS)}, but is {text!r}{hint}")
     return strength
 
 
