@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import select
@@ -17,6 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import numpy as np
+import pyarrow
+from PIL import Image
+from pyarrow import parquet
 
 from ltaug.scripts import loaded_script
 from ltaug.training import launch, settings_of
@@ -162,6 +168,22 @@ def copy_recipe(target: Path, model: str | None = None, recipe: str = "cifar_lt"
 def tiny_model(norm: str = "BatchNorm2d(8)", extra: str = "") -> str:
     """The text of a small model.py for cifar_lt, with code of a test's own behind it."""
     return TINY_MODEL.replace("{norm}", norm) + extra
+
+
+def write_shards(folder: Path, counts: Sequence[int]) -> Path:
+    """Parquet files of noisy images of four colours: two of the training set, one of the test set."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    for split, mine in (("train-0", counts), ("train-1", counts), ("test-0", (5, 5, 5, 6))):
+        labels = random.permutation(np.repeat(range(4), mine)).tolist()
+        images = []
+        for label in labels:
+            pixels, file = random.integers(0, 120, (16, 16, 3)) + 30 * np.array([label, 3 - label, 0]), io.BytesIO()
+            Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
+            images.append({"bytes": file.getvalue(), "path": None})
+        table = pyarrow.table({"image": images, "label": labels})
+        parquet.write_table(table, folder / f"{split}.parquet", row_group_size=7)
+    return folder
 
 
 @dataclass

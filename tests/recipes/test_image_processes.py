@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-import numpy as np
-import pyarrow
 import pytest
 import torch
-from PIL import Image
-from pyarrow import parquet
-from recipe_support import Launcher, copy_recipe, rows, summary, wait_for_all
+from recipe_support import Launcher, copy_recipe, rows, summary, wait_for_all, write_shards
 from safetensors.torch import load_file
 
 # Without batch norm, whose statistics are those of each process.
@@ -44,18 +39,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Parquet files of noisy images of four colours."""
-    folder, random = tmp_path_factory.mktemp("shards"), np.random.default_rng(0)
-    for split, counts in (("train-0", COUNTS), ("train-1", COUNTS), ("test-0", (5, 5, 5, 6))):
-        labels = random.permutation(np.repeat(range(4), counts)).tolist()
-        images = []
-        for label in labels:
-            pixels, file = random.integers(0, 120, (16, 16, 3)) + 30 * np.array([label, 3 - label, 0]), io.BytesIO()
-            Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
-            images.append({"bytes": file.getvalue(), "path": None})
-        table = pyarrow.table({"image": images, "label": labels})
-        parquet.write_table(table, folder / f"{split}.parquet", row_group_size=7)
-    return folder
+    return write_shards(tmp_path_factory.mktemp("shards"), COUNTS)
 
 
 def words(out: Path, shards: Path, **changes: object) -> list[str]:
