@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
-from ltaug.loaders.tables import stored_path
+from ltaug.loaders.files import regular, stored_path
 
-__all__ = ["decode", "open_stored", "to_rgb", "warn"]
+__all__ = ["decode", "open_image", "open_stored", "to_rgb", "warn"]
 
 WHITE_IS_ZERO, PHOTOMETRIC, ORIENTATION = 0, 262, 274  # of TIFF and EXIF
 OVERSHOOT = 1.25
@@ -118,7 +118,23 @@ def open_stored(stored: bytes | str | dict[str, Any] | None, folder: str = "") -
         stored = stored.get("bytes") or stored.get("path")
     if not stored:
         raise ValueError("there is none")
-    return Image.open(stored_path(folder, stored) if isinstance(stored, str) else io.BytesIO(stored))
+    return open_image(stored_path(folder, stored) if isinstance(stored, str) else io.BytesIO(stored))
+
+
+def open_image(source: str | io.BytesIO) -> Image.Image:
+    """Open an image, not yet decoded: of paths regular files only.
+
+    Raises:
+        ValueError: it is none, or has more pixels than Pillow takes for safe; up to twice as many Pillow only warns.
+    """
+    image = Image.open(regular(source) if isinstance(source, str) else source)
+    most = Image.MAX_IMAGE_PIXELS
+    if most and image.width * image.height > most:
+        raise ValueError(
+            f"it has {image.width} x {image.height} pixels, and more than {most:,} may be meant to fill the memory: "
+            "shrink it"
+        )
+    return image
 
 
 def warn(text: str) -> None:

@@ -16,12 +16,14 @@ from torch.utils.data import Dataset
 
 from ltaug.errors import UserError
 from ltaug.run import content_hash
-from ltaug.vision.decoding import decode, warn
+from ltaug.vision.decoding import decode, open_image, warn
 
 __all__ = ["Files", "ImageSet", "Images", "name_block"]
 
 MOST_SIZES = 100_000
 """Files that are asked for their sizes, which takes a while on a network."""
+PIXELS_HASHED = 256
+"""Images of a split whose pixels its content hash has: all of a small one, evenly spaced ones of others."""
 
 
 def name_block(names: Iterable[str]) -> Any:
@@ -55,11 +57,25 @@ class Images:
         return Images(self.labels[indices], names, self.rows[indices], self.open)
 
     def content_hash(self) -> str:
-        """SHA-256 of labels, file names and, of files that are not too many to ask for, their sizes, in their order."""
+        """SHA-256 of labels, file names, sizes of files (not too many to ask for) and some pixels, in their order."""
         names = np.frombuffer(b"\0".join(self.names.to_pylist()), np.uint8)
         known = hasattr(self.open, "sizes") and len(self) <= MOST_SIZES
         sizes = self.open.sizes(map(self.name, range(len(self)))) if known else []
-        return content_hash(self.labels, names, sizes)
+        some = (
+            sorted(set(np.linspace(0, len(self) - 1, PIXELS_HASHED).round().astype(int).tolist())) if len(self) else []
+        )
+        return content_hash(self.labels, names, sizes, *map(self._pixels, some))
+
+    def _pixels(self, k: int) -> Any:
+        try:
+            return np.asarray(self.open(int(self.rows[k]), self.name(k)))
+        except (
+            OSError,
+            ValueError,
+            SyntaxError,
+            EOFError,
+        ):  # a broken image, which a data set replaces when it meets it
+            return "unreadable"
 
 
 class Files:
@@ -70,7 +86,7 @@ class Files:
 
     def __call__(self, row: int, name: str) -> Image.Image:
         """Open a file."""
-        return Image.open(os.path.join(self.root, name))
+        return open_image(os.path.join(self.root, name))
 
     def sizes(self, names: Iterable[str]) -> list[int]:
         """Bytes of files; -1 where there is none."""

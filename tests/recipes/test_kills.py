@@ -89,7 +89,7 @@ def test_kills(launcher: Launcher, words: dict[str, list[str]], tmp_path: Path) 
         kills, runs = kills + mine, runs + 1
         print(f"{name}: {mine} kills, the same bits ({kills} kills of {runs} runs)", flush=True)
     print(
-        f"{kills} kills of {runs} runs, seed {SEED}: {inside} resumptions inside an epoch, {half_written} kills while a "
+        f"{kills} kills of {runs} runs, seed {SEED}: {inside} resumed inside an epoch, {half_written} while a "
         "file or checkpoint was half written; all runs end in the same bits"
     )
 
