@@ -429,12 +429,31 @@ class TestPriors:
         if m.class_weights == "effective_number":
             wanted = wanted * (1 - m.beta) / (1 - m.beta**n)
         assert prior is not None
+        if m.classifier == "causal_norm":
+            assert prior.tolist() == pytest.approx([1 / 6] * 6)
+            assert reason.startswith("uniform, as LADE, section 4.3, assumes")
+            return
         assert prior.numpy() == pytest.approx(wanted / wanted.sum(), rel=1e-6)
         assert reason.startswith("labels seen in the last epoch")
         assert ("that mixes" in reason) == (last != 199)
         assert ("that the loss corrects" in reason) == (m.loss in ("prior_corrected", "lade"))
         assert ("approximation" in reason) == (m.loss not in ("ce", "prior_corrected", "lade"))
         assert ("class weights" in reason) == (m.class_weights != "none")
+        late = max(m.rebalance_from, m.reweight_from) > 0 or m.sampler == "progressive"
+        assert ("may lag behind: IC takes the training prior (--from_prior train)" in reason) == late
+
+    def test_the_reason_says_when_sampling_or_weights_change(self) -> None:
+        assert "those only from 80 % of the training on" in plan_of("ce_drw").logits_prior_reason()
+        assert "those only from 80 % of the training on" in plan_of("drs").logits_prior_reason()
+        assert "those only towards the end" in plan_of("progressively_balanced").logits_prior_reason()
+        never = plan_of(METHODS["ce_drw"].replace(reweight_from=1.0))
+        assert never.logits_prior_reason() == "labels seen in the last epoch"
+
+    def test_what_a_loss_leaves_out_of_the_prior(self) -> None:
+        assert (
+            "ldam's margins, which are larger for rare classes, are not undone" in plan_of("ldam").logits_prior_reason()
+        )
+        assert "that cdt divides the logits by in training are not undone" in plan_of("cdt").logits_prior_reason()
 
     def test_a_strength_counts(self) -> None:
         prior = COUNTS.double() / COUNTS.sum()

@@ -41,6 +41,15 @@ from ltaug.samplers import (
 from ltaug.samplers._base import Epochs
 from ltaug.stages import freeze, reinitialize, set_batch_norm_mode, unfreeze
 
+_NO_POSTERIOR = {
+    "ldam": "ldam's margins, which are larger for rare classes, are not undone",
+    "cdt": "the temperatures that cdt divides the logits by in training are not undone",
+    "focal": "the focal loss leaves probabilities flatter than the posterior",
+    "label_smoothing": "smoothed labels are no posterior",
+    "label_aware_smoothing": "smoothed labels are no posterior",
+}
+"""Losses whose minimum is not log p(x | y) plus the log of a prior, and what their logits' prior leaves out."""
+
 __all__ = ["TrainingPlan", "find_classifier", "find_mixing_layers"]
 
 
@@ -186,8 +195,10 @@ class TrainingPlan:
     def logits_prior(self) -> Tensor | None:
         """The class prior that the trained model's logits are under: what it saw over what its loss corrected.
 
-        That is at the last epoch that mixes, or else the last one. float64 [C]; None where the plan cannot know it:
-        classifiers that are computed, and losses or samplers of your own. :meth:`logits_prior_reason` says why.
+        That is at the last epoch that mixes, or else the last one: what training would end at if that phase were long
+        enough. Where sampling or weights change late, the logits lag behind, and the reason says so. float64 [C]; None
+        where the plan cannot know it: classifiers that are computed, and losses or samplers of your own.
+        :meth:`logits_prior_reason` says why.
         """
         return self._prior_and_reason()[0]
 
@@ -210,6 +221,9 @@ class TrainingPlan:
             return None, f"the label distribution after mixing is not known: {error}"
         place = "the last epoch" if not mixing or epoch == self.epochs - 1 else "the last epoch that mixes"
         reason = f"labels seen in {place}"
+        if m.classifier == "causal_norm":
+            prior = torch.full_like(prior, 1.0 / len(prior))
+            reason = "uniform, as LADE, section 4.3, assumes: causal_norm takes the features' mean direction away"
         if m.loss in ("prior_corrected", "lade"):
             strength = m.loss_tau if m.loss == "prior_corrected" else 1.0
             prior = prior / self.corrected_prior(epoch) ** strength
@@ -217,11 +231,24 @@ class TrainingPlan:
             reason += f", over the {corrected} prior that the loss corrects"
             reason += f" with strength {strength:g}" if strength != 1 else ""
         elif m.loss != "ce":
-            reason += f"; the loss {m.loss} does not estimate a posterior, so this is an approximation"
+            reason += f"; an approximation, since {_NO_POSTERIOR[m.loss]}"
         if m.class_weights != "none" and self._reached(self.epochs - 1, m.reweight_from):
             prior = prior * effective_number_weights(self.class_counts, m.beta)
             reason += ", times the class weights of the loss"
+        if when := self._late():
+            reason += (
+                f"; but sampling or weights are those only {when}, and the logits may lag behind: IC takes the "
+                "training prior (--from_prior train)"
+            )
         return prior / prior.sum(), reason
+
+    def _late(self) -> str:
+        """Since when the sampling and the class weights are those of the last epoch; empty if all along."""
+        m, last = self.method, self.epochs - 1
+        if m.sampler == "progressive":
+            return "towards the end"
+        late = [share for share in (m.rebalance_from, m.reweight_from) if share and self._reached(last, share)]
+        return f"from {100 * max(late):g} % of the training on" if late else ""
 
     # --- the network --------------------------------------------------------------------------------------------------
 
