@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,20 +99,17 @@ class TestSameWeights:
         assert [said.count(f"epoch {k}/3") for k in (1, 2, 3)] == [1, 1, 1]
         assert said.count("ECE15 %") == 1
 
+    @pytest.mark.parametrize("before", [1, 2])
     def test_after_resuming(
-        self, launcher: Launcher, grouped: Recipe, one: Path, two: tuple[Path, Done], tmp_path: Path
+        self, launcher: Launcher, grouped: Recipe, one: Path, two: tuple[Path, Done], tmp_path: Path, before: int
     ) -> None:
-        """Two processes go on where one of two was stopped after its second epoch."""
+        """Two processes go on where two, or a single one, were stopped after the second epoch."""
         run = tmp_path / "run"
-        (two[0] / "checkpoints").rename(run.parent / "checkpoints")
-        run.mkdir()
-        for name in ("config.yaml", "data.json", "metrics.jsonl"):
-            (run / name).write_bytes((two[0] / name).read_bytes())
-        (run.parent / "checkpoints").rename(run / "checkpoints")
-        for file in sorted((run / "checkpoints" / "epoch_00003").iterdir()):
-            file.unlink()
-        (run / "checkpoints" / "epoch_00003").rmdir()
-        assert (run / "checkpoints" / "epoch_00002" / "random_states_1.pkl").is_file()
+        shutil.copytree(one if before == 1 else two[0], run)
+        for name in ("summary.json", "model.safetensors", "ltaug.json", "logits.safetensors", "held_out.safetensors"):
+            (run / name).unlink()
+        shutil.rmtree(run / "checkpoints" / "epoch_00003")
+        assert (run / "checkpoints" / "epoch_00002" / "random_states_1.pkl").is_file() == (before == 2)
         words = grouped.words("bayias", run, **CHANGES, resume=True)
         done = wait_for_all(launcher.ranks(grouped.script, *words))
         assert "Resumed after epoch 2 of 3" in done.out
