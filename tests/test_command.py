@@ -152,7 +152,7 @@ class TestMethods:
     def test_names_that_a_setting_takes(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
         lines = [line.split(maxsplit=1) for line in said(capsys, "methods", name).splitlines()]
         assert ["sampler", "power, effective_number, progressive, class_aware"] in lines
-        assert ["classifier", "linear, cosine, causal_norm, crt, lws, mislas, tau_norm, ncm"] in lines
+        assert ["classifier", "linear, cosine, causal_norm, bilateral, crt, lws, mislas, tau_norm, ncm"] in lines
         taken = dict(line for line in lines if len(line) == 2)
         for setting in ("mixer", "loss", "class_weights"):
             assert {getattr(method, setting) for method in METHODS.values()} <= set(taken[setting].split(", "))

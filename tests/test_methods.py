@@ -39,6 +39,7 @@ from ltaug.methods import (
     Method,
     TrainingPlan,
     find_classifier,
+    find_last_block,
     find_mixing_layers,
     published_settings,
 )
@@ -55,6 +56,8 @@ RATE = 4000
 def plan_of(method: Method | str, epochs: int = 100, labels: Tensor = LABELS, **settings: Any) -> TrainingPlan:
     """A plan on six classes."""
     method = METHODS[method] if isinstance(method, str) else method
+    if method.classifier == "bilateral" and not method.branch:
+        method = method.replace(branch="body")  # of Net, below
     return method.plan(labels, epochs=epochs, **({"batch_size": 64, "sample_rate": RATE} | settings))
 
 
@@ -119,6 +122,14 @@ class TestMethod:
             ({"loss": "ldam"}, r"`loss: ldam` needs cosines: set `classifier: cosine` \(it is linear\)"),
             ({"loss": "lade", "class_weights": "effective_number"}, "`class_weights` cannot weight `loss: lade`"),
             ({"different_classes": True}, "`different_classes` is about pairs, but `mixer` is none"),
+            ({"target_prior": [0.5, 0.5]}, "`target_prior` belongs to prior_corrected, but `loss` is ce"),
+            ({"target_prior": [1, 0], "loss": "prior_corrected"}, "must hold a positive number for each class"),
+            ({"target_prior": [1, "a"], "loss": "prior_corrected"}, "must hold values of type float, but has 'a'"),
+            ({"manifold_layers": [1]}, "`manifold_layers` must hold values of type str, but has 1"),
+            ({"mixer": "bilateral"}, "are the two halves of BBN: set both"),
+            ({"classifier": "bilateral"}, "are the two halves of BBN: set both"),
+            ({"mixer": "bilateral", "classifier": "bilateral", "partner": "batch"}, "needs pairs to the end"),
+            ({"mixer": "bilateral", "classifier": "bilateral", "mix_until": 0.9}, "needs pairs to the end"),
             ({"classifier": "crt", "mixer": "manifold_mixup"}, "mixes inside the network, which a second stage keeps"),
             ({"batch_norm": "shift"}, "`batch_norm` and `first_stage` belong to second stages"),
             ({"first_stage": "erm"}, "belong to second stages, but `classifier` is linear"),
@@ -351,6 +362,9 @@ def derived(m: Method, n: np.ndarray, epoch: int, epochs: int) -> np.ndarray:
     else:
         q = powers(n, m.partner_tau if balanced else 1.0)
     pairs = p[:, None] * q[None, :]
+    if m.mixer == "bilateral":
+        alpha = 1 - (epoch / epochs) ** 2
+        return alpha * p + (1 - alpha) * q
     if m.different_classes:
         pairs = pairs * (1 - np.eye(len(n)))
         pairs = pairs / pairs.sum()
@@ -419,6 +433,10 @@ class TestPriors:
         if not m.trained:
             assert prior is None
             assert f"the classifier {m.classifier} is computed" in reason
+            return
+        if name == "bbn":
+            assert prior is None
+            assert "1/2 each in evaluation alone" in reason
             return
         last = 199 if m.mix_until == 1.0 else round(200 * m.mix_until) - 1
         official = m.mixer == "unimix" and m.partner == "batch"
@@ -1053,6 +1071,121 @@ class TestClassifiers:
         for epoch in (0, 9):
             plan.set_epoch(epoch)
             plan.criterion(net(images()[:8].to(device)), LABELS[:8].to(device)).backward()
+
+
+class Residual(nn.Module):
+    """A block as residual networks have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.linear(x).relu()
+
+
+def residual(classes: int = 6) -> nn.Sequential:
+    """A stem, two blocks and a classifier, in float64."""
+    layers = {"stem": nn.Linear(4, 5), "blocks": nn.Sequential(Residual(), Residual()), "fc": nn.Linear(5, classes)}
+    return nn.Sequential(OrderedDict(layers)).double()
+
+
+class TestBilateral:
+    """BBN, Zhou et al., CVPR 2020."""
+
+    @pytest.mark.parametrize("mode", ["paper", "official_code"])
+    def test_alpha_logits_and_loss_as_in_the_paper(self, mode: str) -> None:
+        """Re-derived pair by pair at three epochs: Eq. 2, 3 and 5, and the evaluation."""
+        plan, net = plan_of(METHODS["bbn"].replace(branch="blocks.1", mode=mode), epochs=200), residual()
+        plan.attach(net)
+        with torch.no_grad():
+            for value in net.parameters():  # or else both branches still agree
+                value.add_(torch.randn_like(value) / 3)
+        conventional, rebalancing = net.blocks[1].conventional, net.blocks[1].rebalancing
+        factor = 2 if mode == "official_code" else 1
+        x, x_r = torch.randn(2, 7, 4, dtype=torch.float64)
+        y, y_r = torch.randint(6, (2, 7))
+        for epoch, alpha in ((0, 1.0), (100, 0.75), (199, 1 - (199 / 200) ** 2)):
+            plan.set_epoch(epoch)
+            plan.train(net)
+            losses, logits = [], []
+            for k in range(7):
+                before = [net.blocks[0](net.stem(each[k])) for each in (x, x_r)]
+                z = alpha * net.fc.conventional(conventional(before[0]))
+                z = factor * (z + (1 - alpha) * net.fc.rebalancing(rebalancing(before[1])))
+                log_p = z - z.exp().sum().log()
+                losses.append(-(alpha * log_p[y[k]] + (1 - alpha) * log_p[y_r[k]]))
+                logits.append(z)
+            inputs, targets = plan.mix(((x, y), (x_r, y_r)))
+            found = net(inputs)
+            assert torch.allclose(found, torch.stack(logits), rtol=1e-6)
+            # The targets are float32, as a mixer's.
+            assert plan.criterion(found, targets.double()).item() == pytest.approx(
+                torch.stack(losses).mean().item(), 1e-6
+            )
+            net.eval()
+            shared = net.blocks[0](net.stem(x))
+            both = net.fc.conventional(conventional(shared)) + net.fc.rebalancing(rebalancing(shared))
+            assert torch.allclose(net(x), factor * both / 2)
+
+    def test_the_second_sampler_is_the_reversed_one(self) -> None:
+        """w_i = N_max / N_i, P_i = w_i / sum w: class i of the paper's reversed sampler."""
+        plan = plan_of("bbn", epochs=40)
+        drawn = torch.cat([LABELS[plan.sampler.indices()] for epoch in range(40) if plan.set_epoch(epoch) is None])
+        w = COUNTS.max() / COUNTS
+        assert torch.bincount(drawn[:, 0], minlength=6).tolist() == (40 * COUNTS).tolist()
+        share = torch.bincount(drawn[:, 1], minlength=6) / len(drawn)
+        assert torch.allclose(share, w / w.sum(), atol=0.01)
+
+    @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet", "test_convnext"])
+    def test_of_timm(self, name: str) -> None:
+        net = timm_model(name).eval()
+        x = torch.rand(3, 3, 160, 160)
+        before, state = net(x), set(net.state_dict())
+        place = find_last_block(net)
+        plan = METHODS["bbn"].plan(LABELS, epochs=5)
+        assert plan.attach(net) is net
+        assert torch.allclose(net(x), before, atol=1e-5)  # both branches start as the network was
+        assert len(net.state_dict()) == len(state) + sum(
+            key.startswith((f"{place}.", plan.classifier_name)) for key in state
+        )
+        plan.train(net)
+        inputs, targets = plan.mix(((x, torch.arange(3)), (x.flip(0), torch.tensor([5, 5, 4]))))
+        plan.set_epoch(2)
+        plan.criterion(net(inputs), targets).backward()
+        assert all(each.grad is not None for each in net.parameters())  # which DDP needs
+
+    def test_its_state_is_its_parameters(self) -> None:
+        """A finished run is evaluated on a network made anew: alpha is no part of it."""
+        one, other = residual(), residual()
+        plan_of(METHODS["bbn"].replace(branch="blocks.1")).attach(one)
+        plan_of(METHODS["bbn"].replace(branch="blocks.1")).attach(other)
+        other.load_state_dict(one.state_dict())
+        assert "fc.alpha" not in one.state_dict()
+        x = torch.rand(4, 4, dtype=torch.float64)
+        assert torch.equal(one.eval()(x), copy.deepcopy(other).eval()(x))
+
+    def test_a_network_without_blocks_is_refused(self) -> None:
+        for net in (Net(), pytest.importorskip("ltaug.audio").EnvNet(6)):
+            with pytest.raises(ValueError, match=r"no residual block that is found, .* the setting `branch`"):
+                METHODS["bbn"].plan(LABELS, epochs=5).attach(net)
+        with pytest.raises(ValueError, match="no module 'layer9'"):
+            METHODS["bbn"].replace(branch="layer9").plan(LABELS, epochs=5).attach(Net())
+        frozen = residual()
+        frozen.blocks.requires_grad_(False)
+        with pytest.raises(ValueError, match=r"block 'blocks\.1' is frozen"):
+            METHODS["bbn"].plan(LABELS, epochs=5).attach(frozen)
+
+    def test_a_batch_without_pairs_is_refused_in_training(self) -> None:
+        net = residual()
+        METHODS["bbn"].plan(LABELS, epochs=5).attach(net)
+        with pytest.raises(ValueError, match="both samples of every pair, but this one has 3"):
+            net.train()(torch.rand(3, 4, dtype=torch.float64))
+
+    def test_the_classifier_s_arguments(self) -> None:
+        with pytest.raises(ValueError, match="`mode` must be"):
+            ltaug.classifiers.BilateralClassifier(nn.Linear(2, 2), mode="code")
+        assert "out_features=3" in repr(ltaug.classifiers.BilateralClassifier(nn.Linear(2, 3)))
 
 
 def images_of(shape: tuple[int, ...]) -> Tensor:

@@ -15,7 +15,7 @@ trained model's logits are under::
 
 from ltaug.methods.literature import METHODS, PUBLISHED, published_settings
 from ltaug.methods.method import Method
-from ltaug.methods.plan import TrainingPlan, find_classifier, find_mixing_layers
+from ltaug.methods.plan import TrainingPlan, find_classifier, find_last_block, find_mixing_layers
 
 __all__ = [
     "METHODS",
@@ -23,6 +23,7 @@ __all__ = [
     "Method",
     "TrainingPlan",
     "find_classifier",
+    "find_last_block",
     "find_mixing_layers",
     "published_settings",
 ]

@@ -19,6 +19,7 @@ _LOB = "Zhang et al., Label-Occurrence-Balanced Mixup for Long-Tailed Recognitio
 _CHOU = "Chou et al., Remix: Rebalanced Mixup, ECCV workshops 2020"
 _BC = "Tokozume et al., Learning from Between-class Examples for Deep Sound Recognition, ICLR 2018"
 _ZHONG = "Zhong et al., Improving Calibration for Long-Tailed Recognition, CVPR 2021"
+_ZHOU = "Zhou et al., BBN: Bilateral-Branch Network with Cumulative Learning, CVPR 2020"
 _TIAN = "Tian et al., Posterior Re-calibration for Imbalanced Datasets, NeurIPS 2020"
 
 _mixup = Method(mixer="mixup", paper=_ZHANG)
@@ -42,6 +43,7 @@ METHODS: dict[str, Method] = {
     "unimix": _unimix,
     "lob_mixup": _lob,
     "lob_mixup_deferred": replace(_lob, rebalance_from=0.8),  # LOB*: plain mixup until the learning rate falls
+    "bbn": Method(mixer="bilateral", partner_tau=-1.0, classifier="bilateral", paper=_ZHOU),
     # mixing of sound
     "bc": replace(_bc, different_classes=True),
     "lob_bc": replace(_bc, tau=0.0, partner_tau=0.0, paper=_LOB),

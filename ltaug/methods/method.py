@@ -39,9 +39,18 @@ class Method:
     """Share of the training until which sampling is instance-balanced (deferred re-sampling)."""
 
     mixer: Literal[
-        "none", "mixup", "manifold_mixup", "cutmix", "remix", "unimix", "between_class", "unimix_between_class"
+        "none",
+        "mixup",
+        "manifold_mixup",
+        "cutmix",
+        "remix",
+        "unimix",
+        "bilateral",
+        "between_class",
+        "unimix_between_class",
     ] = "none"
-    """How pairs are mixed; the last two are for sound, gain-aware, with a uniform or a UniMix ratio."""
+    """How pairs are mixed; bilateral lays them side by side for the two branches of BBN; the last two are for sound,
+    gain-aware, with a uniform or a UniMix ratio."""
     alpha: float = 1.0
     """Beta(alpha, alpha) of the mixing weight."""
     partner: Literal["dataset", "batch"] = "dataset"
@@ -69,8 +78,10 @@ class Method:
     """prior_corrected, lade: the prior that is corrected, of training or of the labels after sampling and mixing."""
     loss_tau: float = 1.0
     """prior_corrected: strength of the correction."""
+    target_prior: tuple[float, ...] = ()
+    """prior_corrected: class frequencies of the test set, C shares or counts; empty: uniform."""
     mode: Literal["paper", "official_code"] = "paper"
-    """lade, label_aware_smoothing, mislas: follow the paper, or the released code where it differs."""
+    """lade, label_aware_smoothing, mislas, bilateral: follow the paper, or the released code where it differs."""
     lade_alpha: float = 0.1
     """lade: weight of the regulariser."""
     lade_lambda: float = 0.01
@@ -79,6 +90,10 @@ class Method:
     """label_aware_smoothing: smoothing of the largest class."""
     smoothing_tail: float = 0.1
     """label_aware_smoothing: smoothing of the smallest class; label_smoothing: of all classes."""
+    smoothing_shape: Literal["concave", "linear", "convex", "power"] = "concave"
+    """label_aware_smoothing: how the smoothing grows with the size of a class."""
+    smoothing_power: float = 1.0
+    """label_aware_smoothing: exponent of the shape power; concave below 1, convex above."""
     ldam_margin: float = 0.5
     """ldam: margin of the smallest class, in cosines."""
     focal_gamma: float = 1.0
@@ -92,12 +107,16 @@ class Method:
     beta: float = 0.9999
     """effective_number, of the sampler and of the class weights: beta of the effective number of samples."""
 
-    classifier: Literal["linear", "cosine", "causal_norm", "crt", "lws", "mislas", "tau_norm", "ncm"] = "linear"
+    classifier: Literal["linear", "cosine", "causal_norm", "bilateral", "crt", "lws", "mislas", "tau_norm", "ncm"] = (
+        "linear"
+    )
     """The last layer; from crt on, that of a second stage on the frozen network of a finished run."""
     scale: float = 30.0
     """cosine: factor of the cosines."""
     causal_alpha: float = 1.5
     """causal_norm: share of the mean direction that is taken away at test time."""
+    branch: str = ""
+    """bilateral: name of the module that becomes two branches; empty: the last block, found in the model."""
     classifier_tau: float = 1.0
     """tau_norm: exponent of the norms."""
     delta_lr_ratio: float = 0.2
@@ -120,6 +139,18 @@ class Method:
             raise ValueError(f"`loss: ldam` needs cosines: set `classifier: cosine` (it is {self.classifier}).")
         if self.class_weights != "none" and self.loss == "lade":
             raise ValueError("`class_weights` cannot weight `loss: lade`, whose regulariser is no mean over samples.")
+        if self.target_prior and self.loss != "prior_corrected":
+            raise ValueError(f"`target_prior` belongs to prior_corrected, but `loss` is {self.loss}. Leave it out.")
+        if self.target_prior and not min(self.target_prior) > 0:
+            raise ValueError("`target_prior` must hold a positive number for each class.")
+        if (self.mixer == "bilateral") != (self.classifier == "bilateral"):
+            raise ValueError("`mixer: bilateral` and `classifier: bilateral` are the two halves of BBN: set both.")
+        whole = self.partner == "dataset" and self.mix_until == 1.0 and not self.different_classes
+        if self.mixer == "bilateral" and not whole:
+            raise ValueError(
+                "`mixer: bilateral` needs pairs to the end, from two independent samplers over the whole data set: "
+                "leave out `partner`, `mix_until` and `different_classes`."
+            )
         if self.different_classes and self.mixer == "none":
             raise ValueError("`different_classes` is about pairs, but `mixer` is none. Leave it out.")
         if self.second_stage and self.mixer == "manifold_mixup":
@@ -195,6 +226,11 @@ class Method:
         share = None if batch_size is None else max(1, batch_size // num_processes)
         counts = class_counts(labels, num_classes)
         self._check_counts(counts)
+        if self.target_prior and len(self.target_prior) != len(counts):
+            raise ValueError(
+                f"`target_prior` must have a number for each of the {len(counts)} classes, but has "
+                f"{len(self.target_prior)}."
+            )
         return TrainingPlan(self, labels, counts, epochs, share, seed, sample_rate)
 
     def _check_counts(self, counts: torch.Tensor) -> None:
@@ -224,8 +260,14 @@ def _check_types(method: Method) -> None:
         plain = tuple if get_origin(kind) is tuple else kind
         if plain is tuple and isinstance(value, str):
             value = [value]
-        if plain is tuple and isinstance(value, list):
-            object.__setattr__(method, name, tuple(value))
+        if plain is tuple and isinstance(value, list | tuple):
+            wanted, made = get_args(kind)[0], []
+            for item in value:
+                number = isinstance(item, int | float) and not isinstance(item, bool)
+                if not (number if wanted is float else isinstance(item, wanted)):
+                    raise ValueError(f"`{name}` must hold values of type {wanted.__name__}, but has {item!r}.")
+                made.append(wanted(item))
+            object.__setattr__(method, name, tuple(made))
         elif not isinstance(value, plain):
             wanted = getattr(plain, "__name__", str(plain))
             raise ValueError(f"`{name}` must be of type {wanted}, but is {value!r}.")

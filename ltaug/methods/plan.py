@@ -11,11 +11,15 @@ from torch.utils.data import Sampler
 
 from ltaug.analysis import effective_prior
 from ltaug.classifiers import (
+    BilateralBlock,
+    BilateralClassifier,
+    BilateralPairs,
     CausalNormClassifier,
     CosineClassifier,
     GeneralizedClassifier,
     LearnableWeightScaling,
     NearestClassMeanClassifier,
+    cumulative_alpha,
     tau_normalize,
 )
 from ltaug.losses import (
@@ -50,7 +54,7 @@ _NO_POSTERIOR = {
 }
 """Losses whose minimum is not log p(x | y) plus the log of a prior, and what their logits' prior leaves out."""
 
-__all__ = ["TrainingPlan", "find_classifier", "find_mixing_layers"]
+__all__ = ["TrainingPlan", "find_classifier", "find_last_block", "find_mixing_layers"]
 
 
 class TrainingPlan:
@@ -87,6 +91,7 @@ class TrainingPlan:
         self._losses: dict[tuple[Any, ...], nn.Module] = {}
         self._own_criterion: nn.Module | None = None
         self.classifier_name = ""
+        self._branches: BilateralClassifier | None = None
         self._enter(max(epochs - 1, 0))  # fail now, not after hours of training, if the settings do not fit the data
         self._enter(0)
 
@@ -106,6 +111,10 @@ class TrainingPlan:
         self.epoch = epoch
         if isinstance(self.sampler, _PlannedSampler):
             self.sampler.enter(epoch)
+        if isinstance(self.mixer, BilateralPairs):
+            self.mixer.alpha = cumulative_alpha(epoch, self.epochs)
+            if self._branches is not None:
+                self._branches.alpha.fill_(self.mixer.alpha)
         self._planned_criterion = self._criterion(epoch)
 
     @property
@@ -182,6 +191,10 @@ class TrainingPlan:
         if m.partner == "batch":
             return effective_prior(self.class_counts, self.mixer, first, batch_size=self.share)
         partner = m.partner_tau if balanced else 1.0
+        if m.mixer == "bilateral":
+            alpha = cumulative_alpha(epoch, self.epochs)
+            streams = (effective_prior(self.class_counts, None, tau) for tau in (first, partner))
+            return alpha * next(streams) + (1.0 - alpha) * next(streams)
         return effective_prior(self.class_counts, self.mixer, first, partner, different_classes=m.different_classes)
 
     def corrected_prior(self, epoch: int | None = None) -> Tensor:
@@ -213,6 +226,8 @@ class TrainingPlan:
         if self._own_criterion is not None or not isinstance(self.sampler, _PlannedSampler):
             kind = "loss" if self._own_criterion is not None else "sampler"
             return None, f"trained with a {kind} that the plan does not know"
+        if m.classifier == "bilateral":
+            return None, "the two branches, trained on different labels, weigh 1/2 each in evaluation alone"
         mixing = [epoch for epoch in range(self.epochs) if self.mixes(epoch)]
         epoch = mixing[-1] if mixing else max(self.epochs - 1, 0)
         try:
@@ -230,6 +245,9 @@ class TrainingPlan:
             corrected = "effective" if m.prior == "effective" else "training"
             reason += f", over the {corrected} prior that the loss corrects"
             reason += f" with strength {strength:g}" if strength != 1 else ""
+            if m.target_prior:
+                prior = prior * torch.tensor(m.target_prior, dtype=torch.float64) ** strength
+                reason += ", times the target prior"
         elif m.loss != "ce":
             reason += f"; an approximation, since {_NO_POSTERIOR[m.loss]}"
         if m.class_weights != "none" and self._reached(self.epochs - 1, m.reweight_from):
@@ -263,7 +281,8 @@ class TrainingPlan:
             The model.
 
         Raises:
-            ValueError: it has no such layer, or none that manifold mixup could mix behind.
+            ValueError: it has no such layer, none that manifold mixup could mix behind, or no block that could become
+                two branches.
         """
         m, num_classes = self.method, len(self.class_counts)
         try:
@@ -277,16 +296,24 @@ class TrainingPlan:
             size = linear.in_features, linear.out_features
             if m.second_stage:
                 freeze(model)
+            if m.classifier == "bilateral":
+                place = find_last_block(model, m.branch or None)
+                model.set_submodule(place, BilateralBlock(model.get_submodule(place)))
             make: dict[str, Callable[[], nn.Module]] = {
                 "cosine": lambda: CosineClassifier(*size, scale=m.scale),
                 "causal_norm": lambda: CausalNormClassifier(*size, alpha=m.causal_alpha),
+                "bilateral": lambda: BilateralClassifier(linear, m.mode),
                 "crt": lambda: unfreeze(reinitialize(linear)),
                 "lws": lambda: LearnableWeightScaling(linear),
                 "mislas": lambda: GeneralizedClassifier(linear, mode=m.mode),
                 "tau_norm": lambda: unfreeze(linear),
                 "ncm": lambda: unfreeze(linear),
             }
-            model.set_submodule(self.classifier_name, make[m.classifier]().to(linear.weight.device))
+            made = make[m.classifier]().to(linear.weight.device)
+            model.set_submodule(self.classifier_name, made)
+            if isinstance(made, BilateralClassifier):
+                self._branches = made
+                self._enter(self.epoch)
         if isinstance(self.mixer, ManifoldMixUp):
             if self.mixer is self._planned_mixer and not m.manifold_layers:
                 self.mixer.layers = find_mixing_layers(model)
@@ -360,6 +387,7 @@ class TrainingPlan:
             "cutmix": lambda: CutMix(size, m.alpha, dims=m.cut_dims or (-2, -1)),
             "remix": lambda: ReMix(self.class_counts, m.alpha, m.remix_kappa, m.remix_tau),
             "unimix": unimix,
+            "bilateral": lambda: BilateralPairs(size),
             "between_class": lambda: between(MixUp(size, m.alpha)),
             "unimix_between_class": lambda: between(unimix()),
         }
@@ -368,20 +396,27 @@ class TrainingPlan:
     def _criterion(self, epoch: int) -> nn.Module:
         """The loss of an epoch; made once for each phase of the training, or epoch where its prior moves."""
         m, counts = self.method, self.class_counts
+        target = torch.tensor(m.target_prior, dtype=torch.float64) if m.target_prior else None
         weighted = m.class_weights != "none" and self._reached(epoch, m.reweight_from)
         phase = (self._reached(epoch, m.rebalance_from), self.mixes(epoch), weighted)
-        key = (*phase, epoch if m.sampler == "progressive" and m.prior == "effective" else 0)
+        moves = m.prior == "effective" and (m.sampler == "progressive" or m.mixer == "bilateral")
+        key = (*phase, epoch if moves else 0)
         if key not in self._losses:
             make: dict[str, Callable[[], nn.Module]] = {
                 "ce": nn.CrossEntropyLoss,
-                "prior_corrected": lambda: PriorCorrectedLoss(self.corrected_prior(epoch), m.loss_tau),
+                "prior_corrected": lambda: PriorCorrectedLoss(self.corrected_prior(epoch), m.loss_tau, target),
                 "lade": lambda: LADELoss(self.corrected_prior(epoch), m.lade_alpha, m.lade_lambda, m.mode),
                 # Over all classes alike, the true one included, as torch has it.
                 "label_smoothing": lambda: LabelAwareSmoothingLoss(
                     counts, m.smoothing_tail, m.smoothing_tail, mode="official_code"
                 ),
                 "label_aware_smoothing": lambda: LabelAwareSmoothingLoss(
-                    counts, m.smoothing_head, m.smoothing_tail, mode=m.mode
+                    counts,
+                    m.smoothing_head,
+                    m.smoothing_tail,
+                    m.smoothing_shape,
+                    m.smoothing_power if m.smoothing_shape == "power" else None,
+                    m.mode,
                 ),
                 # The classifier multiplies its cosines by the scale, so that its logits are those of a softmax.
                 "ldam": lambda: LDAMLoss(counts, m.ldam_margin * m.scale, scale=1.0),
@@ -487,6 +522,37 @@ def find_classifier(model: nn.Module, num_classes: int | None = None, name: str 
             "as classes; or name it: `plan.attach(model, classifier=NAME)`."
         )
     return found[0], modules[found[0]]
+
+
+def find_last_block(model: nn.Module, name: str | None = None) -> str:
+    """Find the name of a network's last residual block: the last child with parts of its own of a sequence of modules.
+
+    Args:
+        model: any network.
+        name: of the block, if it is known.
+
+    Raises:
+        ValueError: there is none, or it is frozen.
+
+    >>> block = nn.Module()
+    >>> block.add_module("conv", nn.Conv2d(3, 3, 1))
+    >>> find_last_block(nn.Sequential(nn.Conv2d(3, 3, 1), block, nn.Flatten(), nn.Linear(3, 2)))
+    '1'
+    """
+    modules = dict(model.named_modules())
+    lists = {place for place, module in modules.items() if isinstance(module, nn.Sequential | nn.ModuleList)}
+    blocks = [place for place in modules if place and place.rpartition(".")[0] in lists and place not in lists]
+    parts = {place: (part for child in modules[place].children() for part in child.parameters()) for place in blocks}
+    found = [place for place in blocks if any(True for _ in parts[place])] if name is None else [name]
+    if not found or found[-1] not in modules:
+        wanted = "no residual block that is found" if name is None else f"no module {name!r}"
+        raise ValueError(
+            f"The model has {wanted}, but the method trains two copies of its last one. Name the module that becomes "
+            "two branches: the setting `branch`."
+        )
+    if not all(parameter.requires_grad for parameter in modules[found[-1]].parameters()):
+        raise ValueError(f"The model's block {found[-1]!r} is frozen, but the method trains two copies of it.")
+    return found[-1]
 
 
 def find_mixing_layers(model: nn.Module) -> tuple[str, ...]:

@@ -124,7 +124,8 @@ def train_step(cfg, accelerator, model, batch, plan, optimizer) -> torch.Tensor:
     """One step on this process's share of a global batch, in `accumulate` parts; returns its mean loss."""
     inputs, targets = plan.mix(batch)
     total = torch.zeros((), device=accelerator.device)
-    parts = list(zip(inputs.chunk(cfg.accumulate), targets.chunk(cfg.accumulate), strict=True))
+    size, each = -(-len(targets) // cfg.accumulate), len(inputs) // len(targets)  # BBN has two inputs a target
+    parts = list(zip(inputs.split(size * each), targets.split(size), strict=True))
     for k, (part_inputs, part_targets) in enumerate(parts):
         with accelerator.no_sync(model) if k + 1 < len(parts) else torch.enable_grad():
             loss = plan.criterion(model(part_inputs), part_targets) * (len(part_targets) / len(targets))
