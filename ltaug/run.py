@@ -16,7 +16,7 @@ import shlex
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
@@ -29,11 +29,13 @@ from torch import Tensor
 from ltaug.errors import UserError
 from ltaug.process import environment
 
-__all__ = ["RunFolder", "content_hash", "load_yaml", "read_config", "read_json", "write_atomically"]
+__all__ = ["RunFolder", "content_hash", "csv_text", "load_yaml", "read_config", "read_json", "write_atomically"]
 
 _TEMPORARY = ".ltaug-{}.tmp"
 """Name of a file or folder that is not complete yet. What has such a name is ours, and is removed when a run starts."""
 _CHECKPOINT = re.compile(r"epoch_(\d{5,})(?:_step_(\d{7,}))?(_replaced)?")
+_FORMULA = r"=+\-@\t\r\n"
+"""What begins a formula in a cell of a spreadsheet."""
 _OLD_KEYS = {"images_per_second": "samples_per_second", "clips_per_second": "samples_per_second"}
 """Keys of rows and summaries that versions before 0.2 wrote, and what they are called now."""
 
@@ -307,18 +309,17 @@ class RunFolder:
 
     def save_per_class(self, class_names: list[str], class_counts: Tensor, accuracy: Tensor) -> None:
         """Write ``per_class.csv``, in the order of the classes."""
-        table = io.StringIO()
-        writer = csv.writer(table)
-        writer.writerow(["class", "name", "train_count", "test_accuracy"])
         columns = zip(class_names, class_counts.tolist(), accuracy.tolist(), strict=True)
-        for k, (name, count, value) in enumerate(columns):
-            writer.writerow([k, name, count, f"{value:.6f}"])
-        self.write("per_class.csv", table.getvalue())
+        rows = [[k, name, count, f"{value:.6f}"] for k, (name, count, value) in enumerate(columns)]
+        self.write("per_class.csv", csv_text([["class", "name", "train_count", "test_accuracy"], *rows]))
 
     def per_class(self) -> list[dict[str, str]]:
         """The rows of ``per_class.csv``: class, name, train_count, test_accuracy, as text."""
-        text = self._file("per_class.csv").read_text(encoding="utf-8", errors="replace")
-        return list(csv.DictReader(io.StringIO(text), restval=""))
+        with self._file("per_class.csv").open(encoding="utf-8", errors="replace", newline="") as file:
+            rows = list(csv.DictReader(file, restval=""))
+        for row in rows:
+            row |= {"name": re.sub(f"^'(?='*[{_FORMULA}])", "", row["name"])} if "name" in row else {}
+        return rows
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -575,6 +576,26 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"`{path}` must hold `key: value` lines, but holds {type(values).__name__}. {restore}")
     return values
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV; text that a spreadsheet would take for a formula has an apostrophe before it, as one types it there.
+
+    >>> csv_text([["=1+1", "-0.5", -0.5]]).strip()
+    "'=1+1,-0.5,-0.5"
+    """
+    table = io.StringIO()
+    csv.writer(table).writerows(map(_cell, row) for row in rows)
+    return table.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str) and re.match(f"'*[{_FORMULA}]", value):
+        try:
+            float(value)
+        except ValueError:
+            return f"'{value}"
+    return value
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

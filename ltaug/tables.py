@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltaug.errors import UserError
 from ltaug.methods import METHODS
-from ltaug.run import RunFolder, read_json, write_atomically
+from ltaug.run import RunFolder, csv_text, read_json, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +44,18 @@ ACCURACIES = ("top1", "top5", "many", "medium", "few")
 """Those of them that can be shown as errors, 100 % minus the accuracy."""
 PART = ("dataset", "model", "imbalance_ratio", "real_imbalance_ratio", "profile")
 """What the rows of one part of the table share; the real ratio only where it is not the one that was asked for."""
-NOT_COMPARED = ("method", "out", "resume", "from_run", "log_with", "report", "threads", "workers", "settings")
+NOT_COMPARED = (
+    "method",
+    "out",
+    "resume",
+    "from_run",
+    "log_with",
+    "report",
+    "threads",
+    "workers",
+    "settings",
+    "allow_outside",
+)
 """Settings by which runs are not told apart, besides those whose name ends in `_dir` or `_every`."""
 MANY_CLASSES = 50
 """Number of classes from which top-5 accuracy is shown."""
@@ -492,11 +503,8 @@ def _csv(rows: Sequence[Row]) -> str:
             values |= {name: mean, f"{name}_std": row.deviation[name]}
         published = "; ".join(f"{paper} {value:g}" for paper, value in row.published.items())
         flat.append({**values, "minutes": row.minutes, "parameters": row.parameters, "published": published})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in flat for name in row)))
-    writer.writeheader()
-    writer.writerows(flat)
-    return text.getvalue()
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    return csv_text([names, *([row.get(name) for name in names] for row in flat)])
 
 
 def _figure(rows: Sequence[Row], errors: bool) -> Figure:

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 
 from ltaug import RunFolder, run
 from ltaug.errors import UserError
-from ltaug.run import content_hash, read_config, write_atomically
+from ltaug.run import content_hash, csv_text, read_config, write_atomically
 
 CONFIG = {"method": "bayias", "epochs": 4, "lr": 0.1, "seed": 0}
 EPOCHS_FREE = {"resume": True, "free_keys": ("epochs",)}
@@ -192,6 +192,16 @@ class TestFiles:
         assert rows[3][:3] == ["2", "c", "0"]
         with pytest.raises(ValueError, match=r"shorter|longer"):
             run.save_per_class(["a"], torch.tensor([5, 3]), torch.tensor([0.5, 1.0]))
+
+    def test_names_that_a_spreadsheet_would_run(self, tmp_path: Path) -> None:
+        names = ["=HYPERLINK(1)", "+a", "-a", "@a", "\ta", "\ra", "'=a", "'tis", "-0.5", "a=b"]
+        run = RunFolder(tmp_path, CONFIG)
+        run.save_per_class(names, torch.ones(10), torch.ones(10))
+        with (tmp_path / "per_class.csv").open(newline="") as file:
+            cells = [row["name"] for row in csv.DictReader(file)]
+        assert cells == ["'=HYPERLINK(1)", "'+a", "'-a", "'@a", "'\ta", "'\ra", "''=a", "'tis", "-0.5", "a=b"]
+        assert [row["name"] for row in run.per_class()] == names
+        assert csv_text([[-0.5, "-0.5", None, "-"]]) == "-0.5,-0.5,,'-\r\n"
 
     def test_summary_is_plain_json(self, tmp_path: Path) -> None:
         run = RunFolder(tmp_path, CONFIG)
