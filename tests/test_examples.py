@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from ltaug.run import RunFolder
+
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
@@ -205,3 +207,49 @@ class TestWhichMethod:
         assert len(rows) == 7
         for name in rows:
             assert f"\n| {name} | " in page
+
+
+class TestLogitsPrior:
+    COUNTS = torch.tensor([5000, 1000, 200, 50])
+
+    def run(self, folder: Path, t: float, sharpness: float) -> Path:
+        """A run folder whose logits, over a temperature, are right under counts^t."""
+        prior, means = (self.COUNTS.double() ** t), 2.0 * torch.eye(4, dtype=torch.float64)
+
+        def samples(number: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+            generator = torch.Generator().manual_seed(seed)
+            labels = torch.arange(4).repeat(number)
+            points = means[labels] + torch.randn(len(labels), 4, generator=generator, dtype=torch.float64)
+            return sharpness * (points @ means.T + prior.log()), labels
+
+        run = RunFolder(folder, {"method": "ce_drw"})
+        run.save_logits(*samples(2000, 0))
+        run.save_logits(*samples(2000, 1), name="held_out.safetensors")
+        info = {"class_names": list("abcd"), "class_counts": self.COUNTS, "logits_prior": [0.25] * 4}
+        run.write_json("ltaug.json", info)
+        run.write_json("summary.json", {"name": "ce_drw", **info})
+        return folder
+
+    def test_it_finds_the_prior(self, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        example = load(root, "logits_prior")
+        row = example.measure(RunFolder.open(self.run(tmp_path / "half", 0.5, 1.0)))
+        prior, em, nll = row[example.PRIOR], row[example.EM], row[example.NLL]
+        assert prior["recorded"] == pytest.approx(0.0, abs=1e-9)
+        assert prior["bias"] == pytest.approx(0.5, abs=0.05)
+        assert prior["bias and T"] == pytest.approx(0.5, abs=0.05)
+        assert prior["T"] == pytest.approx(1.0, abs=0.05)
+        assert 0.3 <= prior["IC's strength"] <= 0.7  # which makes up for a prior that is taken too steep
+        # Told a prior that is too flat, EM finds a mix that leans as the logits do; told one too steep, the reverse.
+        assert em["recorded"] > 0.2 > 0.03 > abs(em["bias"])
+        assert em["train"] < -0.2
+        assert nll["recorded"] == pytest.approx(nll["as trained"])
+        assert min(nll["recorded"], nll["train"]) > nll["bias"] + 0.05
+        assert nll["bias and T"] == pytest.approx(nll["bias"], abs=0.01)
+        sharp = example.measure(RunFolder.open(self.run(tmp_path / "sharp", 0.5, 2.0)))[example.PRIOR]
+        assert sharp["T"] == pytest.approx(2.0, abs=0.1)
+        assert sharp["bias and T"] == pytest.approx(0.5, abs=0.05)
+        example.main([str(tmp_path / "half"), str(tmp_path / "sharp")])
+        text = capsys.readouterr().out
+        assert "of 2 runs a method" in text
+        assert f"| {example.PRIOR} | recorded | bias | bias and T | T | IC's strength |" in text
+        assert text.count("| `ce_drw` | ") == 4
