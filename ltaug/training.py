@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 from uuid import uuid4
@@ -64,6 +65,7 @@ __all__ = [
     "load_first_stage",
     "make_optimizer",
     "predict",
+    "search_tau",
     "set_learning_rate",
     "settings_of",
     "start",
@@ -89,6 +91,7 @@ MAY_CHANGE = (
     "checkpoint_steps",
     "log_with",
     "report",
+    "allow_outside",
 )
 """Settings that may change on resuming; those that end in `_dir` may, too, since data move."""
 MOST_SEEDS = 2**32 - 2**16
@@ -100,6 +103,8 @@ SECONDS_TO_SEE_A_FILE = 4.0
 OWN = ("out", "from_run", "threads", "workers", "_dir")
 """Ends of the names of settings that may differ between processes, since machines do."""
 _AVERAGE, _PROGRESS = "moving_average.safetensors", "progress.json"
+TAUS = tuple(k / 10 for k in range(21))
+"""What tau_norm is tried with, as the released code does."""
 SECONDS_BETWEEN_LINES = 30.0
 """Of a long epoch, where there is no progress bar."""
 SHOWN = {
@@ -214,7 +219,12 @@ class TrainSettings:
     @property
     def label(self) -> str:
         """The method's name for tables and folders, with the changes of `set`."""
-        changes = (f"{name}{value}" for name, value in (self.set or {}).items())
+        values = {name: f"{value}" for name, value in (self.set or {}).items()}
+        # A long list, such as a prior of many classes, would make a name that no file system takes.
+        values = {
+            name: text if len(text) < 40 else sha256(text.encode()).hexdigest()[:8] for name, text in values.items()
+        }
+        changes = map("".join, values.items())
         return re.sub(r"[^\w.+=-]+", "-", "_".join([self.method, *changes])).strip("-")
 
     def other_first_stage(self) -> str | None:
@@ -300,8 +310,10 @@ def settings_of(kind: type[T], script: str, words: Sequence[str] | None = None) 
     if protocol := peek(words, "protocol"):
         values = read_settings(_protocol_file(protocol, script))
         own = values.pop("second_stage", None) or {}
+        special = {name: own.pop(name) for name in list(own) if name in METHODS}  # of one method
         if second:
-            values = {name: value for name, value in values.items() if name not in SCHEDULE} | own
+            special = special.get(peek(words, "method") or "", {})
+            values = {name: value for name, value in values.items() if name not in SCHEDULE} | own | special
         configs.append(values)
     # jsonargparse looks up names in annotations in the modules of the class and of each first base alone, and takes
     # values of any type where it misses one.
@@ -528,9 +540,48 @@ def class_means(accelerator: Any, model: nn.Module, loader: Any, plan: TrainingP
         loader: the training samples, without augmentation.
         plan: whose classifier is attached to the model.
     """
-    model = _for_evaluation(accelerator, model)
-    _, linear = find_classifier(model, name=plan.classifier_name)
+    _, linear = find_classifier(accelerator.unwrap_model(model), name=plan.classifier_name)
     means = NearestClassMeanClassifier(linear.in_features, linear.out_features).to(accelerator.device)
+    for features, labels in _features(accelerator, model, linear, loader):
+        means.update(features, labels)
+    counts = accelerator.reduce(means.counts, "sum")
+    means.means = accelerator.reduce(means.means * means.counts[:, None], "sum") / counts.clamp(min=1)[:, None]
+    means.counts = counts
+    return means
+
+
+@torch.no_grad()
+def search_tau(accelerator: Any, model: nn.Module, loader: Any, plan: TrainingPlan) -> float:
+    """Find the exponent of tau_norm with the best mean accuracy over the classes, of 0 to 2 in steps of 0.1.
+
+    Args:
+        accelerator: accelerate's.
+        model: ends in a linear classifier.
+        loader: held-out samples; the test set must choose nothing.
+        plan: whose classifier is attached to the model.
+
+    Returns:
+        The exponent; of several that are equally good, the smallest.
+    """
+    _, linear = find_classifier(accelerator.unwrap_model(model), name=plan.classifier_name)
+    norms = linear.weight.float().norm(dim=1).clamp(min=1e-12)
+    right = torch.zeros(len(TAUS), len(norms), device=norms.device)
+    seen = torch.zeros_like(norms)
+    for features, labels in _features(accelerator, model, linear, loader):
+        logits = features @ linear.weight.float().T  # the classifier has no bias
+        seen += torch.bincount(labels, minlength=len(norms))
+        for hits, power in zip(right, TAUS, strict=True):
+            hits += torch.bincount(labels[(logits / norms**power).argmax(1) == labels], minlength=len(norms))
+    right, seen = accelerator.reduce(right, "sum"), accelerator.reduce(seen, "sum")
+    scores = (right / seen)[:, seen > 0].double().mean(1).tolist()
+    tau: float = TAUS[scores.index(max(scores))]
+    accelerator.print(f"{plan.method.classifier}: tau {tau:g}, best of {int(seen.sum())} held-out samples.")
+    return tau
+
+
+def _features(accelerator: Any, model: nn.Module, linear: nn.Module, loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's features [N, D] of a set, and labels: of the samples of a batch at a time."""
+    model = _for_evaluation(accelerator, model)
     seen: list[Tensor] = []
     handle = linear.register_forward_pre_hook(lambda _module, arguments: seen.append(arguments[0]))
     try:
@@ -539,13 +590,9 @@ def class_means(accelerator: Any, model: nn.Module, loader: Any, plan: TrainingP
                 model(inputs)
             features = seen.pop().float()
             if len(labels):  # several crops of a sample, which the network averages itself, follow one another
-                means.update(features.reshape(len(labels), -1, features.shape[-1]).mean(1), labels)
+                yield features.reshape(len(labels), -1, features.shape[-1]).mean(1), labels
     finally:
         handle.remove()
-    counts = accelerator.reduce(means.counts, "sum")
-    means.means = accelerator.reduce(means.means * means.counts[:, None], "sum") / counts.clamp(min=1)[:, None]
-    means.counts = counts
-    return means
 
 
 def _for_evaluation(accelerator: Any, model: nn.Module) -> nn.Module:
@@ -590,6 +637,11 @@ class Run(RunFolder):
     def __init__(self, cfg: TrainSettings, accelerator: Any, data: Any, plan: TrainingPlan, model: nn.Module) -> None:
         may_change = [item.name for item in fields(cfg) if item.name in MAY_CHANGE or item.name.endswith("_dir")]
         self.cfg, self.accelerator, self.data, self.plan = cfg, accelerator, data, plan
+        if plan.method.tune_tau and "held_out" not in data.splits:
+            raise UserError(
+                f"`method` {cfg.method} chooses tau on held-out samples, but there are none. Train the first stage "
+                "with `--held_out_per_class`, or take tau as it is: `--set.tune_tau false`."
+            )
         self._found: tuple[Path, int, int] | None = None
         self._fingerprint = fingerprint = data.fingerprint()
         if accelerator.num_processes > 1:
@@ -849,6 +901,7 @@ class Run(RunFolder):
             "peak_memory_bytes": peak_memory_bytes(),
             "precision": self.accelerator.mixed_precision,
             "num_processes": self.accelerator.num_processes,
+            **({"classifier_tau": self.plan.tau} if self.plan.method.tune_tau else {}),
             **self._fingerprint,
             **classes,
         }

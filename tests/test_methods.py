@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import FrozenInstanceError, fields
@@ -87,7 +88,8 @@ class TestMethod:
         source = inspect.getsource(Method).splitlines()
         for item in fields(Method):
             start = next(k for k, line in enumerate(source) if line.startswith(f"    {item.name}: "))
-            assert any(line.startswith('    """') for line in source[start + 1 : start + 5]), item.name
+            own = itertools.takewhile(lambda line: not re.match(r"    \w+: ", line), source[start + 1 :])
+            assert any(line.startswith('    """') for line in own), item.name
 
     def test_is_a_value(self) -> None:
         method = Method(mixer="mixup", alpha=0.4)
@@ -125,6 +127,7 @@ class TestMethod:
             ({"target_prior": [0.5, 0.5]}, "`target_prior` belongs to prior_corrected, but `loss` is ce"),
             ({"target_prior": [1, 0], "loss": "prior_corrected"}, "must hold a positive number for each class"),
             ({"target_prior": [1, "a"], "loss": "prior_corrected"}, "must hold values of type float, but has 'a'"),
+            ({"tune_tau": True}, "`tune_tau` belongs to tau_norm, but `classifier` is linear"),
             ({"manifold_layers": [1]}, "`manifold_layers` must hold values of type str, but has 1"),
             ({"mixer": "bilateral"}, "are the two halves of BBN: set both"),
             ({"classifier": "bilateral"}, "are the two halves of BBN: set both"),
@@ -189,7 +192,8 @@ class TestLiterature:
         assert not [name for name, method in METHODS.items() if not method.paper]
 
     def test_second_stages_start_from_a_method_with_a_linear_classifier(self) -> None:
-        assert set(SECOND_STAGES) == {"crt", "lws", "tau_norm", "ncm", "crt_mixup", "lws_mixup", "mislas"}
+        mixed = {"crt_mixup", "lws_mixup", "crt_mixup_twice", "lws_mixup_twice", "lws_mixup_shift"}
+        assert set(SECOND_STAGES) == {"crt", "lws", "tau_norm", "ncm", "mislas", "mislas_cb_ce", *mixed}
         for name in SECOND_STAGES:
             first = METHODS[METHODS[name].first_stage or ""]
             assert first.classifier == "linear"
@@ -305,7 +309,7 @@ class TestPublished:
         for names, datasets, ratio, settings in PUBLISHED:
             for name, dataset in itertools.product(names, datasets):
                 changed = METHODS[name].replace(**settings)
-                assert changed != METHODS[name] or (name, ratio) == ("mislas", 100), (name, dataset)
+                assert changed != METHODS[name] or (name[:6], ratio) == ("mislas", 100), (name, dataset)
                 for key in settings:
                     assert (name, dataset, ratio, key) not in seen, "two lines say different things"
                     seen.add((name, dataset, ratio, key))
@@ -337,6 +341,14 @@ def first_weight(m: Method, n: np.ndarray) -> np.ndarray:
         # (B + r) mod 1, with r = n_j / (n_i + n_j): what wraps around loses 1.
         r = n[None, :] / (n[:, None] + n[None, :])
         return 0.5 + r - stats.beta(m.alpha, m.alpha).sf(1 - r)
+    if m.mixer == "occurrence_mixup":
+        share = n[None, :] / (n[:, None] + n[None, :])  # lam n_j / (lam n_j + (1 - lam) n_i) by this share
+
+        def mean(s: float) -> float:
+            weight = stats.beta(m.alpha, m.alpha).expect(lambda lam: lam * s / (lam * s + (1 - lam) * (1 - s)))
+            return float(weight)
+
+        return np.vectorize(mean)(share)
     return half
 
 
@@ -473,6 +485,24 @@ class TestPriors:
         )
         assert "that cdt divides the logits by in training are not undone" in plan_of("cdt").logits_prior_reason()
 
+    @pytest.mark.parametrize("name", ["bayias", "unimix_bayias_effective"])
+    def test_of_a_test_set_that_is_known(self, name: str) -> None:
+        """UniMix, Eq. 14 and 15: B_y = log pi_y - log pi'_y; the logits are then under pi'."""
+        target = [1.0, 2.0, 3.0, 4.0, 5.0, 5.0]
+        plan = plan_of(METHODS[name].replace(target_prior=target))
+        wanted = torch.tensor(target, dtype=torch.float64) / 20
+        assert torch.allclose(plan.logits_prior(), wanted)
+        assert plan.logits_prior_reason().endswith(", times the target prior")
+        logits, labels = torch.randn(9, 6, dtype=torch.float64), torch.randint(6, (9,))
+        b = plan.corrected_prior().log() - wanted.log()
+        losses = [
+            math.log1p(sum(math.exp(b[k] - b[y] + z[k] - z[y]) for k in range(6) if k != y))
+            for z, y in zip(logits, labels, strict=True)
+        ]
+        assert plan.criterion(logits, labels).item() == pytest.approx(sum(losses) / 9)
+        with pytest.raises(ValueError, match="a number for each of the 6 classes, but has 2"):
+            plan_of(METHODS[name].replace(target_prior=(1, 2)))
+
     def test_a_strength_counts(self) -> None:
         prior = COUNTS.double() / COUNTS.sum()
         plan = plan_of(METHODS["bayias"].replace(loss_tau=0.5))
@@ -588,6 +618,19 @@ class TestPhases:
     def test_of_any_share(self, epochs: int, share: float) -> None:
         plan = Method(mixer="mixup", mix_until=share).plan([0, 0, 1], epochs=epochs)
         assert sum(plan.mixes(epoch) for epoch in range(epochs)) == round(share * epochs)
+
+    @pytest.mark.parametrize("shape", ["concave", "linear", "convex", "power"])
+    def test_the_smoothing_has_the_shape_that_is_asked_for(self, shape: str) -> None:
+        """MiSLAS, Eq. 7."""
+        plan = plan_of(METHODS["mislas"].replace(smoothing_shape=shape, smoothing_power=1.5))
+        u = (COUNTS.double() - 6) / (300 - 6)
+        wanted = {
+            "concave": 0.1 + 0.3 * torch.sin(torch.pi * u / 2),
+            "linear": 0.1 + 0.3 * u,
+            "convex": 0.4 + 0.3 * torch.sin(1.5 * torch.pi + torch.pi * u / 2),
+            "power": 0.1 + 0.3 * u**1.5,
+        }[shape]
+        assert torch.allclose(plan.criterion.smoothing.double(), wanted, atol=1e-6)
 
     def test_losses_are_made_once_a_phase(self) -> None:
         plan, seen = plan_of("ldam_drw", epochs=10), []

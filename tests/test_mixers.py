@@ -25,7 +25,7 @@ from ltaug import (
     UniMix,
     exponential_counts,
 )
-from ltaug.mixers import Mixer, _base
+from ltaug.mixers import Mixer, OccurrenceMixUp, _base
 from ltaug.mixers.functional import dense_targets, mix, unimix_factor
 
 stats = pytest.importorskip("scipy.stats")
@@ -41,6 +41,7 @@ EVERY = [
     BetweenClass(3, 16000),
     BetweenClass(3, 16000, ratio=UniMix([5, 3, 2]), different_classes=True),
     ManifoldMixUp(3, layers=["input"]),
+    OccurrenceMixUp([5, 3, 2]),
 ]
 """Every mixer, for three classes."""
 SHAPES = [(5,), (5, 3), (5, 3, 2), (5, 2, 4, 3), (5, 2, 3, 2, 2)]
@@ -212,6 +213,22 @@ class TestUniMixFactor:
         assert exact > 0.75
         for share in ((mixer.weights(rare, common) >= 0.5), (mixer.weights(common, rare) < 0.5)):
             assert abs(float(share.double().mean()) - exact) < 5 * math.sqrt(exact * (1 - exact) / 50_000)
+
+
+class TestOccurrenceMixUpWeights:
+    @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
+    def test_have_the_mean_that_is_said(self, alpha: float) -> None:
+        mixer = OccurrenceMixUp([500, 60, 5], alpha)
+        means = mixer.expected_weights()
+        for i, j in ((0, 2), (2, 0), (1, 2), (1, 1)):
+            share = mixer.class_counts[j] / (mixer.class_counts[i] + mixer.class_counts[j])
+            lam = stats.beta(alpha, alpha)
+            exact = lam.expect(lambda x, s=float(share): x * s / (x * s + (1 - x) * (1 - s)))
+            assert means[i, j].item() == pytest.approx(exact, abs=1e-4)
+            weights = mixer.weights(torch.full((50_000,), i), torch.full((50_000,), j))
+            assert weights.mean().item() == pytest.approx(exact, abs=0.01)
+        # E[lam'_ij] + E[lam'_ji] = 1: it is symmetric, whichever sample comes first.
+        assert torch.allclose(means + means.T, torch.ones(3, 3, dtype=torch.float64), atol=1e-6)
 
 
 class TestMixUpWeights:

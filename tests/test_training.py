@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,7 @@ from ltaug.training import (
     load_first_stage,
     make_optimizer,
     predict,
+    search_tau,
     set_learning_rate,
     settings_of,
     start,
@@ -90,7 +92,7 @@ PROTOCOLS = {
     "short": "epochs: 3\nlr: 0.3\nimbalance_ratio: 20\n",
     "paper": (
         "epochs: 90\nlr: 0.4\nwarmup_epochs: 7\nweight_decay: 5e-4\nbatch_size: 64\n"
-        "second_stage:\n  epochs: 30\n  lr: 0.01\n"
+        "second_stage:\n  epochs: 30\n  lr: 0.01\n  lws:\n    epochs: 5\n"
     ),
     "broken": "epochz: 3\n",
 }
@@ -188,6 +190,9 @@ class TestSettings:
         (tmp_path / "more.yaml").write_text("lr: 0.05\nepochs: 4\n")
         cfg = read(script, *words, "--config", tmp_path / "more.yaml", "--epochs", 2, "--seed", 9, "--width", 8)
         assert (cfg.epochs, cfg.lr, cfg.seed, cfg.width, cfg.imbalance_ratio) == (2, 0.05, 9, 8, 30.0)
+        # The mapping may say more of one method.
+        cfg = read(script, "--method", "lws", "--from_run", first, "--protocol", "paper")
+        assert (cfg.epochs, cfg.lr) == (5, 0.01)
         # Of a first stage the mapping says nothing.
         cfg = read(script, "--protocol", "paper")
         assert (cfg.epochs, cfg.lr, cfg.warmup_epochs, cfg.batch_size) == (90, 0.4, 7.0, 64)
@@ -211,6 +216,8 @@ class TestSettings:
         cfg = read(script, "--method", "mixup", "--set.alpha", 0.3, "--set.partner", "batch")
         assert cfg.chosen_method() == METHODS["mixup"].replace(alpha=0.3, partner="batch")
         assert cfg.label == "mixup_alpha0.3_partnerbatch"
+        words = ("--method", "bayias", "--set.target_prior", str([0.001] * 1000))
+        assert re.fullmatch("bayias_target_prior[0-9a-f]{8}", read(script, *words).label)  # no name is that long
         assert read(script, "--method", "mixup", "--set", "{alpha: 0.3}").chosen_method().alpha == 0.3
         assert read(script).chosen_method() == METHODS["erm"]
 
@@ -553,6 +560,7 @@ def run_together(monkeypatch: pytest.MonkeyPatch, processes: int, call: Callable
                 unwrap_model=lambda model: model,
                 autocast=lambda: torch.autocast("cpu", enabled=False),
                 reduce=reduce,
+                print=lambda text: None,
                 device=torch.device("cpu"),
             )
             results.append(call(process, fake))
@@ -611,6 +619,27 @@ class TestClassMeans:
             assert means.counts.tolist() == Y.bincount().tolist()
         net.fc.register_forward_pre_hook(lambda *_: None)
         assert len(net.fc._forward_pre_hooks) == 1  # ours alone: its own are gone
+
+
+class TestSearchTau:
+    @pytest.mark.parametrize("processes", [1, 3])
+    def test_is_the_best_of_the_grid(self, monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
+        """Tried one by one on the network itself: the mean accuracy over the classes, the smallest of equals."""
+        net, plan = Net().eval(), METHODS["tau_norm"].plan(Y, epochs=0)
+        plan.attach(net)
+        with torch.no_grad():  # class 0 wins everywhere at tau 0, since its weight is the longest
+            features = net.body(X)
+            net.fc.weight.copy_(torch.stack([features[k == Y].mean(0) for k in range(3)]) - features.mean(0))
+            net.fc.weight[0] += net.fc.weight.norm() * features.mean(0)
+            scores = []
+            for k in range(21):
+                found = ltaug.tau_normalize(net.fc, k / 10)(features).argmax(1)
+                scores.append(torch.stack([(found[j == Y] == j).double().mean() for j in range(3)]).mean().item())
+        assert max(scores) > scores[0] + 0.05
+        taus = run_together(
+            monkeypatch, processes, lambda process, fake: search_tau(fake, net, shares(process, processes, 6), plan)
+        )
+        assert taus == [scores.index(max(scores)) / 10] * processes
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def describe_method(name: str) -> str:
         if get_origin(kind) is Literal
     ]
     lines += ["", "Any setting can be changed, such as --set.alpha 0.5. Those with names as values take:"]
-    return "\n".join([*lines, _aligned(choices, width=100)])
+    return "\n".join([*lines, _aligned(choices, width=120)])
 
 
 def _attribute_docs(kind: type) -> Iterator[tuple[str, str]]:

@@ -28,8 +28,10 @@ _unimix = Method(mixer="unimix", alpha=0.8, partner_tau=0.0, mix_until=0.9, pape
 _lob = Method(mixer="mixup", tau=0.0, partner_tau=0.0, paper=_LOB)
 _bc = Method(mixer="between_class", paper=_BC)
 _ldam = Method(loss="ldam", classifier="cosine", paper=_CAO)
-_drw: Mapping[str, Any] = {"class_weights": "effective_number", "reweight_from": 0.8}
+_cb: Mapping[str, Any] = {"class_weights": "effective_number"}
+_drw: Mapping[str, Any] = {**_cb, "reweight_from": 0.8}
 _second = Method(sampler="class_aware", classifier="crt", batch_norm="fixed", first_stage="erm", paper=_KANG)
+_mixed = replace(_second, first_stage="mixup", paper=_ZHONG)
 _bayias: Mapping[str, Any] = {"loss": "prior_corrected"}
 
 METHODS: dict[str, Method] = {
@@ -43,6 +45,10 @@ METHODS: dict[str, Method] = {
     "unimix": _unimix,
     "lob_mixup": _lob,
     "lob_mixup_deferred": replace(_lob, rebalance_from=0.8),  # LOB*: plain mixup until the learning rate falls
+    "lob_instance_class": replace(_mixup, partner_tau=0.0, paper=f"{_LOB}, section 4.4: IB + CB"),
+    "lob_lambda": Method(
+        mixer="occurrence_mixup", paper=f"{_LOB}, section 4.4: lambda adjusted instead of P; as we read it"
+    ),
     "bbn": Method(mixer="bilateral", partner_tau=-1.0, classifier="bilateral", paper=_ZHOU),
     # mixing of sound
     "bc": replace(_bc, different_classes=True),
@@ -59,8 +65,8 @@ METHODS: dict[str, Method] = {
     "logit_adjustment": Method(**_bayias, paper="Menon et al., ICLR 2021, tau 1; the same as bayias"),
     "lade": Method(loss="lade", paper="Hong et al., CVPR 2021"),
     "focal": Method(loss="focal", paper="Lin et al., ICCV 2017, gamma 1 as in the released long-tail codes"),
-    "cb_focal": Method(loss="focal", class_weights="effective_number", paper=_CUI),
-    "cb_ce": Method(class_weights="effective_number", paper=_CUI),
+    "cb_focal": Method(loss="focal", **_cb, paper=_CUI),
+    "cb_ce": Method(**_cb, paper=_CUI),
     "cdt": Method(loss="cdt", paper="Ye et al., 2020; gamma is this library's default"),
     "causal_norm": Method(classifier="causal_norm", paper="Tang et al., NeurIPS 2020"),
     "ldam": _ldam,
@@ -80,6 +86,7 @@ METHODS: dict[str, Method] = {
     ),
     "mixup_ldam": replace(_ldam, mixer="mixup", paper=f"{_XU}, Table 4"),
     "unimix_ldam": replace(_unimix, loss="ldam", classifier="cosine"),
+    "remix_ldam": replace(_ldam, mixer="remix", paper="ReMix with LDAM, beside mixup_ldam and unimix_ldam"),
     "mixup_drw": replace(_mixup, **_drw),
     "remix_drw": Method(mixer="remix", **_drw, paper=_CHOU),
     "bc_bayias": replace(_bc, **_bayias, paper="ours: between-class learning with a corrected loss"),
@@ -89,22 +96,23 @@ METHODS: dict[str, Method] = {
     # second stages
     "crt": _second,
     "lws": replace(_second, classifier="lws"),
-    "tau_norm": replace(_second, classifier="tau_norm"),  # tau is not tuned; the paper tunes it on validation samples
+    "tau_norm": replace(_second, classifier="tau_norm", tune_tau=True),
     "ncm": replace(_second, classifier="ncm"),
-    "crt_mixup": replace(_second, first_stage="mixup", paper=_ZHONG),
-    "lws_mixup": replace(_second, classifier="lws", first_stage="mixup", paper=_ZHONG),
-    "mislas": replace(
-        _second,
-        classifier="mislas",
-        loss="label_aware_smoothing",
-        batch_norm="shift",
-        first_stage="mixup",
-        paper=_ZHONG,
+    "crt_mixup": _mixed,
+    "lws_mixup": replace(_mixed, classifier="lws"),
+    # Mixing in both stages, of MiSLAS' Table 1: partners from the class-balanced batch.
+    "crt_mixup_twice": replace(_mixed, mixer="mixup", partner="batch"),
+    "lws_mixup_twice": replace(_mixed, classifier="lws", mixer="mixup", partner="batch"),
+    "lws_mixup_shift": replace(_mixed, classifier="lws", batch_norm="shift", paper=f"{_ZHONG}, Table 3: MU + SL"),
+    "mislas_cb_ce": replace(
+        _mixed, classifier="mislas", batch_norm="shift", **_cb, paper=f"{_ZHONG}, Table 2: CB-CE instead of LAS"
     ),
+    "mislas": replace(_mixed, classifier="mislas", loss="label_aware_smoothing", batch_norm="shift"),
 }
 """Methods by name; the values are a paper's for CIFAR-100-LT at ratio 100, unless it has others."""
 
 _LARGE = ("imagenet_lt", "places_lt", "inaturalist2018")
+_MISLAS = ("mislas", "mislas_cb_ce")
 _UNIMIX = ("unimix", "unimix_bayias", "unimix_bayias_effective", "unimix_ldam")
 
 
@@ -124,15 +132,16 @@ PUBLISHED: list[tuple[tuple[str, ...], tuple[str, ...], float | None, dict[str, 
     # Causal norm, as LADE's code runs it
     (("causal_norm",), _LARGE, None, {"causal_alpha": 3.0}),
     # MiSLAS, Table 6
-    (("mislas",), ("cifar10",), 10, _mislas(0.1, 0.0, 0.2)),
-    (("mislas",), ("cifar10",), 50, _mislas(0.2, 0.0, 0.2)),
-    (("mislas",), ("cifar10",), 100, _mislas(0.3, 0.0, 0.5)),
-    (("mislas",), ("cifar100",), 10, _mislas(0.2, 0.0, 0.1)),
-    (("mislas",), ("cifar100",), 50, _mislas(0.3, 0.0, 0.1)),
-    (("mislas",), ("cifar100",), 100, _mislas(0.4, 0.1, 0.2)),
-    (("mislas",), ("imagenet_lt",), None, _mislas(0.3, 0.0, 0.05)),
-    (("mislas",), ("places_lt",), None, _mislas(0.4, 0.1, 0.05)),
-    (("mislas",), ("inaturalist2018",), None, _mislas(0.4, 0.0, 0.05)),
+    (_MISLAS, ("cifar10",), 10, _mislas(0.1, 0.0, 0.2)),
+    (_MISLAS, ("cifar10",), 50, _mislas(0.2, 0.0, 0.2)),
+    (_MISLAS, ("cifar10",), 100, _mislas(0.3, 0.0, 0.5)),
+    (_MISLAS, ("cifar100",), 10, _mislas(0.2, 0.0, 0.1)),
+    (_MISLAS, ("cifar100",), 50, _mislas(0.3, 0.0, 0.1)),
+    (_MISLAS, ("cifar100",), 100, _mislas(0.4, 0.1, 0.2)),
+    (_MISLAS, ("imagenet_lt",), None, _mislas(0.3, 0.0, 0.05)),
+    (_MISLAS, ("places_lt",), None, _mislas(0.4, 0.1, 0.05)),
+    (_MISLAS, ("inaturalist2018",), None, _mislas(0.4, 0.0, 0.05)),
+    (("crt_mixup_twice", "lws_mixup_twice"), _LARGE, None, {"alpha": 0.2}),
     # mixup on large sets: alpha as in MiSLAS and LOB; partners from the batch, as there, halve the decoding
     (("mixup", "mixup_bayias", "mixup_drw", "mixup_ldam"), _LARGE, None, {"alpha": 0.2, "partner": "batch"}),
     (("lob_mixup", "lob_mixup_deferred"), _LARGE, None, {"alpha": 0.2}),

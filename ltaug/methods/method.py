@@ -45,12 +45,14 @@ class Method:
         "cutmix",
         "remix",
         "unimix",
+        "occurrence_mixup",
         "bilateral",
         "between_class",
         "unimix_between_class",
     ] = "none"
-    """How pairs are mixed; bilateral lays them side by side for the two branches of BBN; the last two are for sound,
-    gain-aware, with a uniform or a UniMix ratio."""
+    """How pairs are mixed; occurrence_mixup divides the weights by the classes' frequencies; bilateral lays pairs
+    side by side for the two branches of BBN; the last two are for sound, gain-aware, with a uniform or a UniMix
+    ratio."""
     alpha: float = 1.0
     """Beta(alpha, alpha) of the mixing weight."""
     partner: Literal["dataset", "batch"] = "dataset"
@@ -119,6 +121,8 @@ class Method:
     """bilateral: name of the module that becomes two branches; empty: the last block, found in the model."""
     classifier_tau: float = 1.0
     """tau_norm: exponent of the norms."""
+    tune_tau: bool = False
+    """tau_norm: instead of classifier_tau take what is best on held-out samples, of 0 to 2 in steps of 0.1."""
     delta_lr_ratio: float = 0.2
     """mislas: learning rate of the correction over that of the scales."""
     batch_norm: Literal["train", "fixed", "shift"] = "train"
@@ -155,6 +159,8 @@ class Method:
             raise ValueError("`different_classes` is about pairs, but `mixer` is none. Leave it out.")
         if self.second_stage and self.mixer == "manifold_mixup":
             raise ValueError("`mixer: manifold_mixup` mixes inside the network, which a second stage keeps frozen.")
+        if self.tune_tau and self.classifier != "tau_norm":
+            raise ValueError(f"`tune_tau` belongs to tau_norm, but `classifier` is {self.classifier}. Leave it out.")
         if not self.second_stage and (self.batch_norm != "train" or self.first_stage):
             raise ValueError(
                 f"`batch_norm` and `first_stage` belong to second stages, but `classifier` is {self.classifier}."

@@ -33,7 +33,7 @@ from ltaug.losses import (
     effective_number_weights,
 )
 from ltaug.methods.method import Method
-from ltaug.mixers import BetweenClass, CutMix, ManifoldMixUp, MixUp, ReMix, UniMix
+from ltaug.mixers import BetweenClass, CutMix, ManifoldMixUp, MixUp, OccurrenceMixUp, ReMix, UniMix
 from ltaug.priors import class_prior, effective_number
 from ltaug.samplers import (
     ClassAwareSampler,
@@ -70,6 +70,7 @@ class TrainingPlan:
         mixer: how pairs are mixed, or None.
         criterion: what the current epoch minimises.
         classifier_name: of the attached model's last layer; empty while it has its own.
+        tau: of tau_norm, which ``tune_tau`` lets a training script search.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class TrainingPlan:
         self._losses: dict[tuple[Any, ...], nn.Module] = {}
         self._own_criterion: nn.Module | None = None
         self.classifier_name = ""
+        self.tau = method.classifier_tau
         self._branches: BilateralClassifier | None = None
         self._enter(max(epochs - 1, 0))  # fail now, not after hours of training, if the settings do not fit the data
         self._enter(0)
@@ -222,7 +224,11 @@ class TrainingPlan:
     def _prior_and_reason(self) -> tuple[Tensor | None, str]:
         m = self.method
         if not m.trained:
-            return None, f"the classifier {m.classifier} is computed, not trained: its logits are under no known prior"
+            tuned = f" with tau {self.tau:g}, chosen on held-out samples," if m.tune_tau else ","
+            return (
+                None,
+                f"the classifier {m.classifier} is computed{tuned} not trained: its logits are under no known prior",
+            )
         if self._own_criterion is not None or not isinstance(self.sampler, _PlannedSampler):
             kind = "loss" if self._own_criterion is not None else "sampler"
             return None, f"trained with a {kind} that the plan does not know"
@@ -354,7 +360,7 @@ class TrainingPlan:
                 raise ValueError("`class_means` is needed: the classifier ncm is computed from the features.")
             classifier = class_means
         elif m.classifier == "tau_norm":
-            classifier = tau_normalize(classifier, m.classifier_tau)
+            classifier = tau_normalize(classifier, self.tau)
         linear = classifier.fold() if hasattr(classifier, "fold") else classifier
         if linear.bias is None:  # tau_norm has dropped it
             linear.bias = nn.Parameter(torch.zeros_like(linear.weight[:, 0]))
@@ -387,6 +393,7 @@ class TrainingPlan:
             "cutmix": lambda: CutMix(size, m.alpha, dims=m.cut_dims or (-2, -1)),
             "remix": lambda: ReMix(self.class_counts, m.alpha, m.remix_kappa, m.remix_tau),
             "unimix": unimix,
+            "occurrence_mixup": lambda: OccurrenceMixUp(self.class_counts, m.alpha),
             "bilateral": lambda: BilateralPairs(size),
             "between_class": lambda: between(MixUp(size, m.alpha)),
             "unimix_between_class": lambda: between(unimix()),

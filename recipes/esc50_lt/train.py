@@ -84,6 +84,8 @@ def main(cfg: Config) -> None:
     means = None
     if plan.method.classifier == "ncm":  # nearest class mean: computed from all training samples
         means = training.class_means(accelerator, model, data.eval_loader(cfg, "train", accelerator), plan)
+    if plan.method.tune_tau:  # on samples that neither train nor test
+        plan.tau = training.search_tau(accelerator, model, data.eval_loader(cfg, "held_out", accelerator), plan)
     model = plan.fold(accelerator.unwrap_model(model), means)
     results = {split: predict(accelerator, model, data.eval_loader(cfg, split, accelerator)) for split in data.splits}
     run.finish(model, results)

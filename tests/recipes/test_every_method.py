@@ -21,9 +21,9 @@ from ltaug.vision.digits import read_digits
 
 SMALL: dict[str, dict[str, Any]] = {
     "cifar_lt": {"depth": 8, "imbalance_ratio": 24},
-    "esc50_lt": {"sample_rate": 4000, "crop_length": 2000, "mels": 16, "test_crops": 2, "test_per_class": 2},
-    "imagenet_lt": {"image_size": 16, "imbalance_ratio": 24, "test_per_class": 3},
-    "inaturalist": {"image_size": 16},
+    "esc50_lt": {"sample_rate": 4000, "crop_length": 2000, "mels": 16, "test_crops": 2, "test_per_class": 2, "held_out_per_class": 1},
+    "imagenet_lt": {"image_size": 16, "imbalance_ratio": 24, "test_per_class": 3, "held_out_per_class": 1},
+    "inaturalist": {"image_size": 16, "held_out_per_class": 1},
 }
 """Settings that make the embedded data and networks small; batches stay as the protocol has them, 32."""
 
