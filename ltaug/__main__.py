@@ -37,7 +37,7 @@ def methods(arguments: argparse.Namespace) -> None:
 
 def correct(arguments: argparse.Namespace) -> None:
     """Correct a finished run's test logits for another class mix; nothing is trained, and no data are needed."""
-    from ltaug.commands._runs import find_run
+    from ltaug.commands._runs import find_run, published_beside
     from ltaug.commands.correct import RunCorrection
     from ltaug.report import RUN_COLUMNS, results_table, write_report
 
@@ -68,6 +68,8 @@ def correct(arguments: argparse.Namespace) -> None:
     if arguments.shifted:
         shifted = made.shifted()
         _say(f"\n{made.shifted_table(shifted)}")
+    if printed := made.published(published_beside(run), corrects, arguments.shifted):
+        _say("\n".join(["", *printed]))
     _say(f"\nWritten: {made.save(corrected, shifted)}\nReport: {write_report(made.run.path)}")
 
 
@@ -79,8 +81,9 @@ def compare(arguments: argparse.Namespace) -> None:
 
 
 def _compare(paths: Sequence[Path], page: Path, title: str) -> None:
+    from ltaug.commands._runs import published_beside
     from ltaug.report import RUN_COLUMNS, results_table, write_comparison
-    from ltaug.tables import run_labels, training_set
+    from ltaug.tables import published_in_words, published_numbers, run_labels, training_set
 
     results: dict[str, Any] = {}
     summaries = dict(zip(run_labels(paths), map(_summary, paths), strict=True))
@@ -92,6 +95,12 @@ def _compare(paths: Sequence[Path], page: Path, title: str) -> None:
     _say(results_table(results, RUN_COLUMNS))
     if data := "; ".join(dict.fromkeys(filter(None, map(training_set, summaries.values())))):
         _say(f"\nTrained on {data}.")
+    published = {
+        label: published_numbers(summary, published_beside(path))
+        for (label, summary), path in zip(summaries.items(), paths, strict=True)
+    }
+    if said := published_in_words(published):
+        _say("\n".join(["", *said]))
     page.parent.mkdir(parents=True, exist_ok=True)
     _say(f"\nOpen {write_comparison(list(paths), page, title=title)} in a browser.")
 

@@ -30,6 +30,8 @@ __all__ = [
     "Row",
     "collect",
     "parameters_in_words",
+    "published_in_words",
+    "published_numbers",
     "ratio_in_words",
     "read_published",
     "read_summaries",
@@ -42,6 +44,10 @@ COLUMNS = {"top1": "top-1", "top5": "top-5", "many": "many", "medium": "medium",
 """Metrics of the table, and their heads."""
 ACCURACIES = ("top1", "top5", "many", "medium", "few")
 """Those of them that can be shown as errors, 100 % minus the accuracy."""
+PRINTED = {**COLUMNS, "mce": "MCE", "ece20": "ECE20", "classwise_ece": "class-wise ECE", "brier": "Brier", "nll": "NLL"}
+"""Metrics that papers print, and their heads; ECE of 15 bins, or of 20."""
+OTHER_THAN_A_RUN = ("set", "correction", "test_set")
+"""Columns of published numbers that are none of a plain run: a changed method, a correction, another test set."""
 PART = ("dataset", "model", "imbalance_ratio", "real_imbalance_ratio", "profile")
 """What the rows of one part of the table share; the real ratio only where it is not the one that was asked for."""
 NOT_COMPARED = (
@@ -84,8 +90,8 @@ class Row:
     parameters: int | None
     num_classes: int
     second_stage: bool
-    published: dict[str, float] = field(default_factory=dict)
-    """Published top-1 in percent, by paper."""
+    published: Numbers = field(default_factory=dict)
+    """Published numbers of the same settings."""
 
     @property
     def label(self) -> str:
@@ -101,16 +107,21 @@ class Row:
 
 
 Published = Sequence[Mapping[str, str]]
-"""Lines of a CSV file with columns `method`, `paper`, `top1` and any settings."""
+"""Lines of a CSV file, see :func:`read_published`."""
+Numbers = dict[tuple[str, str], dict[str, float]]
+"""Published numbers: by metric, as printed, of every paper and note."""
 
 
 def read_published(path: Path) -> Published:
-    """Read published numbers: columns `method`, `paper`, `top1` in percent, and settings such as `dataset` or `model`.
+    """Read published numbers: columns `method`, `paper`, `top1` and settings such as `dataset` or `model`.
 
-    An empty cell of a setting stands for any value.
+    An empty cell of a setting stands for any value. There may be more columns: metrics (`top5`, `ece`, `mce`, ...;
+    Brier score, NLL and class-wise ECE as they are, the others in percent), and what is said of a line: `table` of the
+    paper, `epochs` of the training, and `note`: how many seeds, which epoch, another network. Lines with `set`,
+    `correction` or `test_set` are of changed methods, corrected runs and shifted test sets.
 
     Raises:
-        UserError: a column is missing, or a number is none.
+        UserError: a column is missing, a number is none, or a line has none.
     """
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
@@ -118,11 +129,61 @@ def read_published(path: Path) -> Published:
             raise UserError(f"`{path}` has no column {', '.join(sorted(missing))}.")
         lines = list(reader)
     for number, line in enumerate(lines, start=2):
-        try:
-            float(line["top1"])
-        except ValueError as error:
-            raise UserError(f"`{path}`, line {number}: `top1` {line['top1']!r} is no number.") from error
+        there = {name: line[name] for name in PRINTED if line.get(name)}
+        if not there:
+            raise UserError(f"`{path}`, line {number}: there is no number, such as `top1`.")
+        for name, cell in there.items():
+            try:
+                float(cell)
+            except ValueError as error:
+                raise UserError(f"`{path}`, line {number}: `{name}` {cell!r} is no number.") from error
     return lines
+
+
+def published_numbers(
+    summary: Mapping[str, Any], published: Published, correction: str = "", test_set: str = ""
+) -> Numbers:
+    """Published numbers of a run's method and settings; none if its method is changed.
+
+    Args:
+        summary: of the run.
+        published: see :func:`read_published`.
+        correction: of what is corrected so: the cell of that name.
+        test_set: of another test set, such as F50: the cell of that name.
+    """
+    run = _Run("", {"final": {}, **summary})
+    return {} if run.changed else _published(run.values, published, correction, test_set)
+
+
+def published_in_words(found: Mapping[str, Numbers]) -> list[str]:
+    """A line for each of several sets of published numbers, by what they are of, and behind these one for each note.
+
+    >>> published_in_words({"erm": {("X", "one seed"): {"top1": 40.5, "ece": 8.0}}, "mixup": {}})
+    ['Published of erm: 40.5 / ECE15 8 (X [1])', '[1] one seed']
+    """
+    notes: dict[str, int] = {}
+    lines = [f"Published of {name}: {_cell(numbers, notes)}" for name, numbers in found.items() if numbers]
+    return lines + _footnotes(notes)
+
+
+def _cell(numbers: Numbers, notes: dict[str, int], errors: bool = False) -> str:
+    """Published numbers in words; their notes are collected and numbered."""
+    words = []
+    for (paper, note), values in numbers.items():
+        mark = f" [{notes.setdefault(note, len(notes) + 1)}]" if note else ""
+        words.append(f"{_printed(values, errors)} ({paper}{mark})")
+    return ", ".join(words)
+
+
+def _printed(values: Mapping[str, float], errors: bool = False) -> str:
+    shown = {name: 100 - value if errors and name in ACCURACIES else value for name, value in values.items()}
+    return " / ".join(
+        f"{value:g}" if name == "top1" else f"{PRINTED.get(name, name)} {value:g}" for name, value in shown.items()
+    )
+
+
+def _footnotes(notes: Mapping[str, int]) -> list[str]:
+    return [f"[{number}] {note}" for note, number in notes.items()]
 
 
 def read_summaries(out: Path) -> dict[str, dict[str, Any]]:
@@ -372,12 +433,20 @@ def _row(runs: Sequence[_Run], names: Sequence[str], published: Published) -> Ro
     )
 
 
-def _published(values: Mapping[str, Any], published: Published) -> dict[str, float]:
-    return {
-        line["paper"]: float(line["top1"])
-        for line in published
-        if all(_equal(values.get(key), cell) for key, cell in line.items() if key not in ("paper", "top1") and cell)
-    }
+def _published(values: Mapping[str, Any], published: Published, correction: str = "", test_set: str = "") -> Numbers:
+    found: Numbers = {}
+    asked = {"correction": correction, "test_set": test_set}
+    not_settings = ("paper", "table", "epochs", "note", *PRINTED, *OTHER_THAN_A_RUN)
+    for line in published:
+        if any((line.get(name) or "") != asked.get(name, "") for name in OTHER_THAN_A_RUN):
+            continue
+        if all(_equal(values.get(key), cell) for key, cell in line.items() if key not in not_settings and cell):
+            epochs = f", {line['epochs']} epochs" if line.get("epochs") else ""
+            mine = found.setdefault((line["paper"] + epochs, line.get("note") or ""), {})
+            for name in PRINTED:
+                if line.get(name):
+                    mine.setdefault(name, float(line[name]))
+    return found
 
 
 def _equal(value: Any, cell: str) -> bool:
@@ -472,8 +541,8 @@ def _markdown(rows: Sequence[Row], counted: str, errors: bool) -> str:
     heads = [f"{head} error" if errors and name == "top1" else head for name, head in columns.items()]
     heads = ["method", *heads, counted, "epochs", "minutes"]
     compared = any(row.published for row in rows)
-    heads += ["published top-1"] if compared else []
-    lines = []
+    heads += [f"published top-1{' error' if errors else ''}"] if compared else []
+    lines, notes = [], dict[str, int]()
     for heading, mine in _parts(rows).items():
         what = f"{heading}, last epoch" if heading else "Last epoch"
         lines += [
@@ -486,10 +555,11 @@ def _markdown(rows: Sequence[Row], counted: str, errors: bool) -> str:
             minutes = "–" if row.minutes is None else f"{row.minutes:.1f}"
             cells = [_percent(row, name, errors) for name in columns] + [str(row.runs), str(row.epochs), minutes]
             if compared:
-                values = {paper: 100 - value if errors else value for paper, value in row.published.items()}
-                cells.append(", ".join(f"{value:g} ({paper})" for paper, value in values.items()) or "–")
+                cells.append(_cell(row.published, notes, errors) or "–")
             lines.append(f"| `{row.label}` | {' | '.join(cells)} |")
         lines.append("")
+    if notes:
+        lines += ["Published numbers:", "", *(f"- {line}" for line in _footnotes(notes)), ""]
     if any(row.second_stage for row in rows):
         lines += ["Epochs and minutes of a second stage are its own, on top of those of its first stage.", ""]
     return "\n".join(lines)
@@ -501,7 +571,10 @@ def _csv(rows: Sequence[Row]) -> str:
         values = {**row.part, "method": row.method, **row.settings, "runs": row.runs, "epochs": row.epochs}
         for name, mean in row.mean.items():
             values |= {name: mean, f"{name}_std": row.deviation[name]}
-        published = "; ".join(f"{paper} {value:g}" for paper, value in row.published.items())
+        published = "; ".join(
+            f"{paper} {_printed(values)}{f' ({note})' if note else ''}"
+            for (paper, note), values in row.published.items()
+        )
         flat.append({**values, "minutes": row.minutes, "parameters": row.parameters, "published": published})
     names = list(dict.fromkeys(name for row in flat for name in row))
     return csv_text([names, *([row.get(name) for name in names] for row in flat)])
@@ -532,7 +605,8 @@ def _figure(rows: Sequence[Row], errors: bool) -> Figure:
         for place, (row, _) in enumerate(order):
             mean, deviation = shown(100 * (row.mean["top1"] or 0.0)), 100 * (row.deviation["top1"] or 0.0)
             ax.errorbar(mean, place, xerr=deviation, fmt="o", color="#0072B2", capsize=3)
-            ax.plot(list(map(shown, row.published.values())), [place] * len(row.published), "x", color="#D55E00")
+            there = [shown(values["top1"]) for values in row.published.values() if "top1" in values]
+            ax.plot(there, [place] * len(there), "x", color="#D55E00")
         ax.set_yticks(range(len(order)), [label for _, label in order])
         ax.set_ylim(-0.6, len(order) - 0.4)
         ax.set_title(textwrap.fill(heading, 48), fontsize=11)

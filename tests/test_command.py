@@ -429,6 +429,52 @@ class TestCorrect:
         assert "needs training samples of every class, but class 3 has none" in line
 
 
+class TestPublished:
+    """Of what comes with ltaug, or of the folder of the script that trained the run."""
+
+    def published(self, text: str) -> list[str]:
+        return [line for line in text.splitlines() if line.startswith(("Published", "["))]
+
+    def summary(self, run: Path, **settings: Any) -> None:
+        made = {"dataset": "cifar100", "profile": "exponential", "imbalance_ratio": 50.0, "method": "erm", **settings}
+        found = json.loads((run / "summary.json").read_text())
+        (run / "summary.json").write_text(json.dumps(found | {"method": made["method"], "settings": made}))
+
+    def test_beside_a_correction(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.summary(run)
+        plain, corrected, *notes = self.published(said(capsys, "correct", run))
+        assert plain.startswith("Published of erm: 44.02 (UniMix [1]), 43.9 (MiSLAS [2]), 45.5 / ECE20 24.9")
+        assert corrected.startswith("Published of erm (pc_softmax): 49.5 / ECE20 17.4")
+        assert notes[2] == "[3] one seed, last epoch; a ResNet-32 with 128 features"
+
+    def test_beside_shifted_test_sets(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.summary(run)
+        none, given, _ = self.published(said(capsys, "correct", run, "--shifted"))
+        assert none.startswith("Published of `none` above: F50 65.9 / F25 63.4 / ")
+        assert given.endswith(" / B25 47.4 / B50 49 (LADE [1])")
+
+    def test_beside_a_comparison(self, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.summary(run, method="mislas")
+        assert self.published(said(capsys, "compare", run, "--out", tmp_path / "page.html")) == [
+            "Published of erm: 52.3 / ECE15 2.25 (MiSLAS [1])",
+            "[1] one seed, best epoch on the test set",
+        ]
+        own = tmp_path / "mine"
+        own.mkdir()
+        (own / "published.csv").write_text("method,paper,top1\nmislas,Mine,50\n")
+        (run / "command.txt").write_text(f"python {own}/train.py --method mislas\n")
+        assert self.published(said(capsys, "compare", run, "--out", tmp_path / "page.html")) == [
+            "Published of erm: 50 (Mine)"
+        ]
+
+    def test_of_other_data_or_a_changed_method_there_are_none(
+        self, run: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for changes in ({"dataset": "mine"}, {"set": {"alpha": 2}}):
+            self.summary(run, **changes)
+            assert self.published(said(capsys, "correct", run, "--shifted", "--target_prior", "uniform")) == []
+
+
 class TestPages:
     def test_compare(self, tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         other, begun = make_old_run(tmp_path / "again"), make_run(tmp_path / "begun", finished=False)

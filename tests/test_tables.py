@@ -14,9 +14,20 @@ import pytest
 
 from ltaug import tables
 from ltaug.errors import UserError
+from ltaug.methods import METHODS
 from ltaug.run import RunFolder
-from ltaug.tables import Row, collect, read_published, read_summaries, run_labels, training_set, write_tables
+from ltaug.tables import (
+    Row,
+    collect,
+    published_numbers,
+    read_published,
+    read_summaries,
+    run_labels,
+    training_set,
+    write_tables,
+)
 
+ASCII = set(map(chr, range(32, 127)))
 SETTINGS = {"dataset": "my_set", "imbalance_ratio": 50.0, "profile": "exponential", "lr": 0.1, "set": None}
 
 
@@ -67,7 +78,7 @@ class TestRows:
         values = summary("erm", profile="natural", imbalance_ratio=100.0) | {"class_counts": [1280, 64, 5]}
         lines = [{"method": "erm", "paper": "X", "imbalance_ratio": "256", "top1": "40"}]
         (row,) = collect({"a": values}, lines)
-        assert (row.heading, row.published) == ("my_set, imbalance ratio 256, natural", {"X": 40.0})
+        assert (row.heading, row.published) == ("my_set, imbalance ratio 256, natural", {("X", ""): {"top1": 40.0}})
         for name in ("dataset", "imbalance_ratio", "profile"):  # of a recipe that has no such settings
             del values["settings"][name]
         (row,) = collect({"a": values})
@@ -77,7 +88,7 @@ class TestRows:
         lines = [{"method": "erm", "paper": "X", "imbalance_ratio": "50", "top1": "40"}]
         (row,) = collect({"a": summary("erm") | {"class_counts": [114, 20, 2]}}, lines)
         assert row.heading == "my_set, imbalance ratio 57 (asked: 50), exponential"
-        assert row.published == {"X": 40.0}  # which are compared by what their authors asked for
+        assert row.published == {("X", ""): {"top1": 40.0}}  # which are compared by what their authors asked for
         (row,) = collect({"a": summary("erm") | {"class_counts": [100, 20, 2]}})
         assert row.heading == "my_set, imbalance ratio 50, exponential"
 
@@ -148,7 +159,7 @@ class TestRows:
         ]
         (row,) = collect(runs, published)
         assert (row.label, row.runs, row.epochs, row.second_stage) == ("tau_norm", 2, 0, True)
-        assert row.published == {"X": 43.0}
+        assert row.published == {("X", ""): {"top1": 43.0}}
         assert row.heading == "cifar100, imbalance ratio 100, exponential"
 
 
@@ -164,9 +175,9 @@ class TestPublished:
         runs = {"a": summary("mixup"), "b": summary("erm"), "c": summary("erm", model="r50"), "d": summary("bayias")}
         found = {(row.method, row.part.get("model")): row.published for row in collect(runs, lines)}
         assert found == {
-            ("mixup", None): {"X": 50.5, "Y": 60.0},
+            ("mixup", None): {("X", ""): {"top1": 50.5}, ("Y", ""): {"top1": 60.0}},
             ("erm", None): {},
-            ("erm", "r50"): {"W": 3.0},
+            ("erm", "r50"): {("W", ""): {"top1": 3.0}},
             ("bayias", None): {},
         }
 
@@ -190,15 +201,53 @@ class TestPublished:
         with pytest.raises(UserError, match="line 3: `top1` 'three' is no number"):
             read_published(path)
 
-    @pytest.mark.parametrize("recipe", ["cifar_lt", "imagenet_lt", "inaturalist"])
-    def test_those_of_the_recipes_can_be_read(self, recipe: str, root: Path) -> None:
-        path = root / "recipes" / recipe / "published.csv"
-        if not path.is_file():
-            pytest.skip("there is none")
-        lines = read_published(path)
-        assert all(10 < float(line["top1"]) < 95 for line in lines)
-        keys = [tuple(value for key, value in line.items() if key != "top1") for line in lines]
-        assert len(set(keys)) == len(keys)
+    def test_a_line_may_have_other_numbers(self, tmp_path: Path) -> None:
+        path = tmp_path / "published.csv"
+        path.write_text("method,paper,top1,ece\nerm,X,,3\nerm,Y,4,\n")
+        assert [line["paper"] for line in read_published(path)] == ["X", "Y"]
+        path.write_text("method,paper,top1,ece\nerm,X,,3\nerm,Y,,\n")
+        with pytest.raises(UserError, match="line 3: there is no number"):
+            read_published(path)
+        path.write_text("method,paper,top1,ece\nerm,X,4,low\n")
+        with pytest.raises(UserError, match="line 2: `ece` 'low' is no number"):
+            read_published(path)
+
+    OTHERS = (
+        "method,paper,table,set,correction,test_set,epochs,top1,ece,note\n"
+        "erm,X,1,,,,,40,,one seed\nerm,X,2,,,,,,8,one seed\nerm,X,3,,,,180,50,,\n"
+        "erm,X,4,alpha=0,,,,1,,\nerm,X,5,,ic,,,45,,\nerm,X,6,,given,F50,,60,,\nerm,X,6,,,F50,,55,,\n"
+    )
+
+    def test_tables_of_a_paper_are_one(self, tmp_path: Path) -> None:
+        (tmp_path / "published.csv").write_text(self.OTHERS)
+        lines = read_published(tmp_path / "published.csv")
+        plain = {("X", "one seed"): {"top1": 40.0, "ece": 8.0}, ("X, 180 epochs", ""): {"top1": 50.0}}
+        (row,) = collect({"a": summary("erm", epochs=7)}, lines)
+        assert row.published == plain
+        assert published_numbers(summary("erm"), lines) == plain
+
+    def test_those_of_corrected_runs_and_shifted_sets(self, tmp_path: Path) -> None:
+        (tmp_path / "published.csv").write_text(self.OTHERS)
+        lines, run = read_published(tmp_path / "published.csv"), summary("erm")
+        assert published_numbers(run, lines, "ic") == {("X", ""): {"top1": 45.0}}
+        assert published_numbers(run, lines, "given", "F50") == {("X", ""): {"top1": 60.0}}
+        assert published_numbers(run, lines, test_set="F50") == {("X", ""): {"top1": 55.0}}
+        assert published_numbers(run, lines, test_set="F5") == {}
+        assert published_numbers(summary("erm", set={"alpha": 1}), lines) == {}
+
+    @pytest.mark.parametrize("recipe", ["cifar_lt", "esc50_lt", "imagenet_lt", "inaturalist"])
+    def test_those_of_the_recipes(self, recipe: str, root: Path) -> None:
+        lines = read_published(root / "recipes" / recipe / "published.csv")
+        keys = [tuple(value for key, value in line.items() if key not in tables.PRINTED) for line in lines]
+        assert len(set(keys)) == len(keys) > 15
+        for line in lines:
+            assert line["method"] in METHODS
+            assert line["table"]
+            assert line["note"]  # how many seeds, which epoch: whatever is known
+            assert set(line["note"]) <= ASCII | {"±"}
+            assert line.get("correction", "") in ("", "given", "ic", "pc_softmax")
+            for name in ("top1", "top5"):
+                assert not line.get(name) or 15 < float(line[name]) < 95
 
 
 class TestFiles:
@@ -233,9 +282,30 @@ class TestFiles:
         rows = collect(read_summaries(tmp_path), lines)
         text = write_tables(rows, tmp_path)
         assert "| published top-1 |" in text
+        assert "Published numbers:" not in text
         assert "| 50.5 (X), 60 (Y) |" in text
         assert text.splitlines()[5].endswith("| – |")
+        assert "| published top-1 error |" in write_tables(rows, tmp_path, errors=True)
         assert "| 49.5 (X), 40 (Y) |" in write_tables(rows, tmp_path, errors=True)
+
+    def test_published_notes_are_footnotes(self, tmp_path: Path) -> None:
+        plant(tmp_path, a=summary("erm"), b=summary("mixup"))
+        lines = [
+            {"method": "erm", "paper": "X", "top1": "50.5", "mce": "9", "note": "one seed"},
+            {"method": "mixup", "paper": "X", "top1": "60", "note": "mean of 5"},
+            {"method": "mixup", "paper": "Y", "top1": "", "ece": "7", "note": "one seed"},
+        ]
+        rows = collect(read_summaries(tmp_path), lines)
+        text = write_tables(rows, tmp_path)
+        assert "| 50.5 / MCE 9 (X [1]) |" in text
+        assert "| 60 (X [2]), ECE15 7 (Y [1]) |" in text
+        assert "Published numbers:\n\n- [1] one seed\n- [2] mean of 5\n" in text
+        assert "| 49.5 / MCE 9 (X [1]) |" in write_tables(rows, tmp_path, errors=True)
+        with (tmp_path / "table.csv").open() as file:
+            assert [row["published"] for row in csv.DictReader(file)] == [
+                "X 50.5 / MCE 9 (one seed)",
+                "X 60 (mean of 5); Y ECE15 7 (one seed)",
+            ]
 
     def test_top_5_is_shown_with_many_classes(self, tmp_path: Path) -> None:
         many = summary("erm")

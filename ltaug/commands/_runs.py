@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ltaug.errors import UserError, did_you_mean
+from ltaug.scripts import PLACES
+from ltaug.tables import Published, read_published
 
-__all__ = ["find_run"]
+__all__ = ["find_run", "published_beside"]
 
 MARKS = ("config.yaml", "summary.json")
 """Files of which a run folder has at least one."""
@@ -33,6 +35,16 @@ def find_run(word: str | Path) -> Path:
     near = [str(run.relative_to(nearest)) for run in _runs(nearest)]
     hint = did_you_mean(str(path.relative_to(nearest)), near)
     raise UserError(f"`{word}` is no run folder: in `{nearest}` there is none of this name{hint or f'.{_of(nearest)}'}")
+
+
+def published_beside(run: Path) -> Published:
+    """Published numbers of the recipe that trained a run, or of all that come with ltaug where its own has none."""
+    command = run / "command.txt"
+    words = command.read_text(encoding="utf-8", errors="replace").split() if command.is_file() else []
+    own = {Path(word).parent / "published.csv": None for word in words if word.endswith(".py")}
+    shipped = (path for place in PLACES for path in sorted(place.glob("*/published.csv")))
+    files = [path for path in own if path.is_file()] or {path.parent.name: path for path in shipped}.values()
+    return [line for path in files for line in read_published(path)]
 
 
 def _is_run(path: Path) -> bool:

@@ -26,6 +26,7 @@ from ltaug.correction import (
 from ltaug.errors import UserError, as_user_errors, did_you_mean
 from ltaug.priors import class_prior
 from ltaug.run import RunFolder, read_json
+from ltaug.tables import Numbers, Published, published_in_words, published_numbers
 
 __all__ = ["RunCorrection"]
 
@@ -184,6 +185,25 @@ class RunCorrection:
             "(forward) the most frequent class\nof the training is 50 times as frequent as its rarest, in B50 "
             f"(backward) the rarest as the most frequent; U is uniform.\n{legend}"
         )
+
+    def published(self, lines: Published, corrected: bool, shifted: bool) -> list[str]:
+        """Published numbers of this run's method and data, corrected or not, in lines of text.
+
+        Args:
+            lines: see :func:`ltaug.tables.read_published`.
+            corrected: those of corrected logits, and of logits as they are.
+            shifted: those on test sets of other class mixes.
+        """
+        summary = self.run.summary() if (self.run.path / "summary.json").is_file() else {}
+        found: dict[str, Numbers] = {}
+        for word in ("", "pc_softmax", "ic") if corrected else ():
+            found[f"{self.method}{word and f' ({word})'}"] = published_numbers(summary, lines, word)
+        for word, row in (("", "none"), ("given", "given")) if shifted else ():
+            together = found.setdefault(f"`{row}` above", {})
+            for name in dict.fromkeys(line["test_set"] for line in lines if line.get("test_set")):
+                for key, numbers in published_numbers(summary, lines, word, name).items():
+                    together.setdefault(key, {})[name] = numbers["top1"]
+        return published_in_words(found)
 
     def save(self, corrected: Mapping[str, Any] | None, shifted: Mapping[str, Any] | None) -> Path:
         """Write corrected.json. Of an earlier call it keeps what is not done again."""
