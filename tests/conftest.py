@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,23 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def _seeded() -> None:
     """Mixers draw from torch's global generator: every test starts it anew, so that statistical tests never flicker."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Iterator[Path]:
+    """A pipe that nobody writes to: who opens it waits, and fails after some seconds."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no pipes with names")
+
+    def stop(*_: object) -> None:
+        raise TimeoutError("waits for a pipe")
+
+    os.mkfifo(tmp_path / "pipe")
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(20)
+    yield tmp_path / "pipe"
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])

@@ -143,6 +143,17 @@ def test_links_to_nothing_are_counted(tmp_path: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == "Warning: 3 links lead to nothing, and are left out: b/2.txt, b/self, c.\n"
 
 
+def test_pipes_sockets_and_devices_are_left_out(tmp_path: Path, pipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write(tmp_path / "data", "a/1.txt", "b/1.txt")
+    os.link(pipe, root / "a" / "2.txt")
+    linked(root / "b" / "2.txt", pipe)
+    linked(root / "b" / "3.txt", "/dev/zero")
+    assert class_folders(root, lambda path: bool(Path(path).read_bytes()) or True)[0] == ["a", "b"]
+    assert capsys.readouterr().err == (
+        "Warning: 3 pipes, sockets or devices are no files, and are left out: a/2.txt, b/2.txt, b/3.txt.\n"
+    )
+
+
 def test_names_that_differ_in_case_or_spaces_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, "Ant/1.txt", "ant/1.txt", "big bee/1.txt", "big  bee/1.txt", "nan/1.txt")
     assert len(found(tmp_path)) == 5

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+from ltaug.errors import UserError
+from ltaug.loaders.files import refuse_outside, stored_path
 from ltaug.loaders.tables import (
     arrow_column,
     check_columns,
@@ -22,7 +24,7 @@ from ltaug.loaders.tables import (
     hold_out,
     hub_or_cache,
     load_splits,
-    stored_path,
+    stored_paths,
     whole_numbers,
 )
 
@@ -33,6 +35,50 @@ huggingface_hub = pytest.importorskip("huggingface_hub")
 
 def column(values: list[Any], kind: Any = None) -> Any:
     return pyarrow.chunked_array([pyarrow.array(values, kind)])
+
+
+class TestPaths:
+    @pytest.mark.parametrize(
+        ("values", "kind", "paths"),
+        [
+            ([b"x", b"", None], "binary", []),
+            (["a", "", None], "string", ["a"]),
+            (["a", "b", "a"], "dictionary", ["a", "b", "a"]),
+            (
+                [{"bytes": b"x", "path": "a"}, {"bytes": b"", "path": "b"}, {"bytes": None, "path": "c"}, None],
+                "",
+                ["b", "c"],
+            ),
+            ([{"bytes": b"x", "path": None}, {"bytes": None, "path": None}], "", []),
+            ([{"bytes": "text", "path": "a"}], "", ["text", "a"]),  # which the readers take for a path
+            ([{"path": "a"}], "", ["a"]),
+            ([{"array": [0.5], "path": "a", "sampling_rate": 8000}], "", []),
+        ],
+    )
+    def test_those_that_are_read(self, values: list[Any], kind: str, paths: list[str]) -> None:
+        found = column(values, kind if kind in ("binary", "string") else None)
+        assert stored_paths(found.dictionary_encode() if kind == "dictionary" else found) == paths
+
+    def test_views(self) -> None:
+        kind = pyarrow.struct({"bytes": pyarrow.binary_view(), "path": pyarrow.string_view()})
+        values = [{"bytes": b"x", "path": "a"}, {"bytes": None, "path": "b"}]
+        assert stored_paths(pyarrow.chunked_array([pyarrow.array(values, kind)])) == ["b"]
+
+    def test_a_data_set_of_the_hub_may_name_files_of_its_cache_only(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", tmp_path / "cache")
+        (tmp_path / "cache").mkdir()
+        for name in ("cache/1.jpg", "2.jpg"):
+            (tmp_path / name).write_bytes(b"")
+        monkeypatch.chdir(tmp_path)
+        refuse_outside("", [str(tmp_path / "cache" / "1.jpg")], "It")
+        for path in ("2.jpg", str(tmp_path / "2.jpg"), "/etc/passwd"):
+            with pytest.raises(
+                UserError, match=rf"^It has paths that lie outside the hub's cache, 1 of 1, .* is '{path}'"
+            ):
+                refuse_outside("", [path], "It")
+            refuse_outside("", [path], "It", allow_outside=True)
 
 
 class TestLabels:
@@ -184,6 +230,62 @@ class TestSplits:
             ValueError, match=r"It has no column 'target', but label\. Name the right one with `label_col"
         ):
             check_columns(splits["train"], "It", label_column="target")
+
+    @pytest.mark.parametrize("card", ["README.md", ".huggingface.yaml"])
+    @pytest.mark.parametrize(
+        "address", ["https://host/a.parquet", "hf://datasets/a/b/c.parquet", "s3://host/a.parquet"]
+    )
+    def test_a_card_that_names_addresses(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, card: str, address: str
+    ) -> None:
+        monkeypatch.setattr("socket.getaddrinfo", None)
+        folder = write(tmp_path / "data")
+        self.write_card(folder, [{"split": "train", "path": address}], card)
+        with pytest.raises(
+            UserError, match=rf"{card}` has files of the data at '{address}'\. Put them into the folder"
+        ):
+            load_splits("owner/name", folder, allow_outside=True)
+
+    def test_a_card_that_leads_out_of_the_folder(self, tmp_path: Path) -> None:
+        folder = write(tmp_path / "data")
+        write(tmp_path / "other", label=[1, 2, 3])
+        for path in ("../other/train-0.parquet", str(tmp_path / "other" / "train-0.parquet")):
+            self.write_card(folder, [{"split": "train", "path": path}, {"split": "test", "path": "test-*.parquet"}])
+            message = (
+                r"README\.md of `data_dir` .* out of it: 1 of 2 files lie elsewhere, the first of which is '.*other/t"
+            )
+            with pytest.raises(UserError, match=message):
+                load_splits("owner/name", folder)
+            splits = load_splits("owner/name", folder, allow_outside=True)
+            assert [len(rows) for rows in splits.values()] == [3, 2]
+
+    def test_a_card_of_the_hub_and_linked_files_are_fine(self, tmp_path: Path) -> None:
+        """As the hub's own cache has them, below a folder that is a link itself."""
+        folder = Path(write(tmp_path / "data"))
+        self.write_card(folder, [{"split": "train", "path": "train-*"}, {"split": "test", "path": "test-*"}])
+        (tmp_path / "blobs").mkdir()
+        for file in folder.glob("*.parquet"):
+            file.rename(tmp_path / "blobs" / file.name)
+            file.symlink_to(tmp_path / "blobs" / file.name)
+        (tmp_path / "link").symlink_to(folder)
+        for place in (folder, tmp_path / "link"):
+            assert [len(rows) for rows in load_splits("owner/name", str(place)).values()] == [2, 2]
+
+    def test_a_card_of_aliases(self, tmp_path: Path) -> None:
+        folder = write(tmp_path / "data")
+        names = "".join(f"x{k}: &x{k} [{', '.join([f'*x{k - 1}'] * 9)}]\n" for k in range(1, 40))
+        Path(folder, "README.md").write_text(f"---\nx0: &x0 [lol]\n{names}configs: *x39\n---\n")
+        begin = time.process_time()
+        with pytest.raises(
+            UserError, match=r"README\.md` is too large: its aliases stand for 1,000,000 values and more"
+        ):
+            load_splits("owner/name", folder)
+        assert time.process_time() - begin < 5
+
+    @staticmethod
+    def write_card(folder: str | Path, files: list[dict[str, str]], name: str = "README.md") -> None:
+        text = json.dumps({"license": "mit", "configs": [{"config_name": "default", "data_files": files}]})
+        Path(folder, name).write_text(f"---\n{text}\n---\nSee https://host.\n" if name == "README.md" else text)
 
     def test_what_cannot_be_read(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"nowhere' is no folder\. Leave it out to read owner/name from the hub"):

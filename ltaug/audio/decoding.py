@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from ltaug.errors import UserError
 from ltaug.loaders._notes import warn
+from ltaug.loaders.files import regular
 from ltaug.run import write_atomically
 
 __all__ = ["Clip", "Sound", "is_sound", "read_clip", "read_clips"]
@@ -31,6 +33,9 @@ Clip = NDArray[np.int16]
 
 SHARD = 256
 """Clips in a file of the cache: what an interruption loses at most."""
+MOST_SAMPLES = 2**27
+"""Of all channels of a clip, as it is stored and at the new rate: 50 minutes of one channel at 44.1 kHz. A few
+kilobytes can hold days of silence, and would fill the memory."""
 LOUDEST = 10.0
 """Floating-point samples beyond this are no fractions of full scale."""
 FAINT = 128
@@ -79,8 +84,9 @@ def read_clip(sound: Sound, sample_rate: int, trim: bool = True) -> Clip:
         int16 [T], T >= 1.
 
     Raises:
-        ValueError: the sound cannot be read or is empty, its rate cannot be right, or it has samples that are NaN,
-            infinite or far beyond full scale. The message is the rest of a sentence that begins with the sound's name.
+        ValueError: the sound cannot be read, is empty or longer than :data:`MOST_SAMPLES`, its rate cannot be right, or
+            it has samples that are NaN, infinite or far beyond full scale. The message is the rest of a sentence that
+            begins with the sound's name.
     """
     import soxr
 
@@ -89,9 +95,11 @@ def read_clip(sound: Sound, sample_rate: int, trim: bool = True) -> Clip:
         raise ValueError("has no samples")
     if not 1000 <= rate <= 1_000_000:  # of a damaged header; resampled it could fill the memory
         raise ValueError(f"has a sample rate of {rate} Hz")
-    if not np.isfinite(samples).all():
+    _check_length(len(samples) * sample_rate / rate, 1, sample_rate)
+    peak = float(max(samples.max(), -samples.min()))  # without a copy; NaN if one is
+    if not math.isfinite(peak):
         raise ValueError("has samples that are NaN or infinite")
-    if (peak := float(np.abs(samples).max())) > LOUDEST:
+    if peak > LOUDEST:
         raise ValueError(f"has floating-point samples up to {peak:g}, where full scale is 1")
     if samples.ndim == 2:
         samples = _mono(samples)
@@ -119,17 +127,37 @@ def _samples(sound: Sound) -> tuple[NDArray[np.float32], int]:
             values = values.T
         return values.astype(np.float32), rate
     try:
-        data = Path(sound).read_bytes() if isinstance(sound, str | Path) else sound
+        data = _content(sound) if isinstance(sound, str | Path) else sound
         if not len(data):
             raise ValueError("is empty")
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32")
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            # A damaged header may claim anything; of what it claims, no more is read than there is.
+            _check_length(file.frames, file.channels, file.samplerate)
+            return file.read(dtype="float32"), file.samplerate
     except OSError as error:
         raise ValueError(f"cannot be opened ({error.strerror})") from error
     except soundfile.LibsndfileError as error:
         raise ValueError(f"is no sound file that libsndfile reads ({error.error_string.rstrip('.')})") from error
-    except MemoryError as error:  # a damaged header may ask for anything
-        raise ValueError("claims to be longer than the memory holds") from error
-    return samples, rate
+
+
+def _content(path: str | Path) -> bytes:
+    """The bytes of a file that is not larger than the longest clip."""
+    try:
+        size = os.path.getsize(regular(path))
+    except ValueError as error:
+        raise ValueError(f"cannot be opened ({error})") from error
+    if size > 16 * MOST_SAMPLES:  # of 64 bits, and as much of anything else
+        raise ValueError(f"has {size:,} bytes, more than a clip of {MOST_SAMPLES:,} samples")
+    return Path(path).read_bytes()
+
+
+def _check_length(frames: float, channels: int, rate: int) -> None:
+    """Refuse a clip of too many samples before there is memory for them."""
+    if frames * channels > MOST_SAMPLES:
+        times = f" of {channels} channels" if channels > 1 else ""
+        raise ValueError(
+            f"has {frames:,.0f} samples{times} at {rate} Hz, more than the {MOST_SAMPLES:,} of a clip at most. Cut it"
+        )
 
 
 def _fractions(values: NDArray[Any]) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ltaug.audio.decoding import Sound, is_sound
 from ltaug.errors import UserError
+from ltaug.loaders.files import refuse_outside, stored_path
 from ltaug.loaders.folders import class_folders, evaluation_splits, printable
 from ltaug.loaders.tables import (
     arrow_column,
@@ -20,7 +21,7 @@ from ltaug.loaders.tables import (
     class_labels,
     is_plain,
     load_splits,
-    stored_path,
+    stored_paths,
     whole_numbers,
 )
 
@@ -76,6 +77,7 @@ def read_table(
     label_column: str = "label",
     names_column: str = "category",
     only: str | None = None,
+    allow_outside: bool = False,
 ) -> SoundSource:
     """Read a data set of the hub, or a folder of parquet files; nothing is decoded.
 
@@ -92,12 +94,13 @@ def read_table(
         label_column: column of the labels.
         names_column: column of the classes' names, where labels are numbers; it may be missing.
         only: column of truth values, or 0 and 1, that says which rows to take, if there is one of this name.
+        allow_outside: read files outside of ``data_dir``, too, that paths in the column of sounds name.
 
     Raises:
         UserError: the data have no training split or no such column, or a column has something else.
         ConnectionError: the hub cannot be reached.
     """
-    splits, source = load_splits(hub_id, data_dir), repr(data_dir or hub_id)
+    splits, source = load_splits(hub_id, data_dir, allow_outside), repr(data_dir or hub_id)
     if "train" not in splits:
         raise UserError(
             f"{source} must have a split named 'train', but has {', '.join(splits)}. A folder's splits are told by "
@@ -113,7 +116,9 @@ def read_table(
         class_names = [feature.names[int(label)] for label in class_names]
     elif names_column in splits["train"].column_names:
         class_names = _names(used["train"], labels["train"], class_names, label_column, names_column)
-    parts = {split: rows.part(labels[split], audio_column, data_dir or "") for split, rows in used.items()}
+    parts = {
+        split: rows.part(labels[split], audio_column, data_dir or "", allow_outside) for split, rows in used.items()
+    }
     folds = None
     if "fold" in splits["train"].column_names and not test:
         numbers = whole_numbers(used["train"].column("fold"))
@@ -142,7 +147,7 @@ class _Rows:
         column = arrow_column(self.table, name)
         return column if len(self.places) == len(column) else column.take(self.places)
 
-    def part(self, labels: Tensor, audio_column: str, folder: str) -> SoundPart:
+    def part(self, labels: Tensor, audio_column: str, folder: str, allow_outside: bool) -> SoundPart:
         """Sounds that are read from the table, which is not copied, when they are asked for."""
         import pyarrow
 
@@ -160,6 +165,7 @@ class _Rows:
                 f"{self.source} must hold sounds in {audio_column!r}, but holds {self.table.features[audio_column]}. "
                 "Name another column with `audio_column`."
             )
+        refuse_outside(folder, stored_paths(sounds), f"Column {audio_column!r} of {self.source}", allow_outside)
         if "filename" in self.table.column_names:
             names = [printable(str(name)) for name in self.column("filename").to_pylist()]
         else:

@@ -67,6 +67,7 @@ def class_folders(
     * Hidden files and what other programs leave (``__MACOSX``, ``Thumbs.db``, ...) are passed over.
     * Files that ``is_sample`` refuses, and copies (``.bak``, ``.part``, ...), are left out, and a warning says how many
       of which suffix. So does one of samples outside the folders of the classes.
+    * Pipes, sockets and devices are left out, with a warning, too.
     * Links are followed, each folder and linked file once a class; a link to a folder that it lies in itself is not.
     * Names are decoded as UTF-8, or else as Latin-1, and composed (NFC), so that a class has one name whichever system
       wrote its folder.
@@ -260,6 +261,8 @@ class _Walk:
     """Links to a folder that they lie in."""
     broken: list[str] = field(default_factory=list)
     """Links to nothing."""
+    special: list[str] = field(default_factory=list)
+    """Pipes, sockets and devices, and links to such: to read them may never end."""
     beside: list[str] = field(default_factory=list)
     """Samples outside the folders of the classes."""
     owners: dict[str, str] = field(default_factory=dict)
@@ -298,6 +301,8 @@ class _Walk:
                     folders.append(name)
                 elif not os.path.exists(entry.path):
                     self.broken.append(name)
+                elif not os.path.isfile(entry.path):
+                    self.special.append(name)
                 elif self._is_sample(entry.path):
                     # Not the real path of the file, which takes too long for a million of them.
                     target = os.path.normpath(os.path.join(real, os.readlink(entry.path)))
@@ -308,6 +313,8 @@ class _Walk:
                 self._visit(root, name, os.path.join(real, entry.name), above | {real}, place, found, links)
             elif entry.is_file():
                 (found if self._is_sample(entry.path) else self.others).append(name)
+            else:
+                self.special.append(name)
         for name in folders:
             target = os.path.realpath(os.path.join(root, name))
             if target in above or target == real:
@@ -349,6 +356,7 @@ class _Walk:
             warn(f"the link {printable(self.loops[0])!r} leads to a folder that it lies in, and is not followed.")
         for names, what in (
             (self.broken, "links lead to nothing, and are left out"),
+            (self.special, "pipes, sockets or devices are no files, and are left out"),
             (self.beside, f"{unit} lie outside the folders of the classes, and are left out"),
             (shared, f"links lead to {unit} that another class or split has, too"),
         ):

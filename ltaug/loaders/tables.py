@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import decimal
+import itertools
 import json
 import os
 import unicodedata
@@ -25,22 +26,28 @@ __all__ = [
     "check_columns",
     "class_labels",
     "data_files",
+    "find_files",
     "hold_out",
     "hub_or_cache",
     "is_plain",
     "load_splits",
     "loading_error",
-    "stored_path",
+    "stored_paths",
     "whole_numbers",
 ]
 
 
-def load_splits(source: str, data_dir: str | None = None) -> dict[str, Any]:
+MOST_NODES = 1_000_000
+"""Of the YAML of a data card, all of which ``datasets`` goes through."""
+
+
+def load_splits(source: str, data_dir: str | None = None, allow_outside: bool = False) -> dict[str, Any]:
     """Load the splits of a data set of the hub, or of a folder of parquet files.
 
     Args:
         source: OWNER/NAME on the hub.
         data_dir: folder that is read instead.
+        allow_outside: read files outside of the folder, too, if its README.md names such.
 
     Returns:
         Data sets by split.
@@ -49,19 +56,68 @@ def load_splits(source: str, data_dir: str | None = None) -> dict[str, Any]:
         UserError: ``data_dir`` is no folder, or ``datasets`` cannot read it, or its files contradict each other.
         ConnectionError: the hub cannot be reached, or does not give the data.
     """
-    from datasets import load_dataset, load_dataset_builder
+    from datasets import load_dataset
 
-    if data_dir and not os.path.isdir(data_dir):
-        raise UserError(f"`data_dir` {data_dir!r} is no folder. Leave it out to read {source} from the hub.")
     try:
         if not data_dir:
             with hub_or_cache():
                 return dict(load_dataset(source))
-        return dict(load_dataset(data_dir, data_files=data_files(load_dataset_builder(data_dir), data_dir)))
+        return dict(load_dataset(data_dir, data_files=find_files(source, data_dir, allow_outside)[1]))
     except UserError:
         raise
     except Exception as error:  # the hub client and the file readers raise many types
         raise loading_error(source, data_dir, error) from error
+
+
+def find_files(
+    source: str, data_dir: str | None = None, allow_outside: bool = False
+) -> tuple[Any, dict[str, list[str]] | None]:
+    """Find the files of a data set: the builder of ``datasets`` that reads them, and their paths by split.
+
+    Args:
+        source: see :func:`load_splits`.
+        data_dir: likewise.
+        allow_outside: likewise.
+    """
+    from datasets import load_dataset_builder
+
+    if not data_dir:
+        with hub_or_cache():
+            builder = load_dataset_builder(source)
+            return builder, data_files(builder)
+    if not os.path.isdir(data_dir):
+        raise UserError(f"`data_dir` {data_dir!r} is no folder. Leave it out to read {source} from the hub.")
+    _refuse_addresses(data_dir)
+    builder = load_dataset_builder(data_dir)
+    return builder, data_files(builder, data_dir, allow_outside)
+
+
+def _refuse_addresses(data_dir: str) -> None:
+    """Refuse a folder whose card names addresses of the web as its files: ``datasets`` would go there."""
+    import yaml
+    from datasets import config
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    for name, head in ((config.REPOCARD_FILENAME, REGEX_YAML_BLOCK), (config.REPOYAML_FILENAME, None)):
+        path = os.path.join(data_dir, name)
+        if os.path.isfile(path):
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+            found = head.search(text) if head else None
+            card = yaml.safe_load(found[2] if found else "" if head else text)
+            if sum(1 for _ in itertools.islice(_nodes(card), MOST_NODES)) == MOST_NODES:
+                raise UserError(f"`{path}` is too large: its aliases stand for {MOST_NODES:,} values and more.")
+            for word in _nodes(card.get("configs") if isinstance(card, dict) else None):
+                if isinstance(word, str) and "://" in word:
+                    raise UserError(f"`{path}` has files of the data at {word!r}. Put them into the folder.")
+
+
+def _nodes(values: Any) -> Iterator[Any]:
+    """All values of plain YAML, down to the single ones."""
+    yield values
+    if isinstance(values, dict | list):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from _nodes(value)
 
 
 @contextlib.contextmanager
@@ -94,14 +150,14 @@ def hub_or_cache(timeout: float = 10.0) -> Iterator[None]:
             each.HF_HUB_OFFLINE = value
 
 
-def data_files(builder: Any, data_dir: str | None = None) -> dict[str, list[str]] | None:
+def data_files(builder: Any, data_dir: str | None = None, allow_outside: bool = False) -> dict[str, list[str]] | None:
     """Paths of the files that a builder of ``datasets`` has found, by split.
 
     Of a local folder without those that systems leave beside data, such as deleted files in ``@Recycle``.
 
     Raises:
-        UserError: a local folder has files of samples instead of tables, or two splits of it have other names for the
-            same class indices.
+        UserError: a local folder has files of samples instead of tables, or its README.md leads out of it, or two
+            splits of it have other names for the same class indices.
     """
     if data_dir and builder.name.endswith("folder"):  # which takes some kinds of files only, and passes over others
         raise UserError(
@@ -110,6 +166,14 @@ def data_files(builder: Any, data_dir: str | None = None) -> dict[str, list[str]
         )
     files = {str(split): list(map(str, each)) for split, each in (builder.config.data_files or {}).items()}
     if data_dir:
+        paths = [file for each in files.values() for file in each]
+        outside = [] if allow_outside else [file for file in paths if _inside(file, data_dir).startswith("../")]
+        if outside:
+            raise UserError(
+                f"The README.md of `data_dir` {data_dir!r} leads out of it: {len(outside)} of {len(paths)} files lie "
+                f"elsewhere, the first of which is {outside[0]!r}. Put them there; or, if you trust whoever wrote it, "
+                "set `allow_outside` to true."
+            )
         kept = {split: [file for file in each if not _left_behind(file, data_dir)] for split, each in files.items()}
         if dropped := sum(map(len, files.values())) - sum(map(len, kept.values())):
             warn(f"{dropped} files in hidden folders of {data_dir!r}, or such that systems leave, are passed over.")
@@ -119,8 +183,14 @@ def data_files(builder: Any, data_dir: str | None = None) -> dict[str, list[str]
 
 
 def _left_behind(file: str, root: str) -> bool:
-    inside = os.path.relpath(file, root).replace(os.sep, "/")
+    inside = _inside(file, root)
     return not inside.startswith("../") and is_leftover(inside)
+
+
+def _inside(file: str, root: str) -> str:
+    """Path of a file from a folder on, whose links ``datasets`` may have resolved."""
+    paths = [os.path.relpath(file, each).replace(os.sep, "/") for each in (root, os.path.realpath(root))]
+    return min(paths, key=lambda path: path.startswith("../"))
 
 
 def _check_class_names(source: str, files: Mapping[str, str]) -> None:
@@ -140,16 +210,6 @@ def _check_class_names(source: str, files: Mapping[str, str]) -> None:
                         f"{source!r} has other class names for {column!r} in its {split} split than in {first}: "
                         f"{k} is {name!r} in one and {other!r} in the other. Store the labels as text."
                     )
-
-
-def stored_path(folder: str, path: str) -> str:
-    r"""Path of a file that a table names, from a folder on; backslashes of Windows are slashes elsewhere.
-
-    >>> stored_path("data", "images\\1.jpg")
-    'data/images/1.jpg'
-    """
-    whole = os.path.join(folder, path)
-    return whole if os.path.exists(whole) else os.path.join(folder, path.replace("\\", "/"))
 
 
 def loading_error(source: str, data_dir: str | None, error: Exception) -> Exception:
@@ -179,6 +239,34 @@ def check_columns(rows: Any, source: str, **columns: str) -> None:
                 f"{source} has no column {column!r}, but {', '.join(rows.column_names)}. Name the right one with "
                 f"`{setting}`."
             )
+
+
+def stored_paths(column: Any) -> list[str]:
+    """Paths in a column of samples that are read by them: of text all, of structs those of rows without bytes.
+
+    >>> import pyarrow
+    >>> stored_paths(pyarrow.array([{"bytes": b"...", "path": "1.jpg"}, {"bytes": None, "path": "2.jpg"}]))
+    ['2.jpg']
+    """
+    import pyarrow
+    import pyarrow.compute
+
+    kinds = {each.name: each.type for each in column.type} if pyarrow.types.is_struct(column.type) else {}
+    if not kinds:
+        return [path for path in column.to_pylist() if path] if is_plain(column.type, "string") else []
+    paths, needed = [], np.ones(len(column), dtype=bool)
+    for name in ("bytes", "path"):
+        if name in kinds and "array" not in kinds and needed.any():
+            values = pyarrow.compute.struct_field(column, name)
+            if is_plain(kinds[name], "string"):
+                paths += [path for path, asked in zip(values.to_pylist(), needed, strict=True) if path and asked]
+                continue
+            try:
+                sizes = pyarrow.compute.binary_length(values)
+            except pyarrow.ArrowNotImplementedError:  # of views and dictionaries: this copies the bytes
+                sizes = pyarrow.compute.binary_length(values.cast(pyarrow.large_binary()))
+            needed &= np.asarray(sizes.fill_null(0)) == 0
+    return paths
 
 
 def arrow_column(rows: Any, column: str) -> Any:

@@ -49,6 +49,8 @@ class ImageSettings:
     held_out_per_class: NonNegativeInt = 0
     """Training images of each class (but not its last one) reserved for tuning corrections, of sets without validation
     images; 0 as published."""
+    allow_outside: bool = False
+    """Read images outside of `data_dir`, too, where a list or a table names such: only if you trust its author."""
     image_size: PositiveInt = 224
     """Pixels of a side."""
     augmentation: Augmentation = "plain"

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from ltaug.loaders.folders import class_folders
+from ltaug.vision.decoding import open_image
 from ltaug.vision.image_set import Files, Images, name_block
 
 __all__ = ["is_image", "read_image_folder"]
@@ -22,7 +23,7 @@ def is_image(path: str) -> bool:
     if kind is not None:
         return kind in Image.OPEN and kind not in _NOT_DECODED
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return image.format not in _NOT_DECODED
     except Exception:  # of many types, from the depths of Pillow
         return False

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ltaug.errors import UserError
+from ltaug.loaders.files import refuse_outside
 from ltaug.loaders.folders import printable
 from ltaug.priors import class_counts
 from ltaug.vision.image_set import Files, Images, name_block
@@ -33,6 +34,8 @@ class ImageList:
     """int64 [N], 0..C-1."""
 
 
+MOST_CLASSES = 10_000_000
+"""Of a list; a class index is a place in tables of this size."""
 # A path, in quotes if need be, and a class index, perhaps with empty cells of a table behind it.
 _LINE = re.compile(r"""\s*(?:"((?:[^"]|"")+)"|(.+?))[\s,;]+"?([0-9]+)(?:\.0+)?"?[\s,;]*""")
 _HEADER = re.compile(r".*[\s,;]\"?(labels?|class|class_?(id|idx|index)|targets?|category)\"?[\s,;]*", re.IGNORECASE)
@@ -52,6 +55,11 @@ def parse_list(name: str, data: bytes) -> ImageList:
         match = _LINE.fullmatch(line)
         if match:
             quoted, plain, label = match.groups()
+            if len(label) > len(str(MOST_CLASSES)) or int(label) >= MOST_CLASSES:
+                raise UserError(
+                    f"{name} has the class index {label[:30]} in line {k + 1}. It must be below {MOST_CLASSES:,}: "
+                    "classes are numbered from 0 without gaps."
+                )
             paths.append(plain_path(quoted.replace('""', '"') if quoted else plain))
             labels.append(int(label))
         elif line.strip(" \t,;") and not (k == 0 and _HEADER.fullmatch(line)):
@@ -105,14 +113,22 @@ def check_lists(lists: Mapping[str, ImageList]) -> None:
         where |= dict.fromkeys(each.paths, each.name)
 
 
-def listed_files(root: str | os.PathLike[str], each: ImageList, class_names: Sequence[str]) -> Images:
+def listed_files(
+    root: str | os.PathLike[str], each: ImageList, class_names: Sequence[str], allow_outside: bool = False
+) -> Images:
     """Find the images of a list below a folder.
 
     Accents may be composed in one and decomposed in the other, letters capital in one and small in the other, as file
     systems and archives change them.
 
+    Args:
+        root: the folder.
+        each: the list.
+        class_names: C names, for messages.
+        allow_outside: take images outside of the folder, too.
+
     Raises:
-        UserError: an image of the list is not there.
+        UserError: an image of the list is not there, or lies outside of the folder.
     """
     tree, paths = _Tree(os.fspath(root)), list(each.paths)
     found = np.zeros(len(paths), dtype=bool)
@@ -120,6 +136,7 @@ def listed_files(root: str | os.PathLike[str], each: ImageList, class_names: Seq
         folder, _, name = path.rpartition("/")
         if (place := tree.find(folder)) is not None and (actual := tree.name(place, name)) is not None:
             found[k], paths[k] = True, f"{place}/{actual}" if place else actual
+    refuse_outside(os.fspath(root), paths, each.name[:1].upper() + each.name[1:], allow_outside)
     refuse_missing(each, found, class_names, f"`data_dir` {os.fspath(root)!r}")
     return Images(each.labels, name_block(paths), torch.arange(len(paths)), Files(root))
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 
 import torch
 
 from ltaug.errors import UserError
+from ltaug.loaders._notes import warn
 from ltaug.priors import class_counts, shot_groups
+from ltaug.run import write_atomically
 from ltaug.vision.coco import read_coco
 from ltaug.vision.lists import ImageList, check_lists, parse_list
 
@@ -37,7 +40,7 @@ class OfficialFile:
     size: int = 0
     """Bytes, where they are published."""
     sha256: str = ""
-    """Where it is published; counts and labels are the check of the others."""
+    """Where it is published. Without it and ``md5`` the first download's is kept, and later ones must have it."""
     md5: str = ""
     """Likewise."""
 
@@ -180,8 +183,9 @@ def _download(official: Official, file: OfficialFile, saved_as: str) -> Path:
     """A file of the cache, `$LTAUG_CACHE/lists` or `~/.cache/ltaug/lists`, downloaded first if it is not there."""
     folder = Path(os.environ.get("LTAUG_CACHE") or "~/.cache/ltaug").expanduser() / "lists"
     path = folder / saved_as
+    file, advice = _with_recorded_hash(file, path)
     if path.is_file() and _fault(file, path) is None:
-        return path
+        return _recorded(file, path)
     folder.mkdir(parents=True, exist_ok=True)
     faults = []
     for address in file.addresses:
@@ -193,7 +197,7 @@ def _download(official: Official, file: OfficialFile, saved_as: str) -> Path:
             reason = _fault(file, fresh)
             if reason is None:
                 fresh.replace(path)
-                return path
+                return _recorded(file, path)
         except (OSError, ValueError, RuntimeError, HTTPException) as error:  # an unreachable host, a broken answer
             reason = str(error)
         finally:
@@ -201,10 +205,31 @@ def _download(official: Official, file: OfficialFile, saved_as: str) -> Path:
             fresh.unlink(missing_ok=True)
         faults.append(f"{address}: {reason}")
     raise ConnectionError(
-        f"{saved_as} of {official.name} could not be downloaded ({'; '.join(faults)}). Offline ways: `list_dir`, a "
-        f"folder with {', '.join(each.name for each in official.files.values())}; or a copy of {saved_as} in "
-        f"`{folder}`."
+        f"{saved_as} of {official.name} could not be downloaded ({'; '.join(faults)}).{advice} Offline ways: "
+        f"`list_dir`, a folder with {', '.join(each.name for each in official.files.values())}; or a copy of "
+        f"{saved_as} in `{folder}`."
     )
+
+
+def _with_recorded_hash(file: OfficialFile, path: Path) -> tuple[OfficialFile, str]:
+    """The file with the hash of its first download, where none is published; and what to do if that does not fit."""
+    record = path.with_name(f"{path.name}.sha256")
+    if file.sha256 or file.md5 or not record.is_file():
+        return file, ""
+    word = record.read_text(encoding="utf-8", errors="replace")[:64]
+    if not re.fullmatch("[0-9a-f]{64}", word):
+        return file, ""
+    return replace(file, sha256=word), f" The hash is that of the first download; remove `{record}` to take another."
+
+
+def _recorded(file: OfficialFile, path: Path) -> Path:
+    """The path, beside which the hash of a file without a published one is kept for later downloads."""
+    if not file.sha256 and not file.md5:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        record = path.with_name(f"{path.name}.sha256")
+        write_atomically(record, f"{digest}  {path.name}\n")
+        warn(f"no hash of {path.name} is published. That of this copy is kept in `{record}`: others will be refused.")
+    return path
 
 
 def _fault(file: OfficialFile, path: Path) -> str | None:

@@ -36,6 +36,7 @@ def read_imagenet_lt(
     *,
     image_column: str = "image",
     label_column: str = "label",
+    allow_outside: bool = False,
 ) -> Found:
     """Find ImageNet-LT's images: in a folder tree, in local parquet files, or on the hub.
 
@@ -46,6 +47,7 @@ def read_imagenet_lt(
         list_dir: folder with a copy of the official lists, which are downloaded otherwise.
         image_column: column of the images, of the hub and parquet files.
         label_column: column of the labels, likewise.
+        allow_outside: read images that lists or tables name outside of ``data_dir``, too.
     """
     lists = read_lists(IMAGENET_LT, list_dir)
     wnids = [folder.rpartition("/")[2] for folder in _class_folders(lists["train"])]
@@ -57,14 +59,14 @@ def read_imagenet_lt(
                 )
     root = Path(data_dir) if data_dir else None
     if root is None or not (root / "train").is_dir() or any((root / "train").glob("*.parquet")):
-        return _from_rows(data_dir, lists, wnids, image_column, label_column)
+        return _from_rows(data_dir, lists, wnids, image_column, label_column, allow_outside)
     if not (root / "val" / wnids[0]).is_dir():  # as its archive unpacks
         for each in lists.values():
             each.paths = [f"val/{path.rpartition('/')[2]}" if path.startswith("val/") else path for path in each.paths]
-    return wnids, _below(root, lists, wnids)
+    return wnids, _below(root, lists, wnids, allow_outside)
 
 
-def read_places_lt(data_dir: str | None, list_dir: str | None = None) -> Found:
+def read_places_lt(data_dir: str | None, list_dir: str | None = None, *, allow_outside: bool = False) -> Found:
     """Find Places-LT's images in a folder tree.
 
     The downloaded lists have the paths of Places365-Standard's small images in the "easy directory structure" (train/,
@@ -74,25 +76,27 @@ def read_places_lt(data_dir: str | None, list_dir: str | None = None) -> Found:
     folders = _class_folders(lists["train"])
     shared = os.path.commonpath(folders)
     names = [folder[len(shared) :].strip("/") or folder for folder in folders]
-    return names, _below(
-        need_folder(data_dir, f"the folder that the paths of {PLACES_LT.name} start from"), lists, names
-    )
+    root = need_folder(data_dir, f"the folder that the paths of {PLACES_LT.name} start from")
+    return names, _below(root, lists, names, allow_outside)
 
 
-def read_inaturalist_2018(data_dir: str | None, list_dir: str | None = None) -> Found:
+def read_inaturalist_2018(data_dir: str | None, list_dir: str | None = None, *, allow_outside: bool = False) -> Found:
     """Find iNaturalist 2018's images in a folder tree, by the official JSON files."""
     root = need_folder(data_dir, "the folder that has train_val2018/")
     lists, names = read_inaturalist(INATURALIST_2018, list_dir, str(root))
-    return names, _below(root, lists, names)
+    return names, _below(root, lists, names, allow_outside)
 
 
-def read_json_lists(data_dir: str | None, train_json: str | None, test_json: str | None) -> Found:
+def read_json_lists(
+    data_dir: str | None, train_json: str | None, test_json: str | None, *, allow_outside: bool = False
+) -> Found:
     """Find the images that two JSON files of COCO's kind list, in a folder tree.
 
     Args:
         data_dir: folder that the file names in the JSON files start from.
         train_json: file that lists the training images, as it is or in ``data_dir``.
         test_json: the same for the test images.
+        allow_outside: read images that they name outside of ``data_dir``, too.
     """
     root = need_folder(data_dir, "the folder that the file names in the JSON files start from")
     paths = []
@@ -104,7 +108,7 @@ def read_json_lists(data_dir: str | None, train_json: str | None, test_json: str
             raise UserError(f"`{setting}` {given!r} is no file, neither here nor in `data_dir`.")
         paths.append(path)
     lists, names = read_coco(*paths)
-    return names, _below(root, lists, names)
+    return names, _below(root, lists, names, allow_outside)
 
 
 def need_folder(data_dir: str | None, what: str) -> Path:
@@ -116,9 +120,11 @@ def need_folder(data_dir: str | None, what: str) -> Path:
     return Path(data_dir)
 
 
-def _below(root: Path, lists: Mapping[str, ImageList], class_names: Sequence[str]) -> dict[str, Images]:
+def _below(
+    root: Path, lists: Mapping[str, ImageList], class_names: Sequence[str], allow_outside: bool
+) -> dict[str, Images]:
     """The images of all lists in a folder tree, each in one list only, however it is spelled there."""
-    found = {split: listed_files(root, each, class_names) for split, each in lists.items()}
+    found = {split: listed_files(root, each, class_names, allow_outside) for split, each in lists.items()}
     check_lists(
         {
             split: ImageList(lists[split].name, list(map(os.fsdecode, images.names.to_pylist())), images.labels)
@@ -135,20 +141,25 @@ def _class_folders(images: ImageList) -> list[str]:
 
 
 def _from_rows(
-    data_dir: str | None, lists: Mapping[str, ImageList], wnids: list[str], image_column: str, label_column: str
+    data_dir: str | None,
+    lists: Mapping[str, ImageList],
+    wnids: list[str],
+    image_column: str,
+    label_column: str,
+    allow_outside: bool,
 ) -> Found:
     """The images of ImageNet-LT's lists among the rows of ImageNet, matched by name; nothing is decoded.
 
     The hub has train/n01440764/n01440764_190.JPEG as n01440764_190_n01440764.JPEG in its training split.
     """
-    splits, source = load_splits(IMAGENET, data_dir), data_dir or IMAGENET
+    splits, source = load_splits(IMAGENET, data_dir, allow_outside), data_dir or IMAGENET
     found, class_names = {}, wnids
     for part, each in lists.items():
         split = "train" if each.paths[0].startswith("train/") else "validation"
         check_split(splits, split, source)
         rows, where = splits[split], f"The {split} split of {source!r}"
         check_columns(rows, where, image_column=image_column, label_column=label_column)
-        column = ImageColumn(rows, image_column, source, data_dir or "")
+        column = ImageColumn(rows, image_column, source, data_dir or "", allow_outside)
         wanted = [
             f"{path.rpartition('/')[2].rpartition('.')[0]}_{wnids[label]}.JPEG"
             for path, label in zip(each.paths, each.labels.tolist(), strict=True)

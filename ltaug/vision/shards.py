@@ -24,6 +24,8 @@ from pyarrow import ipc, parquet
 from pyarrow.fs import FileSystem
 
 from ltaug.errors import UserError
+from ltaug.loaders.files import refuse_outside
+from ltaug.loaders.tables import stored_paths
 
 __all__ = ["Pool", "Shards"]
 
@@ -41,10 +43,22 @@ class Shards:
         image_column: column of the images.
         label_column: column of the labels.
         source: what to call the data set in messages.
+        folder: where paths of images start; empty for a data set of the hub.
+        allow_outside: take paths of images outside of ``folder``, too.
     """
 
-    def __init__(self, paths: Sequence[str], split: str, image_column: str, label_column: str, source: str) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        split: str,
+        image_column: str,
+        label_column: str,
+        source: str,
+        folder: str = "",
+        allow_outside: bool = False,
+    ) -> None:
         self.paths, self.split, self.image_column = list(paths), split, image_column
+        self.source, self.folder, self.allow_outside = source, folder, allow_outside
         with ThreadPoolExecutor(READERS) as threads:
             stamps = list(threads.map(_stamp, self.paths))
         self.key = hashlib.sha256(repr((stamps, image_column, label_column)).encode()).hexdigest()[:24]
@@ -83,12 +97,19 @@ class Shards:
             self.schema = file.schema_arrow
 
     def read(self, k: int) -> Any:
-        """Read the encoded images of a row group, a pyarrow array of bytes, paths, or structs of both."""
+        """Read the encoded images of a row group, a pyarrow array of bytes, paths, or structs of both.
+
+        Raises:
+            UserError: paths lead out of ``folder``.
+        """
         shard, group = self.places[k]
         with _opened(self.paths[shard]) as file:
             table = file.read_row_group(group, columns=[self.image_column], use_threads=False)
         column = table.column(self.image_column).combine_chunks()
-        return column.cast(self.schema.field(self.image_column).type)
+        images = column.cast(self.schema.field(self.image_column).type)
+        where = f"Column {self.image_column!r} of {self.source!r}"
+        refuse_outside(self.folder, stored_paths(images), where, self.allow_outside)
+        return images
 
     def pool(self, labels: NDArray[np.int64], counts: NDArray[np.int64], buffer: int) -> Path:
         """File of min(n_c, ``buffer``) encoded images of each class, read out of the row groups at the first time.

@@ -63,6 +63,7 @@ def read_small_images(
     image_column: str = "image",
     label_column: str = "label",
     splits: Sequence[str] = ("train", "test"),
+    allow_outside: bool = False,
 ) -> tuple[dict[str, SmallImages], list[str]]:
     """Find the splits of a data set of small images on the hub, or in a local folder of parquet files.
 
@@ -72,6 +73,7 @@ def read_small_images(
         image_column: column of the images.
         label_column: column of the class indices, or class names.
         splits: names of the splits to read; the first one is the training split, which defines the classes.
+        allow_outside: read files outside of ``data_dir``, too, that paths in the column of images name.
 
     Returns:
         The splits by name, and the names of the classes.
@@ -83,7 +85,7 @@ def read_small_images(
     source = data_dir or hub_id
     if source is None:
         raise UserError("Give `hub_id`, a data set of the hub, or `data_dir`, a folder of parquet files.")
-    found = load_splits(hub_id or source, data_dir)
+    found = load_splits(hub_id or source, data_dir, allow_outside)
     for split in splits:
         check_split(found, split, source)
         name = f"The {split} split of {source!r}"
@@ -91,8 +93,7 @@ def read_small_images(
     known = getattr(found[splits[0]].features[label_column], "names", None)
     columns = {split: arrow_column(found[split], label_column) for split in splits}
     class_names, labels = class_labels(columns, known, f"Column {label_column!r} of {source!r}")
-    images = {
-        split: SmallImages(labels[split], ImageColumn(found[split], image_column, source, data_dir or ""), source)
-        for split in splits
+    openers = {
+        split: ImageColumn(found[split], image_column, source, data_dir or "", allow_outside) for split in splits
     }
-    return images, class_names
+    return {split: SmallImages(labels[split], opener, source) for split, opener in openers.items()}, class_names

@@ -258,8 +258,8 @@ class WindowDataset(Dataset[Any]):
         pool = self.window.pool
         row, stored = pool[-1 - k] if k < 0 and pool is not None else self._encoded(k)
         path = stored.get("path") if isinstance(stored, dict) else None
-        name = path or f"{self.images.shards.split} {row}"
-        return row, self.images.notes.decode(lambda: open_stored(stored), name, row, "another one")
+        name, folder = path or f"{self.images.shards.split} {row}", self.images.shards.folder
+        return row, self.images.notes.decode(lambda: open_stored(stored, folder), name, row, "another one")
 
     def _encoded(self, k: int) -> tuple[int, Any]:
         while k not in self.encoded:

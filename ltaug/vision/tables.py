@@ -5,7 +5,6 @@ A column of images may hold bytes, paths, or structs of both, in any of arrow's 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection
 from typing import Any
 
@@ -16,16 +15,17 @@ from PIL import Image
 from torch import Tensor
 
 from ltaug.errors import UserError
+from ltaug.loaders.files import refuse_outside
 from ltaug.loaders.folders import TEST_SPLITS
 from ltaug.loaders.tables import (
     arrow_column,
     check_columns,
     class_labels,
-    data_files,
-    hub_or_cache,
+    find_files,
     is_plain,
     load_splits,
     loading_error,
+    stored_paths,
 )
 from ltaug.vision.decoding import open_stored
 from ltaug.vision.image_set import Images
@@ -42,22 +42,25 @@ class ImageColumn:
         rows: a split of a data set.
         column: name of the column.
         source: what to call the data set in messages.
-        folder: where relative paths in the column start.
+        folder: where relative paths in the column start; empty for a data set of the hub.
+        allow_outside: read files that paths in the column name outside of ``folder``, too.
 
     Raises:
-        UserError: the column holds something else.
+        UserError: the column holds something else, or paths that lead out of ``folder``.
     """
 
-    def __init__(self, rows: Any, column: str, source: str, folder: str = "") -> None:
+    def __init__(self, rows: Any, column: str, source: str, folder: str = "", allow_outside: bool = False) -> None:
         self.rows, self.column, self.folder = rows, column, folder
         self._stored: Any = None
-        kind = arrow_column(rows, column).type
+        stored = arrow_column(rows, column)
+        kind = stored.type
         fields = {each.name for each in kind} if pyarrow.types.is_struct(kind) else set()
         if not (is_plain(kind, "string", "binary") or {"bytes", "path"} & fields):
             raise UserError(
                 f"{source!r} must hold images in {column!r} (their bytes, their paths, or structs of bytes and path), "
                 f"but holds {kind}. Name another column with `image_column`."
             )
+        refuse_outside(folder, stored_paths(stored), f"Column {column!r} of {source!r}", allow_outside)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -106,6 +109,7 @@ def read_image_table(
     label_column: str = "label",
     train_split: str = "train",
     test_split: str | None = None,
+    allow_outside: bool = False,
 ) -> tuple[list[str], dict[str, Images]]:
     """Find the images of a data set of the hub, or of a local folder of parquet files.
 
@@ -116,12 +120,13 @@ def read_image_table(
         label_column: column of the labels, which are class indices or class names.
         train_split: name of the split to train on.
         test_split: name of the split to test on; by default test or validation, whichever there is.
+        allow_outside: read files outside of ``data_dir``, too, that paths in a column name.
 
     Returns:
         Class names, and images by split: train, and test and validation if they are there.
     """
     source = _source(hub_id, data_dir)
-    splits = load_splits(hub_id or source, data_dir)
+    splits = load_splits(hub_id or source, data_dir, allow_outside)
     chosen = choose_splits(splits, source, train_split, test_split)
     for split in chosen.values():
         where = f"The {split} split of {source!r}"
@@ -129,11 +134,11 @@ def read_image_table(
     known = _class_names(splits[train_split].features, label_column)
     columns = {name: arrow_column(splits[split], label_column) for name, split in chosen.items()}
     names, labels = class_labels(columns, known, f"Column {label_column!r} of {source!r}")
-    found = {
-        name: _images(splits[split], labels[name], image_column, source, split, data_dir)
+    openers = {
+        name: ImageColumn(splits[split], image_column, source, data_dir or "", allow_outside)
         for name, split in chosen.items()
     }
-    return names, found
+    return names, {name: _images(opener, labels[name], chosen[name]) for name, opener in openers.items()}
 
 
 def read_image_stream(
@@ -145,6 +150,7 @@ def read_image_stream(
     label_column: str = "label",
     train_split: str = "train",
     test_split: str | None = None,
+    allow_outside: bool = False,
 ) -> tuple[list[str], StreamSet, dict[str, Images]]:
     """Find the training images of a data set of parquet files without downloading them; the test split by index.
 
@@ -156,6 +162,7 @@ def read_image_stream(
         label_column: likewise.
         train_split: likewise.
         test_split: likewise.
+        allow_outside: likewise.
 
     Returns:
         Class names, training images, and the test split, if there is one.
@@ -164,17 +171,16 @@ def read_image_stream(
 
     source = _source(hub_id, data_dir)
     try:
-        with hub_or_cache() if data_dir is None else contextlib.nullcontext():
-            builder = datasets.load_dataset_builder(source)
-        paths = data_files(builder, data_dir) or {}
+        builder, files = find_files(source, data_dir, allow_outside)
     except UserError:
         raise
     except Exception as error:  # the hub client and the file readers raise many types
         raise loading_error(source, data_dir, error) from error
+    paths, folder = files or {}, data_dir or ""
     if other := [file for each in paths.values() for file in each if not file.endswith(".parquet")]:
         raise UserError(f"A stream reads parquet files only, but {source!r} has {other[0]}.")
     chosen = choose_splits(paths, source, train_split, test_split)
-    shards = Shards(paths[train_split], train_split, image_column, label_column, source)
+    shards = Shards(paths[train_split], train_split, image_column, label_column, source, folder, allow_outside)
     features = builder.info.features or datasets.Features.from_arrow_schema(shards.schema)
     columns, splits = {"train": shards.labels}, {}
     if test := chosen.get("test"):
@@ -187,7 +193,8 @@ def read_image_stream(
     train = StreamSet(shards, labels["train"], buffer, len(names))
     if not test:
         return names, train, {}
-    return names, train, {"test": _images(splits[test], labels["test"], image_column, source, test, data_dir)}
+    opener = ImageColumn(splits[test], image_column, source, folder, allow_outside)
+    return names, train, {"test": _images(opener, labels["test"], test)}
 
 
 def _source(hub_id: str | None, data_dir: str | None) -> str:
@@ -202,9 +209,8 @@ def _class_names(features: Any, column: str) -> list[str] | None:
     return getattr(features.get(column), "names", None)
 
 
-def _images(rows: Any, labels: Tensor, column: str, source: str, split: str, data_dir: str | None) -> Images:
-    opener = ImageColumn(rows, column, source, data_dir or "")
-    return Images(labels, stored_names(rows, column, split), torch.arange(len(rows)), opener)
+def _images(opener: ImageColumn, labels: Tensor, split: str) -> Images:
+    return Images(labels, stored_names(opener.rows, opener.column, split), torch.arange(len(opener)), opener)
 
 
 def choose_splits(

@@ -32,6 +32,8 @@ class DataSettings:
     """From the hub, or from `data_dir`; the digits come with scikit-learn and need no files."""
     data_dir: str | None = None
     """Local folder with the hub's columns, read instead of the hub."""
+    allow_outside: bool = False
+    """Read images outside of `data_dir`, too, where a table in it names such: only if you trust its author."""
     image_column: str = "img"
     """Column of the images."""
     label_column: str | None = None
@@ -85,7 +87,11 @@ def read_splits(cfg: Any) -> Splits:
         )
     label_column = cfg.label_column or ("fine_label" if cfg.dataset == "cifar100" else "label")
     splits, names = read_small_images(
-        HUB[cfg.dataset], cfg.data_dir, image_column=cfg.image_column, label_column=label_column
+        HUB[cfg.dataset],
+        cfg.data_dir,
+        image_column=cfg.image_column,
+        label_column=label_column,
+        allow_outside=cfg.allow_outside,
     )
     train, test = splits["train"], splits["test"]
     return Splits(train.images, train.labels, test.images(), test.labels, names, CIFAR_MEAN, CIFAR_STD)

@@ -38,6 +38,8 @@ class DataSettings:
     each class), or synthetic, which needs no files."""
     data_dir: str | None = None
     """Local folder: with parquet files, read instead of the hub; or with the folders of the classes."""
+    allow_outside: bool = False
+    """Read sounds outside of `data_dir`, too, where a table in it names such: only if you trust its author."""
     hub_id: str | None = None
     """hub: OWNER/NAME."""
     audio_column: str = "audio"
@@ -92,8 +94,8 @@ def read_source(cfg: Any) -> SoundSource:
     if cfg.dataset == "hub" and not (cfg.data_dir or cfg.hub_id):
         raise ValueError("`dataset: hub` needs `hub_id`, OWNER/NAME, or `data_dir`, a folder of parquet files.")
     label_column = cfg.label_column or ("label" if cfg.dataset == "hub" else "target")
-    only = "esc10" if cfg.dataset == "esc10" else None
-    return read_table(cfg.hub_id or HUB, cfg.data_dir, cfg.audio_column, label_column, only=only)
+    rows = {"only": "esc10" if cfg.dataset == "esc10" else None, "allow_outside": cfg.allow_outside}
+    return read_table(cfg.hub_id or HUB, cfg.data_dir, cfg.audio_column, label_column, **rows)
 
 
 @dataclass
@@ -196,8 +198,7 @@ def load_data(cfg: Any) -> Data:
     if cfg.held_out_per_class:
         kept = rest[hold_out(labels[rest], cfg.held_out_per_class, names, "held_out_per_class", cfg.data_seed)]
         chosen["held_out"], rest = (source.train, kept), all_but(kept, rest)
-    available = ltaug.class_counts(labels[rest], len(names))
-    counts = ltaug.profile_counts(cfg.profile, available, cfg.imbalance_ratio, names)
+    counts = ltaug.profile_counts(cfg.profile, ltaug.class_counts(labels[rest], len(names)), cfg.imbalance_ratio, names)
     train = rest[ltaug.subsample(labels[rest], counts, seed=cfg.data_seed)]
     return decode(cfg, source, {"train": (source.train, train), **chosen})
 
@@ -244,7 +245,6 @@ def decode(cfg: Any, source: SoundSource, chosen: dict[str, tuple[Any, Tensor]])
                 raise ValueError(f"None of the {split} clips of class {k} ({source.class_names[k]}) can be read.")
     counts = ltaug.class_counts(labels["train"], len(source.class_names))
     left_out = len(sounds) - sum(map(len, clips.values()))
-    shown = ("sample_rate", "trim_silence", "crop_length", "test_crops")
-    preprocessing = {name: getattr(cfg, name) for name in shown}
+    preprocessing = {name: getattr(cfg, name) for name in ("sample_rate", "trim_silence", "crop_length", "test_crops")}
     index_hash = ltaug.index_hash(chosen["train"][1])
     return Data(clips, labels, files, source.class_names, counts, index_hash, left_out, preprocessing)

@@ -55,13 +55,14 @@ class DataSettings(ImageSettings):
 
 def load_data(cfg: Any) -> ImageData:
     """Find the images of the settings' data set and take the part of them that its profile asks for."""
-    columns = {"image_column": cfg.image_column, "label_column": cfg.label_column}
+    outside = {"allow_outside": cfg.allow_outside}
+    columns = outside | {"image_column": cfg.image_column, "label_column": cfg.label_column}
     if cfg.stream and cfg.dataset != "hub":
         raise ValueError(f"`stream` reads files of `dataset: hub`, but `dataset` is {cfg.dataset}. Leave it out.")
     if cfg.dataset == "imagenet_lt":
         names, splits = read_imagenet_lt(cfg.data_dir, cfg.list_dir, **columns)
     elif cfg.dataset == "places_lt":
-        names, splits = read_places_lt(cfg.data_dir, cfg.list_dir)
+        names, splits = read_places_lt(cfg.data_dir, cfg.list_dir, **outside)
     elif cfg.dataset == "folder":
         needed = "a folder with a folder of images for each class, or with such folders train and test"
         names, splits = read_image_folder(str(need_folder(cfg.data_dir, needed)))

@@ -50,11 +50,12 @@ def load_data(cfg: Any) -> ImageData:
         raise ValueError(
             f"`train_json` and `test_json` are of `dataset: json`, but `dataset` is {cfg.dataset}. Leave them out."
         )
+    outside = {"allow_outside": cfg.allow_outside}
     readers = {
-        "inaturalist2018": lambda: read_inaturalist_2018(cfg.data_dir, cfg.list_dir),
-        "json": lambda: read_json_lists(cfg.data_dir, cfg.train_json, cfg.test_json),
+        "inaturalist2018": lambda: read_inaturalist_2018(cfg.data_dir, cfg.list_dir, **outside),
+        "json": lambda: read_json_lists(cfg.data_dir, cfg.train_json, cfg.test_json, **outside),
         "folder": lambda: read_image_folder(str(need_folder(cfg.data_dir, "a folder with folders train and test"))),
-        "hub": lambda: read_image_table(cfg.hub_id, cfg.data_dir),
+        "hub": lambda: read_image_table(cfg.hub_id, cfg.data_dir, **outside),
         "digits": read_long_tailed_digits,
     }
     return long_tailed_data(*readers[cfg.dataset](), cfg, f"`dataset` {cfg.dataset}")

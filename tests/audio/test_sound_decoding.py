@@ -158,6 +158,61 @@ class TestOneClip:
         assert refused > 10
 
 
+class TestClipsThatWouldFillTheMemory:
+    """Days of silence in a few kilobytes, made small by a lower limit."""
+
+    REASON = r"has 40,000 samples{} at 8000 Hz, more than the 30,000 of a clip at most\. Cut it"
+
+    @pytest.fixture(autouse=True)
+    def _limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(decoding, "MOST_SAMPLES", 30_000)
+
+    @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
+    def test_are_refused_before_they_are_decoded(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        if kind not in soundfile.available_formats():
+            pytest.skip("this libsndfile is too old for it")
+        short, long = (encoded(np.zeros(size, np.int16), kind=kind) for size in (20_000, 40_000))
+        assert len(read_clip(short, RATE)) >= 20_000
+        monkeypatch.setattr(soundfile.SoundFile, "read", None)
+        reason = r"has 4\d,\d{3} samples at 8000 Hz, more than the 30,000" if kind == "MP3" else self.REASON.format("")
+        for source in (long, memoryview(long)):  # also as a table has it
+            with pytest.raises(ValueError, match=reason):
+                read_clip(source, RATE)
+
+    def test_channels_count(self) -> None:
+        with pytest.raises(ValueError, match=r"has 10,000 samples of 4 channels at 8000 Hz, more than the 30,000"):
+            read_clip(encoded(np.zeros((10_000, 4), np.int16), kind="FLAC"), RATE)
+
+    def test_so_does_what_becomes_of_them(self) -> None:
+        """At a rate of 1 kHz a clip grows 44 times as long."""
+        with pytest.raises(ValueError, match=r"has 44,100 samples at 44100 Hz, more than the 30,000"):
+            read_clip(encoded(noise(0, 1000), 1000), 44100)
+
+    def test_a_header_that_claims_anything(self) -> None:
+        data = bytearray(encoded(noise(0), kind="FLAC"))
+        data[8 + 13] |= 0x0F
+        data[8 + 14 : 8 + 18] = b"\xff" * 4
+        with pytest.raises(ValueError, match=r"has 68,719,476,735 samples at 8000 Hz, more than"):
+            read_clip(bytes(data), RATE)
+
+    def test_large_files_are_not_read(self, tmp_path: Path) -> None:
+        with (tmp_path / "clip.wav").open("wb") as file:
+            file.truncate(16 * 30_000 + 1)
+        with pytest.raises(ValueError, match=r"has 480,001 bytes, more than a clip of 30,000 samples"):
+            read_clip(tmp_path / "clip.wav", RATE)
+
+    def test_they_are_left_out_by_name(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        sounds = [("good.flac", encoded(noise(0))), ("bomb.flac", encoded(np.zeros(40_000, np.int16), kind="FLAC"))]
+        clips = read_clips(sounds, RATE, cache_dir=str(tmp_path))
+        assert [clip is None for clip in clips] == [False, True]
+        assert f"bomb.flac {self.REASON.format('')}".replace("\\", "") in capsys.readouterr().err
+
+
+def test_a_pipe_is_no_sound_file(pipe: Path) -> None:
+    with pytest.raises(ValueError, match=r"cannot be opened \(it is no regular file, but a"):
+        read_clip(pipe, RATE)
+
+
 class TestManyClips:
     ITEMS = tuple((f"{k}.wav", encoded(noise(k, 100 + k))) for k in range(12))
 

@@ -147,6 +147,24 @@ class TestTable:
         source = read_table("owner/name", str(folder), label_column="target")
         assert np.abs(read_clip(source.train.sound(7), RATE) - noise(7) * 32768).max() <= 1
 
+    def test_paths_that_leave_the_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "secret.wav").write_bytes(encoded(noise(7)))
+        names = [f"{k}.wav" for k in range(29)]
+        for last, message in (
+            (
+                "../secret.wav",
+                r"'audio' of .* paths that lie outside `data_dir` .*, 1 of 30, the .* is '\.\./secret\.wav'",
+            ),
+            ("https://host/1.wav", r"'audio' of .* paths that are addresses, 1 of 30, .* Only files are read"),
+        ):
+            audio = pyarrow.array([*names, last])
+            folder = write_table(tmp_path / str(len(last)), features=False, audio=audio)
+            with pytest.raises(ValueError, match=message):
+                read_table("owner/name", str(folder), label_column="target")
+        folder = write_table(tmp_path / "data", features=False, audio=pyarrow.array([*names, "../secret.wav"]))
+        source = read_table("owner/name", str(folder), label_column="target", allow_outside=True)
+        assert np.abs(read_clip(source.train.sound(29), RATE) - noise(7) * 32768).max() <= 1
+
     def test_missing_sounds_are_empty(self, tmp_path: Path) -> None:
         files = [None, {"bytes": None, "path": None}, {"bytes": b"", "path": ""}]
         audio = pyarrow.array(files + [{"bytes": data, "path": None} for data in FILES[3:]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zlib
 from pathlib import Path
@@ -27,6 +28,26 @@ def reopened(image: Image.Image, kind: str, **options: object) -> Image.Image:
 def difference(image: Image.Image, expected: np.ndarray) -> int:
     assert image.mode == "RGB"
     return int(np.abs(np.asarray(image).astype(int) - expected).max())
+
+
+def test_images_that_would_fill_the_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Pillow itself only warns up to twice its limit, and nobody reads warnings of worker processes."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    bombs = {size: picture(0, "PNG", size=size) for size in ((40, 26), (80, 26))}
+    for size, data in bombs.items():
+        reason = "more than 1,000 may be meant to fill the memory: shrink it" if size[0] == 40 else "decompression bomb"
+        for stored in (data, {"bytes": data, "path": "a.png"}, str(write(tmp_path / "a.png", data))):
+            with (
+                pytest.raises((ValueError, Image.DecompressionBombError), match=reason),
+                pytest.warns(Image.DecompressionBombWarning) if size[0] == 40 else contextlib.nullcontext(),
+            ):
+                open_stored(stored)
+    assert open_stored(picture(0, size=(40, 25))).size == (40, 25)
+
+
+def test_a_pipe_is_no_image(pipe: Path) -> None:
+    with pytest.raises(ValueError, match="it is no regular file, but a folder, a pipe, a socket or a device"):
+        open_stored(str(pipe))
 
 
 def test_every_kind_comes_as_rgb() -> None:

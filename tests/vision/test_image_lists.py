@@ -23,11 +23,13 @@ import pytest
 from image_support import names_of, number_of, picture, write
 
 import ltaug
-from ltaug.vision import official
+from ltaug.errors import UserError
+from ltaug.vision import coco, official
 from ltaug.vision.coco import read_coco
 from ltaug.vision.image_set import ImageSet
 from ltaug.vision.lists import ImageList, check_lists, listed_files, parse_list
 from ltaug.vision.official import IMAGENET_LT, INATURALIST_2018, PLACES_LT, Official, OfficialFile, read_lists
+from ltaug.vision.published_sets import read_json_lists
 
 
 class TestText:
@@ -65,6 +67,12 @@ class TestText:
             (b"a.jpg 0\nnonsense\n", r"like 'train/n01440764/n01440764_190.JPEG 0', .*, but line 2 is 'nonsense'\."),
             (b"a.jpg 3.5", r"a class index, but line 1 is 'a\.jpg 3\.5'\."),
             (b"\n\n", "`a.txt` lists no images"),
+            (
+                b"path,label\na.jpg 0\nb.jpg 1000000000000\n",
+                r"`a\.txt` has the class index 1000000000000 in line 3\. It",
+            ),
+            (b"a.jpg 0\nb.jpg 10000000\n", r"index 10000000 in line 2\. It must be below 10,000,000: classes are n"),
+            (b"a.jpg " + b"9" * 5000, r"`a\.txt` has the class index 9{30} in line 1\."),  # beyond Python's integers
         ],
     )
     def test_faults(self, data: bytes, message: str) -> None:
@@ -122,6 +130,73 @@ class TestText:
             listed_files(tmp_path, images, ["ant", "bee", "cat"])
 
 
+class TestPathsThatLeaveTheFolder:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """Two images in a folder, one beside it, and links to that."""
+        for name in ("data/in/1.jpg", "data/in/2.jpg", "out/3.jpg"):
+            write(tmp_path / name, picture(50))
+        for link, target in (("data/link.jpg", "../out/3.jpg"), ("data/far", "../out"), ("data/near.jpg", "in/2.jpg")):
+            try:
+                (tmp_path / link).symlink_to(target)
+            except OSError:
+                pytest.skip("no links on this system")
+        return tmp_path / "data"
+
+    @pytest.mark.parametrize("path", ["../out/3.jpg", "in/../../out/3.jpg", "{}/out/3.jpg", "link.jpg", "far/3.jpg"])
+    def test_are_refused_unless_asked_for(self, folder: Path, path: str) -> None:
+        path = path.format(folder.parent)
+        images = parse_list("`a.txt`", f"in/1.jpg 0\n{path} 1\n".encode())
+        first = images.paths[1]
+        message = (
+            rf"^`a\.txt` has paths that lie outside `data_dir` '.*data', 1 of 2, the first of which is '{first}'\. Put "
+            r"them there; or, if you trust whoever wrote these paths, set `allow_outside` to true\.$"
+        )
+        with pytest.raises(UserError, match=message):
+            listed_files(folder, images, ["ant", "bee"])
+        allowed = listed_files(folder, images, ["ant", "bee"], allow_outside=True)
+        assert number_of(ImageSet(allowed)[1][0]) == 50
+
+    def test_others_are_not(self, folder: Path) -> None:
+        """Whole paths into the folder, links inside of it, and a folder that is a link itself."""
+        images = parse_list("a.txt", f"{folder}/in/1.jpg 0\nnear.jpg 1\nin/../in/2.jpg 1\n".encode())
+        assert len(listed_files(folder, images, ["ant", "bee"])) == 3
+        (folder.parent / "linked").symlink_to(folder)
+        assert len(listed_files(folder.parent / "linked", images, ["ant", "bee"])) == 3
+
+    @pytest.mark.parametrize(
+        "address", ["hf://datasets/a/b/1.jpg", "https://host/1.jpg", "s3://host/1.jpg", "file:/1.jpg"]
+    )
+    def test_addresses_always_are(self, folder: Path, address: str) -> None:
+        images = parse_list("`a.txt`", f"in/1.jpg 0\n{address} 1\n".encode())
+        with pytest.raises(
+            UserError, match=r"has paths that are addresses, 1 of 2, the first .*Only files are read: put"
+        ):
+            listed_files(folder, images, ["ant", "bee"], allow_outside=True)
+
+    def test_in_json(self, folder: Path) -> None:
+        train, test = content(3), content(1, 3)
+        for k, name in enumerate(("in/1.jpg", "../out/3.jpg", "in/2.jpg")):
+            train["images"][k]["file_name"] = name
+        test["images"][0]["file_name"] = "near.jpg"
+        for name, values in (("train", train), ("test", test)):
+            write(folder / f"{name}.json", json.dumps(values))
+        with pytest.raises(
+            UserError, match=r"train\.json` has paths that lie outside .* first of which is '\.\./out/3\.jpg"
+        ):
+            read_json_lists(str(folder), "train.json", "test.json")
+        (folder / "near.jpg").unlink()
+        write(folder / "near.jpg", picture(5))
+        read_json_lists(str(folder), "train.json", "test.json", allow_outside=True)
+
+
+def test_a_pipe_in_a_list_does_not_hang(pipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "1.jpg", picture(50))
+    images = ImageSet(listed_files(tmp_path, parse_list("a.txt", b"1.jpg 0\npipe 0"), ["ant"]))
+    assert number_of(images[1][0]) == 50
+    assert "'pipe' cannot be read (it is no regular file, but a folder, a pipe, a socket" in capfd.readouterr().err
+
+
 def write_text_lists(folder: Path, lists: dict[str, list[tuple[str, int]]]) -> Path:
     for part, lines in lists.items():
         write(folder / f"ImageNet_LT_{part}.txt", "".join(f"{path} {label}\n" for path, label in lines))
@@ -172,12 +247,39 @@ class TestOfficialText:
                 assert list(zip(each.paths, each.labels.tolist(), strict=True)) == self.LISTS[part]
         assert web.asked == [f"https://one/ImageNet_LT_{part}.txt" for part in ("train", "val", "test")]
         cache = tmp_path / "cache" / "lists"
-        assert {path.name for path in cache.iterdir()} == {file.name for file in web.official.files.values()}
-        assert capsys.readouterr().err == ""
+        kept = {file.name for file in web.official.files.values()} | {"ImageNet_LT_test.txt.sha256"}
+        assert {path.name for path in cache.iterdir()} == kept
+        assert capsys.readouterr().err.startswith(
+            "Warning: no hash of ImageNet_LT_test.txt is published. That of this "
+        )
         train = cache / "ImageNet_LT_train.txt"
         train.write_bytes(train.read_bytes()[:-9])
         read_lists(web.official)
         assert web.asked[3:] == ["https://one/ImageNet_LT_train.txt"]
+
+    def test_one_without_a_published_hash_must_stay_the_same(
+        self, web: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        test = tmp_path / "cache" / "lists" / "ImageNet_LT_test.txt"
+        record = test.with_name(f"{test.name}.sha256")
+        for _ in range(2):
+            read_lists(web.official)
+        assert record.read_text() == f"{hashlib.sha256(test.read_bytes()).hexdigest()}  {test.name}\n"
+        assert capsys.readouterr().err.count("no hash of ImageNet_LT_test.txt is published") == 1
+        changed = test.read_bytes().replace(b"1.jpg", b"2.jpg")  # as long as before
+        test.write_bytes(changed)
+        read_lists(web.official)
+        assert test.read_bytes() == (web.folder / test.name).read_bytes() != changed
+        (web.folder / test.name).write_bytes(changed)
+        test.unlink()
+        with pytest.raises(
+            ConnectionError, match=r"invalid hash value .*\)\. The hash is that of the first download; rem"
+        ):
+            read_lists(web.official)
+        for word in ("", "no hash"):  # a damaged record is made anew
+            record.write_text(word)
+            read_lists(web.official)
+            assert record.read_text().startswith(hashlib.sha256(changed).hexdigest())
 
     def test_a_host_that_is_down_or_serves_something_else(self, web: SimpleNamespace, tmp_path: Path) -> None:
         web.spoil["one"] = lambda data: data[:-2] + b"9\n"
@@ -192,7 +294,8 @@ class TestOfficialText:
         web.down = {"one"}
         assert read_lists(web.official)["val"].labels.tolist() == [0, 1, 2]
         web.spoil["two"] = lambda data: data[:-1]
-        (tmp_path / "cache" / "lists" / "ImageNet_LT_test.txt").unlink()
+        for name in ("ImageNet_LT_test.txt", "ImageNet_LT_test.txt.sha256"):
+            (tmp_path / "cache" / "lists" / name).unlink()
         with pytest.raises(ConnectionError, match=r"https://two/ImageNet_LT_test.txt: \d+ bytes instead of \d+\)"):
             read_lists(web.official)
 
@@ -401,6 +504,23 @@ class TestJson:
         with pytest.raises(ValueError, match=r"test\.json\.tar\.gz` must be JSON"):
             read_coco(train, test)
 
+    def test_archives_that_would_fill_the_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        train, test = (json.dumps(content(*numbers)).encode() for numbers in ((7,), (3, 7)))
+        monkeypatch.setattr(coco, "MOST_BYTES", len(train))
+        long = train + b" " * 100_000
+        paths = [write(tmp_path / "train.json", train), write(tmp_path / "test.json", test)]
+        read_coco(*paths)
+        for data in (long, gzip.compress(long), archive("train.json", content(70))):
+            write(paths[0], data)
+            with pytest.raises(
+                UserError, match=r"train\.json` must be JSON .*: it has more than [\d,]+ bytes, or holds mo"
+            ):
+                read_coco(*paths)
+        write(paths[0], b'{"images": ' + b"[" * 100_000)
+        monkeypatch.setattr(coco, "MOST_BYTES", 1 << 20)
+        with pytest.raises(UserError, match=r"train\.json` must be JSON .*recursion"):
+            read_coco(*paths)
+
     def test_many_labels_take_little_time(self, tmp_path: Path) -> None:
         """A twentieth of iNaturalist 2018, in a twentieth of ten seconds."""
         train = write(tmp_path / "train.json", json.dumps(content(22_000)))
@@ -445,8 +565,9 @@ class TestINaturalistFromTheWeb:
             assert lists["test"].paths[0] == "train_val2018/Plantae/1/00000000000000000000000000000007.jpg"
             assert names == ["Abies alba", "name7", "name40"]
         assert web.asked == ["train2018.json.tar.gz", "val2018.json.tar.gz", "categories.json.tar.gz"]
-        assert {path.name for path in (tmp_path / "cache" / "lists").iterdir()} == set(web.asked)
-        assert capsys.readouterr().err == ""
+        kept = {*web.asked, "categories.json.tar.gz.sha256"}
+        assert {path.name for path in (tmp_path / "cache" / "lists").iterdir()} == kept
+        assert capsys.readouterr().err.startswith("Warning: no hash of categories.json.tar.gz is published. That of ")
         damaged = tmp_path / "cache" / "lists" / "train2018.json.tar.gz"
         damaged.write_bytes(damaged.read_bytes()[:-9])
         web.read()

@@ -14,12 +14,14 @@ import numpy as np
 import pyarrow
 import pytest
 import torch
-from image_support import names_of, number_of, picture, write_parquet
+from image_support import names_of, number_of, picture, write, write_parquet
 from PIL import Image
 from pyarrow import parquet
 
 import ltaug
+from ltaug.errors import UserError
 from ltaug.vision import read_small_images
+from ltaug.vision.decoding import decode, open_stored
 from ltaug.vision.image_set import ImageSet
 from ltaug.vision.tables import read_image_stream, read_image_table
 
@@ -113,6 +115,44 @@ def test_a_stream_passes_over_what_other_programs_leave(tmp_path: Path) -> None:
     write_hub(tmp_path / "@Recycle", {"train": [5, 5]})
     names, train, _ = read_image_stream(None, str(tmp_path), buffer=4)
     assert (names, train.labels.tolist()) == (["0", "1"], [0, 1, 1])
+
+
+@pytest.mark.parametrize("kind", ["paths", "struct"])
+def test_paths_that_leave_the_folder(kind: str, tmp_path: Path) -> None:
+    write(tmp_path / "secret.png", picture(70, "PNG"))
+    write(tmp_path / "data" / "in.png", picture(30, "PNG"))
+
+    def readers(*images: str) -> list[Callable[[bool], int]]:
+        rows = [{"bytes": None, "path": path} if kind == "struct" else path for path in images]
+        for split, labels in (("train", [0, 1]), ("test", [1, 0])):
+            table = pyarrow.table({"image": pyarrow.array(rows), "label": labels})
+            parquet.write_table(table, tmp_path / "data" / f"{split}-0.parquet")
+
+        def stream(allow: bool) -> int:
+            train = read_image_stream(None, folder, buffer=4, allow_outside=allow)[1]
+            return number_of(decode(open_stored(train.shards.read(0)[1].as_py(), folder))[0])
+
+        folder = str(tmp_path / "data")
+        return [
+            lambda allow: number_of(ImageSet(read_image_table(None, folder, allow_outside=allow)[1]["train"])[1][0]),
+            lambda allow: int(read_small_images(None, folder, allow_outside=allow)[0]["train"].images()[1, 0, 0, 0]),
+            stream,
+        ]
+
+    for read in readers("in.png", "../secret.png"):
+        message = (
+            r"Column 'image' of .* has paths that lie outside `data_dir` '.*data', 1 of 2, the first of which is '\.\."
+        )
+        with pytest.raises(UserError, match=message):
+            read(False)
+        assert read(True) == 70
+    for address in ("hf://datasets/a/b/1.png", "https://host/1.png"):
+        for read in readers("in.png", address):
+            for allow in (False, True):
+                with pytest.raises(
+                    UserError, match=rf"has paths that are addresses, 1 of 2, .* is '{address}'\. Only f"
+                ):
+                    read(allow)
 
 
 def test_three_splits(tmp_path: Path) -> None:
