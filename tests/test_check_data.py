@@ -262,6 +262,8 @@ def test_the_data_of_our_recipes_pass(name: str, root: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "settings", "name"),
     [
+        ("cifar_lt", {"dataset": "cifar10"}, "cifar10_ir100"),
+        ("cifar_lt", {"dataset": "cifar10", "profile": "step"}, "cifar10_step_ir100"),
         ("imagenet_lt", {"dataset": "folder", "data_dir": "/my/birds/"}, "birds"),
         ("imagenet_lt", {"dataset": "hub", "hub_id": "owner/urban", "profile": "step"}, "urban_ir100"),
         ("imagenet_lt", {"data_dir": "/data/imagenet"}, "imagenet_lt"),

@@ -55,7 +55,8 @@ class DataSettings:
     @property
     def data_name(self) -> str:
         """Name of the data in run folders."""
-        return self.dataset if self.profile == "natural" else f"{self.dataset}_ir{self.imbalance_ratio:g}"
+        profile = "" if self.profile == "exponential" else f"_{self.profile}"
+        return self.dataset if self.profile == "natural" else f"{self.dataset}{profile}_ir{self.imbalance_ratio:g}"
 
 
 @dataclass
