@@ -38,6 +38,16 @@ __all__ = ["ImageData", "ImageSettings", "long_tailed_data", "streamed_data"]
 class ImageSettings:
     """What can be said of the images of a large set, whichever it is."""
 
+    hub_id: str | None = None
+    """OWNER/NAME of a data set of the hub."""
+    image_column: str = "image"
+    """Column of the images, of the hub and of parquet files."""
+    label_column: str = "label"
+    """Column of the labels, likewise: class indices or class names."""
+    train_split: str = "train"
+    """hub: split to train on."""
+    test_split: str | None = None
+    """hub: split to test on; by default test or validation, whichever there is."""
     profile: Literal["natural", "exponential", "step", "pareto"] = "natural"
     """How the class sizes fall; natural takes every image there is."""
     imbalance_ratio: Ratio = 100.0
@@ -54,7 +64,7 @@ class ImageSettings:
     image_size: PositiveInt = 224
     """Pixels of a side."""
     augmentation: Augmentation = "plain"
-    """plain: random resized crop and flip; color: and colour jitter; randaugment; flip: no crop."""
+    """plain: random resized crop and flip; color: and colour jitter; randaugment; crop; flip: no crop."""
     test_resize: PositiveFloat = 0.875
     """Share of the shorter side that the central crop of a test image has; 1 for small images."""
     workers: NonNegativeInt | None = None

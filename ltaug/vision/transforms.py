@@ -25,6 +25,7 @@ __all__ = [
     "collate_images",
     "jitter",
     "random_box",
+    "square_box",
     "to_pixels",
 ]
 
@@ -36,7 +37,7 @@ LUMA = (0.2989, 0.587, 0.114)
 LONGEST = 4
 """Longest side over the shortest one that is resized; of longer images the central part is enough."""
 
-Augmentation = Literal["plain", "color", "randaugment", "flip"]
+Augmentation = Literal["plain", "color", "randaugment", "crop", "flip"]
 """Names of what a training image goes through."""
 
 
@@ -51,7 +52,8 @@ class TrainTransform:
     Args:
         size: pixels of a side.
         augmentation: plain: random resized crop and flip; color: and colour jitter, as published for ImageNet-LT;
-            randaugment: plain and RandAugment; flip: the whole image, flipped or not.
+            randaugment: plain and RandAugment; crop: of the image resized to 8/7 of the size (256 for 224), and flip;
+            flip: the whole image, flipped or not.
     """
 
     def __init__(self, size: int, augmentation: Augmentation = "plain") -> None:
@@ -60,7 +62,8 @@ class TrainTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Crop and augment an image in RGB: uint8 [3, size, size]."""
-        box = (0, 0, *image.size) if self.augmentation == "flip" else random_box(*image.size)
+        draw = square_box if self.augmentation == "crop" else random_box
+        box = (0, 0, *image.size) if self.augmentation == "flip" else draw(*image.size)
         if self.augmentation == "randaugment":
             # On PIL images, as published; on tensors it takes three times as long.
             resized = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
@@ -90,6 +93,14 @@ def random_box(width: int, height: int) -> tuple[int, int, int, int]:
     w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
+
+
+def square_box(width: int, height: int) -> tuple[int, int, int, int]:
+    """Draw left, top, right and bottom of a square crop whose side is 7/8 of the shorter one."""
+    side = max(1, round(0.875 * min(width, height)))
+    x, y = torch.rand(2, dtype=torch.float64).tolist()
+    left, top = int(x * (width - side + 1)), int(y * (height - side + 1))
+    return left, top, left + side, top + side
 
 
 def jitter(pixels: Tensor, draws: Tensor) -> Tensor:

@@ -24,25 +24,15 @@ class DataSettings(ImageSettings):
     dataset: Literal["imagenet_lt", "places_lt", "folder", "hub", "digits"] = "imagenet_lt"
     """imagenet_lt, places_lt (official lists), folder, hub (any with images and labels), or digits."""
     data_dir: str | None = None
-    """Folder of the images, or of parquet files; by default imagenet_lt and hub read the hub."""
-    hub_id: str | None = None
-    """hub: OWNER/NAME."""
+    """Folder of the images, or of parquet files, read instead of the hub; places_lt needs it, or `hub_id`."""
     list_dir: str | None = None
     """Folder with a copy of the official lists, which are downloaded otherwise."""
-    image_column: str = "image"
-    """hub: column of the images."""
-    label_column: str = "label"
-    """hub: column of the labels, which are class indices or class names."""
-    train_split: str = "train"
-    """hub: split to train on."""
-    test_split: str | None = None
-    """hub: split to test on; by default test or validation, whichever there is."""
     stream: bool = False
     """hub: read the training files one after the other, for sets that no disk holds."""
     stream_buffer: PositiveInt = 64
     """hub: encoded images of a class that a stream holds, over all processes and workers."""
     augmentation: Augmentation = "color"
-    """plain: random resized crop and flip; color: and colour jitter, as published; randaugment; flip: no crop."""
+    """plain: random resized crop and flip; color: and colour jitter, as published; randaugment; crop; flip: no crop."""
 
     @property
     def data_name(self) -> str:
@@ -62,7 +52,8 @@ def load_data(cfg: Any) -> ImageData:
     if cfg.dataset == "imagenet_lt":
         names, splits = read_imagenet_lt(cfg.data_dir, cfg.list_dir, **columns)
     elif cfg.dataset == "places_lt":
-        names, splits = read_places_lt(cfg.data_dir, cfg.list_dir, **outside)
+        where = {"hub_id": cfg.hub_id, "image_column": cfg.image_column}
+        names, splits = read_places_lt(cfg.data_dir, cfg.list_dir, **where, **outside)
     elif cfg.dataset == "folder":
         needed = "a folder with a folder of images for each class, or with such folders train and test"
         names, splits = read_image_folder(str(need_folder(cfg.data_dir, needed)))

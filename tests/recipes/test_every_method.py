@@ -14,14 +14,23 @@ import sklearn.datasets
 from recipe_support import RECIPES, Recipe, imported, info, rows, summary
 
 import ltaug
+from ltaug.__main__ import main as command
 from ltaug.audio import synthetic_source
 from ltaug.methods import METHODS
+from ltaug.run import read_json
 from ltaug.training import SECOND_STAGE, Run
 from ltaug.vision.digits import read_digits
 
 SMALL: dict[str, dict[str, Any]] = {
     "cifar_lt": {"depth": 8, "imbalance_ratio": 24},
-    "esc50_lt": {"sample_rate": 4000, "crop_length": 2000, "mels": 16, "test_crops": 2, "test_per_class": 2, "held_out_per_class": 1},
+    "esc50_lt": {
+        "sample_rate": 4000,
+        "crop_length": 2000,
+        "mels": 16,
+        "test_crops": 2,
+        "test_per_class": 2,
+        "held_out_per_class": 1,
+    },
     "imagenet_lt": {"image_size": 16, "imbalance_ratio": 24, "test_per_class": 3, "held_out_per_class": 1},
     "inaturalist": {"image_size": 16, "held_out_per_class": 1},
 }
@@ -93,6 +102,20 @@ def test_trains(recipe: Recipe, settings: Any, folder: Path, name: str) -> None:
     prior = info(run)["logits_prior"]
     assert (prior is None) == (not method.trained or name == "bbn")
     assert prior is None or sum(prior) == pytest.approx(1.0)
+
+
+def test_a_run_is_corrected(recipe: Recipe, settings: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On LADE's eleven test sets, and by IC on folds of the test samples: from the folder alone, in every recipe."""
+    run = tmp_path / "erm"
+    recipe.module.main(replace(settings, method="erm", out=str(run)))
+    command(["correct", str(run), "--shifted", "--calibrate", "temperature"])
+    command(["correct", str(run), "--preset", "ic", "--folds", "2"])
+    assert "| F50 | F25 | F10 | F5 | F2 | U | B2 | B5 | B10 | B25 | B50 |" in capsys.readouterr().out
+    corrected = read_json(run / "corrected.json")
+    assert len(corrected["shifted"]["given"]) == 11
+    assert all(0 <= top1 <= 1 for top1 in corrected["shifted"]["given"].values())
+    assert corrected["description"].endswith(" (search), from train")
+    assert len(corrected["strengths"]) == 2
 
 
 def test_all_have_trained(recipe: Recipe, folder: Path) -> None:

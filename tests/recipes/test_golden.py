@@ -27,7 +27,8 @@ def check(recipe: Recipe, folder: Path, name: str, golden: dict[str, Any], loose
     """Train, and compare."""
     method, run = METHODS[name], folder / name
     if method.second_stage:
-        recipe.train(name, run, from_run=folder / str(method.first_stage), epochs=5, batch_size=32)
+        changes = {"set.tune_tau": False} if method.tune_tau else {}  # it was not, then
+        recipe.train(name, run, from_run=folder / str(method.first_stage), epochs=5, batch_size=32, **changes)
     else:
         changes = {"warmup_epochs": 0, "decay_at": "[0.8, 0.9]", "checkpoint_every": 5, "depth": 32}
         recipe.train(name, run, epochs=5, **changes)

@@ -22,6 +22,7 @@ from ltaug.vision.transforms import (
     collate_images,
     jitter,
     random_box,
+    square_box,
     to_pixels,
 )
 
@@ -72,6 +73,20 @@ class TestTraining:
     @pytest.mark.parametrize(("width", "height", "box"), [(1000, 10, (493, 0, 506, 10)), (9, 300, (0, 144, 9, 156))])
     def test_a_strip_is_cropped_in_the_middle(self, width: int, height: int, box: tuple) -> None:
         assert random_box(width, height) == box
+
+    def test_a_crop_of_the_resized_image(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As torchvision's Resize(256), RandomCrop(224): a box of 7/8 of the shorter side, anywhere."""
+        boxes = torch.tensor([square_box(600, 400) for _ in range(2000)]).double()
+        assert (boxes[:, 2:] - boxes[:, :2] == 350).all()
+        for place, most in ((boxes[:, 0], 250), (boxes[:, 1], 50)):
+            assert (place.min(), place.max()) == (0, most)
+            assert abs(place.mean() - most / 2) < most / 40
+        assert square_box(1, 1) == (0, 0, 1, 1)
+        monkeypatch.setattr(transforms, "square_box", lambda width, height: (64, 32, 288, 256))  # at (64, 32)
+        image = photo(1, 400, 256)
+        pixels = TrainTransform(224, "crop")(image)
+        wanted = v2.functional.crop(v2.functional.pil_to_tensor(v2.Resize(256)(image)), 32, 64, 224, 224)
+        assert torch.equal(pixels, wanted) or torch.equal(pixels, wanted.flip(-1))
 
     def test_half_of_the_images_are_flipped(self) -> None:
         ramp = np.repeat(np.arange(0, 256, 16, dtype=np.uint8)[None, :, None], 16, 0).repeat(3, 2)
