@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from ltaug import metrics, plots
 from ltaug.longtail import exponential_counts
 from ltaug.plots import _numbers, model, training
-from ltaug.posthoc import search_strength, strength_curve
+from ltaug.posthoc import search_strength, shift_logits, strength_curve
 
 
 def png(figure: Figure) -> bytes:
@@ -268,6 +268,7 @@ def figures_of_classes(num_classes: int, **options: list[str]) -> dict[str, tupl
         "compare_per_class_accuracy": (plots.compare_per_class_accuracy({"run": accuracy}, counts, **options), 0),
         "logit_statistics": (plots.logit_statistics(probs.log(), labels, counts, **options), 0),
         "log_confusion_matrix": (plots.log_confusion_matrix(confusion, counts, **options), 0),
+        "mean_class_probability": (plots.mean_class_probability({"run": probs}, labels, counts, **options), 0),
     }
 
 
@@ -719,6 +720,196 @@ def test_points_that_are_no_fractions_or_pairs_are_refused(points: object, messa
         plots.confidence_accuracy_density(points)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("target", [None, [1.0, 2.0, 3.0, 4.0]])
+def test_correction_factors_are_those_of_the_odds(target: list[float] | None) -> None:
+    counts, lambdas = [40, 0, 8, 2], [0.0, 0.7, 1.0, 2.0]
+    axes = plots.correction_factors(counts, lambdas, target).axes[0]
+    there = np.array([0, 2, 3])  # the class without samples has no ratio
+    source = np.array(counts, dtype=np.float64)[there] / 50
+    prior = (np.ones(3) if target is None else np.array(target)[there]) / 10
+    expected = np.sort((source[0] / source) * (prior / prior[0]))
+    for line, lam in zip(axes.lines, lambdas, strict=True):
+        assert line.get_xdata().tolist() == pytest.approx(expected)
+        assert line.get_ydata().tolist() == pytest.approx(expected**lam)
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    # Two classes whose probabilities are even: what shift_logits makes of their odds.
+    logits = shift_logits(torch.zeros(1, 4).double(), [40, 1, 8, 2], target or [1] * 4, 0.7)[0]
+    assert axes.lines[1].get_ydata()[-1] == pytest.approx(float((logits[3] - logits[0]).exp()))
+
+
+def test_correction_factors_of_even_classes_are_1() -> None:
+    figure = plots.correction_factors([5, 5], [1.0])
+    assert figure.axes[0].lines[0].get_xydata().tolist() == [[1, 1], [1, 1]]
+    png(figure)
+
+
+@pytest.mark.parametrize("target", [[1.0, 0.0], [1.0, 1.0, 1.0]])
+def test_a_target_prior_that_does_not_fit_is_refused(target: list[float]) -> None:
+    with pytest.raises(ValueError, match="`target_prior` must hold a number above 0 for each of the 2 classes"):
+        plots.correction_factors([5, 2], target_prior=target)
+
+
+# Sweeps
+
+
+def test_a_sweep_has_means_deviations_and_seeds_at_their_values() -> None:
+    sweep = {"a": {1.0: [0.5, 0.6, 0.7], -1: [0.4, None, math.nan], 0: 0.3}, "b": {0.5: [0.8, 0.9], 0: None}}
+    axes = plots.accuracy_by_setting(sweep, "tau").axes[0]
+    mean_a, seeds_a, mean_b, seeds_b = axes.lines
+    np.testing.assert_allclose(mean_a.get_xydata(), [[-1, 40], [0, 30], [1, 60]])
+    np.testing.assert_allclose(seeds_a.get_xydata(), [[1, 50], [1, 60], [1, 70]])
+    np.testing.assert_allclose(mean_b.get_xydata(), [[0.5, 85]])
+    np.testing.assert_allclose(seeds_b.get_xydata(), [[0.5, 80], [0.5, 90]])
+    bars = [path.vertices for collection in axes.collections for path in collection.get_paths()]
+    np.testing.assert_allclose(bars[0], [[1, 50], [1, 70]])  # the deviation of 50, 60, 70 is 10
+    np.testing.assert_allclose(bars[1], [[0.5, 85 - 50**0.5], [0.5, 85 + 50**0.5]])
+    assert len(bars) == 2
+    assert legend(axes.figure) == ["a, best at 1: 60.0", "b, best at 0.5: 85.0"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["-1", "0", "0.5", "1"]
+    assert axes.get_xlabel() == "tau"
+    png(axes.figure)
+
+
+def test_words_stand_in_their_order_and_near_numbers_have_no_tick_each() -> None:
+    shapes = plots.accuracy_by_setting({"run": {"concave": 0.5, "linear": 0.6, "$convex": 0.4}}, "shape")
+    assert shapes.axes[0].lines[0].get_xydata().tolist() == [[0, 50], [1, 60], [2, 40]]
+    assert ticks(shapes) == ["concave", "linear", r"\$convex"]
+    near = plots.accuracy_by_setting({"run": {0.0: 0.5, 0.001: 0.6, 1.0: 0.4}}, "lr")
+    near.canvas.draw()
+    assert "0.001" not in ticks(near)
+    for figure in (shapes, near):
+        png(figure)
+
+
+def test_a_heat_map_has_the_mean_of_each_pair_and_frames_the_best() -> None:
+    pairs = {(0.3, 0.1): [0.5, 0.7], (0.1, 0.0): 0.4, (0.3, 0.0): [0.65, None], (0.2, 0.0): math.nan}
+    figure = plots.accuracy_by_two_settings(pairs, ("head", "tail"))
+    axes = figure.axes[0]
+    cells = axes.images[0].get_array()
+    np.testing.assert_allclose(cells.filled(-1), [[40, 65], [-1, 60]])  # 0.2 has no result: neither row nor column
+    assert axes.images[0].origin == "lower"
+    assert {(text.get_text(), *text.get_position()) for text in axes.texts} == {
+        ("40.0", 0, 0),
+        ("65.0", 1, 0),
+        ("60.0", 1, 1),
+    }
+    frame = axes.lines[0].get_xydata()
+    assert (frame.min(0).tolist(), frame.max(0).tolist()) == ([0.5, -0.5], [1.5, 0.5])
+    assert [[t.get_text() for t in labels] for labels in (axes.get_xticklabels(), axes.get_yticklabels())] == [
+        ["0.1", "0.3"],
+        ["0", "0.1"],
+    ]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("head", "tail")
+    png(figure)
+
+
+def test_a_large_heat_map_has_no_numbers_and_few_ticks() -> None:
+    grid = {(a, b): (a + b) / 100 for a in range(30) for b in range(30)}
+    axes = plots.accuracy_by_two_settings(grid, ("a", "b")).axes[0]
+    assert not axes.texts
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "4", "8", "12", "16", "20", "24", "28"]
+    png(axes.figure)
+
+
+def test_a_sweep_without_results_says_so() -> None:
+    for figure in (
+        plots.accuracy_by_setting({}, "tau"),
+        plots.accuracy_by_setting({"run": {0.0: [None]}}, "tau"),
+        plots.accuracy_by_two_settings({(0.1, 0.2): math.nan}, ("a", "b")),
+    ):
+        assert figure.axes[0].texts[0].get_text() == "no run has a result yet"
+        png(figure)
+
+
+# Label distributions and smoothing
+
+
+def test_parts_of_label_suppression_are_those_of_two_independent_draws() -> None:
+    counts, head = [60, 25, 10, 5, 0], torch.tensor([True, True, False, False, False])
+    axes = plots.label_suppression(counts, head).axes[0]
+    instance, balanced = 0.85, 0.5  # of the four classes with samples, two are frequent
+    pairs = [(instance, instance), (instance, balanced), (balanced, balanced)]
+    expected = [
+        [instance, *(p * q for p, q in pairs)],
+        [0, *(p * (1 - q) + q * (1 - p) for p, q in pairs)],
+        [1 - instance, *((1 - p) * (1 - q) for p, q in pairs)],
+    ]
+    np.testing.assert_allclose(
+        [[bar.get_width() for bar in bars] for bars in axes.containers], 100 * np.array(expected)
+    )
+    lefts = np.array([[bar.get_x() for bar in bars] for bars in axes.containers])
+    np.testing.assert_allclose(lefts, 100 * np.cumsum([np.zeros(4), *expected[:-1]], axis=0), atol=1e-12)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["no mixing", "IB + IB", "IB + CB", "CB + CB"]
+
+
+def test_label_suppression_of_the_paper() -> None:
+    # 77 % of ImageNet-LT's samples are of its many-shot classes: 94.7 % of the mixed ones carry their labels.
+    bars = plots.label_suppression([77_000, 90, 10], torch.tensor([True, False, False])).axes[0].containers
+    assert bars[2].datavalues[1] < 0.001
+    alone, beside, none = plots.label_suppression([770, 200, 30], torch.tensor([True, False, False])).axes[0].containers
+    assert alone.datavalues[1] + beside.datavalues[1] == pytest.approx(94.7, abs=0.05)
+    assert none.datavalues[1] == pytest.approx(5.29)
+    by_default = plots.label_suppression([770, 20, 19]).axes[0].containers[0].datavalues
+    assert by_default[0] == pytest.approx(100 * 770 / 809)
+    with pytest.raises(ValueError, match=r"`head` must be bool \[3\]"):
+        plots.label_suppression([770, 200, 30], torch.tensor([True, False]))
+
+
+def test_shapes_of_the_smoothing_are_those_of_the_formulas() -> None:
+    counts = np.array([20.0, 500.0, 140.0, 20.0])
+    u = np.array([480, 120, 0, 0]) / 480  # sorted
+    expected = {
+        "concave": 0.05 + 0.3 * np.sin(np.pi * u / 2),
+        "linear": 0.05 + 0.3 * u,
+        "convex": 0.35 + 0.3 * np.sin(1.5 * np.pi + np.pi * u / 2),
+        "power 0.5": 0.05 + 0.3 * u**0.5,
+        "power 3": 0.05 + 0.3 * u**3,
+    }
+    figure = plots.smoothing_shapes(counts.astype(int), 0.35, 0.05, ["concave", "linear", "convex", 0.5, 3])
+    assert legend(figure) == list(expected)
+    for line, values in zip(figure.axes[0].lines, expected.values(), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), values, atol=1e-12)
+    assert len({(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}) == 5
+    with pytest.raises(ValueError, match="`shape` must be one of"):
+        plots.smoothing_shapes([5, 2], shapes=["round"])
+
+
+# Probabilities by class
+
+
+def test_mean_probabilities_stand_over_the_shares_of_both_sets() -> None:
+    probs, labels = random_predictions(5)
+    counts = [20, 500, 0, 100, 380]
+    order = [1, 4, 3, 0, 2]
+    axes = plots.mean_class_probability({"one": probs, "two": probs.flip(1)}, labels, counts).axes[0]
+    one, two, tested = axes.lines
+    np.testing.assert_allclose(one.get_ydata(), 100 * probs.double().mean(0)[order])
+    np.testing.assert_allclose(two.get_ydata(), 100 * probs.double().mean(0).flip(0)[order])
+    np.testing.assert_allclose(tested.get_ydata(), 100 * torch.bincount(labels)[order].double() / len(labels))
+    (area,) = (collection for collection in axes.collections if collection.get_label() == "training data")
+    for rank, share in enumerate([50, 38, 10, 2], start=1):
+        assert max(y for x, y in area.get_paths()[0].vertices if x == rank) == pytest.approx(share)
+    assert legend(axes.figure) == ["one", "two", "test data", "training data"]
+    png(axes.figure)
+
+
+def test_mean_probabilities_of_many_classes_are_smoothed() -> None:
+    probs, labels = random_predictions(45, samples=3000)  # more samples than are summed at a time
+    counts = exponential_counts(500, 45, 100)
+    line, tested = plots.mean_class_probability({"run": probs}, labels, counts).axes[0].lines
+    expected = 100 * probs.double().mean(0)
+    assert line.get_ydata()[20] == pytest.approx(float(expected[19:22].mean()))
+    share = torch.bincount(labels, minlength=45).double() / 30
+    assert tested.get_ydata()[20] == pytest.approx(float(share[19:22].mean()))
+
+
+def test_bad_arguments_of_mean_probabilities_are_refused() -> None:
+    with pytest.raises(ValueError, match="`probs` is empty"):
+        plots.mean_class_probability({}, [0], [5])
+    with pytest.raises(ValueError, match=r"`class_counts` .* 2 columns of `probs` of run, but hold 3"):
+        plots.mean_class_probability({"run": torch.full((2, 2), 0.5)}, [0, 1], [5, 4, 3])
+
+
 # All of them
 
 
@@ -740,6 +931,10 @@ def every_figure(num_classes: int) -> list[Figure]:
         plots.probability_violins({"$one": probs, "_two": probs}, labels, counts),
         plots.classifier_weight_norms({"$one": probs.T, "_two": probs.T}, counts),
         plots.logit_statistics(probs.log(), labels, counts),
+        plots.mean_class_probability({"$one": probs, "_two": probs}, labels, counts),
+        plots.label_suppression(counts),
+        plots.smoothing_shapes(counts),
+        plots.correction_factors(counts),
     ]
 
 

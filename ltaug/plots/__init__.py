@@ -17,24 +17,34 @@ from ltaug.plots._style import RUN_COLORS as RUN_COLORS
 from ltaug.plots._style import RUN_STYLES as RUN_STYLES
 from ltaug.plots._style import SKY as SKY
 from ltaug.plots._style import VERMILLION as VERMILLION
-from ltaug.plots.calibration import compare_reliability_diagrams, probability_violins, reliability_diagram
+from ltaug.plots.calibration import (
+    compare_reliability_diagrams,
+    mean_class_probability,
+    probability_violins,
+    reliability_diagram,
+)
 from ltaug.plots.classes import (
     class_counts,
     compare_per_class_accuracy,
     compare_shot_accuracy,
     label_occurrence,
+    label_suppression,
     per_class_accuracy,
+    smoothing_shapes,
     xi_aug_distribution,
 )
 from ltaug.plots.confusion import MAX_CELLS as MAX_CELLS
 from ltaug.plots.confusion import compare_log_confusion_matrices, log_confusion_matrix
-from ltaug.plots.correction import accuracy_against_lambda, shifted_test_accuracy
+from ltaug.plots.correction import accuracy_against_lambda, correction_factors, shifted_test_accuracy
 from ltaug.plots.model import batch_norm_statistics, classifier_weight_norms, logit_statistics
 from ltaug.plots.sound import spectrogram
+from ltaug.plots.sweeps import accuracy_by_setting, accuracy_by_two_settings
 from ltaug.plots.training import confidence_accuracy_density, learning_curves
 
 __all__ = [
     "accuracy_against_lambda",
+    "accuracy_by_setting",
+    "accuracy_by_two_settings",
     "batch_norm_statistics",
     "class_counts",
     "classifier_weight_norms",
@@ -43,14 +53,18 @@ __all__ = [
     "compare_reliability_diagrams",
     "compare_shot_accuracy",
     "confidence_accuracy_density",
+    "correction_factors",
     "label_occurrence",
+    "label_suppression",
     "learning_curves",
     "log_confusion_matrix",
     "logit_statistics",
+    "mean_class_probability",
     "per_class_accuracy",
     "probability_violins",
     "reliability_diagram",
     "shifted_test_accuracy",
+    "smoothing_shapes",
     "spectrogram",
     "xi_aug_distribution",
 ]

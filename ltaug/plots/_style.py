@@ -155,17 +155,21 @@ def class_axis(named: bool) -> str:
     return "class, most training samples first" if named else "class, 1 = most training samples"
 
 
-def log_scale(axis: Axis, counts: NDArray[Any]) -> float:
-    """Scale a y axis for sample counts; returns its lower end. Ticks are few and plain: 1, 10, 100, 1k."""
+def log_scale(axis: Axis, counts: NDArray[Any], least: float = 0.6) -> float:
+    """Scale an axis for sample counts; returns its lower end, not below ``least``. Ticks are few and plain: 1, 1k."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     positive = counts[counts > 0]
-    low, high = max(0.6, float(positive.min()) / 1.6), float(positive.max()) * 1.6
-    axis.axes.set_yscale("log")
-    axis.axes.set_ylim(low, high)
-    ticks = [10.0**e for e in range(12) if low <= 10**e <= high]
+    low, high = max(least, float(positive.min()) / 1.6), float(positive.max()) * 1.6
+    if axis is axis.axes.xaxis:
+        axis.axes.set_xscale("log")
+        axis.axes.set_xlim(low, high)
+    else:
+        axis.axes.set_yscale("log")
+        axis.axes.set_ylim(low, high)
+    ticks = [10.0**e for e in range(-6, 12) if low <= 10**e <= high]
     if len(ticks) < 2:
-        ticks = [m * 10.0**e for e in range(12) for m in (1, 2, 5) if low <= m * 10**e <= high]
+        ticks = [m * 10.0**e for e in range(-6, 12) for m in (1, 2, 5) if low <= m * 10**e <= high]
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ltaug.metrics import Probs, ReliabilityBins, reliability_bins
-from ltaug.plots._numbers import Floats, as_floats
+from ltaug.plots._numbers import Floats, as_floats, group_spans, running_mean, smoothing_window
 from ltaug.plots._style import (
     BLACK,
     BLUE,
@@ -21,14 +22,19 @@ from ltaug.plots._style import (
     TEXT_SIZE,
     VERMILLION,
     axes_of,
+    class_axis,
+    class_ticks,
     figure_legend,
     legend_above,
     legend_height,
+    log_scale,
     panel_below,
     panels,
     plain,
     rgb,
     run_columns,
+    run_line,
+    shade_groups,
     shorten,
     style_axes,
 )
@@ -179,8 +185,84 @@ def probability_violins(
     return figure
 
 
+def mean_class_probability(
+    probs: Mapping[str, Probs],
+    labels: Counts,
+    class_counts: Counts,
+    ax: Axes | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+) -> Figure:
+    """Mean probability that models give to each class over all test samples, most frequent class first.
+
+    A model that kept the prior of its training gives the frequent classes more than their share of the test set
+    (LADE, Hong et al., CVPR 2021, Fig. 2, https://arxiv.org/abs/2012.00321). Here the share of the training data is the
+    grey area, and that of the test data the dashed line; the axis is logarithmic, so that an exponential tail and any
+    power of it have straight edges. With more than 30 classes, all are running means over a fifteenth of the classes.
+
+    Args:
+        probs: for every model, by name, the probabilities, [N, C].
+        labels: true classes, int [N], the same for all models.
+        class_counts: training samples a class, [C].
+        ax: where to draw.
+        class_names: names a class, shown where there are at most 20.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: there is no model, or the lengths differ.
+
+    >>> import torch
+    >>> figure = mean_class_probability({"plain": torch.tensor([[0.9, 0.1], [0.7, 0.3]])}, [0, 1], [500, 5])
+    >>> figure.axes[0].lines[0].get_ydata().round(1).tolist()
+    [80.0, 20.0]
+    """
+    if not probs:
+        raise ValueError("`probs` is empty. Pass the probabilities of at least one model, by its name.")
+    counts = as_counts(class_counts).cpu()
+    truth = as_labels(labels).cpu()
+    means = {name: _class_means(p, truth, len(counts), name) for name, p in probs.items()}
+    order = np.argsort(-counts.numpy(), kind="stable")
+    figure, ax = axes_of(ax, 3.5 + legend_height(["", "", *probs]))
+    window = smoothing_window(len(counts))
+    shade_groups(ax, group_spans(counts.numpy()[order]))
+    ranks = np.arange(1, len(counts) + 1)
+    step = math.ceil(len(counts) / 500)
+    for position, (name, mean) in enumerate(means.items()):
+        y = running_mean(100 * mean[order], window)[::step]
+        ax.plot(ranks[::step], y, marker="o" if window == 1 else "", **run_line(position, name))
+    trained, tested = (
+        100 * running_mean(as_floats(sizes)[order] / max(int(sizes.sum()), 1), window)[::step]
+        for sizes in (counts, torch.bincount(truth, minlength=len(counts)))
+    )
+    ax.plot(ranks[::step], np.where(tested > 0, tested, math.nan), color=GREY, linestyle="--", label="test data")
+    low = log_scale(ax.yaxis, np.concatenate([trained, *(line.get_ydata() for line in ax.lines)]), least=1e-6)
+    ax.fill_between(ranks[::step], trained, low, color="#C8C8C8", linewidth=0, label="training data", zorder=0.5)
+    smoothed = f" (running mean of {window})" if window > 1 else ""
+    named = class_ticks(ax.xaxis, order, class_names)
+    style_axes(ax, xlabel=class_axis(named) + smoothed, ylabel="mean probability (%)")
+    legend_above(ax, columns=run_columns(probs), height=1.09)
+    return figure
+
+
+def _class_means(probs: Probs, truth: Tensor, num_classes: int, name: str) -> Floats:
+    """Mean probability of each class, float64 [C]."""
+    values = _checked(probs, truth, num_classes, name)
+    # Some samples at a time: the probabilities of iNaturalist in double precision would fill the memory.
+    totals = [rows.double().sum(0) for rows in torch.split(values, 1024)]
+    return as_floats(torch.stack(totals).sum(0) / len(values)) if totals else np.full(num_classes, math.nan)
+
+
 def _probabilities(probs: Probs, truth: Tensor, num_classes: int, of: str, name: str) -> Floats:
     """The probability of each sample that a violin shows, float64 [N]."""
+    values = _checked(probs, truth, num_classes, name)
+    picked = values.amax(1) if of == "prediction" else values.gather(1, truth[:, None]).squeeze(1)
+    return as_floats(picked)
+
+
+def _checked(probs: Probs, truth: Tensor, num_classes: int, name: str) -> Tensor:
+    """Probabilities of a model, [N, C], on the CPU."""
     reliability_bins(probs, truth)  # checks both
     values = torch.as_tensor(probs if isinstance(probs, Tensor) else np.asarray(probs)).detach().cpu()
     if values.shape[1] != num_classes:
@@ -188,8 +270,7 @@ def _probabilities(probs: Probs, truth: Tensor, num_classes: int, of: str, name:
             f"`class_counts` must hold one number for each of the {values.shape[1]} columns of `probs` of {name}, "
             f"but hold {num_classes}."
         )
-    picked = values.amax(1) if of == "prediction" else values.gather(1, truth[:, None]).squeeze(1)
-    return as_floats(picked)
+    return values
 
 
 def _draw_reliability(ax: Axes, table: ReliabilityBins) -> tuple[Axes, tuple[str, str]]:

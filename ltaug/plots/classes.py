@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ltaug import analysis
+from ltaug.losses import smoothing_factors
 from ltaug.plots._numbers import (
     Floats,
     Values,
@@ -39,13 +40,14 @@ from ltaug.plots._style import (
     panel_below,
     plain,
     rank_ticks,
+    rgb,
     run_columns,
     run_line,
     shade_groups,
     shorten,
     style_axes,
 )
-from ltaug.priors import Counts, as_counts
+from ltaug.priors import Counts, as_counts, shot_groups
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -275,16 +277,12 @@ def xi_aug_distribution(class_counts: Counts, alpha: float = 0.8, tau: float = -
     [[90.0, 10.0], [85.0, 15.0], [25.0, 75.0]]
     """
     counts = as_counts(class_counts)
-    return _class_shares(
-        {
-            "training data, mixup": as_floats(counts) / float(counts.sum()),
-            "UniMix factor": as_floats(analysis.xi_aug_distribution(counts, 1.0, alpha)),
-            f"UniMix, tau = {tau:g}": as_floats(analysis.xi_aug_distribution(counts, tau, alpha)),
-        },
-        counts,
-        "share of mixed samples (%)",
-        ax,
-    )
+    shares = {
+        "training data, mixup": as_floats(counts) / float(counts.sum()),
+        "UniMix factor": as_floats(analysis.xi_aug_distribution(counts, 1.0, alpha)),
+        f"UniMix, tau = {tau:g}": as_floats(analysis.xi_aug_distribution(counts, tau, alpha)),
+    }
+    return _lines({name: 100 * share for name, share in shares.items()}, counts, "share of mixed samples (%)", ax)
 
 
 def label_occurrence(class_counts: Counts, ax: Axes | None = None) -> Figure:
@@ -310,22 +308,114 @@ def label_occurrence(class_counts: Counts, ax: Axes | None = None) -> Figure:
     shares = {}
     for name, (first, partner) in pairs.items():
         gamma = as_floats(analysis.label_occurrence(first, partner))
-        shares[f"{name}, max/min {gamma.max() / gamma[gamma > 0].min():.2f}"] = gamma
-    return _class_shares(shares, counts, "label occurrence (%)", ax)
+        shares[f"{name}, max/min {gamma.max() / gamma[gamma > 0].min():.2f}"] = 100 * gamma
+    return _lines(shares, counts, "label occurrence (%)", ax)
 
 
-def _class_shares(shares: Mapping[str, Floats], counts: Tensor, ylabel: str, ax: Axes | None) -> Figure:
-    """Shares of the classes, most frequent class first, a line for each name."""
-    figure, ax = axes_of(ax, 2.9 + legend_height(shares))
+def label_suppression(class_counts: Counts, head: Tensor | None = None, ax: Axes | None = None) -> Figure:
+    """Share of the samples that carry labels of frequent classes alone, beside others, or none, by the two samplers.
+
+    Mixing makes the rare ones rarer: under mixup, 94.7 % of ImageNet-LT's samples are completely or partly of the head
+    (Zhang et al., ICASSP 2022, Fig. 1, https://arxiv.org/abs/2110.04964). Samplers are named as in
+    :func:`label_occurrence`, whose figure is the other half of theirs.
+
+    Args:
+        class_counts: training samples a class, [C].
+        head: which classes count as frequent, bool [C]; by default the many-shot ones.
+        ax: where to draw.
+
+    Returns:
+        The figure: a bar for the data without mixing and for each pair of samplers, of parts that add up to 100 %.
+
+    Raises:
+        ValueError: ``head`` is not bool or has another length.
+
+    >>> import torch
+    >>> figure = label_suppression([770, 200, 30], head=torch.tensor([True, False, False]))
+    >>> [bars.datavalues.round(1).tolist() for bars in figure.axes[0].containers]  # alone, beside, none
+    [[77.0, 59.3, 25.7, 11.1], [0.0, 35.4, 59.0, 44.4], [23.0, 5.3, 15.3, 44.4]]
+    """
+    counts = as_counts(class_counts).cpu()
+    head = shot_groups(counts)["many"] if head is None else head
+    balanced = (counts > 0).long()
+    pairs = {"IB + IB": (counts, counts), "IB + CB": (counts, balanced), "CB + CB": (balanced, balanced)}
+    some = [float(analysis.label_suppression(counts, head, *pair)) for pair in pairs.values()]  # checks `head`
+    drawn = [[int(each[head.cpu()].sum()) / int(each.sum()) for each in pair] for pair in pairs.values()]
+    alone = [first * partner for first, partner in drawn]
+    plain_share = drawn[0][0]
+    parts = {
+        "frequent alone": [plain_share, *alone],
+        "frequent + other": [0.0, *(share - both for share, both in zip(some, alone, strict=True))],
+        "no frequent": [1.0 - plain_share, *(1.0 - share for share in some)],
+    }
+    figure, ax = axes_of(ax, 2.6)
+    left = np.zeros(1 + len(pairs))
+    looks = ((GROUP_COLORS["many"], 0.95), (GROUP_COLORS["many"], 0.45), (GROUP_COLORS["few"], 0.85))
+    for (label, shares), (color, alpha) in zip(parts.items(), looks, strict=True):
+        widths = 100 * np.array(shares)
+        face = (*rgb(color), alpha)
+        bars = ax.barh(range(len(left)), widths, left=left, height=0.7, facecolor=face, edgecolor="white", label=label)
+        wide = [f"{width:.1f}" if width >= 8 else "" for width in widths]
+        ax.bar_label(bars, wide, label_type="center", fontsize=TEXT_SIZE, color="white" if alpha > 0.9 else "black")
+        left += widths
+    style_axes(ax, xlabel="share of the samples with such labels (%)", grid=False)
+    ax.set_yticks(range(len(left)), ["no mixing", *pairs])
+    ax.invert_yaxis()
+    ax.set_xlim(0, 100)
+    legend_above(ax)
+    return figure
+
+
+def smoothing_shapes(
+    class_counts: Counts,
+    head: float = 0.4,
+    tail: float = 0.1,
+    shapes: Sequence[str | float] = ("concave", "linear", "convex"),
+    ax: Axes | None = None,
+) -> Figure:
+    """Smoothing eps of every class under label-aware smoothing, most frequent class first, a line for each shape of f.
+
+    As in MiSLAS (Zhong et al., CVPR 2021, Fig. 6, and Fig. 8 for powers, https://arxiv.org/abs/2104.00466). What the
+    shapes achieve, :func:`accuracy_by_setting` draws.
+
+    Args:
+        class_counts: training samples a class, [C].
+        head: eps of the largest class, eps_1 in the paper.
+        tail: eps of the smallest class, eps_K.
+        shapes: those of :func:`ltaug.losses.smoothing_factors`; a number is the exponent of "power".
+        ax: where to draw.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: a shape is unknown, or a number is out of range.
+
+    >>> figure = smoothing_shapes([100, 55, 10], shapes=["linear", 2.0])
+    >>> [line.get_ydata().round(3).tolist() for line in figure.axes[0].lines]
+    [[0.4, 0.25, 0.1], [0.4, 0.175, 0.1]]
+    """
+    counts = as_counts(class_counts).cpu()
+    factors = {}
+    for shape in shapes:
+        name, power = (shape, None) if isinstance(shape, str) else ("power", shape)
+        label = name if power is None else f"power {power:g}"
+        factors[label] = as_floats(smoothing_factors(counts, head, tail, name, power))
+    return _lines(factors, counts, "smoothing ε of the class", ax)
+
+
+def _lines(lines: Mapping[str, Floats], counts: Tensor, ylabel: str, ax: Axes | None) -> Figure:
+    """Numbers of the classes, most frequent class first, a line for each name."""
+    figure, ax = axes_of(ax, 2.9 + legend_height(lines))
     order = np.argsort(-counts.cpu().numpy(), kind="stable")
     ranks = np.arange(1, len(order) + 1)
-    for position, (name, values) in enumerate(shares.items()):
+    for position, (name, values) in enumerate(lines.items()):
         ax.plot(
             ranks,
-            100 * values[order],
-            color=RUN_COLORS[position],
+            values[order],
+            color=RUN_COLORS[position % len(RUN_COLORS)],
             # Lines that lie on each other stay apart by their dashes too.
-            linestyle=RUN_STYLES[position],
+            linestyle=RUN_STYLES[position % len(RUN_STYLES)],
             linewidth=2.2,
             marker="o" if len(order) <= 30 else "",
             markersize=4,
@@ -334,5 +424,5 @@ def _class_shares(shares: Mapping[str, Floats], counts: Tensor, ylabel: str, ax:
     style_axes(ax, xlabel="class, 1 = most training samples", ylabel=ylabel)
     rank_ticks(ax.xaxis, len(order))
     ax.set_ylim(bottom=0)
-    legend_above(ax, columns=run_columns(shares))
+    legend_above(ax, columns=run_columns(lines))
     return figure

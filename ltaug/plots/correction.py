@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,11 +16,13 @@ from ltaug.plots._style import (
     axes_of,
     legend_above,
     legend_height,
+    log_scale,
     note,
     run_columns,
     run_line,
     style_axes,
 )
+from ltaug.priors import Counts, as_counts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,6 +101,57 @@ def accuracy_against_lambda(
         legend_above(ax, columns=columns)
     else:
         note(ax, "no curve was given")
+    return figure
+
+
+def correction_factors(
+    class_counts: Counts,
+    lambdas: Sequence[float] = (0.0, 0.5, 1.0, 1.5),
+    target_prior: Counts | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """What a correction of strength lambda multiplies the odds of a rarer class by, against the most frequent one.
+
+    That is ratio^lambda, the ratio of class c to the most frequent one h being ``(P_s(h) / P_s(c)) (P_t(c) / P_t(h))``
+    (IC, Tian et al., NeurIPS 2020, Eq. 8 and Fig. 1, https://arxiv.org/abs/2010.11820): 1 at 0, Bayes' rule at 1, and
+    beyond it more than that. Both axes are logarithmic, so that lambda is the slope.
+
+    Args:
+        class_counts: training samples a class or the training prior P_s, [C]; classes without samples are left out.
+        lambdas: strengths, a line each.
+        target_prior: of the test set, P_t, [C], above 0; by default uniform.
+        ax: where to draw.
+
+    Returns:
+        The figure, with a dot a class where there are at most 30.
+
+    Raises:
+        ValueError: ``target_prior`` has another length or a 0.
+
+    >>> figure = correction_factors([100, 25, 1], lambdas=[0.5, 1.0])
+    >>> [line.get_xydata().tolist() for line in figure.axes[0].lines]
+    [[[1.0, 1.0], [4.0, 2.0], [100.0, 10.0]], [[1.0, 1.0], [4.0, 4.0], [100.0, 100.0]]]
+    """
+    source = as_floats(as_counts(class_counts, integers=False))
+    target = np.ones_like(source) if target_prior is None else as_floats(as_counts(target_prior, integers=False))
+    if target.shape != source.shape or not (target > 0).all():
+        raise ValueError(
+            f"`target_prior` must hold a number above 0 for each of the {len(source)} classes, but has shape "
+            f"{list(target.shape)} and the smallest is {target.min():g}."
+        )
+    there = np.flatnonzero(source)
+    weight = target[there] / source[there]
+    ratio = np.sort(weight / weight[int(source[there].argmax())])
+    figure, ax = axes_of(ax, 3.5)
+    step = math.ceil(len(ratio) / 500)
+    for position, lam in enumerate(lambdas):
+        looks = run_line(position, f"λ = {lam:g}") | {"marker": "o" if len(ratio) <= 30 else ""}
+        x = ratio[[*range(0, len(ratio) - 1, step), len(ratio) - 1]]
+        ax.plot(x, x**lam, **looks)
+    style_axes(ax, xlabel="ratio of the priors, against the most frequent class", ylabel="factor of the odds, ratio^λ")
+    for axis, numbers in ((ax.xaxis, ratio), (ax.yaxis, np.concatenate([[1.0], *(ratio**lam for lam in lambdas)]))):
+        log_scale(axis, numbers, least=1e-6)
+    legend_above(ax)
     return figure
 
 
