@@ -30,8 +30,9 @@ SMALL: dict[str, dict[str, Any]] = {
         "test_crops": 2,
         "test_per_class": 2,
         "held_out_per_class": 1,
+        "imbalance_ratio": 9,
     },
-    "imagenet_lt": {"image_size": 16, "imbalance_ratio": 24, "test_per_class": 3, "held_out_per_class": 1},
+    "imagenet_lt": {"image_size": 16, "imbalance_ratio": 23, "test_per_class": 3, "held_out_per_class": 1},
     "inaturalist": {"image_size": 16, "held_out_per_class": 1},
 }
 """Settings that make the embedded data and networks small; batches stay as the protocol has them, 32."""
