@@ -140,12 +140,14 @@ def read_lists(official: Official, list_dir: str | None = None) -> dict[str, Ima
     return lists
 
 
-def read_inaturalist(official: Official, list_dir: str | None, data_dir: str) -> tuple[dict[str, ImageList], list[str]]:
+def read_inaturalist(
+    official: Official, list_dir: str | None, data_dir: str | None
+) -> tuple[dict[str, ImageList], list[str]]:
     """Read the JSON lists by split, and the names of the classes.
 
     They are looked for in ``list_dir``, else beside the images in ``data_dir``, else downloaded.
     """
-    if list_dir is None and _unpacked_or_not(Path(data_dir), official.files["train"].name):
+    if list_dir is None and data_dir and _unpacked_or_not(Path(data_dir), official.files["train"].name):
         list_dir = data_dir
     paths: dict[str, Path | None] = {}
     for split, file in official.files.items():

@@ -28,6 +28,10 @@ IMAGENET = "ILSVRC/imagenet-1k"
 
 Found = tuple[list[str], dict[str, Images]]
 """Class names, and images by split."""
+_OR_A_TABLE = (
+    ", or one of parquet files, or `hub_id` a data set of the hub with these images. To try the recipe without files: "
+    "`--protocol digits`"
+)
 
 
 def read_imagenet_lt(
@@ -66,8 +70,15 @@ def read_imagenet_lt(
     return wnids, _below(root, lists, wnids, allow_outside)
 
 
-def read_places_lt(data_dir: str | None, list_dir: str | None = None, *, allow_outside: bool = False) -> Found:
-    """Find Places-LT's images in a folder tree.
+def read_places_lt(
+    data_dir: str | None,
+    list_dir: str | None = None,
+    *,
+    hub_id: str | None = None,
+    image_column: str = "image",
+    allow_outside: bool = False,
+) -> Found:
+    """Find Places-LT's images: in a folder tree, or by their names in local parquet files or a data set of the hub.
 
     The downloaded lists have the paths of Places365-Standard's small images in the "easy directory structure" (train/,
     val/); for another tree give lists of its paths with ``list_dir``.
@@ -76,13 +87,25 @@ def read_places_lt(data_dir: str | None, list_dir: str | None = None, *, allow_o
     folders = _class_folders(lists["train"])
     shared = os.path.commonpath(folders)
     names = [folder[len(shared) :].strip("/") or folder for folder in folders]
-    root = need_folder(data_dir, f"the folder that the paths of {PLACES_LT.name} start from")
+    if _is_table(data_dir, hub_id):
+        return names, _by_name(data_dir, hub_id, lists, names, image_column, allow_outside)
+    root = need_folder(data_dir, f"the folder that the paths of {PLACES_LT.name} start from{_OR_A_TABLE}")
     return names, _below(root, lists, names, allow_outside)
 
 
-def read_inaturalist_2018(data_dir: str | None, list_dir: str | None = None, *, allow_outside: bool = False) -> Found:
-    """Find iNaturalist 2018's images in a folder tree, by the official JSON files."""
-    root = need_folder(data_dir, "the folder that has train_val2018/")
+def read_inaturalist_2018(
+    data_dir: str | None,
+    list_dir: str | None = None,
+    *,
+    hub_id: str | None = None,
+    image_column: str = "image",
+    allow_outside: bool = False,
+) -> Found:
+    """Find iNaturalist 2018's images by the official JSON files: in a folder tree, in parquet files, or on the hub."""
+    if _is_table(data_dir, hub_id):
+        lists, names = read_inaturalist(INATURALIST_2018, list_dir, data_dir)
+        return names, _by_name(data_dir, hub_id, lists, names, image_column, allow_outside)
+    root = need_folder(data_dir, f"the folder that has train_val2018/{_OR_A_TABLE}")
     lists, names = read_inaturalist(INATURALIST_2018, list_dir, str(root))
     return names, _below(root, lists, names, allow_outside)
 
@@ -138,6 +161,54 @@ def _class_folders(images: ImageList) -> list[str]:
     """The folder of the first image of each class."""
     first = dict(zip(reversed(images.labels.tolist()), reversed(images.paths), strict=True))
     return [first[k].rpartition("/")[0] for k in range(len(first))]
+
+
+def _is_table(data_dir: str | None, hub_id: str | None) -> bool:
+    """Whether the images are in a data set of the hub or in a folder's parquet files, not in a folder tree."""
+    if data_dir and hub_id:
+        raise UserError("`hub_id` names a data set of the hub, and `data_dir` a folder to read instead: leave one out.")
+    patterns = ("*.parquet", "*/*.parquet")  # no deeper: an image tree is large
+    return bool(hub_id) or any(next(Path(data_dir or ".").glob(each), None) for each in patterns if data_dir)
+
+
+def _by_name(
+    data_dir: str | None,
+    hub_id: str | None,
+    lists: Mapping[str, ImageList],
+    class_names: Sequence[str],
+    image_column: str,
+    allow_outside: bool,
+) -> dict[str, Images]:
+    """The images of all lists among the rows of a table, matched by the end of their paths; nothing is decoded.
+
+    As many folders of a path count as tell all images of a list apart. The images of a list are in one split, whichever
+    has most of them; their classes are those of the list.
+    """
+    source, found = hub_id or str(data_dir), {}
+    splits = load_splits(source, data_dir, allow_outside)
+    for part, each in lists.items():
+        deep = next((k for k in range(1, 9) if len({_end(path, k) for path in each.paths}) == len(each.paths)), 9)
+        wanted = {_end(path, deep): k for k, path in enumerate(each.paths)}
+        rows_of = {}
+        for split, rows in splits.items():
+            check_columns(rows, f"The {split} split of {source!r}", image_column=image_column)
+            rows_of[split] = np.full(len(each.paths), -1)
+            names = stored_names(rows, image_column, split).to_pylist()
+            for row, name in enumerate(names):
+                if (k := wanted.get(_end(os.fsdecode(name), deep))) is not None:
+                    rows_of[split][k] = row
+        split = max(rows_of, key=lambda split: (rows_of[split] >= 0).sum())
+        column = ImageColumn(splits[split], image_column, source, data_dir or "", allow_outside)
+        other = stored_names(splits[split], image_column, split)[0].as_py()
+        hint = f" It has other names, such as {os.fsdecode(other)!r}."
+        refuse_missing(each, rows_of[split] >= 0, class_names, f"the {split} split of {source!r}", hint)
+        found[part] = Images(each.labels, name_block(each.paths), torch.from_numpy(rows_of[split]), column)
+    return found
+
+
+def _end(path: str, parts: int) -> str:
+    """The last parts of a path."""
+    return "/".join(path.split("/")[-parts:])
 
 
 def _from_rows(

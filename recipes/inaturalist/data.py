@@ -25,15 +25,13 @@ class DataSettings(ImageSettings):
     dataset: Literal["inaturalist2018", "json", "folder", "hub", "digits"] = "inaturalist2018"
     """inaturalist2018 (its official lists), json (of COCO's kind), folder (train/CLASS and test/CLASS), hub, digits."""
     data_dir: str | None = None
-    """Folder of the images; of `dataset: hub`, of parquet files."""
+    """Folder of the images, or of parquet files; inaturalist2018 needs it, or `hub_id`."""
     list_dir: str | None = None
     """Folder with a copy of the official lists, which are looked for in `data_dir` and downloaded otherwise."""
     train_json: str | None = None
     """json: file that lists the training images, as it is or in `data_dir`."""
     test_json: str | None = None
     """json: file that lists the test images, as it is or in `data_dir`."""
-    hub_id: str | None = None
-    """hub: OWNER/NAME, with columns image and label."""
 
     @property
     def data_name(self) -> str:
@@ -51,11 +49,13 @@ def load_data(cfg: Any) -> ImageData:
             f"`train_json` and `test_json` are of `dataset: json`, but `dataset` is {cfg.dataset}. Leave them out."
         )
     outside = {"allow_outside": cfg.allow_outside}
+    where = {"hub_id": cfg.hub_id, "image_column": cfg.image_column, **outside}
+    columns = {"label_column": cfg.label_column, "train_split": cfg.train_split, "test_split": cfg.test_split}
     readers = {
-        "inaturalist2018": lambda: read_inaturalist_2018(cfg.data_dir, cfg.list_dir, **outside),
+        "inaturalist2018": lambda: read_inaturalist_2018(cfg.data_dir, cfg.list_dir, **where),
         "json": lambda: read_json_lists(cfg.data_dir, cfg.train_json, cfg.test_json, **outside),
         "folder": lambda: read_image_folder(str(need_folder(cfg.data_dir, "a folder with folders train and test"))),
-        "hub": lambda: read_image_table(cfg.hub_id, cfg.data_dir, **outside),
+        "hub": lambda: read_image_table(**where, **columns, data_dir=cfg.data_dir),
         "digits": read_long_tailed_digits,
     }
     return long_tailed_data(*readers[cfg.dataset](), cfg, f"`dataset` {cfg.dataset}")

@@ -202,6 +202,31 @@ class TestPlaces:
         with pytest.raises(ValueError, match=r"_test.txt` disagree: 1 of 3 .* of class 1 \(l/lake/natural\)\. The fir"):
             read_places_lt(str(tmp_path), str(tmp_path))
 
+    def test_lists_and_a_table(self, tmp_path: Path) -> None:
+        """By as many parts of the paths as tell the images apart; rows in another order, and others between them."""
+        lists = self.write(tmp_path / "tree")
+        for split, parts in (("train", ("train", "val")), ("validation", ("test",))):
+            lines = [(f"easy/{path}", 20 * k) for part in parts for k, (path, _) in enumerate(lists[part])]
+            lines = [("easy/z/zoo/77777777.jpg", 250), *reversed(lines)]
+            images = [{"path": path, "bytes": picture(number)} for path, number in lines]
+            write_parquet(tmp_path / "table" / f"{split}.parquet", images, [0] * len(images))
+        names, splits = read_places_lt(str(tmp_path / "table"), str(tmp_path / "tree"))
+        assert names == ["a/abbey", "l/lake/natural", "z/zoo"]
+        for part, lines in lists.items():
+            assert list(zip(names_of(splits[part]), splits[part].labels.tolist(), strict=True)) == lines
+            decoded = ImageSet(splits[part])
+            assert [number_of(decoded[k][0]) for k in range(len(lines))] == [20 * k for k in range(len(lines))]
+
+    def test_a_table_of_other_images(self, tmp_path: Path) -> None:
+        self.write(tmp_path / "tree")
+        for split in ("train", "validation"):
+            images = [{"path": f"{k}.jpg", "bytes": picture(k)} for k in range(3)]
+            write_parquet(tmp_path / "table" / f"{split}.parquet", images, [0] * 3)
+        with pytest.raises(ValueError, match=r"9 of 9 images are not there.* It has other names, such as '0\.jpg'"):
+            read_places_lt(str(tmp_path / "table"), str(tmp_path / "tree"))
+        with pytest.raises(ValueError, match=r"`hub_id` names a data set of the hub, and `data_dir` a folder"):
+            read_places_lt(str(tmp_path / "table"), str(tmp_path / "tree"), hub_id="owner/places")
+
 
 def write_tree(folder: Path, *contents: dict[str, Any]) -> Path:
     """The images of JSON files."""
@@ -240,6 +265,11 @@ class TestINaturalist:
             "published ones: 3 classes instead of 8142, 3 images in the largest class instead of 1000, 7 train images "
             "instead of 437513, 3 test images instead of 24426.\n" in capsys.readouterr().err
         )
+        table = tmp_path.with_name(f"{tmp_path.name}_table")
+        for split, each in (("train", self.TRAIN), ("validation", self.TEST)):
+            images = [{"path": image["file_name"], "bytes": picture(10 * image["id"])} for image in each["images"]]
+            write_parquet(table / f"{split}.parquet", images, [0] * len(images))
+        self.the_seven(read_inaturalist_2018(str(table), str(tmp_path / "lists"))[1])
         species = [{"id": 7, "name": "Bellis perennis"}, {"id": 3, "name": "Abies alba"}, {"id": 99, "name": "other"}]
         write(tmp_path / "lists" / "categories.json", json.dumps(species))
         names, splits = read_inaturalist_2018(str(tmp_path), str(tmp_path / "lists"))
