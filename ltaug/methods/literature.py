@@ -145,6 +145,7 @@ PUBLISHED: list[tuple[tuple[str, ...], tuple[str, ...], float | None, dict[str, 
     # mixup on large sets: alpha as in MiSLAS and LOB; partners from the batch, as there, halve the decoding
     (("mixup", "mixup_bayias", "mixup_drw", "mixup_ldam"), _LARGE, None, {"alpha": 0.2, "partner": "batch"}),
     (("lob_mixup", "lob_mixup_deferred"), _LARGE, None, {"alpha": 0.2}),
+    (("manifold_mixup", "remix"), ("imagenet_lt",), None, {"alpha": 0.2}),  # as LOB has its baselines
     (("cutmix_bayias", "cutmix"), _LARGE, None, {"partner": "batch"}),
 ]
 """What a paper sets for one data set, or one imbalance ratio of it: methods, data sets, ratio or None, settings."""
