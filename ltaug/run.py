@@ -513,14 +513,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """YAML whose keys are there once and that repeats nothing: a few aliases can stand for gigabytes."""
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C eight times as fast
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.YAMLError(f"`*{event.anchor}` in line {event.start_mark.line + 1}: aliases are not supported")
-        return super().compose_node(parent, index)
+
+class _PlainLoader(_SafeLoader):  # type: ignore[misc]
+    """YAML whose keys are there once."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen = set()
@@ -541,6 +538,10 @@ def load_yaml(text: str) -> Any:
     >>> load_yaml("lr: 0.1")
     {'lr': 0.1}
     """
+    for event in yaml.parse(text, _SafeLoader) if "*" in text else ():
+        if isinstance(event, yaml.AliasEvent):  # a few can stand for gigabytes
+            where: Any = event.start_mark
+            raise yaml.YAMLError(f"`*{event.anchor}` in line {where.line + 1}: aliases are not supported")
     return yaml.load(text, _PlainLoader)
 
 

@@ -63,6 +63,8 @@ NOT_COMPARED = (
     "allow_outside",
 )
 """Settings by which runs are not told apart, besides those whose name ends in `_dir` or `_every`."""
+MOST_DRAWN = 100
+"""Rows that a panel of the figure has."""
 MANY_CLASSES = 50
 """Number of classes from which top-5 accuracy is shown."""
 MAX_LETTERS = 32
@@ -255,10 +257,11 @@ def run_labels(folders: Sequence[Path]) -> list[str]:
     ['erm (seed 0)', 'erm (seed 1)']
     """
     names, settings = zip(*map(_identity, folders), strict=True) if folders else ((), ())
-    words = []
+    namesakes: dict[str, list[dict[str, Any]]] = {}
     for name, mine in zip(names, settings, strict=True):
-        namesakes = [theirs for other, theirs in zip(names, settings, strict=True) if other == name]
-        words.append(_in_words({key: mine.get(key) for key in _fewest(namesakes)}))
+        namesakes.setdefault(name, []).append(mine)
+    told = {name: _fewest(each) for name, each in namesakes.items()}
+    words = [_in_words({key: mine.get(key) for key in told[name]}) for name, mine in zip(names, settings, strict=True)]
     labels = [_with(name, more) for name, more in zip(names, words, strict=True)]
     ends = [folder.resolve().parts[1:] for folder in folders]
     for length in range(1, max(map(len, ends), default=0) + 1):
@@ -586,6 +589,8 @@ def _figure(rows: Sequence[Row], errors: bool) -> Figure:
     from matplotlib.figure import Figure
 
     parts = _parts([row for row in rows if row.mean.get("top1") is not None])
+    longest = max(map(len, parts.values()), default=0)
+    parts = {heading: _drawn(mine) for heading, mine in parts.items()}
     labels = {heading: _distinct(mine) for heading, mine in parts.items()}
     sizes = [len(mine) for mine in parts.values()]
     heights = [1.1 + 0.3 * max(pair) for pair in itertools.zip_longest(sizes[::2], sizes[1::2], fillvalue=1)]
@@ -595,6 +600,7 @@ def _figure(rows: Sequence[Row], errors: bool) -> Figure:
     grid = figure.add_gridspec(max(len(heights), 1), max(min(len(parts), 2), 1), height_ratios=heights or None)
     note = f"top-1 {'error' if errors else 'accuracy'} (%); dots: ours, last epoch"
     note += "; crosses: published" if any(row.published for row in rows) else ""
+    note += f"\nof more than {MOST_DRAWN} rows the best and the worst" if longest > MOST_DRAWN else ""
 
     def shown(percent: float) -> float:
         return 100 - percent if errors else percent
@@ -613,6 +619,14 @@ def _figure(rows: Sequence[Row], errors: bool) -> Figure:
         ax.grid(axis="x", alpha=0.3)
     figure.supxlabel(note, fontsize=10)
     return figure
+
+
+def _drawn(rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows that a figure shows: all, or of very many the best and the worst."""
+    if len(rows) <= MOST_DRAWN:
+        return rows
+    order = sorted(rows, key=lambda row: row.mean["top1"] or 0.0)
+    return [*order[: MOST_DRAWN // 4], *order[-MOST_DRAWN * 3 // 4 :]]
 
 
 def _distinct(rows: Sequence[Row]) -> list[str]:

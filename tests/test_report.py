@@ -7,6 +7,7 @@ import math
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -662,6 +663,66 @@ def test_runs_of_one_name_and_equal_settings_are_told_apart_by_their_folders(tmp
     whole = "/".join((tmp_path / "one" / "seed0").resolve().parts[1:])
     assert page.row(f"unimix_bayias ({whole}) #1")  # one folder, twice
     assert page.row(f"unimix_bayias ({whole}) #2")
+
+
+@pytest.fixture
+def three_hundred(tmp_path: Path) -> list[Path]:
+    """Runs of ten methods that differ in seed and learning rate, of top-1 accuracy 0.001 to 0.3."""
+    runs = [make_run(tmp_path / "000", seed=0)]
+    for k in range(300):
+        path = tmp_path / f"{k:03d}"
+        path.mkdir(exist_ok=True)
+        final = {"top1": (k + 1) / 1000, "many": 0.5, "ece": 0.1}
+        values = json.loads((runs[0] / "summary.json").read_text()) | {"name": f"method{k % 10}", "final": final}
+        (path / "summary.json").write_text(json.dumps(values))
+        (path / "config.yaml").write_text(f"seed: {k % 100 // 10}\nlr: {0.1 * (k // 100 + 1):g}\nout: {k}\n")
+        if k:
+            for name in ("logits.safetensors", "metrics.jsonl", "per_class.csv"):
+                os.link(runs[0] / name, path / name)
+            runs.append(path)
+    return runs
+
+
+def test_a_comparison_of_hundreds_of_runs_can_be_read(
+    three_hundred: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[str]] = []
+    for name in ("compare_shot_accuracy", "compare_per_class_accuracy"):
+        original = getattr(plots, name)
+        monkeypatch.setattr(
+            plots,
+            name,
+            lambda runs, *more, original=original, **words: (drawn.append(list(runs)), original(runs, *more, **words))[
+                1
+            ],
+        )
+    begin = time.process_time()
+    page = Page(write_comparison(three_hundred, tmp_path / "all.html"))
+    assert time.process_time() - begin < 20
+    assert (tmp_path / "all.html").stat().st_size < 1_000_000
+    best, worst = range(299, 291, -1), range(3, -1, -1)
+    names = [f"method{k % 10} (seed {k % 100 // 10}, lr {0.1 * (k // 100 + 1):g})" for k in (*best, *worst)]
+    assert drawn == [names, names]
+    assert (
+        "figure: these show the 8 best and the 4 worst by top-1 accuracy, the tables above and below all 300 runs"
+        in (page.text("Figures"))
+    )
+    (head,) = [k for k, row in enumerate(page.cells) if row == ["run", "seed", "lr"]]
+    assert sum(row[0].startswith("method") for row in page.cells[:head]) == 300  # the results
+    assert page.cells[head + 1 :] == [
+        [
+            f"method{k % 10} (seed {k % 100 // 10}, lr {0.1 * (k // 100 + 1):g})",
+            str(k % 100 // 10),
+            f"{0.1 * (k // 100 + 1):g}",
+        ]
+        for k in range(300)
+    ]
+
+
+def test_a_comparison_of_28_runs_draws_all(three_hundred: list[Path], tmp_path: Path, quick: None) -> None:
+    page = Page(write_comparison(three_hundred[:28], tmp_path / "all.html"))
+    assert "best and the" not in page.text("Figures")
+    assert ["setting", *(f"method{k % 10} (seed {k // 10})" for k in range(28))] in page.cells
 
 
 @pytest.mark.usefixtures("quick")

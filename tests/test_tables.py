@@ -355,6 +355,16 @@ class TestFiles:
         assert boxes[0].x1 < boxes[1].x0  # two side by side, the third below
         assert boxes[2].y1 < boxes[0].y0
 
+    def test_the_figure_of_a_thousand_rows_shows_the_best_and_the_worst(self) -> None:
+        pytest.importorskip("matplotlib")
+        rows = collect({str(k): summary("erm", k / 1000, lr=float(k)) for k in range(1000)})
+        assert len(rows) == 1000
+        figure = tables._figure(rows, errors=False)
+        labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        assert labels == [f"erm (lr {k})" for k in (*range(25), *range(925, 1000))]
+        assert figure.get_supxlabel().endswith("\nof more than 100 rows the best and the worst")
+        assert figure.get_size_inches().max() < 40
+
     def test_without_matplotlib_there_is_no_figure(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from ltaug.errors import UserError, did_you_mean
@@ -44,7 +45,13 @@ def published_beside(run: Path) -> Published:
     own = {Path(word).parent / "published.csv": None for word in words if word.endswith(".py")}
     shipped = (path for place in PLACES for path in sorted(place.glob("*/published.csv")))
     files = [path for path in own if path.is_file()] or {path.parent.name: path for path in shipped}.values()
-    return [line for path in files for line in read_published(path)]
+    return [line for path in files for line in _read_once(path, path.stat().st_mtime_ns)]
+
+
+@functools.lru_cache
+def _read_once(path: Path, changed: int) -> Published:
+    """Published numbers of a file, which many runs have in common."""
+    return read_published(path)
 
 
 def _is_run(path: Path) -> bool:

@@ -46,6 +46,8 @@ CARDS = {"top1": "top-1", "many": "many-shot", "medium": "medium-shot", "few": "
 TABLE_ROWS = 10
 SIDE_BY_SIDE, SIDE_BY_SIDE_BYTES = 6, 10**9
 """Runs whose test logits a comparison holds at once, at most, and bytes of them."""
+MOST_DRAWN, BEST, WORST = 28, 8, 4
+"""Runs that figures can tell apart; of more they show the best and the worst, and settings have a column each."""
 NAMES_OF_SETTINGS = ("method", "out")
 """Settings that name a run: a comparison's tables name the runs already."""
 
@@ -121,6 +123,7 @@ def write_comparison(
         raise ValueError("`run_dirs` is empty. Pass at least one run folder.")
     path, records = Path(path), dict(zip(run_labels(folders), runs, strict=True))
     keys = [key for key in RUN_COLUMNS if any(key in run.final for run in runs)]
+    drawn = _drawn(records)
     page = _templates().get_template("comparison.html.j2")
     text = page.render(
         title=title,
@@ -128,12 +131,13 @@ def write_comparison(
         heads=["run", *(RUN_COLUMNS[key] + unit(key) for key in keys), *COSTS],
         rows=_comparison_rows(records, keys, path),
         differing_data=differing_data(records),
-        figures=_comparison_figures(records),
+        figures=_comparison_figures(drawn),
+        drawn=len(drawn) if len(drawn) < len(records) else 0,
+        best_and_worst=(BEST, WORST),
         panels=_side_by_side(records),
         corrections=_comparison_corrections(records),
-        shifted={name: run.shifted for name, run in records.items() if run.shifted.rows},
+        shifted={name: run.shifted for name, run in drawn.items() if run.shifted.rows},
         settings=_differing_settings(records),
-        names=list(records),
         has_settings=all(run.config for run in runs),
     )
     write_atomically(path, text)
@@ -379,6 +383,15 @@ def _comparison_rows(records: Mapping[str, Record], keys: Sequence[str], path: P
     return rows
 
 
+def _drawn(records: Mapping[str, Record]) -> dict[str, Record]:
+    """The runs that figures show: all, or of many the best and the worst by top-1 accuracy."""
+    if len(records) <= MOST_DRAWN:
+        return dict(records)
+    top1 = {name: value for name, run in records.items() if (value := as_number(run.final.get("top1"))) is not None}
+    ranked = sorted(top1, key=lambda name: -top1[name])
+    return {name: records[name] for name in dict.fromkeys([*ranked[:BEST], *ranked[-WORST:]])}
+
+
 def _comparison_figures(records: Mapping[str, Record]) -> dict[str, Any]:
     groups = {name: run.final for name, run in records.items() if run.final}
     tested: dict[str, tuple[Tensor, Tensor]] = {}
@@ -441,10 +454,16 @@ def _comparison_corrections(records: Mapping[str, Record]) -> list[tuple[str, ..
 
 
 def _differing_settings(records: Mapping[str, Record]) -> list[tuple[str, ...]]:
+    """Rows of a table, the first of which is its head: a column a run, or of many runs a row; empty if none differ."""
     configs = [dict(flat(run.config)) for run in records.values()]
     keys = dict.fromkeys(key for config in configs for key in config if key not in NAMES_OF_SETTINGS)
-    rows = {key: tuple(config.get(key, "–") for config in configs) for key in keys}
-    return [(key, *values) for key, values in rows.items() if len(set(values)) > 1]
+    values = {key: tuple(config.get(key, "–") for config in configs) for key in keys}
+    rows = [(key, *each) for key, each in values.items() if len(set(each)) > 1]
+    if not rows:
+        return []
+    if len(records) <= MOST_DRAWN:
+        return [("setting", *records), *rows]
+    return list(zip(("run", *records), *rows, strict=True))
 
 
 def _relative_link(target: Path, page: Path) -> str:
