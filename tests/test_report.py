@@ -33,6 +33,7 @@ FIGURES = [
     "Confusions",
     "Reliability",
     "Logits of every class",
+    "Probability of every class",
     "Training samples",
 ]
 
@@ -350,9 +351,115 @@ def test_few_and_many_classes_stay_below_three_megabytes(tmp_path: Path, num_cla
 def test_a_comparison_of_many_classes_stays_below_three_megabytes(tmp_path: Path) -> None:
     runs = [many_classes(tmp_path / f"{seed}", 10_000, seed) for seed in range(2)]
     written = write_comparison(runs, tmp_path / "all.html")
-    assert len(Page(written).images) == 5
+    assert len(Page(written).images) == 6
     assert "Not drawn" not in written.read_text()
     assert written.stat().st_size < 3_000_000
+
+
+# What is inside the network
+
+
+def network(seed: int, *, mean: float = 0.0) -> dict[str, torch.Tensor]:
+    """A state dict: another matrix, batch norm, and the last layer."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "hidden.weight": torch.ones(12, 5),
+        "bn.running_mean": torch.full((12,), mean),
+        "bn.running_var": torch.ones(12),
+        "fc.weight": torch.randn(10, 12, generator=generator),
+        "fc.bias": torch.zeros(10),
+    }
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, ...]]:
+    """What a page draws: the arguments, by the function's name."""
+    found: dict[str, tuple[Any, ...]] = {}
+
+    def draw(function: Any, *data: Any, missing: str = "", **options: Any) -> _figures.Picture:
+        found[function.__name__] = data
+        return _figures.draw(lambda *arguments, **options: None, *data, missing=missing)
+
+    monkeypatch.setattr(_pages, "draw", draw)
+    monkeypatch.setattr(_figures, "encode", lambda figure: _figures.Picture("data:,", 520, 320))
+    return found
+
+
+def second_stage(folder: Path, **after: Any) -> Path:
+    """A second stage beside its first one."""
+    first, second = make_run(folder / "mixup_seed0", name="mixup"), make_run(folder / "mislas_seed0", name="mislas")
+    RunFolder.open(first).write("config.yaml", "seed: 0")
+    RunFolder.open(second).write("config.yaml", "from_run: elsewhere/mixup_seed0")  # the folders were moved
+    for path, state in ((first, network(0)), (second, {**network(1, mean=0.5), **after})):
+        RunFolder.open(path).save_model(state, {})
+    return second
+
+
+def test_norms_and_batch_norm_of_both_stages_are_drawn(tmp_path: Path, asked: dict[str, tuple[Any, ...]]) -> None:
+    page = Page(write_report(second_stage(tmp_path)))
+    norms, counts = asked["classifier_weight_norms"]
+    assert list(norms) == ["first stage, mixup", "mislas"]
+    for weight, seed in zip(norms.values(), (0, 1), strict=True):
+        assert torch.equal(weight, network(seed)["fc.weight"])
+    assert len(counts) == 10
+    before, after = asked["batch_norm_statistics"]
+    assert (before["bn.running_mean"][0], after["bn.running_mean"][0]) == (0.0, 0.5)
+    assert {"Weights of the classifier", "Batch norm before and after"} <= set(page.sections)
+    assert len(page.images) == len(FIGURES) + 2
+
+
+def test_batch_norm_that_did_not_move_is_not_drawn(tmp_path: Path, asked: dict[str, tuple[Any, ...]]) -> None:
+    page = Page(write_report(second_stage(tmp_path, **{"bn.running_mean": torch.zeros(12)})))
+    assert "batch_norm_statistics" not in asked
+    assert "Weights of the classifier" in page.sections
+
+
+def test_a_first_stage_that_is_gone_leaves_the_norms_of_the_run(
+    tmp_path: Path, asked: dict[str, tuple[Any, ...]]
+) -> None:
+    path = second_stage(tmp_path)
+    (tmp_path / "mixup_seed0").rename(tmp_path / "gone")
+    write_report(path)
+    assert list(asked["classifier_weight_norms"][0]) == ["mislas"]
+    assert "batch_norm_statistics" not in asked
+
+
+@pytest.mark.parametrize("content", [None, b"no weights"])
+def test_without_weights_there_is_no_card_for_them(
+    tmp_path: Path, asked: dict[str, tuple[Any, ...]], content: bytes | None
+) -> None:
+    path = make_run(tmp_path / "run")
+    if content is not None:
+        (path / "model.safetensors").write_bytes(content)
+    page = Page(write_report(path))
+    assert "classifier_weight_norms" not in asked
+    assert "Weights of the classifier" not in page.sections
+
+
+def test_of_several_matrices_with_a_row_a_class_none_is_taken_for_the_last_layer(
+    tmp_path: Path, asked: dict[str, tuple[Any, ...]]
+) -> None:
+    write_report(second_stage(tmp_path, **{"hidden.weight": torch.ones(10, 5)}))
+    assert list(asked["classifier_weight_norms"][0]) == ["first stage, mixup"]
+
+
+def test_mean_probabilities_are_those_of_the_test_logits(tmp_path: Path, asked: dict[str, tuple[Any, ...]]) -> None:
+    path = make_run(tmp_path / "run")
+    write_report(path)
+    probs, labels, counts = asked["mean_class_probability"]
+    logits, expected = RunFolder.open(path).load_logits()
+    assert torch.equal(probs["unimix_bayias"], logits.softmax(1))
+    assert torch.equal(labels, expected)
+    assert counts.tolist() == exponential_counts(500, 10, 100).tolist()
+
+
+def test_a_comparison_has_norms_and_mean_probabilities(tmp_path: Path, asked: dict[str, tuple[Any, ...]]) -> None:
+    second = second_stage(tmp_path)
+    page = Page(write_comparison([second.parent / "mixup_seed0", second], tmp_path / "all.html"))
+    assert list(asked["classifier_weight_norms"][0]) == ["mixup", "mislas"]
+    assert list(asked["mean_class_probability"][0]) == ["mixup", "mislas"]
+    assert list(asked["probability_violins"][0]) == ["mixup", "mislas"]
+    assert {"Weights of the classifier", "Probability of every class", "Confidence by shot group"} <= set(page.sections)
 
 
 # Corrections after the training
@@ -605,7 +712,7 @@ def test_a_model_that_diverged_makes_a_page(tmp_path: Path) -> None:
     (run.path / "logits.safetensors").replace(path / "logits.safetensors")
     page = Page(write_report(path))
     assert "Not drawn. `probs` must be finite" in page.sections["Reliability"]
-    assert len(page.images) == len(FIGURES) - 2  # nor are its logits drawn
+    assert len(page.images) == len(FIGURES) - 3  # nor are its logits and mean probabilities drawn
 
 
 def test_without_matplotlib_the_page_has_no_figure_and_says_why(
@@ -641,7 +748,7 @@ def test_a_comparison_marks_the_best_and_links_the_reports(tmp_path: Path) -> No
     (tmp_path / "pages").mkdir()
     page = Page(write_comparison([a, b], tmp_path / "pages" / "all.html", title="Two runs"))
     assert_self_contained(page)
-    assert len(page.images) == 5
+    assert len(page.images) == 6
     assert page.links == ["../runs/a%20run/report.html"]  # b has no report yet
     (heads,) = (row for row in page.cells if row[0] == "run")
     assert heads == ["run", "top-1 %", "many %", "few %", "ECE15 %", "epochs", "seed", "time", "parameters"]

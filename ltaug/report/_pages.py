@@ -211,7 +211,7 @@ def _metric_tables(run: Record) -> dict[str, list[tuple[str, str, str]]]:
     return {title: [(row[0], row[1], row[2]) for row in rows] for title, rows in tables.items() if rows}
 
 
-def _figures(run: Record) -> dict[str, Picture]:
+def _figures(run: Record) -> dict[str, Picture | None]:
     counts, accuracy = run.class_counts, run.accuracy
     no_test = run.missing("logits.safetensors")
     no_counts = Markup("The run has no class counts: {}").format(
@@ -247,7 +247,36 @@ def _figures(run: Record) -> dict[str, Picture]:
             class_names=run.class_names,
             missing=no_test if logits is None else no_counts,
         ),
+        "probabilities": draw(
+            plots.mean_class_probability,
+            None if probs is None else {run.name: probs},
+            labels,
+            counts,
+            class_names=run.class_names,
+            missing=no_test if logits is None else no_counts,
+        ),
         "samples": draw(plots.class_counts, counts, class_names=run.class_names, missing=no_counts),
+        **_inside(run),
+    }
+
+
+def _inside(run: Record) -> dict[str, Picture | None]:
+    """Figures of the weights, beside those that a second stage started from; None where there is nothing to show."""
+    first = run.first_stage()
+    stages = {} if first is None else {f"first stage, {first.name}": first}
+    norms = {
+        name: weight
+        for name, each in (stages | {run.name: run}).items()
+        if (weight := each.class_weights()) is not None
+    }
+    before, after = ({}, {}) if first is None else (first.weights(), run.weights())
+    moved = any(
+        name.endswith("running_mean") and name in before and not torch.equal(before[name], value)
+        for name, value in after.items()
+    )
+    return {
+        "norms": draw(plots.classifier_weight_norms, norms, run.class_counts) if norms else None,
+        "batch_norm": draw(plots.batch_norm_statistics, before, after) if moved else None,
     }
 
 
@@ -416,7 +445,7 @@ def _comparison_figures(records: Mapping[str, Record]) -> dict[str, Any]:
     }
 
 
-def _side_by_side(records: Mapping[str, Record]) -> dict[str, Picture] | None:
+def _side_by_side(records: Mapping[str, Record]) -> dict[str, Picture | None] | None:
     """Panels of the runs that were tested on the same samples; None if there are not several, or too many to show."""
     kept: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
     names = next((run.class_names for run in records.values() if run.logits is not None), None)
@@ -435,10 +464,13 @@ def _side_by_side(records: Mapping[str, Record]) -> dict[str, Picture] | None:
         return None
     probs = {name: logits.softmax(dim=1) for name, logits in same.items()}
     confusions = {name: _confusion(logits, labels) for name, logits in same.items()}
+    norms = {name: weight for name in same if (weight := records[name].class_weights()) is not None}
     return {
         "confusions": draw(plots.compare_log_confusion_matrices, confusions, counts, class_names=names),
         "reliability": draw(plots.compare_reliability_diagrams, probs, labels),
         "confidence": draw(plots.probability_violins, probs, labels, counts),
+        "probabilities": draw(plots.mean_class_probability, probs, labels, counts, class_names=names),
+        "norms": draw(plots.classifier_weight_norms, norms, counts) if norms else None,
     }
 
 

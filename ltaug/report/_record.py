@@ -174,6 +174,28 @@ class Record:
         found = {key: value for key, value in self.data.items() if key not in ("class_names", "class_counts")}
         return found or {key: self.summary[key] for key in ("index_hash",) if self.summary.get(key)}
 
+    def weights(self) -> dict[str, Tensor]:
+        """The final weights, by the names of the state dict; empty where there are none. Read when asked for."""
+        return self._read("model.safetensors", lambda: self.folder.load_model()[0], {})
+
+    def class_weights(self) -> Tensor | None:
+        """The weight of the last layer, [C, D]; None where no matrix has a row a class, or several have."""
+        counts = self.class_counts
+        found = [
+            value
+            for name, value in self.weights().items()
+            if counts is not None and name.endswith("weight") and value.ndim == 2 and len(value) == len(counts)
+        ]
+        return found[0] if len(found) == 1 else None
+
+    def first_stage(self) -> Record | None:
+        """The run whose network this one, a second stage, started from; None if it is none, or that is not there."""
+        place = self.config.get("from_run")
+        if not isinstance(place, str) or not place:
+            return None
+        places = (Path(place), self.path.parent / Path(place).name)  # the second: after both have moved
+        return next((Record(path, keep_logits=False) for path in places if path.is_dir()), None)
+
     def missing(self, *names: str) -> Markup:
         """A sentence about each file that is not there or not readable."""
         sentence = Markup("<code>{}</code> {}.")
