@@ -772,6 +772,24 @@ def test_runs_of_one_name_and_equal_settings_are_told_apart_by_their_folders(tmp
     assert page.row(f"unimix_bayias ({whole}) #2")
 
 
+@pytest.mark.parametrize("content", [b"", b'[["a"', b"\xff\x00", b"3", b"[[1, 2]]", b'{"a": 1}', b"[" * 99_999])
+def test_damaged_sections_are_named(tmp_path: Path, content: bytes, quick: None) -> None:
+    path = make_run(tmp_path / "run")
+    write_report(path, [("Mine", "<p>here</p>")])
+    (path / "sections.json").write_bytes(content)
+    assert Page(write_report(path)).text("Sections of the data").startswith("sections.json could not be read (")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "logits.safetensors", "data.json", "metrics.jsonl", "per_class.csv"])
+def test_a_comparison_names_damaged_files(tmp_path: Path, name: str, quick: None) -> None:
+    a, b = make_run(tmp_path / "a", name="one"), make_run(tmp_path / "b", name="two")
+    assert "is damaged" not in write_comparison([a, b], tmp_path / "all.html").read_text()
+    (b / name).unlink()
+    (b / name).mkdir()
+    page = Page(write_comparison([a, b], tmp_path / "all.html"))
+    assert f"two is damaged: {name} could not be read (" in page.text("Results")
+
+
 @pytest.fixture
 def three_hundred(tmp_path: Path) -> list[Path]:
     """Runs of ten methods that differ in seed and learning rate, of top-1 accuracy 0.001 to 0.3."""

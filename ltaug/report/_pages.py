@@ -79,7 +79,7 @@ def write_report(run_dir: str | os.PathLike[str], sections: Iterable[tuple[str, 
     if sections:
         write_atomically(kept, json.dumps(sections))
     elif kept.is_file():
-        sections = json.loads(kept.read_text(encoding="utf-8"))
+        sections = _kept_sections(kept)
     page = _templates().get_template("page.html.j2")
     text = page.render(
         title=run.name,
@@ -96,6 +96,18 @@ def write_report(run_dir: str | os.PathLike[str], sections: Iterable[tuple[str, 
     path = run.path / "report.html"
     write_atomically(path, text)
     return path
+
+
+def _kept_sections(path: Path) -> list[tuple[str, str]]:
+    """Sections of an earlier call, or in their place why they cannot be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(text, str) for title, html in found for text in (title, html)):
+            raise ValueError("it must hold pairs of texts")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        words = Markup("<p><code>{}</code> could not be read ({}). Evaluate the run again to make it anew.</p>")
+        return [("Sections of the data", words.format(path.name, error))]
+    return [(title, html) for title, html in found]
 
 
 def write_comparison(
@@ -131,6 +143,7 @@ def write_comparison(
         heads=["run", *(RUN_COLUMNS[key] + unit(key) for key in keys), *COSTS],
         rows=_comparison_rows(records, keys, path),
         differing_data=differing_data(records),
+        damaged={name: text for name, run in records.items() if (text := run.damaged(*run.problems))},
         figures=_comparison_figures(drawn),
         drawn=len(drawn) if len(drawn) < len(records) else 0,
         best_and_worst=(BEST, WORST),
