@@ -2,16 +2,16 @@
 
     python examples/label_distributions.py --out figures
 
-Redraws Fig. 2 of UniMix (class distribution of mixed samples) and Fig. 3a of label-occurrence-balanced mixup from the
-library's formulas, and prints the label distribution of training for the usual pairs of samplers and mixers.
+Prints the label distribution of training for the usual pairs of samplers and mixers, and redraws the figures of the
+papers that class counts alone decide: Fig. 2 of UniMix (class distribution of mixed samples), Fig. 1 and 3a of
+label-occurrence-balanced mixup, Fig. 6 and 8 of MiSLAS (shapes of its smoothing) and Fig. 1 of IC (ratio^lambda).
 """
 
 import argparse
 from pathlib import Path
 
-from ltaug import CutMix, MixUp, ReMix, UniMix, class_prior, effective_prior, exponential_counts
+from ltaug import CutMix, MixUp, ReMix, UniMix, class_prior, effective_prior, exponential_counts, plots
 from ltaug.analysis import label_suppression
-from ltaug.plots import label_occurrence, xi_aug_distribution
 
 
 def main() -> None:
@@ -42,9 +42,17 @@ def main() -> None:
     print(f"which hold {class_prior(counts)[head].sum():.1%} of the samples.")
     folder = Path(arguments.out)
     folder.mkdir(parents=True, exist_ok=True)
-    xi_aug_distribution(exponential_counts(500, 100, 200), alpha=0.8).savefig(folder / "xi_aug.png", dpi=120)
-    label_occurrence(exponential_counts(5000, 10, 10)).savefig(folder / "label_occurrence.png", dpi=120)
-    print(f"\nFigures: {folder / 'xi_aug.png'}, {folder / 'label_occurrence.png'}")
+    figures = {
+        "xi_aug": plots.xi_aug_distribution(exponential_counts(500, 100, 200), alpha=0.8),
+        "label_suppression": plots.label_suppression(counts),
+        "label_occurrence": plots.label_occurrence(exponential_counts(5000, 10, 10)),
+        "smoothing_shapes": plots.smoothing_shapes(counts),
+        "smoothing_powers": plots.smoothing_shapes(counts, shapes=(0.5, 1.0, 2.0, 4.0)),
+        "correction_factors": plots.correction_factors(counts),
+    }
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=120)
+    print(f"\nFigures: {', '.join(str(folder / f'{name}.png') for name in figures)}")
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def run(world: World, alpha: float, seed: int, axes: Sequence[Axes] | None = Non
         x, y = samples(panel, points, labels, alpha, seed)
         boundaries[panel] = fit(x, y, *test)
         if axes is not None:
-            draw(axes[k], panel, x, y, boundaries[panel])
+            draw(axes[k], f"({'abcd'[k]}) {panel}", x, y, boundaries[panel])
     return boundaries
 
 

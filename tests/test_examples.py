@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from ltaug.errors import UserError
 from ltaug.run import RunFolder
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
+
+from matplotlib.figure import Figure
 
 
 def load(root: Path, name: str) -> ModuleType:
@@ -93,6 +96,16 @@ class TestUniMixTwoDiscs:
             assert re.search(rf"^{panel} +\d+\.\d \+- +0\.0° +-?\d\.\d\d", out, re.MULTILINE)
         assert (tmp_path / "discs.png").read_bytes().startswith(b"\x89PNG")
 
+    def test_the_four_panels_are_lettered_and_each_has_its_boundary(self, discs: ModuleType) -> None:
+        axes = Figure().subplots(1, 4)
+        boundaries = discs.run(discs.World(positives=200, negatives=10), alpha=0.2, seed=0, axes=axes)
+        assert [ax.get_title() for ax in axes] == ["(a) original", "(b) mixup", "(c) UniMix factor", "(d) UniMix"]
+        for ax, boundary in zip(axes, boundaries.values(), strict=True):
+            ideal, found = (line.get_xydata() for line in ax.lines)
+            np.testing.assert_allclose(found @ boundary.w + boundary.b, 0.0, atol=1e-9)
+            np.testing.assert_allclose(ideal.sum(1), 0.0)
+            assert sum(len(points.get_offsets()) for points in ax.collections) == 210
+
 
 def test_label_distributions_prints_what_its_page_says(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -104,7 +117,57 @@ def test_label_distributions_prints_what_its_page_says(
     assert len(rows) == 9
     for row in rows:
         assert row in page
-    assert {path.name for path in tmp_path.iterdir()} == {"xi_aug.png", "label_occurrence.png"}
+    assert {path.stem for path in tmp_path.iterdir()} == {
+        "xi_aug",
+        "label_suppression",
+        "label_occurrence",
+        "smoothing_shapes",
+        "smoothing_powers",
+        "correction_factors",
+    }
+
+
+class TestSweepFigures:
+    @pytest.fixture
+    def sweep(self, tmp_path: Path) -> Path:
+        """Runs as `ltaug sweep` leaves them: MiSLAS with its first stage, and UniMix over tau."""
+        rows = [("mixup", {}, 0, 0.3)]
+        rows += [("mislas", {"smoothing_head": h, "smoothing_tail": 0.1}, 0, 0.4 + h) for h in (0.2, 0.4)]
+        rows += [
+            ("unimix_bayias", {"partner_tau": tau}, seed, 0.5 + 0.02 * seed - 0.1 * tau)
+            for tau in (-1, 0)
+            for seed in (0, 1)
+        ]
+        for k, (method, changes, seed, top1) in enumerate(rows):
+            settings = {"method": method, "set": changes or None, "seed": seed, "dataset": "digits"}
+            summary = {"name": method, "method": method, "dataset": "digits", "class_counts": [50, 5], "epochs": 1}
+            final = {"top1": top1, "ece": 1 - top1, "few": None}
+            RunFolder(tmp_path / f"{k}", settings).write_json(
+                "summary.json", {**summary, "settings": settings, "final": final}
+            )
+        return tmp_path
+
+    def test_seeds_are_gathered_by_method_and_value(self, root: Path, sweep: Path) -> None:
+        found = load(root, "sweep_figures").read(sweep, ["partner_tau"])
+        assert found == {"unimix_bayias, digits, imbalance ratio 10": {-1: [0.6, 0.62], 0: [0.5, 0.52]}}
+        pairs = load(root, "sweep_figures").read(sweep, ["smoothing_head", "smoothing_tail"], "ece")
+        (line,) = pairs.values()
+        assert line == {(0.2, 0.1): [pytest.approx(0.4)], (0.4, 0.1): [pytest.approx(0.2)]}
+
+    @pytest.mark.parametrize("settings", [["partner_tau"], ["smoothing_head", "smoothing_tail"]])
+    def test_the_command(
+        self, root: Path, sweep: Path, settings: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        load(root, "sweep_figures").main([str(sweep), *settings, "--out", str(sweep / "figure.png")])
+        assert (sweep / "figure.png").read_bytes().startswith(b"\x89PNG")
+        out = capsys.readouterr().out
+        expected = {1: "-1: 61.0 (2 runs)", 2: "(0.4, 0.1): 80.0 (1 runs)"}
+        assert f"imbalance ratio 10: {expected[len(settings)]}" in out
+
+    def test_a_sweep_without_the_setting_or_the_metric_is_refused(self, root: Path, sweep: Path) -> None:
+        for names, metric in ((["alpha"], "top1"), (["partner_tau"], "few")):
+            with pytest.raises(UserError, match=f"no finished run with {names[0]} and {metric}"):
+                load(root, "sweep_figures").read(sweep, names, metric)
 
 
 @pytest.fixture(scope="module")

@@ -803,6 +803,27 @@ def test_a_heat_map_has_the_mean_of_each_pair_and_frames_the_best() -> None:
     png(figure)
 
 
+@pytest.mark.parametrize("name", ["CIFAR-100-LT, ratio 100", "unimix_bayias, digits, imbalance ratio 57 (asked: 50)"])
+def test_the_legend_of_a_sweep_fits(name: str) -> None:
+    figure = plots.accuracy_by_setting({name: {-0.75: 0.5}, "b": {-0.75: 0.4}}, "tau")
+    figure.canvas.draw()
+    box = figure.axes[0].get_legend().get_window_extent()
+    assert box.x1 <= figure.bbox.x1
+    assert box.y1 <= figure.bbox.y1
+    assert legend(figure)[0].endswith(",\nbest at -0.75: 50.0" if len(name) > 26 else ", best at -0.75: 50.0")
+
+
+def test_of_errors_the_smallest_is_the_best() -> None:
+    bars = plots.accuracy_by_setting({"run": {0: 0.2, 1: 0.1}}, "tau", metric="ECE (%)", lower_is_better=True)
+    assert legend(bars) == ["run, best at 1: 10.0"]
+    assert bars.axes[0].get_ylabel() == "ECE (%)"
+    cells = plots.accuracy_by_two_settings(
+        {(0, 0): 0.2, (0, 1): 0.1}, ("a", "b"), metric="ECE (%)", lower_is_better=True
+    )
+    assert cells.axes[0].lines[0].get_xydata().min(0).tolist() == [-0.5, 0.5]
+    assert cells.axes[1].get_ylabel() == "ECE (%)"
+
+
 def test_a_large_heat_map_has_no_numbers_and_few_ticks() -> None:
     grid = {(a, b): (a + b) / 100 for a in range(30) for b in range(30)}
     axes = plots.accuracy_by_two_settings(grid, ("a", "b")).axes[0]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Accuracies: TypeAlias = "Tensor | NDArray[np.float64] | Sequence[float | None] | float | None"
 """Fractions, one a seed, or a single one; NaN and ``None`` stand for a run that is missing."""
 
-MAX_TICKS = 8
+MAX_TICKS, MAX_LETTERS = 8, 26
 MAX_WRITTEN = 8
 """Settings a side up to which a heat map has its numbers in its cells."""
 
@@ -40,6 +40,9 @@ def accuracy_by_setting(
     accuracies: Mapping[str, Mapping[float, Accuracies] | Mapping[str, Accuracies]],
     setting: str,
     ax: Axes | None = None,
+    *,
+    metric: str = "test accuracy (%)",
+    lower_is_better: bool = False,
 ) -> Figure:
     """Accuracy by the value of one setting, such as the tau of UniMix or the shape of MiSLAS's smoothing.
 
@@ -55,6 +58,8 @@ def accuracy_by_setting(
             order and to scale, or words, drawn in the order they come in.
         setting: its name, for the axis.
         ax: where to draw.
+        metric: what the fractions are, for the axis.
+        lower_is_better: whether the best is the smallest, as of an ECE.
 
     Returns:
         The figure; the legend names the best value of each line.
@@ -73,15 +78,16 @@ def accuracy_by_setting(
     if not words:
         values.sort()
     places = dict(zip(values, range(len(values)) if words else values, strict=True))
-    figure, ax = axes_of(ax, 3.0 + 0.2 * max(len(lines), 1))
+    figure, ax = axes_of(ax, 3.0 + 0.2 * sum(2 if len(name) > MAX_LETTERS else 1 for name in lines))
     for position, (name, line) in enumerate(lines.items()):
         shown = [value for value in values if len(line.get(value, ()))]
         if not shown:
             continue
         means = [float(line[value].mean()) for value in shown]
         looks = run_line(position, name) | {"marker": "o", "markersize": 6}
-        best = shown[int(np.argmax(means))]
-        looks["label"] += f", best at {_text(best)}: {max(means):.1f}"
+        best = int((np.argmin if lower_is_better else np.argmax)(means))
+        looks["label"] += ",\n" if len(name) > MAX_LETTERS else ", "  # beside it there is no room
+        looks["label"] += f"best at {_text(shown[best])}: {means[best]:.1f}"
         ax.plot([places[value] for value in shown], means, **looks)
         for value, mean in zip(shown, means, strict=True):
             seeds, at = line[value], places[value]
@@ -89,7 +95,7 @@ def accuracy_by_setting(
                 deviation = float(seeds.std(ddof=1))
                 ax.vlines(at, mean - deviation, mean + deviation, color=looks["color"], linewidth=1.6)
                 ax.plot([at] * len(seeds), seeds, "o", color=looks["color"], markersize=3.5, alpha=0.35)
-    style_axes(ax, xlabel=setting, ylabel="test accuracy (%)")
+    style_axes(ax, xlabel=setting, ylabel=metric)
     # A tick a value, unless numbers are so near that their ticks would touch.
     if values and (words or len(values) < 2 or min(np.diff(values)) >= (values[-1] - values[0]) / MAX_TICKS):
         ax.set_xticks(list(places.values()), [_text(value) for value in values])
@@ -101,18 +107,25 @@ def accuracy_by_setting(
 
 
 def accuracy_by_two_settings(
-    accuracies: Mapping[tuple[float, float], Accuracies], settings: tuple[str, str], ax: Axes | None = None
+    accuracies: Mapping[tuple[float, float], Accuracies],
+    settings: tuple[str, str],
+    ax: Axes | None = None,
+    *,
+    metric: str = "test accuracy (%)",
+    lower_is_better: bool = False,
 ) -> Figure:
     """Accuracy by the values of two settings, such as the smoothing of the head and of the tail in MiSLAS.
 
-    Its heat map over eps_1 and eps_K (Zhong et al., CVPR 2021, Fig. 5, https://arxiv.org/abs/2104.00466), with the mean
-    over seeds.
+    Its heat maps over eps_1 and eps_K (Zhong et al., CVPR 2021, Fig. 5, https://arxiv.org/abs/2104.00466), of accuracy
+    or, with ``metric``, of ECE; the mean over seeds.
 
     Args:
         accuracies: by the pair of values, the fractions of its seeds, [S], or one number such as the mean in a sweep's
             ``table.csv``.
         settings: the names of the two, the first for the axis across.
         ax: where to draw.
+        metric: what the fractions are, for the colour bar.
+        lower_is_better: whether the best is the smallest, as of an ECE.
 
     Returns:
         The figure. A pair that was not tried is left white, the best is framed; with at most 8 values a side, the cells
@@ -141,14 +154,14 @@ def accuracy_by_two_settings(
             color = "black" if bright else "white"
             number = f"{cells[row, column]:.1f}"
             ax.text(column, row, number, ha="center", va="center", fontsize=TEXT_SIZE, color=color)
-    top, right = np.argwhere(cells == high)[0] + 0.5
+    top, right = np.argwhere(cells == (low if lower_is_better else high))[0] + 0.5
     edges = [right - 1, right, right, right - 1, right - 1], [top - 1, top - 1, top, top, top - 1]
     ax.plot(*edges, color=VERMILLION, linewidth=2.5, clip_on=False, scalex=False, scaley=False)
     for axis, values in zip((ax.xaxis, ax.yaxis), (xs, ys), strict=True):
         step = math.ceil(len(values) / MAX_TICKS)
         axis.set_ticks(range(0, len(values), step), [_text(value) for value in values[::step]])
     bar = ax.figure.colorbar(image, ax=ax, pad=0.02)
-    bar.set_label("test accuracy (%)", fontsize=LABEL_SIZE)
+    bar.set_label(metric, fontsize=LABEL_SIZE)
     bar.ax.tick_params(labelsize=TEXT_SIZE)
     bar.outline.set_visible(False)
     return figure
