@@ -470,7 +470,7 @@ class TestPriors:
         assert ("approximation" in reason) == (m.loss not in ("ce", "prior_corrected", "lade"))
         assert ("class weights" in reason) == (m.class_weights != "none")
         late = max(m.rebalance_from, m.reweight_from) > 0 or m.sampler == "progressive"
-        assert ("may lag behind: IC takes the training prior (--from_prior train)" in reason) == late
+        assert ("may lag behind: IC takes the training prior (`from_prior` train)" in reason) == late
 
     def test_the_reason_says_when_sampling_or_weights_change(self) -> None:
         assert "those only from 80 % of the training on" in plan_of("ce_drw").logits_prior_reason()

@@ -262,7 +262,7 @@ class TrainingPlan:
         if when := self._late():
             reason += (
                 f"; but sampling or weights are those only {when}, and the logits may lag behind: IC takes the "
-                "training prior (--from_prior train)"
+                "training prior (`from_prior` train)"
             )
         return prior / prior.sum(), reason
 
