@@ -53,6 +53,12 @@ def test_every_classifier(tiny: Recipe, first: Path, tmp_path: Path, method: str
         statistics = "running" in name or "num_batches" in name
         same = torch.equal(value, before[name])
         assert same != (name.startswith("fc.weight") or (statistics and method == "mislas")) or name == "fc.bias", name
+    if method == "tau_norm":
+        tau = values["classifier_tau"]
+        assert tau in [k / 10 for k in range(21)]
+        assert f"computed with tau {tau:g}, chosen on held-out samples" in info(out)["logits_prior_reason"]
+        length = before["fc.weight"].norm(dim=1, keepdim=True) ** tau
+        assert torch.allclose(after["fc.weight"], before["fc.weight"] / length, atol=1e-5)
     prior = info(out)["logits_prior"]
     assert prior == (pytest.approx([0.1] * 10) if method in TRAINED else None)
     assert len(rows(out)) == (2 if method in TRAINED else 1)
@@ -149,6 +155,13 @@ class TestBadInput:
         with pytest.raises(UserError, match=r"model\.safetensors` is damaged"):
             second(tiny, "crt", damaged, out)
         assert not out.exists()
+
+    def test_tau_needs_samples_to_choose_it_on(self, tiny: Recipe, tmp_path: Path) -> None:
+        first = tiny.train("erm", tmp_path / "first", profile="natural", epochs=1)
+        with pytest.raises(UserError, match="chooses tau on held-out samples, but there are none"):
+            second(tiny, "tau_norm", first, tmp_path / "out")
+        out = second(tiny, "tau_norm", first, tmp_path / "plain", **{"set.tune_tau": False})
+        assert "classifier_tau" not in summary(out)
 
     def test_another_data_set(self, tiny: Recipe, first: Path, tmp_path: Path) -> None:
         other = shutil.copytree(first, tmp_path / "other")
