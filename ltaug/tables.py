@@ -621,7 +621,7 @@ def _figure(rows: Sequence[Row], errors: bool) -> Figure:
     return figure
 
 
-def _drawn(rows: Sequence[Row]) -> Sequence[Row]:
+def _drawn(rows: list[Row]) -> list[Row]:
     """The rows that a figure shows: all, or of very many the best and the worst."""
     if len(rows) <= MOST_DRAWN:
         return rows

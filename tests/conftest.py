@@ -18,7 +18,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Processes beside this one, each of which imports torch: for the whole suite, but not for a file or a test of it."""
+    """Processes beside this one, each of which imports torch: for the whole suite, not for a file or a test of it."""
     return min(os.cpu_count() or 1, 8) if config.args_source is config.ArgsSource.TESTPATHS else 0
 
 
