@@ -105,7 +105,7 @@ def test_the_legend_fits_beside_the_cross() -> None:
     counts = [500] * 10 + [50] * 10 + [5] * 10
     for accuracy in ([math.nan, *[0.999] * 29], [0.999] * 30):
         figure = plots.per_class_accuracy(accuracy, counts)
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         assert figure.axes[0].get_legend().get_window_extent().x1 <= figure.bbox.x1
 
 
@@ -284,7 +284,7 @@ def test_few_classes_have_their_names_in_the_order_of_training_counts() -> None:
 def test_without_names_or_with_many_classes_there_are_ranks(num_classes: int) -> None:
     names = {} if num_classes == 3 else {"class_names": [f"class {i}" for i in range(num_classes)]}
     for name, (figure, position) in figures_of_classes(num_classes, **names).items():
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         assert ticks(figure, position)[0] == "1", name
         assert "1 = most training samples" in figure.axes[position].get_xlabel(), name
 
@@ -302,7 +302,7 @@ def test_long_names_are_cut_and_turned() -> None:
 )
 def test_ranks_are_apart_and_as_long_numbers_are_elsewhere(num_classes: int, ranks: list[str]) -> None:
     figure = plots.class_counts([9] * num_classes)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     assert ticks(figure)[: len(ranks)] == ranks
 
 
@@ -523,7 +523,7 @@ def test_every_group_is_named_and_no_name_lies_on_another(counts: list[int], kin
         figure = plots.compare_per_class_accuracy({"run": [0.5] * len(counts)}, counts)
     else:
         figure = plots.log_confusion_matrix(torch.eye(len(counts)), counts)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     axes = figure.axes[0]
     texts = [text for text in axes.texts if not text.get_text().isdigit()]  # of the cells
     assert [text.get_text() for text in texts] == [name for name, _, _ in _numbers.group_spans(np.array(counts))]
@@ -775,7 +775,7 @@ def test_words_stand_in_their_order_and_near_numbers_have_no_tick_each() -> None
     assert shapes.axes[0].lines[0].get_xydata().tolist() == [[0, 50], [1, 60], [2, 40]]
     assert ticks(shapes) == ["concave", "linear", r"\$convex"]
     near = plots.accuracy_by_setting({"run": {0.0: 0.5, 0.001: 0.6, 1.0: 0.4}}, "lr")
-    near.canvas.draw()
+    near.draw_without_rendering()
     assert "0.001" not in ticks(near)
     for figure in (shapes, near):
         png(figure)
@@ -806,7 +806,7 @@ def test_a_heat_map_has_the_mean_of_each_pair_and_frames_the_best() -> None:
 @pytest.mark.parametrize("name", ["CIFAR-100-LT, ratio 100", "unimix_bayias, digits, imbalance ratio 57 (asked: 50)"])
 def test_the_legend_of_a_sweep_fits(name: str) -> None:
     figure = plots.accuracy_by_setting({name: {-0.75: 0.5}, "b": {-0.75: 0.4}}, "tau")
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     box = figure.axes[0].get_legend().get_window_extent()
     assert box.x1 <= figure.bbox.x1
     assert box.y1 <= figure.bbox.y1
