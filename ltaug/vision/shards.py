@@ -24,6 +24,7 @@ from pyarrow import ipc, parquet
 from pyarrow.fs import FileSystem
 
 from ltaug.errors import UserError
+from ltaug.loaders._notes import warn
 from ltaug.loaders.files import refuse_outside
 from ltaug.loaders.tables import stored_paths
 
@@ -81,7 +82,7 @@ class Shards:
             note = {"sizes": json.dumps([sizes for _, sizes in found])}
             parquet.write_table(labels.replace_schema_metadata(note), index)
 
-        index = parquet.read_table(_kept(f"{self.key}.parquet", make))
+        index = parquet.read_table(_kept(f"{self.key}.parquet", make, lambda path: parquet.read_table(path).schema))
         self.labels = index.column("label")
         """As they are stored, a pyarrow ChunkedArray [N]."""
         if not len(self.labels):
@@ -145,7 +146,7 @@ class Shards:
                         mine = images.take(pyarrow.array(rows[low:high] - self.starts[k]))
                         file.write_batch(pyarrow.record_batch([pyarrow.array(rows[low:high]), mine], schema=schema))
 
-        return _kept(f"{self.key}_{buffer}.arrow", make)
+        return _kept(f"{self.key}_{buffer}.arrow", make, _pooled)
 
 
 class Pool:
@@ -158,7 +159,7 @@ class Pool:
     """
 
     def __init__(self, path: Path, labels: NDArray[np.int64], num_classes: int) -> None:
-        table = ipc.open_file(pyarrow.memory_map(str(path))).read_all()
+        table = _pooled(path)
         self.rows, self.images = table.column("row").to_numpy(), table.column("image")
         classes = labels[self.rows]
         self.order = np.argsort(classes, kind="stable")
@@ -171,17 +172,33 @@ class Pool:
         return int(self.rows[place]), self.images[place].as_py()
 
 
-def _kept(name: str, make: Callable[[Path], None]) -> Path:
-    """A file of the cache; one process makes it, others wait."""
+def _pooled(path: Path) -> Any:
+    """A pool's table, mapped into memory."""
+    return ipc.open_file(pyarrow.memory_map(str(path))).read_all()
+
+
+def _kept(name: str, make: Callable[[Path], None], read: Callable[[Path], Any]) -> Path:
+    """A file of the cache; one process makes it, others wait. A damaged one is made anew."""
     path = Path(os.environ.get("LTAUG_CACHE") or "~/.cache/ltaug").expanduser() / "streams" / name
-    if not path.exists():
+    if not _is_whole(path, read):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):  # which ends with the process, however that ends
-            if not path.exists():
+            if not _is_whole(path, read):
                 part = path.with_name(f"{name}.part")
                 make(part)
                 part.replace(path)
     return path
+
+
+def _is_whole(path: Path, read: Callable[[Path], Any]) -> bool:
+    if not path.exists():
+        return False
+    try:
+        read(path)
+    except (OSError, ValueError) as error:  # pyarrow's own are of these kinds
+        warn(f"`{path}` of the cache is damaged and made anew ({error}).")
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -158,6 +158,24 @@ class TestIndex:
         assert len(list((tmp_path / "cache" / "streams").glob("*.parquet"))) == 2
         assert not list((tmp_path / "cache" / "streams").glob("*.part"))
 
+    @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: b"x" * 300])
+    def test_a_damaged_cache_is_made_anew(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: Any
+    ) -> None:
+        monkeypatch.setenv("LTAUG_CACHE", str(tmp_path / "cache"))
+        train = load(write_shards(tmp_path / "shards"))
+        arguments = train.labels.numpy(), train.counts.numpy(), BUFFER
+        rows = shards_module._pooled(train.shards.pool(*arguments)).column("row").to_pylist()
+        kept = sorted(file for file in (tmp_path / "cache").rglob("*") if file.suffix in (".parquet", ".arrow"))
+        assert len(kept) == 2
+        for file in kept:
+            file.write_bytes(damage(file.read_bytes()))
+        again = load(tmp_path / "shards")
+        assert again.labels.tolist() == LABELS
+        assert shards_module._pooled(again.shards.pool(*arguments)).column("row").to_pylist() == rows
+        said = capsys.readouterr().err
+        assert all(f"`{file}` of the cache is damaged and made anew (" in said for file in kept)
+
     def test_another_file_system(self, train: StreamSet, folder: Path) -> None:
         memory = fsspec.filesystem("memory")
         paths = []
