@@ -12,13 +12,16 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ltaug.arguments import as_number, checked, shown
 from ltaug.mixers import BetweenClass, UniMix
 from ltaug.mixers._base import Mixer, beta_cdf, check_alpha
 from ltaug.mixers._counts import CountMixer
-from ltaug.priors import Counts, as_array, as_counts, as_labels, by_class
+from ltaug.priors import Counts, as_counts, as_labels, as_reals, by_class
+from ltaug.priors import class_counts as count_classes
 
 __all__ = [
     "corollary_1",
@@ -39,6 +42,7 @@ DRAWS = 2**17
 """Pairs drawn in all for a mixer whose mean weights are unknown; at least 32 a class."""
 
 
+@checked
 def effective_prior(
     class_counts: Counts,
     mixer: Callable[..., tuple[Tensor, Tensor]] | None = None,
@@ -102,6 +106,8 @@ def effective_prior(
         )
     if mixer is None:
         return first
+    if not callable(mixer) or isinstance(mixer, type):
+        raise ValueError(f"`mixer` must be a mixer such as `MixUp({len(counts)})`, but is {shown(mixer)}.")
     width = getattr(mixer, "num_classes", len(counts))
     if width != len(counts):
         raise ValueError(f"`mixer` has {width} classes, but `class_counts` {len(counts)}.")
@@ -132,6 +138,7 @@ def effective_prior(
     return (1.0 - alone) * mixed + alone * first
 
 
+@checked
 def logits_prior(seen: Counts, corrected: Counts | None = None) -> Tensor:
     """Compute the class prior that a trained model's logits are under, ~ seen / corrected.
 
@@ -167,6 +174,7 @@ def logits_prior(seen: Counts, corrected: Counts | None = None) -> Tensor:
 # xi-Aug
 
 
+@checked
 def xi_aug_probability(n_i: Tensor | float, n_j: Tensor | float, alpha: float = 0.8) -> Tensor:
     """Compute the probability that a UniMix sample belongs to the class of its first sample, P(xi* >= 1/2).
 
@@ -188,6 +196,16 @@ def xi_aug_probability(n_i: Tensor | float, n_j: Tensor | float, alpha: float = 
     """
     alpha = check_alpha(alpha)
     first, partner = (_numbers(n, name) for name, n in (("n_i", n_i), ("n_j", n_j)))
+    try:
+        first, partner = torch.broadcast_tensors(first, partner)  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise ValueError(
+            f"`n_i` and `n_j` must broadcast together, but have shapes {list(first.shape)} and {list(partner.shape)}."
+        ) from error
+    if not bool((first + partner > 0.0).all() and (torch.minimum(first, partner) >= 0.0).all()):
+        raise ValueError("`n_i` and `n_j` must not be negative, nor both 0.")
+    if not bool((first + partner).isfinite().all()):
+        raise ValueError("`n_i` and `n_j` must be finite.")
     share, ratio = first / (first + partner), partner / (first + partner)
     # F is symmetric: 1 - F(3/2 - r) = F(r - 1/2), without the cancellation.
     wrapped = beta_cdf(alpha, alpha, (ratio - 0.5).clamp(min=0.0)) - beta_cdf(
@@ -196,6 +214,7 @@ def xi_aug_probability(n_i: Tensor | float, n_j: Tensor | float, alpha: float = 
     return beta_cdf(alpha, alpha, share) + wrapped
 
 
+@checked
 def xi_aug_distribution(class_counts: Counts, tau: float = 0.0, alpha: float = 0.8) -> Tensor:
     """Compute the distribution of the classes that UniMix samples belong to.
 
@@ -226,6 +245,7 @@ def xi_aug_distribution(class_counts: Counts, tau: float = 0.0, alpha: float = 0
     return result
 
 
+@checked
 def mixup_class_density(y: Tensor | float, num_classes: int, imbalance_ratio: float) -> Tensor:
     """Compute the density of the classes of mixup samples, which is that of the training classes.
 
@@ -247,6 +267,7 @@ def mixup_class_density(y: Tensor | float, num_classes: int, imbalance_ratio: fl
     return _tail(y, num_classes, imbalance_ratio, 1.0)[0]
 
 
+@checked
 def unimix_factor_class_density(
     y: Tensor | float, num_classes: int, imbalance_ratio: float, *, two_sided: bool = False
 ) -> Tensor:
@@ -271,6 +292,7 @@ def unimix_factor_class_density(
     return unimix_class_density(y, num_classes, imbalance_ratio, tau=1.0, two_sided=two_sided)
 
 
+@checked
 def unimix_class_density(
     y: Tensor | float, num_classes: int, imbalance_ratio: float, tau: float, *, two_sided: bool = False
 ) -> Tensor:
@@ -312,6 +334,7 @@ corollary_3 = unimix_class_density
 # Label occurrence
 
 
+@checked
 def label_occurrence(
     first: Iterable[int] | Counts,
     partner: Iterable[int] | Counts,
@@ -352,14 +375,23 @@ def label_occurrence(
     if epochs < 1:
         raise ValueError(f"`epochs` must be at least 1, but is {epochs}.")
     known = None if labels is None else as_labels(labels).cpu()
-    if known is not None and num_classes is None:
-        num_classes = int(known.max()) + 1 if known.numel() else 0
+    if known is not None:
+        num_classes = count_classes(known, num_classes).numel()
+    for name, each in (("first", first), ("partner", partner)):
+        if not isinstance(each, Iterable) or isinstance(each, type):
+            raise ValueError(f"`{name}` must be a sampler, or one number a class, but is {shown(each)}.")
     both = [
         as_counts(each, name, integers=False).double().cpu()  # type: ignore[arg-type]  # no sampler
         if isinstance(each, (Tensor, Sequence, Mapping)) or hasattr(each, "__array__")
         else _drawn_classes(each, name, known, num_classes, epochs)
         for name, each in (("first", first), ("partner", partner))
     ]
+    for name, each in (("first", both[0]), ("partner", both[1])):
+        if known is not None and each.numel() != num_classes:
+            raise ValueError(
+                f"`{name}` must be a sampler, or hold one number for each of the {num_classes} classes of `labels`, "
+                f"but holds {each.numel()}. Pass the sampler itself, not the indices that it draws."
+            )
     if both[0].shape != both[1].shape:
         raise ValueError(
             f"`first` and `partner` must have the same classes, but have {both[0].numel()} and {both[1].numel()}. "
@@ -368,8 +400,12 @@ def label_occurrence(
     return (both[0] / both[0].sum() + both[1] / both[1].sum()) / 2
 
 
+@checked
 def label_suppression(
-    class_counts: Counts, head: Tensor, first_tau: float | Counts = 1.0, partner_tau: float | Counts | None = None
+    class_counts: Counts,
+    head: Tensor | Sequence[bool],
+    first_tau: float | Counts = 1.0,
+    partner_tau: float | Counts | None = None,
 ) -> Tensor:
     """Compute the share of the mixed samples that carry at least one head label, 1 - (1 - p_head) (1 - q_head).
 
@@ -403,7 +439,7 @@ def label_suppression(
 
 def _class_probabilities(counts: Tensor, tau: float | Counts, name: str) -> Tensor:
     """Class probabilities of a sampler, float64 [C]: a power of the counts, or given by the caller."""
-    if not isinstance(tau, (int, float)):
+    if not isinstance(tau, int | float | complex | str | bytes | np.number | None):
         given = as_counts(tau, name, integers=False).double().cpu()
         if given.shape != counts.shape:
             raise ValueError(
@@ -411,6 +447,7 @@ def _class_probabilities(counts: Tensor, tau: float | Counts, name: str) -> Tens
                 f"{list(given.shape)}."
             )
         return given / given.sum()
+    tau = as_number(tau, name)
     if not math.isfinite(tau):
         raise ValueError(f"`{name}` must be finite, but is {tau}.")
     # Through logarithms, so that no power overflows; an absent class stays absent whatever the exponent is.
@@ -437,12 +474,13 @@ def _expected_labels(mixer: Any, first: Tensor, partner: Tensor) -> Tensor:
         if isinstance(mixer, CountMixer) and type(mixer).expected_weights is CountMixer.expected_weights:
             counts, group = _count_groups(mixer)
             return _label_mass(mixer.expected_weight(counts[:, None], counts[None, :]), group, first, partner)
-        table: Tensor = mixer.expected_weights().double().cpu()
+        table: Tensor = mixer.expected_weights()
     except NotImplementedError:  # a subclass without known mean weights
         return _monte_carlo(mixer, first, partner)
-    if bool((table == table[0, 0]).all()):  # the same for all classes: nothing of size C^2 is needed
-        return table[0, 0] * first + (1.0 - table[0, 0]) * partner
-    return _label_mass(table, torch.arange(len(table)), first, partner)
+    if not any(table.stride()):  # one number, expanded to all pairs: nothing of size C^2 is made
+        share = table[0, 0].double().cpu()
+        return share * first + (1.0 - share) * partner
+    return _label_mass(table.double().cpu(), torch.arange(len(table)), first, partner)
 
 
 def _has_exact_mean(mixer: Any) -> bool:
@@ -541,7 +579,7 @@ def _monte_carlo(mixer: Callable[..., Any], first: Tensor, partner: Tensor) -> T
 
 def _numbers(values: Any, name: str) -> Tensor:
     """Convert numbers of any form to float64 on the CPU, since not every device has that type."""
-    return as_array(values, name).cpu().double()
+    return as_reals(values, name).cpu().double()
 
 
 def _tail(y: Tensor | float, num_classes: int, imbalance_ratio: float, tau: float) -> tuple[Tensor, Tensor]:
@@ -578,6 +616,11 @@ def _drawn_classes(
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
             drawn = sampler.indices() if hasattr(sampler, "indices") else torch.tensor(list(sampler), dtype=torch.int64)
+            if len(drawn) and not 0 <= int(drawn.min()) <= int(drawn.max()) < len(labels):
+                raise ValueError(
+                    f"`labels` must hold the class of every sample, but are {len(labels)}, and `{name}` draws indices "
+                    f"from {int(drawn.min())} to {int(drawn.max())}."
+                )
             counts += torch.bincount(labels[drawn], minlength=num_classes)
     if not bool(counts.any()):
         raise ValueError(f"`{name}` must be a sampler that draws something, but drew nothing in {epochs} epochs.")

@@ -22,7 +22,8 @@ ROW_TOLERANCE = 1e-2
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Check = Callable[[Any, str], object]
+Check = Callable[[Any, str], bool | None]
+"""Raises an error, or says whether a number is endless."""
 
 
 def as_number(value: Any, name: str, advice: str = "") -> float:
@@ -106,7 +107,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Check the arguments of a function by their annotations before it is called: their kind, not their range.
 
     A number must be one and finite, a whole number whole, a flag true or false, a text a text, a tensor a dense one.
-    So a text for a number, or NaN, never gets as far as an operator that cannot say which argument it is. An error of
+    So a text for a number never gets as far as an operator that cannot say which argument it is. NaN and infinity are
+    the function's to refuse, which knows more of its range; if it does not, they are refused after it. An error of
     torch that tensors without values or on several devices have caused is explained. Compiled code has no checks.
     """
     kinds = function.__annotations__
@@ -119,17 +121,24 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if torch.compiler.is_compiling():
             return function(*args, **kwargs)
+        endless = None
         for (name, check), value in zip(by_place, args, strict=False):
-            if check is not None:
-                check(value, name)
+            if check is not None and check(value, name):
+                endless = name, value
         for name, value in kwargs.items():
-            if name in checks:
-                checks[name](value, name)
+            if name in checks and checks[name](value, name):
+                endless = name, value
         try:
-            return function(*args, **kwargs)
-        except (RuntimeError, TypeError) as error:
-            _explain(error, {**dict(zip(names, args, strict=False)), **kwargs})
+            result = function(*args, **kwargs)
+        except Exception as error:
+            if endless is not None and "`" not in str(error):
+                raise ValueError("`{}` must be finite, but is {}.".format(*endless)) from error
+            if isinstance(error, RuntimeError | TypeError):
+                _explain(error, {**dict(zip(names, args, strict=False)), **kwargs})
             raise
+        if endless is not None:
+            raise ValueError("`{}` must be finite, but is {}.".format(*endless))
+        return result
 
     return call
 
@@ -164,11 +173,11 @@ def _explain(error: Exception, given: dict[str, Any]) -> None:
         raise ValueError(f"All tensors must be on one device, but {listed}. Move them with `.to(device)`.") from error
 
 
-def _number(value: Any, name: str) -> None:
-    if type(value) is float and value - value == 0.0:
-        return
-    if not math.isfinite(as_number(value, name)):
-        raise ValueError(f"`{name}` must be finite, but is {value}.")
+def _number(value: Any, name: str) -> bool:
+    """Whether a number is NaN or infinite."""
+    if type(value) is float:
+        return not math.isfinite(value)
+    return math.isinf(as_number(value, name))
 
 
 def _whole(value: Any, name: str) -> None:
@@ -198,6 +207,8 @@ def _tensor(value: Any, name: str) -> None:
 
 def _device(value: Any, name: str) -> None:
     try:
+        if value is None:
+            raise TypeError("no device")
         torch.empty(0, device=value)
     except (AssertionError, RuntimeError, TypeError) as error:
         raise ValueError(
@@ -235,15 +246,15 @@ def _each(check: Check, what: str) -> Check:
         if entries is None:
             raise ValueError(f"`{name}` must be a list of {what}, but is {shown(values)}.")
         for place, value in enumerate(entries):
-            check(value, f"{name}[{place}]")
+            if check(value, f"{name}[{place}]"):
+                raise ValueError(f"`{name}` must be finite, but holds {value} at place {place}.")
 
     return check_all
 
 
 def _optional(check: Check) -> Check:
-    def check_some(value: Any, name: str) -> None:
-        if value is not None:
-            check(value, name)
+    def check_some(value: Any, name: str) -> bool | None:
+        return None if value is None else check(value, name)
 
     return check_some
 

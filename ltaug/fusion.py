@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltaug.arguments import checked, shown
 from ltaug.posthoc import shift_logits
 from ltaug.posthoc.shift import Logits, as_logits
-from ltaug.priors import Counts
+from ltaug.priors import Counts, with_values
 
 __all__ = ["entropy_statistics", "mean_fusion", "noisy_or", "product_fusion", "uncertainty_scale", "uno_ic"]
 
 
+@checked
 def entropy_statistics(batches: Iterable[Logits]) -> tuple[float, float]:
     """Mean and standard deviation over the training samples of the entropy of a modality's softmax.
 
@@ -41,13 +43,23 @@ def entropy_statistics(batches: Iterable[Logits]) -> tuple[float, float]:
     >>> round(mean, 4), round(std, 4)  # log(4) each
     (1.3863, 0.0)
     """
-    entropies = [_entropy(as_logits(logits).detach()).cpu().double() for logits in batches]
+    entropies, classes = [], 0
+    for number, batch in enumerate(_batches(batches)):
+        logits = as_logits(batch, "batches").detach()
+        entropies.append(_entropy(logits).cpu().double())
+        if number and logits.shape[1] != classes:
+            raise ValueError(
+                f"`batches` must all have the same classes, but number {number} has {logits.shape[1]} and the one "
+                f"before {classes}. A modality has one set of classes."
+            )
+        classes = logits.shape[1]
     if not any(len(entropy) for entropy in entropies):
         raise ValueError("`batches` must hold at least one sample, but is empty. Pass the training set's logits.")
     total = torch.cat(entropies)
     return float(total.mean()), float(total.std(correction=0))
 
 
+@checked
 def uncertainty_scale(logits: Logits, mean: float, std: float) -> Tensor:
     """Compute UNO's factor delta <= 1, which flattens the logits of unusually uncertain samples.
 
@@ -82,6 +94,7 @@ def uncertainty_scale(logits: Logits, mean: float, std: float) -> Tensor:
     return (mean / (excess + mean)).to(logits.dtype).view(-1, *[1] * (logits.ndim - 1))
 
 
+@checked
 def noisy_or(probs: Sequence[Logits | None]) -> Tensor:
     """Fuse probabilities by noisy-or, P = (1 - prod_m (1 - P_m)) / Z: a class is present if any modality says so.
 
@@ -107,6 +120,7 @@ def noisy_or(probs: Sequence[Logits | None]) -> Tensor:
     return _normalised(either).to(dtype)
 
 
+@checked
 def mean_fusion(probs: Sequence[Logits | None]) -> Tensor:
     """Fuse probabilities by their mean, P = mean_m P_m, normalised: every modality has the same weight.
 
@@ -129,6 +143,7 @@ def mean_fusion(probs: Sequence[Logits | None]) -> Tensor:
     return _normalised(stack.mean(0)).to(dtype)
 
 
+@checked
 def product_fusion(probs: Sequence[Logits | None]) -> Tensor:
     """Fuse probabilities by their product, P = prod_m P_m / Z.
 
@@ -153,6 +168,7 @@ def product_fusion(probs: Sequence[Logits | None]) -> Tensor:
     return stack.clamp(min=torch.finfo(stack.dtype).tiny).log().sum(0).softmax(1).to(dtype)
 
 
+@checked
 def uno_ic(
     logits: Sequence[Logits | None],
     statistics: Sequence[tuple[float, float]],
@@ -213,6 +229,9 @@ def uno_ic(
         if values is None:
             continue
         z = as_logits(values)
+        _check_logits(z)
+        if mask is not None and (not isinstance(mask, Tensor) or mask.device != z.device or mask.is_sparse):
+            raise ValueError(f"`present` must hold bool tensors [N] on {z.device}, or None, but holds {shown(mask)}.")
         mask = torch.ones(len(z), dtype=torch.bool, device=z.device) if mask is None else mask
         if mask.shape != z.shape[:1] or mask.dtype != torch.bool:
             raise ValueError(f"`present` must be bool [{len(z)}], but is {mask.dtype} {list(mask.shape)}.")
@@ -234,13 +253,18 @@ def _one_each(prior: Any) -> bool:
     )
 
 
-def _entropy(logits: Tensor) -> Tensor:
-    """Compute the mean entropy of every sample's softmax, [N], in single precision at least."""
+def _check_logits(logits: Tensor) -> None:
     if logits.ndim < 2 or not logits.is_floating_point():
         raise ValueError(
             f"`logits` must be floating point of shape [N, C, ...], but are {logits.dtype} of shape "
             f"{list(logits.shape)}."
         )
+    with_values(logits, "logits")
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    """Compute the mean entropy of every sample's softmax, [N], in single precision at least."""
+    _check_logits(logits)
     log_probs = logits.log_softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
     # A class masked by -inf has p log p = 0, not NaN.
     entropy = -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(1)
@@ -254,6 +278,12 @@ def _entropy(logits: Tensor) -> Tensor:
     return entropy.flatten(1).mean(1) if entropy.ndim > 1 else entropy
 
 
+def _batches(batches: Iterable[Logits]) -> Iterable[Logits]:
+    if isinstance(batches, str) or not isinstance(batches, Iterable):
+        raise ValueError(f"`batches` must be a list or generator of logits, but is {shown(batches)}.")
+    return batches
+
+
 def _check_list(modalities: Sequence[Logits | None], name: str) -> None:
     if not isinstance(modalities, list | tuple):
         raise ValueError(
@@ -265,13 +295,19 @@ def _check_list(modalities: Sequence[Logits | None], name: str) -> None:
 def _stack(modalities: Sequence[Logits | None], name: str) -> tuple[Tensor, torch.dtype]:
     """Stack the modalities on a new first dimension, in single precision at least; also return the first one's type."""
     _check_list(modalities, name)
-    tensors = [as_logits(each, f"{name}[{place}]") for place, each in enumerate(modalities) if each is not None]
+    tensors = [
+        with_values(as_logits(each, f"{name}[{place}]"), name)
+        for place, each in enumerate(modalities)
+        if each is not None
+    ]
     if not tensors:
         found = "all are missing" if modalities else "is empty"
         raise ValueError(f"`{name}` must hold at least one modality, but {found}.")
     shapes = [list(tensor.shape) for tensor in tensors]
     if any(shape != shapes[0] for shape in shapes) or len(shapes[0]) < 2:
         raise ValueError(f"`{name}` must all have one shape [N, C, ...], but have {shapes}. Resize one of them.")
+    if any(tensor.dtype == torch.bool for tensor in tensors):
+        raise ValueError(f"`{name}` must be probabilities, but are torch.bool. Convert decisions with `.float()`.")
     dtype = torch.promote_types(tensors[0].dtype, torch.float32)
     stack = torch.stack([tensor.to(dtype) for tensor in tensors])
     # 1e-2: probabilities that have been through bfloat16 may exceed 1 by up to 4e-3.

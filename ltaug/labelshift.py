@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltaug.posthoc.shift import Logits, as_logits, as_number, as_whole, check_finite, check_no_probabilities
-from ltaug.priors import Counts, as_array, as_counts, as_labels, by_class, on_wide_device
+from ltaug.arguments import as_number, as_whole, checked
+from ltaug.posthoc.shift import Logits, as_logits, check_finite, check_no_probabilities
+from ltaug.priors import Counts, as_array, as_counts, as_labels, by_class, on_wide_device, with_values
 
 __all__ = ["estimate_prior", "prior_interval"]
 
@@ -33,6 +34,7 @@ _RISE = 0.5
 """Log likelihood, in nats, that a standard error costs: EM may stop closer to the peak than the samples can resolve."""
 
 
+@checked
 def estimate_prior(
     logits: Logits,
     logits_prior: Counts,
@@ -133,6 +135,7 @@ def estimate_prior(
     return problem.solve(max_iterations, tolerance)[:, 0]
 
 
+@checked
 def prior_interval(
     logits: Logits,
     logits_prior: Counts,
@@ -254,7 +257,7 @@ class _Problem:
             )
         self.probs = self.outputs(self.read(logits, "logits", soft), soft)
         self.pseudo_counts = self.read_pseudo_counts(center, pseudo_count)
-        held_out = as_logits(validation[0], "validation[0]").to(logits.device)
+        held_out = with_values(as_logits(validation[0], "validation[0]"), "validation[0]").to(logits.device)
         self.validation = self.outputs(self.read(held_out, "validation[0]", soft), soft)
         labels = as_array(validation[1], "validation[1]")
         self.labels = as_labels(labels.flatten(), "validation[1]").to(logits.device)
@@ -364,7 +367,7 @@ class _Problem:
                 f"EM stopped after `max_iterations`={max_iterations} with a change of {change:.1e} an iteration, "
                 f"above `tolerance`={tolerance:.1e}. The classes overlap much: allow more iterations.",
                 RuntimeWarning,
-                stacklevel=4,  # the line that called estimate_prior or prior_interval
+                stacklevel=5,  # the line that called estimate_prior or prior_interval
             )
         return estimate
 

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ltaug.arguments import checked
 from ltaug.errors import UserError
 from ltaug.priors import Counts, as_counts, as_labels
+from ltaug.priors import class_counts as count_classes
 
 __all__ = [
     "exponential_counts",
@@ -24,6 +26,7 @@ __all__ = [
 ]
 
 
+@checked
 def exponential_counts(n_max: int, num_classes: int, imbalance_ratio: float) -> Tensor:
     """Exponential profile, n_k = int(n_max * (1 / imbalance_ratio)^(k / (C - 1))), the published CIFAR-LT one.
 
@@ -45,6 +48,7 @@ def exponential_counts(n_max: int, num_classes: int, imbalance_ratio: float) -> 
     return torch.tensor([int(n_max * (1.0 / ratio) ** step + 1e-9) for step in steps])
 
 
+@checked
 def step_counts(n_max: int, num_classes: int, imbalance_ratio: float, head_fraction: float = 0.5) -> Tensor:
     """Step profile: the first classes have n_max samples, the others int(n_max / imbalance_ratio).
 
@@ -67,6 +71,7 @@ def step_counts(n_max: int, num_classes: int, imbalance_ratio: float, head_fract
     return torch.tensor([n_max] * head + [int(n_max / ratio)] * (num_classes - head))
 
 
+@checked
 def pareto_counts(n_max: int, num_classes: int, imbalance_ratio: float, alpha: float = 6.0) -> Tensor:
     """Pareto profile: the density of a Pareto law of shape alpha, read at C equal steps and scaled to n_max.
 
@@ -96,6 +101,7 @@ def pareto_counts(n_max: int, num_classes: int, imbalance_ratio: float, alpha: f
     return torch.tensor([int(n_max * (1.0 + reach * step) ** -(alpha + 1.0) + 1e-9) for step in steps])
 
 
+@checked
 def profile_counts(profile: str, available: Counts, imbalance_ratio: float, class_names: Sequence[str]) -> Tensor:
     """Training samples a class that a profile takes of those there are; the largest class is class 0.
 
@@ -147,6 +153,7 @@ def profile_counts(profile: str, available: Counts, imbalance_ratio: float, clas
     return counts
 
 
+@checked
 def subsample(labels: Counts, counts: Counts, seed: int = 0) -> Tensor:
     """Draw a fixed number of samples of every class.
 
@@ -184,6 +191,8 @@ def subsample(labels: Counts, counts: Counts, seed: int = 0) -> Tensor:
             f"`counts` asks for {int(counts[k])} samples of class {k}, but there are {available[k]} "
             f"({short.size} of {num_classes} classes are too small). Lower `n_max` or raise `imbalance_ratio`."
         )
+    if seed >= 2**32:
+        raise ValueError(f"`seed` must be below 2**32, but is {seed}.")
     generator = np.random.RandomState(seed)  # the legacy generator on purpose, see above
     order = np.argsort(array, kind="stable")
     members = np.split(order, np.cumsum(available)[:-1])
@@ -200,10 +209,11 @@ def index_hash(indices: Counts) -> str:
     >>> index_hash([0, 1, 2])[:12]
     'ab25350e3e65'
     """
-    array = torch.as_tensor(indices).cpu().numpy().astype("<i8")
+    array = as_labels(indices, "indices").cpu().numpy().astype("<i8")
     return hashlib.sha256(array.tobytes()).hexdigest()
 
 
+@checked
 def shifted_counts(n: int, class_counts: Counts, ratio: float, direction: str, mode: str = "paper") -> Tensor:
     """Samples a class of LADE's shifted test sets.
 
@@ -241,6 +251,7 @@ def shifted_counts(n: int, class_counts: Counts, ratio: float, direction: str, m
     return torch.tensor([int(n * ratio ** (-int(e) / steps) + 1e-9) for e in exponent])
 
 
+@checked
 def shifted_sets(labels: Counts, class_counts: Counts, seed: int = 0) -> dict[str, Tensor]:
     """Indices of LADE's eleven test sets of other class mixes, each drawn from a balanced test set.
 
@@ -264,7 +275,7 @@ def shifted_sets(labels: Counts, class_counts: Counts, seed: int = 0) -> dict[st
     """
     counts = as_counts(class_counts).cpu()
     labels = as_labels(labels).cpu()
-    available = torch.bincount(labels, minlength=counts.numel())
+    available = count_classes(labels, counts.numel())
     size = int(available.min())
     if size == 0:
         raise UserError(

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ltaug.arguments import check_dense, checked
+
 __all__ = ["class_counts", "class_prior", "effective_number", "shot_groups"]
 
 
@@ -28,6 +30,7 @@ they are put in the order of the classes, 0 to C - 1.
 """
 
 
+@checked
 def class_counts(labels: Counts, num_classes: int | None = None) -> Tensor:
     """Count the samples of every class.
 
@@ -57,6 +60,7 @@ def class_counts(labels: Counts, num_classes: int | None = None) -> Tensor:
     return torch.bincount(labels, minlength=num_classes)
 
 
+@checked
 def class_prior(class_counts: Counts) -> Tensor:
     """Relative class frequencies, pi_y = n_y / N.
 
@@ -74,6 +78,7 @@ def class_prior(class_counts: Counts) -> Tensor:
     return counts / counts.sum()
 
 
+@checked
 def effective_number(class_counts: Counts, beta: float = 0.9999) -> Tensor:
     """Effective number of samples of every class, E_n = (1 - beta^n) / (1 - beta).
 
@@ -99,6 +104,7 @@ def effective_number(class_counts: Counts, beta: float = 0.9999) -> Tensor:
     return torch.expm1(counts * float(np.log(beta))) / (beta - 1.0)
 
 
+@checked
 def shot_groups(class_counts: Counts, many: int = 100, few: int = 20) -> dict[str, Tensor]:
     """Split the classes into many, medium and few by their number of training samples.
 
@@ -128,10 +134,10 @@ def as_labels(labels: Counts, name: str = "labels") -> Tensor:
 
 def as_integers(labels: Counts, name: str = "labels") -> Tensor:
     """Convert class indices [N] to a tensor of their own integer type, without a copy: for very many labels."""
-    tensor = _with_values(as_array(labels, name), name)
+    tensor = with_values(as_array(labels, name), name)
     if tensor.ndim != 1:
         raise ValueError(f"`{name}` must be one class index a sample, shape [N], but has shape {list(tensor.shape)}.")
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+    if tensor.is_floating_point() or tensor.dtype == torch.bool:
         if tensor.numel() == 0:
             return tensor.long()
         if tensor.is_floating_point() and bool(tensor.isnan().any()):
@@ -166,10 +172,10 @@ def as_counts(
         positive: refuse classes without samples.
     """
     counts = by_class(class_counts, name, " Pass a list, an array or a tensor.", "hold one number a class")
-    counts = on_wide_device(_with_values(counts, name))
+    counts = on_wide_device(with_values(counts, name))
     if counts.ndim != 1 or counts.numel() == 0:
         raise ValueError(f"`{name}` must hold one number a class, shape [C], but has shape {list(counts.shape)}.")
-    if counts.dtype == torch.bool or counts.is_complex():
+    if counts.dtype == torch.bool:
         raise ValueError(f"`{name}` must be numbers, but are {counts.dtype}.")
     if counts.is_floating_point():
         if not bool(torch.isfinite(counts).all()):
@@ -245,6 +251,7 @@ def as_array(values: Any, name: str, advice: str = "", expected: str = "be a ten
         expected: what ``name`` must do, for the message.
     """
     if isinstance(values, Tensor):
+        check_dense(values, name)
         return values
     try:
         if isinstance(values, list | tuple) and values and isinstance(values[0], Tensor):
@@ -254,9 +261,9 @@ def as_array(values: Any, name: str, advice: str = "", expected: str = "be a ten
             array = np.asarray(array.tolist())  # numbers that were only stored as objects
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"`{name}` must {expected}, but cannot be read as such.{advice}") from error
-    if array.dtype.kind not in "biufc" or np.ma.is_masked(values):
+    if array.dtype.kind not in "biuf" or np.ma.is_masked(values):
         raise ValueError(f"`{name}` must {expected}, but cannot be read as such: {_no_number(array)}.{advice}")
-    extended = array.dtype.kind in "fc" and array.dtype.itemsize > 8 * (1 + (array.dtype.kind == "c"))
+    extended = array.dtype.kind == "f" and array.dtype.itemsize > 8
     # In this machine's byte order, and no wider than torch's types.
     array = array.astype(np.float64 if extended else array.dtype.newbyteorder("="), copy=False)
     # A copy where torch could not write: reversed views, read-only memory.
@@ -266,6 +273,15 @@ def as_array(values: Any, name: str, advice: str = "", expected: str = "be a ten
     if device.type == "meta" or (tensor.dtype == torch.float64 and not has_float64(device)):
         return tensor  # inside `torch.device("meta")`, where a tensor would lose its values
     return tensor.to(device)
+
+
+def as_reals(values: Any, name: str) -> Tensor:
+    """Convert numbers of any form and shape to a tensor with values; raise ValueError for flags and NaN."""
+    tensor = with_values(as_array(values, name), name)
+    if tensor.dtype == torch.bool or (tensor.is_floating_point() and bool(tensor.isnan().any())):
+        held = "are torch.bool" if tensor.dtype == torch.bool else "hold NaN"
+        raise ValueError(f"`{name}` must be numbers, but {held}.")
+    return tensor
 
 
 def has_float64(device: torch.device) -> bool:
@@ -297,7 +313,8 @@ def _arrow_column(values: Any) -> Any:
     return source.select_columns(name).with_format("arrow")[:][name] if hasattr(source, "data") else values[:]
 
 
-def _with_values(tensor: Tensor, name: str) -> Tensor:
+def with_values(tensor: Tensor, name: str) -> Tensor:
+    """Return a tensor that has values; raise ValueError for one on the meta device."""
     if tensor.is_meta:
         raise ValueError(
             f"`{name}` must have values, but is on the meta device. Pass a list, or a tensor made on the CPU."
@@ -314,6 +331,6 @@ def _no_number(array: np.ndarray[Any, Any]) -> str:
             return f"the number at place {place} is missing ({value!r})"
         if not isinstance(value, int | float | np.number):
             return f"it holds {repr(value) if isinstance(value, str) else f'an object of type {type(value).__name__}'}"
-    if array.dtype.kind in "biufc":
+    if array.dtype.kind in "biuf":
         return "some numbers are masked"
     return "it holds numbers of more than 64 bits" if array.dtype == object else f"it holds {array.dtype}"

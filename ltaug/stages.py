@@ -17,6 +17,8 @@ from typing import TypeVar
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ltaug.arguments import checked
+
 __all__ = ["freeze", "reinitialize", "set_batch_norm_mode", "unfreeze"]
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -90,6 +92,7 @@ def reinitialize(module: Module) -> Module:
     return module
 
 
+@checked
 def set_batch_norm_mode(model: nn.Module, mode: str) -> int:
     """Choose whether the batch norm layers of a model follow the data and learn, which ``freeze`` leaves open.
 

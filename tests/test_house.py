@@ -81,7 +81,9 @@ def imports_more_than_parts(tree: ast.Module) -> Iterator[int]:
             names = [f"ltaug.{alias.name}" for alias in node.names] if node.module == "ltaug" else [node.module or "."]
         for name in names:
             first, _, rest = name.partition(".")
-            if first not in allowed and not (first == "ltaug" and rest.partition(".")[0] in (*PARTS, "arguments", "errors")):
+            if first not in allowed and not (
+                first == "ltaug" and rest.partition(".")[0] in (*PARTS, "arguments", "errors")
+            ):
                 yield node.lineno
 
 

@@ -250,7 +250,7 @@ class TestErrors:
             ),
             (
                 {"class_counts": [5, 3], "target_prior": [1, 1, 1]},
-                "must have one number a class each, but have 3 and 2",
+                "must hold one number for each of the 2 classes of `class_counts`, but holds 3",
             ),
             ({"class_counts": [5, 3], "target_prior": [1, 0]}, "must be positive, but class 1 has 0"),
         ],

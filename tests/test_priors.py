@@ -85,7 +85,7 @@ class TestClassPrior:
             ([], r"shape \[C\], but has shape \[0\]"),
             ([[1, 2]], r"shape \[C\], but has shape \[1, 2\]"),
             ([True, False], r"must be numbers, but are torch\.bool"),
-            (torch.tensor([1j, 1.0]), r"must be numbers, but are torch\.complex64"),
+            (torch.tensor([1j, 1.0]), r"must be real numbers, but are torch\.complex64"),
         ],
     )
     def test_errors(self, counts: object, message: str) -> None:

@@ -24,6 +24,23 @@ def check_linear(linear: nn.Linear) -> nn.Linear:
     return linear
 
 
+def check_features(features: Tensor, weight: Tensor) -> None:
+    """Raise ValueError for features that do not fit a weight [C, D], in length or type; autocast fits the type."""
+    if torch.compiler.is_compiling():
+        return
+    size, right = weight.shape[-1], features.dtype == weight.dtype
+    if features.ndim < 1 or features.shape[-1] != size or not features.is_floating_point():
+        raise ValueError(
+            f"`features` must be floating point of shape [N, ..., {size}], but are {features.dtype} of shape "
+            f"{list(features.shape)}."
+        )
+    if not right and not torch.is_autocast_enabled(features.device.type):
+        raise ValueError(
+            f"`features` must be of the type of the weights, {weight.dtype}, but are {features.dtype}. Convert them "
+            "with `.to()`, or run under autocast."
+        )
+
+
 def make_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """Make a linear layer with a copy of the values."""
     classes, features = weight.shape

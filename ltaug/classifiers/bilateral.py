@@ -7,18 +7,22 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from ltaug.arguments import checked
 from ltaug.classifiers._base import check_linear
 from ltaug.mixers.functional import one_hot
 
 __all__ = ["BilateralBlock", "BilateralClassifier", "BilateralPairs", "cumulative_alpha"]
 
 
+@checked
 def cumulative_alpha(epoch: int, epochs: int) -> float:
     """Weight of the conventional branch in an epoch counted from 0: alpha = 1 - (T / T_max)^2 (BBN, Eq. 5).
 
     >>> [cumulative_alpha(epoch, 200) for epoch in (0, 100, 180)]
     [1.0, 0.75, 0.18999999999999995]
     """
+    if not 0 <= epoch <= max(epochs, 1):
+        raise ValueError(f"`epoch` must lie in 0..{epochs}, the `epochs`, but is {epoch}.")
     return 1.0 - (epoch / max(epochs, 1)) ** 2
 
 
@@ -36,10 +40,12 @@ class BilateralPairs:
         alpha: weight of the first samples' labels; :func:`cumulative_alpha` of the epoch.
     """
 
+    @checked
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
         self.alpha = 1.0
 
+    @checked
     def __call__(
         self, inputs: Tensor, targets: Tensor, partner_inputs: Tensor, partner_targets: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -65,12 +71,14 @@ class BilateralBlock(nn.Module):
     (torch.Size([6, 4]), torch.Size([12, 4]))
     """
 
+    @checked
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
         self.conventional = block
         self.rebalancing = copy.deepcopy(block)
         self.train(block.training)
 
+    @checked
     def forward(self, x: Tensor) -> Tensor:
         """Both branches' outputs of ``x``, in turns."""
         if self.training and x.shape[0] % 2:
@@ -96,6 +104,7 @@ class BilateralClassifier(nn.Module):
 
     alpha: Tensor
 
+    @checked
     def __init__(self, linear: nn.Linear, mode: str = "paper") -> None:
         super().__init__()
         check_linear(linear)
@@ -108,6 +117,7 @@ class BilateralClassifier(nn.Module):
         # A tensor, so that a compiled model need not be compiled anew in every epoch.
         self.register_buffer("alpha", torch.ones((), device=linear.weight.device), persistent=False)
 
+    @checked
     def forward(self, features: Tensor) -> Tensor:
         """Logits [N, C] of the features of both branches in turns, [2 N, D]."""
         alpha = self.alpha if self.training else 0.5

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltaug.classifiers._base import check_sizes, unit, widen
+from ltaug.arguments import checked
+from ltaug.classifiers._base import check_features, check_sizes, unit, widen
 
 
 class CausalNormClassifier(nn.Module):
@@ -46,6 +47,7 @@ class CausalNormClassifier(nn.Module):
 
     average: Tensor
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -84,8 +86,10 @@ class CausalNormClassifier(nn.Module):
         nn.init.uniform_(self.weight, -(self.in_features**-0.5), self.in_features**-0.5)
         self.average.zero_()
 
+    @checked
     def forward(self, features: Tensor) -> Tensor:
         """Logits [N, ..., C] of ``features`` [N, ..., D]; differs between ``train()`` and ``eval()``."""
+        check_features(features, self.weight)
         directions = unit(widen(self._split(features)))
         if self.training:
             self._update(features.detach())

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltaug.classifiers._base import check_sizes, unit
+from ltaug.arguments import checked
+from ltaug.classifiers._base import check_features, check_sizes, unit
 
 
 class CosineClassifier(nn.Module):
@@ -28,6 +29,7 @@ class CosineClassifier(nn.Module):
     True
     """
 
+    @checked
     def __init__(self, in_features: int, num_classes: int, scale: float = 1.0) -> None:
         super().__init__()
         check_sizes(in_features, num_classes)
@@ -44,8 +46,10 @@ class CosineClassifier(nn.Module):
         with torch.no_grad():
             self.weight.copy_(unit(torch.randn_like(self.weight)))
 
+    @checked
     def forward(self, features: Tensor) -> Tensor:
         """Logits [N, ..., C] of ``features`` [N, ..., D]; 0 where all features are 0."""
+        check_features(features, self.weight)
         return self.scale * F.linear(unit(features), unit(self.weight))
 
     def extra_repr(self) -> str:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltaug.classifiers._base import check_linear, make_linear
+from ltaug.arguments import checked
+from ltaug.classifiers._base import check_features, check_linear, make_linear
 
 
 class GeneralizedClassifier(nn.Module):
@@ -59,6 +60,7 @@ class GeneralizedClassifier(nn.Module):
     bias_delta: nn.Parameter | None
     scale_delta: nn.Parameter | None
 
+    @checked
     def __init__(
         self,
         linear: nn.Linear,
@@ -116,10 +118,13 @@ class GeneralizedClassifier(nn.Module):
         """Scale s, [C]."""
         return self.scale_origin if self.scale_delta is None else self.scale_origin + self.scale_delta
 
+    @checked
     def forward(self, features: Tensor) -> Tensor:
         """Logits [N, ..., C] of ``features`` [N, ..., D]."""
+        check_features(features, self.weight_origin)
         return self.scale * F.linear(features, self.weight, self.bias)
 
+    @checked
     def parameter_groups(self, lr: float, delta_lr_ratio: float) -> list[dict[str, Any]]:
         """Parameter groups for an optimiser: s at ``lr``, dW and its bias at ``lr * delta_lr_ratio``.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ltaug.classifiers._base import check_sizes, make_linear, unit, widen
+from ltaug.arguments import checked
+from ltaug.classifiers._base import check_features, check_sizes, make_linear, unit, widen
 from ltaug.priors import Counts, as_labels
 
 
@@ -33,6 +34,7 @@ class NearestClassMeanClassifier(nn.Module):
     means: Tensor
     counts: Tensor
 
+    @checked
     def __init__(self, in_features: int, num_classes: int, cosine: bool = False) -> None:
         super().__init__()
         check_sizes(in_features, num_classes)
@@ -42,24 +44,38 @@ class NearestClassMeanClassifier(nn.Module):
         self.register_buffer("means", torch.zeros(num_classes, in_features))
         self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.int64))
 
+    @checked
     def fit(self, features: Tensor, labels: Counts) -> NearestClassMeanClassifier:
         """Replace all samples by these: ``features`` [N, D], ``labels`` int [N]. Returns the classifier."""
+        before = self.means.clone(), self.counts.clone()
         self.means.zero_()
         self.counts.zero_()
-        self.update(features, labels)
+        try:
+            self.update(features, labels)
+        except ValueError:  # what was fitted before stays
+            self.means.copy_(before[0])
+            self.counts.copy_(before[1])
+            raise
         return self
 
     @torch.no_grad()
+    @checked
     def update(self, features: Tensor, labels: Counts) -> None:
         """Add the samples of a batch: ``features`` [N, D], ``labels`` int [N]."""
         labels = as_labels(labels).to(self.means.device)
-        if list(features.shape) != [labels.numel(), self.in_features]:
+        if list(features.shape) != [labels.numel(), self.in_features] or features.dtype == torch.bool:
             raise ValueError(
-                f"`features` must have shape [{labels.numel()}, {self.in_features}], one row a label, but have "
-                f"{list(features.shape)}."
+                f"`features` must have shape [{labels.numel()}, {self.in_features}], one row a label, but are "
+                f"{features.dtype} of shape {list(features.shape)}."
             )
         if labels.numel() == 0:
             return
+        if not bool(features.isfinite().all()):
+            row = int((~features.isfinite().all(1)).nonzero()[0])
+            raise ValueError(
+                f"`features` must be finite, but row {row} has NaN or infinite entries, and the mean of its class "
+                "would have none that is. Look for an overflow in the model, or leave the row out."
+            )
         if int(labels.min()) < 0 or int(labels.max()) >= self.out_features:
             raise ValueError(
                 f"`labels` must lie in 0..{self.out_features - 1}, but range from {int(labels.min())} to "
@@ -71,12 +87,14 @@ class NearestClassMeanClassifier(nn.Module):
         # Means instead of sums: they keep their digits however many samples come.
         self.means += (sums - added[:, None] * self.means) / self.counts.clamp(min=1)[:, None]
 
+    @checked
     def forward(self, features: Tensor) -> Tensor:
         """Logits [N, ..., C] of ``features`` [N, ..., D]."""
         self._check_complete()
         # Squared distances are small differences of large numbers, which half precision cannot hold.
         with torch.autocast(features.device.type, enabled=False):
             points, means = widen(features), widen(self.means)
+            check_features(points, means)
             if self.cosine:
                 return unit(points) @ unit(means).T
             centre = means.mean(0)  # nearer to 0, fewer digits cancel

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ltaug.arguments import checked
 from ltaug.classifiers._base import check_linear, make_linear, widen
 
 
+@checked
 def tau_normalize(linear: nn.Linear, tau: float, keep_bias: bool = False) -> nn.Linear:
     """Make the tau-normalised classifier, w_c / ||w_c||^tau: smaller weights for frequent classes, no training.
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltaug.classifiers._base import check_linear, make_linear
+from ltaug.arguments import checked
+from ltaug.classifiers._base import check_features, check_linear, make_linear
 
 
 class LearnableWeightScaling(nn.Module):
@@ -40,8 +41,10 @@ class LearnableWeightScaling(nn.Module):
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
         self.scale = nn.Parameter(torch.ones_like(self.weight[:, 0]))
 
+    @checked
     def forward(self, features: Tensor) -> Tensor:
         """Logits [N, ..., C] of ``features`` [N, ..., D]."""
+        check_features(features, self.weight)
         return self.scale * F.linear(features, self.weight, self.bias)
 
     def fold(self) -> nn.Linear:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler, SequentialSampler
 
+from ltaug.arguments import checked
 from ltaug.samplers._base import Epochs
 from ltaug.samplers.pair import PairSampler, next_indices
 
@@ -18,6 +19,7 @@ from ltaug.samplers.pair import PairSampler, next_indices
 class _ResidentBase(Epochs, ABC):
     """What the loaders share: the order of an epoch, its batches, every process's rows of them, and random numbers."""
 
+    @checked
     def __init__(
         self,
         labels: Tensor,
@@ -48,6 +50,7 @@ class _ResidentBase(Epochs, ABC):
                 f"and {reason} leaves no batch. Lower `batch_size`."
             )
 
+    @checked
     def set_epoch(self, epoch: int) -> None:
         """Choose the order and augmentation of the next iteration; without it each iteration moves on by one epoch."""
         super().set_epoch(epoch)

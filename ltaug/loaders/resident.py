@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from ltaug.arguments import checked
 from ltaug.loaders._base import _ResidentBase
-from ltaug.priors import as_labels
+from ltaug.priors import as_array, as_labels
 from ltaug.samplers.pair import PairSampler
 
 __all__ = ["ResidentLoader", "random_crop_flip"]
@@ -57,9 +60,10 @@ class ResidentLoader(_ResidentBase):
     [(4, 3, 8, 8), (4, 3, 8, 8), (2, 3, 8, 8)]
     """
 
+    @checked
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | np.ndarray[Any, Any],
         labels: Tensor | Sequence[int],
         *,
         batch_size: int,
@@ -74,7 +78,7 @@ class ResidentLoader(_ResidentBase):
         num_processes: int = 1,
         process_index: int = 0,
     ) -> None:
-        images = torch.as_tensor(images)
+        images = as_array(images, "images")
         plain = images.is_floating_point()
         if not plain and (images.dtype != torch.uint8 or images.ndim != 4):
             raise ValueError(
@@ -122,7 +126,7 @@ class ResidentLoader(_ResidentBase):
         if pixels.is_floating_point():
             return pixels, self.labels[indices]
         if self.crop_padding or self.flip:
-            pixels = random_crop_flip(pixels, *self._crops_and_flips(batch, stream), self.crop_padding)
+            pixels = _crop_flip(pixels, *self._crops_and_flips(batch, stream), self.crop_padding)
         size, height, width, channels = pixels.shape
         inputs = pixels.view(size, height, width * channels).float()
         inputs = inputs.mul_(self._scale).add_(self._offset)
@@ -140,6 +144,7 @@ class ResidentLoader(_ResidentBase):
         return rows, columns, torch.from_numpy(mirrored[low:high]).to(device, non_blocking=True)
 
 
+@checked
 def random_crop_flip(images: Tensor, rows: Tensor, columns: Tensor, mirrored: Tensor, padding: int) -> Tensor:
     """Crop every image of a batch at its own place out of its zero-padded self, and mirror some, in one gather.
 
@@ -158,6 +163,27 @@ def random_crop_flip(images: Tensor, rows: Tensor, columns: Tensor, mirrored: Te
     >>> cropped[0, :, :, 0].tolist()
     [[2, 0], [4, 0]]
     """
+    if images.ndim != 4:
+        raise ValueError(f"`images` must have shape [N, H, W, C], but have {list(images.shape)}.")
+    if padding < 0:
+        raise ValueError(f"`padding` must not be negative, but is {padding}.")
+    for name, given, what in (("rows", rows, "int"), ("columns", columns, "int"), ("mirrored", mirrored, "bool")):
+        fits = given.dtype == torch.bool if what == "bool" else given.dtype in (torch.int32, torch.int64)
+        if given.shape != images.shape[:1] or not fits:
+            raise ValueError(
+                f"`{name}` must be {what} [{len(images)}], one an image, but is {given.dtype} {list(given.shape)}."
+            )
+        if what == "int" and given.device.type == "cpu" and len(given):
+            low, high = (int(end) for end in given.aminmax())
+            if low < 0 or high > 2 * padding:
+                raise ValueError(
+                    f"`{name}` must lie in 0..{2 * padding}, twice the `padding`, but range from {low} to {high}."
+                )
+    return _crop_flip(images, rows, columns, mirrored, padding)
+
+
+def _crop_flip(images: Tensor, rows: Tensor, columns: Tensor, mirrored: Tensor, padding: int) -> Tensor:
+    """Compute :func:`random_crop_flip` of arguments that are known to be right."""
     size, height, width, channels = images.shape
     full_height, full_width = height + 2 * padding, width + 2 * padding
     # The batch and its mirror image, so that one gather serves both. In a mirror image a crop starts

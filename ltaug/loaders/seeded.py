@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from ltaug.arguments import checked
 from ltaug.loaders._base import check_shares
 from ltaug.samplers._base import Epochs
 from ltaug.samplers.pair import PairSampler
@@ -61,6 +62,7 @@ class GlobalBatchSampler(Epochs, Sampler[list[tuple[int, ...]]]):
     [[(7, 6, 6), (7, 7, 7)]]
     """
 
+    @checked
     def __init__(
         self,
         sampler: Sampler[int] | PairSampler,
@@ -83,6 +85,7 @@ class GlobalBatchSampler(Epochs, Sampler[list[tuple[int, ...]]]):
                 "batches are taken. Lower it."
             )
 
+    @checked
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """Choose the epoch of the next iteration, also of the sampler, and the step that it begins with.
 
@@ -161,9 +164,8 @@ class SeededDataset(Dataset[Any]):
     [4, 4]
     """
 
+    @checked
     def __init__(self, dataset: Dataset[Any], seed: int = 0) -> None:
-        if seed < 0:
-            raise ValueError(f"`seed` must not be negative, but is {seed}.")
         self.dataset = dataset
         self.seed = seed
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler, default_collate
 
+from ltaug.arguments import checked
 from ltaug.loaders.seeded import GlobalBatchSampler, SamplePair, SeededDataset
 from ltaug.samplers.pair import PairSampler
 
@@ -55,6 +56,7 @@ class SeededLoader:
     [[0, 1, 0, 1], [0, 1, 0, 1], [0, 1]]
     """
 
+    @checked
     def __init__(
         self,
         dataset: Dataset[Any],
@@ -94,6 +96,7 @@ class SeededLoader:
             generator=torch.Generator(),
         )
 
+    @checked
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """Choose the epoch of the next iteration, also of the sampler, and the step that it begins with."""
         self.batches.set_epoch(epoch, first_step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from ltaug.arguments import check_dense, checked, shown
 from ltaug.loaders._base import _ResidentBase
 from ltaug.priors import as_labels, has_float64
 from ltaug.samplers.pair import PairSampler
@@ -71,6 +72,7 @@ class ResidentWaveformLoader(_ResidentBase):
     [[[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 0.0, 0.0]]]
     """
 
+    @checked
     def __init__(
         self,
         waveforms: Sequence[Tensor | np.ndarray[Any, Any]] | Tensor | np.ndarray[Any, Any],
@@ -89,6 +91,14 @@ class ResidentWaveformLoader(_ResidentBase):
         num_processes: int = 1,
         process_index: int = 0,
     ) -> None:
+        if isinstance(waveforms, Tensor):
+            check_dense(waveforms, "waveforms")
+        if (
+            not isinstance(waveforms, Iterable)
+            or isinstance(waveforms, str | type)
+            or getattr(waveforms, "ndim", 1) < 1
+        ):
+            raise ValueError(f"`waveforms` must be a list of clips, or int16 [N, T], but is {shown(waveforms)}.")
         clips = [clip.cpu().numpy() if isinstance(clip, Tensor) else np.asarray(clip) for clip in waveforms]
         if not clips:
             raise ValueError("`waveforms` is empty.")
@@ -120,7 +130,7 @@ class ResidentWaveformLoader(_ResidentBase):
         super().__init__(labels, batch_size, sampler, drop_last, seed, device, num_processes, process_index, min_last)
         self.crop_length = crop_length
         self.padding = padding
-        self.max_scale = max_scale
+        self.max_scale = float(max_scale)
         self.crops = crops
         # All clips in one row, with the zeros between two neighbours serving both, so that a crop is one run of memory.
         lengths = np.array([clip.size for clip in clips])

@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from ltaug.losses.functional import IGNORED, check_indices, check_row_sums, check_tensors, row_sums
+from ltaug.arguments import check_rows, checked, row_limits
+from ltaug.losses.functional import IGNORED, check_indices, check_reduction
 from ltaug.posthoc._buffers import KeptBuffers
 from ltaug.priors import Counts, by_class
 
@@ -20,21 +21,26 @@ class ClassLoss(KeptBuffers, ABC):
 
     ignore_index = IGNORED
 
+    @checked
     def __init__(self, reduction: str) -> None:
         super().__init__()
         self._rows = _FirstRows()
-        if reduction not in ("mean", "sum", "none"):
-            raise ValueError(f'`reduction` must be "mean", "sum" or "none", but is {reduction!r}.')
+        check_reduction(reduction)
         self.reduction = reduction
 
-    def keep(self, name: str, values: Tensor | None) -> None:
-        """Register class statistics [C] under a name."""
+    def keep(self, name: str, values: Tensor | None, cause: str = "class_counts") -> None:
+        """Register class statistics [C] under a name; raise ValueError if the argument ``cause`` made them infinite."""
         values = None if values is None else values.to(torch.get_default_dtype())
+        if values is not None and not values.is_meta and not bool(values.isfinite().all()):
+            raise ValueError(
+                f"`{cause}` must leave the classes' {name} finite, but is too large: the greatest is "
+                f"{float(values.max())}."
+            )
         self.register_buffer(name, values, persistent=False)
 
+    @checked
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of ``logits`` [N, C, ...] against ``targets``."""
-        check_tensors(logits, targets)
         self._rows.look(targets)
         try:
             return self.compute(logits, targets)
@@ -51,12 +57,12 @@ class ClassLoss(KeptBuffers, ABC):
 class _FirstRows:
     """Check of the first dense targets that a loss gets on an accelerator, without waiting for the device.
 
-    The functions check all that are on the CPU. Here the extreme sums of the rows are copied to the host whenever the
-    device comes to it, and looked at in the calls that follow; they are 1 until then.
+    The functions check all that are on the CPU. Here the extreme sums of the rows and the smallest entry are copied to
+    the host whenever the device comes to it, and looked at in the calls that follow; they are 1 until then.
     """
 
     def __init__(self) -> None:
-        self.sums: Tensor | None = None
+        self.limits: Tensor | None = None
         self.calls = 0
 
     def look(self, targets: Tensor) -> None:
@@ -64,15 +70,15 @@ class _FirstRows:
         device = targets.device.type
         if self.calls > 100 or device in ("cpu", "meta") or torch.compiler.is_compiling():
             return
-        if self.sums is not None:
+        if self.limits is not None:
             self.calls += 1
-            check_row_sums(*self.sums)
+            check_rows(*self.limits)
         elif targets.is_floating_point() and targets.ndim > 1 and targets.numel():
             if device == "cuda" and torch.cuda.is_current_stream_capturing():
                 return
-            self.sums = torch.ones(2, pin_memory=device == "cuda")  # into pageable memory no copy is asynchronous
-            for kept, total in zip(self.sums, row_sums(targets), strict=True):
-                kept.copy_(total, non_blocking=True)
+            self.limits = torch.ones(3, pin_memory=device == "cuda")  # into pageable memory no copy is asynchronous
+            for kept, limit in zip(self.limits, row_limits(targets), strict=True):
+                kept.copy_(limit, non_blocking=True)
 
 
 def check_class_weights(class_weights: Counts | None, num_classes: int | None = None) -> Tensor | None:
@@ -83,6 +89,8 @@ def check_class_weights(class_weights: Counts | None, num_classes: int | None = 
     if weights.ndim != 1 or (num_classes is not None and weights.numel() != num_classes):
         expected = "C" if num_classes is None else str(num_classes)
         raise ValueError(f"`class_weights` must have shape [{expected}], but have {list(weights.shape)}.")
+    if weights.dtype == torch.bool:
+        raise ValueError("`class_weights` must be numbers, but are torch.bool.")
     if not bool((weights >= 0).all()) or not bool(torch.isfinite(weights).all()):
         raise ValueError("`class_weights` must be finite and not negative.")
     return weights

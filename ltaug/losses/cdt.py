@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ltaug.arguments import checked
 from ltaug.losses._base import ClassLoss
 from ltaug.losses.functional import cdt_loss
 from ltaug.priors import Counts, as_counts
@@ -26,13 +27,14 @@ class CDTLoss(ClassLoss):
 
     temperatures: Tensor
 
+    @checked
     def __init__(self, class_counts: Counts, gamma: float = 0.2, reduction: str = "mean") -> None:
         super().__init__(reduction)
         if not gamma >= 0:
             raise ValueError(f"`gamma` must not be negative, but is {gamma}.")
         counts = as_counts(class_counts, positive=True).double()
         self.gamma = float(gamma)
-        self.keep("temperatures", (counts.max() / counts) ** gamma)
+        self.keep("temperatures", (counts.max() / counts) ** gamma, "gamma")
 
     def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of ``logits`` [N, C, ...] against ``targets``."""

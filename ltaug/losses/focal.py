@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ltaug.arguments import checked
 from ltaug.losses._base import ClassLoss, check_class_weights
 from ltaug.losses.functional import focal_loss
 from ltaug.priors import Counts
@@ -28,6 +29,7 @@ class FocalLoss(ClassLoss):
 
     class_weights: Tensor | None
 
+    @checked
     def __init__(self, gamma: float = 1.0, class_weights: Counts | None = None, reduction: str = "mean") -> None:
         super().__init__(reduction)
         if not gamma >= 0:

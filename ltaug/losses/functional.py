@@ -8,11 +8,16 @@ seen without waiting for a device. Positions whose target is -100 are ignored, a
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ltaug.arguments import check_rows, checked, row_limits, values_of
 
 __all__ = [
     "cdt_loss",
@@ -25,13 +30,32 @@ __all__ = [
 ]
 
 
+P = ParamSpec("P")
+
 IGNORED = -100
 """Target of positions that are ignored; torch's default."""
 
-ROW_TOLERANCE = 1e-2
-"""How far the sum of a row of probabilities may be from 1: rows that have been through bfloat16 are off by 4e-3."""
+
+def explained(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Check the arguments of a loss, and name the class indices that torch has called out of bounds."""
+    inner = checked(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        try:
+            return inner(*args, **kwargs)
+        except (IndexError, RuntimeError):
+            given: dict[str, Any] = {**dict(zip(("logits", "targets"), args, strict=False)), **kwargs}
+            if given["targets"].device.type == "cpu":  # an accelerator that has failed can compute nothing more
+                check_indices(given["targets"], given["logits"].shape[1])
+            raise
+
+    return call
 
 
+@explained
 def prior_corrected_cross_entropy(logits: Tensor, targets: Tensor, shift: Tensor, reduction: str = "mean") -> Tensor:
     """Cross-entropy of shifted logits, CE(z + B).
 
@@ -47,12 +71,13 @@ def prior_corrected_cross_entropy(logits: Tensor, targets: Tensor, shift: Tensor
     >>> prior_corrected_cross_entropy(torch.zeros(1, 2), torch.tensor([1]), torch.tensor([0.75, 0.25]).log())
     tensor(1.3863)
     """
-    logits, targets = prepare(logits, targets, shift.numel())
+    logits, targets = prepare(logits, targets, shift.numel(), shift=shift)
     # Autocast stays on, since it lowers no type in a sum or a cross-entropy; to switch it off would take a tenth of the
     # time.
     return _cross_entropy(logits + per_class(shift, logits), targets, reduction)
 
 
+@explained
 def label_aware_smoothing_loss(
     logits: Tensor, targets: Tensor, smoothing: Tensor, reduction: str = "mean", mode: str = "paper"
 ) -> Tensor:
@@ -74,7 +99,7 @@ def label_aware_smoothing_loss(
     """
     if mode not in ("paper", "official_code"):
         raise ValueError(f'`mode` must be "paper" or "official_code", but is {mode!r}.')
-    logits, targets = prepare(logits, targets, smoothing.numel())
+    logits, targets = prepare(logits, targets, smoothing.numel(), smoothing=smoothing)
     num_classes = logits.shape[1]
     if mode == "paper":
         # eps spread over the other classes is eps' = eps C / (C - 1) spread over all, the true class included.
@@ -97,6 +122,7 @@ def label_aware_smoothing_loss(
         return reduce(loss, reduction)
 
 
+@explained
 def ldam_loss(
     logits: Tensor,
     targets: Tensor,
@@ -120,7 +146,7 @@ def ldam_loss(
     >>> ldam_loss(torch.zeros(1, 2), torch.tensor([0]), torch.tensor([0.1, 0.5]), scale=1.0)
     tensor(0.7444)
     """
-    logits, targets = prepare(logits, targets, margins.numel())
+    logits, targets = prepare(logits, targets, margins.numel(), margins=margins, class_weights=class_weights)
     with torch.autocast(logits.device.type, enabled=False):
         z = scale * logits
         margin = scale * per_class(margins, logits)
@@ -144,6 +170,7 @@ def ldam_loss(
         return reduce(loss, reduction, kept)
 
 
+@explained
 def focal_loss(
     logits: Tensor, targets: Tensor, gamma: float = 1.0, class_weights: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
@@ -163,7 +190,9 @@ def focal_loss(
     """
     if gamma < 0:
         raise ValueError(f"`gamma` must not be negative, but is {gamma}.")
-    logits, targets = prepare(logits, targets, logits.shape[1] if class_weights is None else class_weights.numel())
+    logits, targets = prepare(
+        logits, targets, None if class_weights is None else class_weights.numel(), class_weights=class_weights
+    )
     with torch.autocast(logits.device.type, enabled=False):
         log_probs = F.log_softmax(logits, dim=1)
         kept = None
@@ -187,6 +216,7 @@ def focal_loss(
         return reduce(loss, reduction, kept)
 
 
+@explained
 def cdt_loss(logits: Tensor, targets: Tensor, temperatures: Tensor, reduction: str = "mean") -> Tensor:
     """Cross-entropy with class-dependent temperatures (CDT), CE(z_c / a_c).
 
@@ -201,11 +231,12 @@ def cdt_loss(logits: Tensor, targets: Tensor, temperatures: Tensor, reduction: s
     >>> cdt_loss(torch.tensor([[2.0, 2.0]]), torch.tensor([0]), torch.tensor([1.0, 2.0]))
     tensor(0.3133)
     """
-    logits, targets = prepare(logits, targets, temperatures.numel())
+    logits, targets = prepare(logits, targets, temperatures.numel(), temperatures=temperatures)
     with torch.autocast(logits.device.type, enabled=False):
         return _cross_entropy(logits / per_class(temperatures, logits), targets, reduction)
 
 
+@explained
 def lade_regularizer(
     logits: Tensor, targets: Tensor, prior: Tensor, remine_lambda: float = 0.1, mode: str = "paper"
 ) -> Tensor:
@@ -236,7 +267,7 @@ def lade_regularizer(
     if mode not in ("paper", "official_code"):
         raise ValueError(f'`mode` must be "paper" or "official_code", but is {mode!r}.')
     num_classes = prior.numel()
-    logits, targets = prepare(logits, targets, num_classes)
+    logits, targets = prepare(logits, targets, num_classes, prior=prior)
     if not logits.numel():
         return logits.sum()
     with torch.autocast(logits.device.type, enabled=False):
@@ -281,6 +312,7 @@ def lade_regularizer(
         return (prior * present * (log_a + remine_lambda * log_a.square() - positive)).sum()
 
 
+@explained
 def lade_loss(
     logits: Tensor,
     targets: Tensor,
@@ -307,19 +339,29 @@ def lade_loss(
     >>> lade_loss(torch.zeros(2, 2), torch.tensor([0, 1]), torch.tensor([0.5, 0.5]))
     tensor(0.6931)
     """
+    check_per_class(prior, "prior", prior.numel())
     loss = prior_corrected_cross_entropy(logits, targets, prior.log(), reduction="none")
     if alpha != 0.0:
         loss = loss + alpha * lade_regularizer(logits, targets, prior, remine_lambda, mode)
     return reduce(loss, reduction, None if targets.is_floating_point() else split_ignored(targets)[1])
 
 
-def prepare(logits: Tensor, targets: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Check shapes; convert half-precision logits to float32, probabilities to the logits' type, indices to int64."""
-    check_tensors(logits, targets)
-    if logits.ndim < 2 or logits.shape[1] != num_classes:
-        raise ValueError(f"`logits` must have shape [N, {num_classes}, ...], but have {list(logits.shape)}.")
+def prepare(
+    logits: Tensor, targets: Tensor, num_classes: int | None, **by_class: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Check shapes; convert half-precision logits to float32, probabilities to the logits' type, indices to int64.
+
+    ``by_class`` are the numbers of the classes, [C] each, by the names of the arguments that they came as.
+    """
+    for name, values in by_class.items():
+        if values is not None:
+            check_per_class(values, name, num_classes)
+    if logits.ndim < 2 or num_classes not in (None, logits.shape[1]):
+        raise ValueError(f"`logits` must have shape [N, {num_classes or 'C'}, ...], but have {list(logits.shape)}.")
+    if not logits.is_floating_point():
+        raise ValueError(f"`logits` must be floating point, but are {logits.dtype}. Convert them with `.float()`.")
     expected = logits.shape if targets.is_floating_point() else (logits.shape[0], *logits.shape[2:])
-    if targets.shape != expected:
+    if targets.shape != expected or targets.dtype == torch.bool:
         rows = targets.shape == logits.shape and not targets.is_floating_point()
         raise ValueError(
             "`targets` must be class indices [N, ...] or probabilities [N, C, ...] for logits of shape "
@@ -331,16 +373,17 @@ def prepare(logits: Tensor, targets: Tensor, num_classes: int) -> tuple[Tensor, 
     if not targets.is_floating_point():
         return logits, targets.long()
     if targets.device.type == "cpu" and targets.numel():
-        check_row_sums(*row_sums(targets))  # on accelerators the losses look at the first batch
+        check_rows(*row_limits(targets))  # on accelerators the losses look at the first batch
     return logits, targets.to(logits.dtype)
 
 
-def check_tensors(logits: Tensor, targets: Tensor) -> None:
-    """Raise TypeError if logits or targets are no tensors, as the tuples of some networks, lists and arrays."""
-    for name, given in (("logits", logits), ("targets", targets)):
-        if not isinstance(given, Tensor):
-            hint = "Take the logits from it." if name == "logits" else "Convert it with `torch.as_tensor`."
-            raise TypeError(f"`{name}` must be a tensor, but is a {type(given).__name__}. {hint}")
+def check_per_class(values: Tensor, name: str, num_classes: int | None) -> None:
+    """Raise ValueError unless there is one number a class, [C], which is not broadcast against samples."""
+    if values.ndim != 1 or len(values) != num_classes or values.dtype == torch.bool:
+        raise ValueError(
+            f"`{name}` must hold one number a class, shape [{num_classes}], but is {values.dtype} of shape "
+            f"{list(values.shape)}."
+        )
 
 
 def check_indices(targets: Tensor, num_classes: int, ignored: int = IGNORED) -> None:
@@ -354,41 +397,15 @@ def check_indices(targets: Tensor, num_classes: int, ignored: int = IGNORED) -> 
             )
 
 
-def row_sums(targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the smallest and the largest sum of the rows of probabilities [N, C, ...], scalars."""
-    smallest, largest = targets.detach().sum(1).aminmax()
-    return smallest, largest
-
-
-def check_row_sums(*sums: Tensor) -> None:
-    """Raise ValueError if the rows of targets do not sum to 1: they are no probabilities."""
-    for total in _values(*sums):
-        if not abs(total - 1.0) <= ROW_TOLERANCE:
-            raise ValueError(
-                "`targets` must be class indices, or probabilities that sum to 1 over the classes, but a row sums to "
-                f"{total:.4g}. For samples with several labels (multi-hot rows) use `torch.nn.BCEWithLogitsLoss`: a "
-                "softmax makes classes exclude each other."
-            )
-
-
-def _values(*scalars: Tensor) -> list[float]:
-    """Read scalars that are on the CPU; none where they have no values: compiled, or under `torch.func.vmap`."""
-    if torch.compiler.is_compiling():
-        return []
-    try:
-        return [scalar.item() for scalar in scalars]
-    except RuntimeError:
-        return []
-
-
 def _cross_entropy(logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
     """torch's cross-entropy, but for the mean over no target, which is 0 here and NaN there."""
+    check_reduction(reduction)
     loss = F.cross_entropy(logits, targets, reduction=reduction)
     if reduction != "mean":
         return loss
     if targets.is_floating_point():
         return loss if targets.numel() else logits.sum()
-    if loss.device.type == "cpu" and any(value == value for value in _values(loss)):
+    if loss.device.type == "cpu" and any(value == value for value in values_of(loss)):
         return loss  # it is no NaN, and to look is faster than to mask
     return loss.masked_fill((targets == IGNORED).all(), 0.0)
 
@@ -412,8 +429,11 @@ def reduce(loss: Tensor, reduction: str, kept: Tensor | None = None) -> Tensor:
         if kept is None:
             return loss.mean() if loss.numel() else loss.sum()
         return loss.sum() / kept.sum().clamp(min=1)
-    if reduction == "sum":
-        return loss.sum()
-    if reduction == "none":
-        return loss
-    raise ValueError(f'`reduction` must be "mean", "sum" or "none", but is {reduction!r}.')
+    check_reduction(reduction)
+    return loss.sum() if reduction == "sum" else loss
+
+
+def check_reduction(reduction: str) -> None:
+    """Raise ValueError for an unknown reduction."""
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f'`reduction` must be "mean", "sum" or "none", but is {reduction!r}.')

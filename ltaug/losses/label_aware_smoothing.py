@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ltaug.arguments import checked
 from ltaug.losses._base import ClassLoss
 from ltaug.losses.functional import label_aware_smoothing_loss
 from ltaug.priors import Counts, as_counts
@@ -14,6 +15,7 @@ from ltaug.priors import Counts, as_counts
 SHAPES = ("concave", "linear", "convex", "power")
 
 
+@checked
 def smoothing_factors(
     class_counts: Counts, head: float = 0.4, tail: float = 0.1, shape: str = "concave", power: float | None = None
 ) -> Tensor:
@@ -82,6 +84,7 @@ class LabelAwareSmoothingLoss(ClassLoss):
 
     smoothing: Tensor
 
+    @checked
     def __init__(
         self,
         class_counts: Counts,

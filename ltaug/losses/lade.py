@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ltaug.arguments import checked
 from ltaug.losses._base import ClassLoss
 from ltaug.losses.functional import lade_loss
 from ltaug.priors import Counts, as_counts, class_prior
@@ -47,6 +48,7 @@ class LADELoss(ClassLoss):
 
     prior: Tensor
 
+    @checked
     def __init__(
         self,
         class_counts: Counts,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ltaug.arguments import checked
 from ltaug.losses._base import ClassLoss, check_class_weights
 from ltaug.losses.functional import ldam_loss
 from ltaug.priors import Counts, as_counts
@@ -30,6 +31,7 @@ class LDAMLoss(ClassLoss):
     margins: Tensor
     class_weights: Tensor | None
 
+    @checked
     def __init__(
         self,
         class_counts: Counts,
@@ -45,7 +47,7 @@ class LDAMLoss(ClassLoss):
             raise ValueError(f"`scale` must be positive, but is {scale}.")
         margins = as_counts(class_counts, positive=True).double() ** -0.25
         self.scale = float(scale)
-        self.keep("margins", margins * (max_margin / margins.max()))
+        self.keep("margins", margins * (max_margin / margins.max()), "max_margin")
         self.keep("class_weights", check_class_weights(class_weights, margins.numel()))
 
     def compute(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ltaug.arguments import checked
 from ltaug.losses._base import ClassLoss
 from ltaug.losses.functional import prior_corrected_cross_entropy
-from ltaug.posthoc.shift import log_prior_shift
+from ltaug.posthoc.shift import as_target, log_prior_shift
 from ltaug.priors import Counts, as_counts
 
 
@@ -45,15 +46,17 @@ class PriorCorrectedLoss(ClassLoss):
 
     shift: Tensor
 
+    @checked
     def __init__(
         self, class_counts: Counts, tau: float = 1.0, target_prior: Counts | None = None, reduction: str = "mean"
     ) -> None:
         super().__init__(reduction)
         counts = as_counts(class_counts, integers=False, positive=True)
         uniform = torch.ones_like(counts)  # not anew: inside `torch.device("meta")` that would have no values
-        shift = log_prior_shift(uniform if target_prior is None else target_prior, counts, tau)
+        target = uniform if target_prior is None else as_target(target_prior, len(counts))
+        shift = log_prior_shift(target, counts, tau)
         self.tau = float(tau)
-        self.keep("shift", shift)
+        self.keep("shift", shift, "tau")
 
     def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of raw ``logits`` [N, C, ...] against ``targets``."""

@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from ltaug.arguments import checked
 from ltaug.losses._base import ClassLoss, check_class_weights
 from ltaug.losses.functional import IGNORED, per_class, prepare, reduce, split_ignored
 from ltaug.losses.lade import LADELoss
@@ -15,6 +16,7 @@ from ltaug.priors import Counts, as_counts, effective_number
 __all__ = ["ClassWeightedLoss", "DeferredLoss", "effective_number_weights"]
 
 
+@checked
 def effective_number_weights(class_counts: Counts, beta: float = 0.9999) -> Tensor:
     """Class-balanced weights, w_y ~ (1 - beta) / (1 - beta^n_y), scaled to sum to C.
 
@@ -58,6 +60,7 @@ class ClassWeightedLoss(ClassLoss):
 
     class_weights: Tensor
 
+    @checked
     def __init__(self, loss: nn.Module, class_weights: Counts) -> None:
         super().__init__(str(getattr(loss, "reduction", "mean")))
         if isinstance(loss, LADELoss | DeferredLoss | ClassWeightedLoss) or not hasattr(loss, "reduction"):
@@ -83,7 +86,12 @@ class ClassWeightedLoss(ClassLoss):
         self.loss = copy.deepcopy(loss)  # the given loss may be used without weights, too
         self.loss.reduction = "none"  # type: ignore[assignment]
         self.ignore_index = int(getattr(loss, "ignore_index", IGNORED))
-        self.keep("class_weights", check_class_weights(class_weights))
+        weights = check_class_weights(class_weights)
+        if weights is None:
+            raise ValueError(
+                "`class_weights` must hold one number a class, but is None. Use the loss as it is instead."
+            )
+        self.keep("class_weights", weights)
 
     def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The weighted loss of ``logits`` [N, C, ...] against ``targets``."""
@@ -136,6 +144,7 @@ class DeferredLoss(nn.Module):
     True
     """
 
+    @checked
     def __init__(self, first: nn.Module, then: nn.Module, epoch: int) -> None:
         super().__init__()
         if epoch < 0:
@@ -170,13 +179,17 @@ class DeferredLoss(nn.Module):
         """That of both losses."""
         return int(getattr(self.first, "ignore_index", IGNORED))
 
+    @checked
     def set_epoch(self, epoch: int) -> None:
         """Set the current epoch, counted from 0; also that of losses that change by themselves."""
+        if epoch < 0:
+            raise ValueError(f"`epoch` must not be negative, but is {epoch}.")
         self.epoch = int(epoch)
         for loss in (self.first, self.then):
             if callable(change := getattr(loss, "set_epoch", None)):
                 change(epoch)
 
+    @checked
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of ``logits`` [N, C, ...] against ``targets``, by the loss of this epoch."""
         loss: Tensor = self.current(logits, targets)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ltaug.priors import Counts, as_array, as_labels, comparable, on_wide_device
+from ltaug.priors import Counts, as_array, as_labels, comparable, on_wide_device, with_values
 
 Probs = Tensor | np.ndarray[Any, Any] | Sequence[Sequence[float]]
 """Class probabilities, one row a sample, [N, C]."""
@@ -24,7 +24,7 @@ ROWS_CHECKED = 64
 
 def as_tensor(values: Probs | Counts, name: str = "probs") -> Tensor:
     """Convert probabilities, predictions or counts of any form to a detached tensor on a device with float64."""
-    return on_wide_device(comparable(as_array(values, name)).detach())
+    return on_wide_device(comparable(with_values(as_array(values, name), name)).detach())
 
 
 def holds_predictions(tensor: Tensor) -> bool:

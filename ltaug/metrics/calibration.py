@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ltaug.arguments import checked
 from ltaug.metrics._inputs import Probs, chunks, read_probs
 from ltaug.metrics.scores import residuals
 from ltaug.priors import Counts
@@ -43,6 +44,7 @@ class ReliabilityBins(NamedTuple):
         return torch.arange(bins + 1, dtype=torch.float64, device=self.counts.device) / bins
 
 
+@checked
 def reliability_bins(probs: Probs, labels: Counts, bins: int = 15) -> ReliabilityBins:
     """Count, accuracy and mean confidence of the samples in every bin of confidence, the largest probability.
 
@@ -64,6 +66,7 @@ def reliability_bins(probs: Probs, labels: Counts, bins: int = 15) -> Reliabilit
     return ReliabilityBins(counts, hits.double() / counts, confidence / counts)  # 0 / 0 is the NaN of an empty bin
 
 
+@checked
 def expected_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> float:
     """Expected calibration error (ECE): mean gap between confidence and accuracy.
 
@@ -84,6 +87,7 @@ def expected_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> 
     return expected_error(*_confidence_sums(*read_probs(probs, labels), bins))
 
 
+@checked
 def maximum_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> float:
     """Maximum calibration error (MCE): largest gap between confidence and accuracy of any bin.
 
@@ -104,6 +108,7 @@ def maximum_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> f
     return maximum_error(*_confidence_sums(*read_probs(probs, labels), bins))
 
 
+@checked
 def classwise_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> float:
     """Class-wise calibration error: the ECE of every class's probability, averaged over the classes.
 

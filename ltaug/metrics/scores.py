@@ -8,6 +8,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from ltaug.arguments import as_whole, checked
 from ltaug.metrics._inputs import (
     Probs,
     as_tensor,
@@ -29,10 +30,15 @@ __all__ = [
 ]
 
 
+MOST_CLASSES = 2**15
+"""Of a confusion matrix, which then takes 8 GiB."""
+
+
 @overload
 def accuracy(probs: Probs | Counts, labels: Counts, topk: int = 1) -> float: ...
 @overload
 def accuracy(probs: Probs | Counts, labels: Counts, topk: Sequence[int]) -> tuple[float, ...]: ...
+@checked
 def accuracy(probs: Probs | Counts, labels: Counts, topk: int | Sequence[int] = 1) -> float | tuple[float, ...]:
     """Fraction of samples whose label is among the k most probable classes.
 
@@ -54,7 +60,8 @@ def accuracy(probs: Probs | Counts, labels: Counts, topk: int | Sequence[int] = 
     >>> accuracy(probs, [0, 1, 2, 2], topk=(1, 2))
     (0.5, 0.75)
     """
-    wanted = [topk] if isinstance(topk, int) else list(topk)
+    several = isinstance(topk, list | tuple | range) or getattr(topk, "ndim", 0) == 1
+    wanted = [as_whole(k, "topk") for k in (topk if several else [topk])]  # type: ignore[union-attr]  # it is one
     tensor = as_tensor(probs)
     if holds_predictions(tensor):
         predictions, labels, _ = read_predictions(tensor, labels)
@@ -70,9 +77,10 @@ def accuracy(probs: Probs | Counts, labels: Counts, topk: int | Sequence[int] = 
             raise ValueError(f"`topk` must lie in 1..{tensor.shape[1]}, the number of classes, but is {topk}.")
         ranks = torch.cat([_ranks(block, y) for block, y in chunks(tensor, labels)])
     values = tuple(_mean(ranks < k) for k in wanted)
-    return values[0] if isinstance(topk, int) else values
+    return values if several else values[0]
 
 
+@checked
 def per_class_accuracy(probs: Probs | Counts, labels: Counts, num_classes: int | None = None) -> Tensor:
     """Accuracy among the samples of every class, also called recall.
 
@@ -90,6 +98,7 @@ def per_class_accuracy(probs: Probs | Counts, labels: Counts, num_classes: int |
     return class_recalls(*read_predictions(probs, labels, num_classes))
 
 
+@checked
 def shot_accuracy(
     probs: Probs | Counts, labels: Counts, class_counts: Counts, many: int = 100, few: int = 20
 ) -> dict[str, float]:
@@ -119,6 +128,7 @@ def shot_accuracy(
     )
 
 
+@checked
 def confusion_matrix(
     probs: Probs | Counts, labels: Counts, num_classes: int | None = None, ignore_index: int | None = None
 ) -> Tensor:
@@ -148,9 +158,16 @@ def confusion_matrix(
             return torch.zeros(size, size, dtype=torch.int64, device=tensor.device)
         tensor, labels = tensor[keep], labels.to(tensor.device)[keep]
     predictions, labels, size = read_predictions(tensor, labels, num_classes)
+    if size > MOST_CLASSES:
+        raise ValueError(
+            f"`num_classes`={size} would make a matrix of {8 * size**2 / 2**30:.0f} GiB, [{size}, {size}] (at most "
+            f"{MOST_CLASSES} classes have one). Use `per_class_accuracy`, which holds one number a class, or count the "
+            f"pairs that occur with `torch.unique(labels * {size} + predictions, return_counts=True)`."
+        )
     return torch.bincount(labels * size + predictions, minlength=size * size).view(size, size)
 
 
+@checked
 def brier_score(probs: Probs, labels: Counts) -> float:
     """Mean over the samples of sum_c (p_c - 1[y = c])^2, in 0..2 (Brier, 1950).
 
@@ -170,6 +187,7 @@ def brier_score(probs: Probs, labels: Counts) -> float:
     return float(sum(square_sum(residuals(block, y)) for block, y in chunks(tensor, labels))) / len(tensor)
 
 
+@checked
 def negative_log_likelihood(probs: Probs, labels: Counts) -> float:
     """Mean of -log p_y over the samples, the log loss.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ltaug.arguments import checked
 from ltaug.metrics._inputs import (
     ROWS_CHECKED,
     Probs,
@@ -21,6 +22,7 @@ from ltaug.priors import Counts, as_counts, shot_groups
 __all__ = ["StreamingReport", "classification_report"]
 
 
+@checked
 def classification_report(
     probs: Probs, labels: Counts, class_counts: Counts, *, bins: int = 15, many: int = 100, few: int = 20
 ) -> dict[str, float]:
@@ -79,6 +81,7 @@ class StreamingReport:
     (0.6667, 1.0, 0.0, 3333)
     """
 
+    @checked
     def __init__(
         self, class_counts: Counts, *, bins: int = 15, many: int = 100, few: int = 20, logits: bool = True
     ) -> None:

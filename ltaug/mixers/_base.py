@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ltaug.arguments import check_rows, checked, row_limits
 from ltaug.mixers.functional import broadcast, check_indices, mix, one_hot
 
 
@@ -23,6 +24,7 @@ class Mixer:
 
     _looked = False  # at the labels of a batch on an accelerator
 
+    @checked
     def __init__(self, num_classes: int) -> None:
         if num_classes < 1:
             raise ValueError(f"`num_classes` must be at least 1, but is {num_classes}.")
@@ -43,6 +45,7 @@ class Mixer:
         """Choose partners from the batch where none are given: indices into the batch, int64 [N]."""
         return torch.randperm(targets.shape[0], device=targets.device)
 
+    @checked
     def __call__(
         self,
         inputs: Tensor,
@@ -65,22 +68,11 @@ class Mixer:
             ValueError: sizes or types do not fit, only one of the two partner arguments is given, or labels are outside
                 0..C-1. On an accelerator, which would have to wait, only the first labels are looked at.
         """
-        given: dict[str, Tensor | None] = {"inputs": inputs, "targets": targets}
-        given |= {"partner_inputs": partner_inputs, "partner_targets": partner_targets}
-        for name, value in given.items():
-            if not (isinstance(value, Tensor) or (value is None and name.startswith("partner_"))):
-                raise TypeError(
-                    f"`{name}` must be a tensor, but is a {type(value).__name__}. Convert it with `torch.as_tensor`."
-                )
         if not inputs.is_floating_point():
             raise ValueError(
                 f"`inputs` must be floating point to be mixed, but are {inputs.dtype}. Convert with `.float()`."
             )
-        if targets.ndim < 1 or inputs.shape[0] != targets.shape[0]:
-            raise ValueError(
-                f"`inputs` and `targets` must have one row a sample, but have shapes {list(inputs.shape)} and "
-                f"{list(targets.shape)}."
-            )
+        check_batch(inputs, targets)
         if (partner_inputs is None) != (partner_targets is None):
             raise ValueError("`partner_inputs` and `partner_targets` belong together: give both or neither.")
         self._look(targets, partner_targets)
@@ -90,16 +82,12 @@ class Mixer:
             # Nobody else holds the gathered partners: mixing into them saves a second tensor of the batch's size.
             mixed, lam = self.mix(inputs, take_rows(inputs, chosen), targets, partner_targets, overwrite=True)
         else:
-            if partner_inputs.shape != inputs.shape:
+            if partner_inputs.shape != inputs.shape or partner_inputs.dtype != inputs.dtype:
                 raise ValueError(
-                    f"`partner_inputs` must have the shape of `inputs`, {list(inputs.shape)}, "
-                    f"but have {list(partner_inputs.shape)}."
+                    f"`partner_inputs` must have the shape of `inputs`, {list(inputs.shape)}, and their type, "
+                    f"{inputs.dtype}, but have {list(partner_inputs.shape)} and {partner_inputs.dtype}."
                 )
-            if partner_targets.ndim < 1 or partner_targets.shape[0] != inputs.shape[0]:
-                raise ValueError(
-                    f"`partner_targets` must have one row a sample, {inputs.shape[0]}, "
-                    f"but have shape {list(partner_targets.shape)}."
-                )
+            check_batch(inputs, partner_targets, "partner_targets")
             mixed, lam = self.mix(inputs, partner_inputs, targets, partner_targets, overwrite=False)
         return mixed, self._mix_targets(targets, partner_targets, lam)
 
@@ -115,10 +103,18 @@ class Mixer:
         return lerp(inputs, broadcast(lam, inputs)), lam
 
     def _look(self, targets: Tensor, partner_targets: Tensor | None = None) -> None:
-        """Raise ValueError for class indices outside 0..C-1 in the first batch on an accelerator.
+        """Raise ValueError for what are no labels: in every batch on the CPU, in the first one on an accelerator.
 
-        On the CPU every index is checked where it is used, see :meth:`explain`.
+        Class indices on the CPU are checked where they are used, see :meth:`explain`.
         """
+        for name, given in (("targets", targets), ("partner_targets", partner_targets)):
+            if given is None:
+                continue
+            if given.dtype == torch.bool:
+                raise ValueError(f"`{name}` must be class indices or probabilities, but are torch.bool.")
+            dense = given.is_floating_point() and given.ndim > 1 and given.numel()
+            if dense and (given.device.type == "cpu" or not self._looked) and not torch.compiler.is_compiling():
+                check_rows(*row_limits(given), name=name)
         if not self._looked and targets.device.type != "cpu":
             self.explain(targets, partner_targets)
             self._looked = True
@@ -146,8 +142,27 @@ class Mixer:
             rest = torch.ones_like(lam) - lam  # not 1.0 - lam: a Python number takes three times as long
             return dense.scatter_add_(1, partner_targets.long().unsqueeze(1), rest.unsqueeze(1))
         dense, partner = (one_hot(each, self.num_classes) for each in (targets, partner_targets))
+        if dense.shape != partner.shape:
+            raise ValueError(
+                f"`targets` and `partner_targets` must be of one form, but are {list(targets.shape)} and "
+                f"{list(partner_targets.shape)}."
+            )
         dtype = torch.promote_types(dense.dtype, partner.dtype)
         return mix(dense.to(dtype), partner.to(dtype), lam)
+
+
+def check_batch(inputs: Tensor, targets: Tensor, name: str = "targets") -> None:
+    """Raise ValueError unless there is one target a row of the inputs, on their device."""
+    if targets.ndim < 1 or inputs.ndim < 1 or inputs.shape[0] != targets.shape[0]:
+        raise ValueError(
+            f"`inputs` and `{name}` must have one row a sample, but have shapes {list(inputs.shape)} and "
+            f"{list(targets.shape)}."
+        )
+    if inputs.device != targets.device:
+        raise ValueError(
+            f"`inputs` and `{name}` must be on one device, but are on {inputs.device} and {targets.device}. Move them "
+            "with `.to(device)`."
+        )
 
 
 def take_rows(inputs: Tensor, chosen: Tensor) -> Tensor:

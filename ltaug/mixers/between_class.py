@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltaug.mixers._base import Mixer, take_rows
+from ltaug.arguments import checked
+from ltaug.mixers._base import Mixer, check_batch, take_rows
 from ltaug.mixers.functional import (
     Level,
     between_class_gains,
@@ -54,6 +55,7 @@ class BetweenClass(Mixer):
     (torch.Size([4, 16000]), tensor([1., 1., 1., 1.]))
     """
 
+    @checked
     def __init__(
         self,
         num_classes: int,
@@ -111,6 +113,7 @@ class BetweenClass(Mixer):
         place += (place >= start) * (stop - start)
         return torch.where(others > 0, order[place % len(labels)], torch.randperm(len(labels), device=labels.device))
 
+    @checked
     def __call__(
         self,
         inputs: Tensor,
@@ -136,11 +139,7 @@ class BetweenClass(Mixer):
             )
         if partner_inputs is not None or partner_targets is not None:
             return super().__call__(inputs, targets, partner_inputs, partner_targets)
-        if targets.ndim < 1 or inputs.shape[0] != targets.shape[0]:
-            raise ValueError(
-                f"`inputs` and `targets` must have one row a sample, but have shapes {list(inputs.shape)} and "
-                f"{list(targets.shape)}."
-            )
+        check_batch(inputs, targets)
         self._look(targets)
         chosen = self.partners(targets)
         partner_targets = targets[chosen]

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from ltaug.arguments import checked
 from ltaug.mixers._base import Mixer, beta_cdf, beta_draws, check_alpha
-from ltaug.mixers.functional import cut_boxes
+from ltaug.mixers.functional import boxes
 
 
 class CutMix(Mixer):
@@ -34,6 +35,7 @@ class CutMix(Mixer):
     (torch.Size([4, 1, 8, 8]), torch.Size([4, 3]))
     """
 
+    @checked
     def __init__(
         self,
         num_classes: int,
@@ -92,7 +94,7 @@ class CutMix(Mixer):
             )
         lam = beta_draws(self.alpha, inputs.shape[0], inputs.device)
         centre = torch.rand(inputs.shape[0], len(dims), device=inputs.device)
-        start, stop, kept = cut_boxes(lam, centre, [inputs.shape[dim] for dim in dims])
+        start, stop, kept = boxes(lam, centre, [inputs.shape[dim] for dim in dims])
         inside = torch.ones(1, dtype=torch.bool, device=inputs.device)
         for k, dim in enumerate(dims):
             place = torch.arange(inputs.shape[dim], device=inputs.device)

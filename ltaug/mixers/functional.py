@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ltaug.arguments import check_same_length, checked
+
 __all__ = [
     "between_class_mix",
     "between_class_weight",
@@ -24,6 +26,7 @@ __all__ = [
 Level = Literal["a_weighted", "rms"]
 
 
+@checked
 def mix(x: Tensor, y: Tensor, lam: Tensor) -> Tensor:
     """Mix two batches sample by sample, lam_i * x_i + (1 - lam_i) * y_i.
 
@@ -42,9 +45,15 @@ def mix(x: Tensor, y: Tensor, lam: Tensor) -> Tensor:
     """
     if x.shape != y.shape:
         raise ValueError(f"`x` and `y` must have the same shape, but have {list(x.shape)} and {list(y.shape)}.")
+    if lam.shape != x.shape[:1] or not x.is_floating_point() or x.dtype != y.dtype or not lam.is_floating_point():
+        raise ValueError(
+            f"`x`, `y` and `lam` must be floating point, the first two of one type, and `lam` one number a sample, but "
+            f"are {x.dtype} {list(x.shape)}, {y.dtype} and {lam.dtype} {list(lam.shape)}."
+        )
     return torch.lerp(y, x, broadcast(lam, x))
 
 
+@checked
 def unimix_factor(draw: Tensor, n_i: Tensor, n_j: Tensor) -> Tensor:
     """Compute the UniMix factor, xi* = (draw + n_j / (n_i + n_j)) mod 1.
 
@@ -63,9 +72,11 @@ def unimix_factor(draw: Tensor, n_i: Tensor, n_j: Tensor) -> Tensor:
     >>> unimix_factor(torch.tensor([0.1, 0.9]), torch.tensor([1, 3]), torch.tensor([3, 1]))
     tensor([0.8500, 0.1500])
     """
+    check_same_length(draw=draw, n_i=n_i, n_j=n_j)
     return torch.frac(draw + n_j / (n_i + n_j))  # nothing is negative here, and `remainder` takes twice as long
 
 
+@checked
 def remix_label_weight(lam: Tensor, n_i: Tensor, n_j: Tensor, kappa: float = 3.0, tau: float = 0.5) -> Tensor:
     """Compute ReMix's weight of the first label (Chou et al., ECCV workshops 2020, https://arxiv.org/abs/2007.03943).
 
@@ -85,10 +96,23 @@ def remix_label_weight(lam: Tensor, n_i: Tensor, n_j: Tensor, kappa: float = 3.0
     >>> remix_label_weight(torch.tensor([0.4, 0.6, 0.4]), torch.tensor([90, 90, 10]), torch.tensor([10, 10, 10]))
     tensor([0.0000, 0.6000, 0.4000])
     """
+    check_same_length(lam=lam, n_i=n_i, n_j=n_j)
+    check_remix(kappa, tau)
     weight = torch.where((n_i >= kappa * n_j) & (lam < tau), torch.zeros_like(lam), lam)
     return torch.where((kappa * n_i <= n_j) & (1.0 - lam < tau), torch.ones_like(lam), weight)
 
 
+def check_remix(kappa: float, tau: float) -> None:
+    """Raise ValueError for parameters of ReMix out of range."""
+    if not kappa > 1.0:
+        raise ValueError(
+            f"`kappa` is the ratio of counts that makes a class the rarer one and must exceed 1, but is {kappa}."
+        )
+    if not 0.0 <= tau <= 1.0:
+        raise ValueError(f"`tau` is a share of the input and must lie in [0, 1], but is {tau}.")
+
+
+@checked
 def cut_boxes(lam: Tensor, centre: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     """Compute CutMix's boxes: of relative volume 1 - lam around a centre, clipped at the borders.
 
@@ -106,6 +130,22 @@ def cut_boxes(lam: Tensor, centre: Tensor, sizes: list[int]) -> tuple[Tensor, Te
     >>> cut_boxes(torch.tensor([0.75]), torch.tensor([[0.5, 0.0]]), [8, 8])
     (tensor([[2, 0]]), tensor([[6, 2]]), tensor([0.8750]))
     """
+    if lam.ndim != 1 or list(centre.shape) != [len(lam), len(sizes)] or not sizes or min(sizes) < 1:
+        raise ValueError(
+            "`lam` must be [N], `centre` [N, D] and `sizes` D positive lengths, but they are of shape "
+            f"{list(lam.shape)} and {list(centre.shape)}, and {sizes}."
+        )
+    for name, given in (("lam", lam), ("centre", centre)):
+        if not given.is_floating_point():
+            raise ValueError(f"`{name}` must be floating point, but is {given.dtype}.")
+        # To read a value would make an accelerator wait.
+        if given.device.type == "cpu" and not bool(((given >= 0.0) & (given <= 1.0)).all()):
+            raise ValueError(f"`{name}` must lie in 0..1, but holds others, or NaN.")
+    return boxes(lam, centre, sizes)
+
+
+def boxes(lam: Tensor, centre: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute :func:`cut_boxes` of arguments that are known to be right."""
     # Axis by axis with plain numbers: a tensor of the sizes would make a GPU wait for its copy.
     side = (1.0 - lam).clamp_min(0.0).pow(1.0 / len(sizes))
     starts, stops, share = [], [], torch.ones_like(lam)
@@ -118,6 +158,7 @@ def cut_boxes(lam: Tensor, centre: Tensor, sizes: list[int]) -> tuple[Tensor, Te
     return torch.stack(starts, 1), torch.stack(stops, 1), 1.0 - share
 
 
+@checked
 def dense_targets(targets: Tensor, num_classes: int) -> Tensor:
     """Convert class indices to probabilities; probabilities pass through.
 
@@ -131,6 +172,10 @@ def dense_targets(targets: Tensor, num_classes: int) -> Tensor:
     >>> dense_targets(torch.tensor([1]), 3)
     tensor([[0., 1., 0.]])
     """
+    if targets.ndim < 1 or targets.dtype == torch.bool:
+        raise ValueError(
+            f"`targets` must be class indices [N, ...], but are {targets.dtype} of shape {list(targets.shape)}."
+        )
     if targets.device.type == "cpu":  # to read a value would make an accelerator wait
         check_indices(targets, num_classes, "targets")
     return one_hot(targets, num_classes)
@@ -170,6 +215,7 @@ def broadcast(lam: Tensor, like: Tensor) -> Tensor:
     return lam.view(-1, *[1] * (like.ndim - 1))
 
 
+@checked
 def sound_level(waveforms: Tensor, sample_rate: float, mode: Level = "a_weighted") -> Tensor:
     """Loudness of clips: A-weighted energy, maximum over frames.
 
@@ -232,6 +278,7 @@ def sound_level(waveforms: Tensor, sample_rate: float, mode: Level = "a_weighted
         return 10.0 * torch.cat(energies).clamp_min(1e-8).log10()
 
 
+@checked
 def between_class_weight(ratio: Tensor, x_level: Tensor, y_level: Tensor) -> Tensor:
     """Amplitude of the first clip so that it is heard as the share ``ratio`` of a mixture.
 
@@ -249,9 +296,11 @@ def between_class_weight(ratio: Tensor, x_level: Tensor, y_level: Tensor) -> Ten
     >>> between_class_weight(torch.tensor([0.5, 0.5, 0.0]), torch.tensor([0.0, 20.0, 0.0]), torch.zeros(3))
     tensor([0.5000, 0.0909, 0.0000])
     """
+    check_same_length(ratio=ratio, x_level=x_level, y_level=y_level)
     return ratio / (ratio + torch.pow(10.0, (x_level - y_level) / 20.0) * (1.0 - ratio))
 
 
+@checked
 def between_class_mix(x: Tensor, y: Tensor, ratio: Tensor, sample_rate: float, level: Level = "a_weighted") -> Tensor:
     """Mix two batches of sounds so that each pair is heard in a given ratio, whatever the levels of its clips are.
 
@@ -278,6 +327,12 @@ def between_class_mix(x: Tensor, y: Tensor, ratio: Tensor, sample_rate: float, l
     """
     if x.shape != y.shape:
         raise ValueError(f"`x` and `y` must have the same shape, but have {list(x.shape)} and {list(y.shape)}.")
+    check_level(level, "level")
+    if not x.is_floating_point() or x.dtype != y.dtype or not ratio.is_floating_point():
+        raise ValueError(
+            f"`x`, `y` and `ratio` must be floating point, the first two of one type, but are {x.dtype}, {y.dtype} and "
+            f"{ratio.dtype}."
+        )
     if ratio.shape != x.shape[:1]:
         raise ValueError(
             f"`ratio` must be one number for each of the pairs {list(x.shape[:1])}, but has shape {list(ratio.shape)}."

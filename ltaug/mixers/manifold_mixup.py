@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ltaug.arguments import checked
 from ltaug.mixers.functional import mix
 from ltaug.mixers.mixup import MixUp
 
@@ -56,6 +57,7 @@ class ManifoldMixUp(MixUp):
     (torch.Size([4, 3]), torch.Size([4, 3]))
     """
 
+    @checked
     def __init__(self, num_classes: int, alpha: float = 1.0, *, layers: Sequence[str]) -> None:
         super().__init__(num_classes, alpha)
         if isinstance(layers, str):
@@ -67,6 +69,7 @@ class ManifoldMixUp(MixUp):
         self._handles: list[RemovableHandle] = []
         self._pending: _Pending | None = None
 
+    @checked
     def attach(self, model: nn.Module) -> ManifoldMixUp:
         """Hook onto the named layers of a model.
 
@@ -98,6 +101,7 @@ class ManifoldMixUp(MixUp):
             handle.remove()
         self._model, self._handles, self._pending = None, [], None
 
+    @checked
     def __call__(
         self,
         inputs: Tensor,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ltaug.arguments import checked
 from ltaug.mixers._base import Mixer, beta_draws, check_alpha
 
 
@@ -26,6 +27,7 @@ class MixUp(Mixer):
     (torch.Size([4, 1, 8, 8]), torch.Size([4, 3]), tensor([1., 1., 1., 1.]))
     """
 
+    @checked
     def __init__(self, num_classes: int, alpha: float = 1.0) -> None:
         super().__init__(num_classes)
         self.alpha = check_alpha(alpha)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ltaug.arguments import checked
 from ltaug.mixers._base import beta_cdf, beta_draws, check_alpha
 from ltaug.mixers._counts import CountMixer
-from ltaug.mixers.functional import remix_label_weight
+from ltaug.mixers.functional import check_remix, remix_label_weight
 from ltaug.priors import Counts
 
 
@@ -32,15 +33,11 @@ class ReMix(CountMixer):
             [0., 1.]])
     """
 
+    @checked
     def __init__(self, class_counts: Counts, alpha: float = 1.0, kappa: float = 3.0, tau: float = 0.5) -> None:
         super().__init__(class_counts)
         self.alpha = check_alpha(alpha)
-        if not kappa > 1.0:
-            raise ValueError(
-                f"`kappa` is the ratio of counts that makes a class the rarer one and must exceed 1, but is {kappa}."
-            )
-        if not 0.0 <= tau <= 1.0:
-            raise ValueError(f"`tau` is a share of the input and must lie in [0, 1], but is {tau}.")
+        check_remix(kappa, tau)
         self.kappa = float(kappa)
         self.tau = float(tau)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ltaug.arguments import checked
 from ltaug.mixers._base import beta_cdf, beta_draws, check_alpha
 from ltaug.mixers._counts import CountMixer
 from ltaug.mixers.functional import unimix_factor
@@ -39,10 +40,15 @@ class UniMix(CountMixer):
     tensor(True)
     """
 
+    @checked
     def __init__(self, class_counts: Counts, alpha: float = 0.8, in_batch_tau: float | None = None) -> None:
         super().__init__(class_counts)
         self.alpha = check_alpha(alpha)
         self.in_batch_tau = in_batch_tau
+        if in_batch_tau is not None:
+            weight = self._counts ** (in_batch_tau - 1.0)
+            if not bool((weight.isfinite() & (weight > 0.0)).all()):
+                raise ValueError(f"`in_batch_tau` must leave every class a finite weight, but is {in_batch_tau}.")
 
     def weights(self, targets: Tensor, partner_targets: Tensor) -> Tensor:
         """Draw xi* of every pair, [N]."""

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ltaug.arguments import as_number, as_whole, checked
 from ltaug.posthoc._buffers import KeptBuffers
-from ltaug.posthoc.shift import Logits, as_logits, as_number, as_whole, check_finite, check_no_probabilities
-from ltaug.priors import Counts, as_array, as_counts, comparable, on_wide_device
+from ltaug.posthoc.shift import Logits, as_logits, check_finite, check_no_probabilities
+from ltaug.priors import Counts, as_array, as_counts, as_reals, comparable, on_wide_device, with_values
 
 __all__ = ["BiasCorrectedTemperatureScaling", "TemperatureScaling", "VectorScaling"]
 
@@ -88,9 +89,9 @@ class Calibration(KeptBuffers, ABC):
         # Here, not above: no training step needs scipy, so importing the library must not wait for it.
         from scipy.optimize import minimize
 
-        logits = on_wide_device(self.check(logits))
-        labels = comparable(as_array(labels, "labels")).to(logits.device)
-        weights = None if weights is None else as_array(weights, "weights").to(logits.device)
+        logits = on_wide_device(with_values(self.check(logits), "logits"))
+        labels = comparable(with_values(as_array(labels, "labels"), "labels")).to(logits.device)
+        weights = None if weights is None else as_reals(weights, "weights").to(logits.device)
         _check_samples(logits, labels, weights)
         prior_std = as_number(prior_std, "prior_std")
         if not prior_std > 0.0:
@@ -217,6 +218,7 @@ class BiasCorrectedTemperatureScaling(Calibration):
     log_temperature: Tensor
     bias: Tensor
 
+    @checked
     def __init__(self, num_classes: int) -> None:
         super().__init__(log_temperature=_numbers(0.0), bias=_numbers(0.0, as_whole(num_classes, "num_classes", 1)))
 
@@ -245,6 +247,7 @@ class VectorScaling(Calibration):
     scale: Tensor
     bias: Tensor
 
+    @checked
     def __init__(self, num_classes: int) -> None:
         classes = as_whole(num_classes, "num_classes", 1)
         super().__init__(scale=_numbers(1.0, classes), bias=_numbers(0.0, classes))
@@ -266,6 +269,7 @@ class _Likelihood:
         logits_prior: [C]; None if it is the mix of the samples.
     """
 
+    @checked
     def __init__(self, rows: Tensor, labels: Tensor, share: Tensor, logits_prior: Counts | None = None) -> None:
         self.rows, self.labels, self.share = rows, labels, share
         own = rows.gather(1, labels[:, None])[:, 0].double()
@@ -362,5 +366,5 @@ def _check_samples(logits: Tensor, labels: Tensor, weights: Tensor | None) -> No
                 f"`weights` must be one a label, shape {expected}, but have shape {list(weights.shape)}. Class weights "
                 "become sample weights by `class_weights[labels]`."
             )
-        if weights.is_complex() or not bool((weights >= 0).all()) or not 0.0 < float(weights.double().sum()) < math.inf:
+        if not bool((weights >= 0).all()) or not 0.0 < float(weights.double().sum()) < math.inf:
             raise ValueError("`weights` must be finite and not negative, with a positive sum.")

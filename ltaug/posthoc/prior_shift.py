@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ltaug.arguments import check_dense, checked
 from ltaug.posthoc._buffers import KeptBuffers
-from ltaug.posthoc.shift import log_prior_shift
+from ltaug.posthoc.shift import as_target, log_prior_shift
 from ltaug.priors import Counts, as_counts
 
 __all__ = ["PriorShift"]
@@ -49,6 +50,7 @@ class PriorShift(KeptBuffers):
     shift: Tensor
     strength: Tensor
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -67,6 +69,7 @@ class PriorShift(KeptBuffers):
         self.register_buffer("shift", torch.zeros_like(self.logits_prior))
         self._aim(torch.ones_like(prior) if target_prior is None else target_prior, strength, "target_prior")
 
+    @checked
     def retarget(self, prior: Counts, strength: float | None = None) -> PriorShift:
         """Change the target prior.
 
@@ -84,12 +87,7 @@ class PriorShift(KeptBuffers):
         return self
 
     def _aim(self, prior: Counts, strength: float, name: str) -> None:
-        target = as_counts(prior, name, integers=False, positive=True).cpu()
-        if target.shape != self.logits_prior.shape:
-            raise ValueError(
-                f"`{name}` must hold one number for each of the {self.logits_prior.numel()} classes of `logits_prior`, "
-                f"but holds {target.numel()}."
-            )
+        target = as_target(prior, self.logits_prior.numel(), name, "logits_prior").cpu()
         shift = log_prior_shift(self.logits_prior.cpu(), target, strength)
         with torch.no_grad():
             self.strength.fill_(strength)
@@ -129,6 +127,7 @@ class PriorShift(KeptBuffers):
 
     def moved(self, logits: Tensor) -> Tensor:
         """Move logits of the model, [N, C, ...], to the target prior."""
+        check_dense(logits, "logits")
         if not logits.is_floating_point() or logits.ndim < 2 or logits.shape[1] != self.shift.numel():
             raise ValueError(
                 f"`model` must return floating-point logits of shape [N, {self.shift.numel()}, ...], one class for "

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ltaug.posthoc.shift import as_number
+from ltaug.arguments import as_number, checked
 
 __all__ = ["search_strength", "strength_curve"]
 
+MOST_STRENGTHS = 10**6
+"""Of a curve: more are a slip."""
 
+
+@checked
 def search_strength(
     score: Callable[[float], float], step: float = 0.1, high: float = 2.0, limit: float = 10.0, method: str = "peak"
 ) -> float:
@@ -119,6 +123,7 @@ def _peak(at: Callable[[int], float], top: int, scores: dict[int, float]) -> int
     return min(scores, key=lambda k: (-scores[k], k))
 
 
+@checked
 def strength_curve(
     score: Callable[[float], float], step: float = 0.1, limit: float = 10.0
 ) -> tuple[list[float], list[float]]:
@@ -144,6 +149,8 @@ def strength_curve(
     step, limit = as_number(step, "step"), as_number(limit, "limit")
     if not 0.0 < step <= limit < math.inf:
         raise ValueError(f"`step` and `limit` must be finite with 0 < step <= limit, but are {step} and {limit}.")
+    if limit / step > MOST_STRENGTHS:
+        raise ValueError(f"`step`={step} and `limit`={limit} ask for {limit / step:.3g} scores. Raise `step`.")
     strengths = [_strength(k, step) for k in range(_steps(limit, step) + 1)]
     return strengths, [_scored(score, strength) for strength in strengths]
 

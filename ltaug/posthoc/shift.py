@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ltaug.arguments import as_number, checked
 from ltaug.priors import Counts, as_array, as_counts, on_wide_device
 
 Logits = Tensor | np.ndarray[Any, Any] | Sequence[Any]
@@ -22,6 +22,7 @@ _ROWS = 64
 """Samples that are checked for probabilities passed as logits."""
 
 
+@checked
 def log_prior_shift(from_prior: Counts, to_prior: Counts, strength: float = 1.0) -> Tensor:
     """Compute strength * (log to_prior - log from_prior), the vector that :func:`shift_logits` adds.
 
@@ -54,6 +55,7 @@ def log_prior_shift(from_prior: Counts, to_prior: Counts, strength: float = 1.0)
     return strength * ((target / target.sum()).log() - (source / source.sum()).log())
 
 
+@checked
 def shift_logits(logits: Logits, from_prior: Counts, to_prior: Counts, strength: float = 1.0, dim: int = 1) -> Tensor:
     """Move logits from one class prior to another: z + strength * (log to_prior - log from_prior).
 
@@ -105,6 +107,17 @@ def shift_logits(logits: Logits, from_prior: Counts, to_prior: Counts, strength:
     return logits + shift.to(logits.dtype).to(logits.device).view(shape)
 
 
+def as_target(prior: Counts, num_classes: int, name: str = "target_prior", of: str = "class_counts") -> Tensor:
+    """Convert a prior to move to, [C], positive, as :func:`ltaug.priors.as_counts` does."""
+    target = as_counts(prior, name, integers=False, positive=True)
+    if target.numel() != num_classes:
+        raise ValueError(
+            f"`{name}` must hold one number for each of the {num_classes} classes of `{of}`, but holds "
+            f"{target.numel()}."
+        )
+    return target
+
+
 def as_logits(logits: Logits, name: str = "logits") -> Tensor:
     """Convert array-like logits to a tensor; raise ValueError for anything else."""
     tensor = as_array(logits, name, " If the model returns an object, pass its `.logits`.")
@@ -114,25 +127,6 @@ def as_logits(logits: Logits, name: str = "logits") -> Tensor:
     # Plain numbers have no type of their own: they get torch's usual one, as in `torch.tensor`.
     plain = type(entry) in (int, float) and tensor.is_floating_point()
     return tensor.to(torch.get_default_dtype()) if plain else tensor
-
-
-def as_number(value: Any, name: str, advice: str = "") -> float:
-    """Convert to float; raise ValueError for non-numbers, strings included."""
-    try:
-        return float(0.0 + value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"`{name}` must be one number, but is {value!r}. {advice}".rstrip()) from error
-
-
-def as_whole(value: Any, name: str, least: int | None = None, advice: str = "") -> int:
-    """Convert to int; raise ValueError for non-integers and for numbers below ``least``."""
-    try:
-        number = operator.index(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"`{name}` must be one whole number, but is {value!r}.") from error
-    if least is not None and number < least:
-        raise ValueError(f"`{name}` must be at least {least}, but is {number}. {advice}".rstrip())
-    return number
 
 
 def check_no_probabilities(rows: Tensor, name: str = "logits") -> None:

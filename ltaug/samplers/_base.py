@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from ltaug.arguments import checked
 from ltaug.priors import Counts, as_integers, class_counts
 
 
@@ -28,6 +29,7 @@ class Epochs:
     _chosen = False  # `epoch` was chosen and has not been iterated yet
     _running: object | None = None  # a token of the iteration that is under way
 
+    @checked
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration, counted from 0; without it each iteration moves on by one.
 
@@ -41,14 +43,14 @@ class Epochs:
                 f"`set_epoch({epoch})` came after `set_epoch({self.epoch})`, whose epoch was not drawn. A loader that "
                 "accelerate has prepared counts the epochs itself: call `set_epoch` of the prepared loader, not of the "
                 "sampler.",
-                stacklevel=2,
+                stacklevel=3,  # the line that called `set_epoch`
             )
         elif self._running is not None and epoch not in (self.epoch, self.epoch + 1):
             warnings.warn(
                 f"`set_epoch({epoch})` came while epoch {self.epoch} was being drawn, and holds from the next "
                 "iteration on. Call it before the loader is iterated; in Lightning, with workers, where the loader is "
                 "made: `sampler.set_epoch(self.trainer.current_epoch)` in `train_dataloader`.",
-                stacklevel=2,
+                stacklevel=3,  # the line that called `set_epoch`
             )
         self._choose(epoch)
 
@@ -94,13 +96,10 @@ class EpochSampler(Epochs, Sampler[int]):
 
     _block_size = 2**22  # the orders of longer epochs depend on it
 
+    @checked
     def __init__(self, num_samples: int, seed: int) -> None:
         if num_samples < 1:
             raise ValueError(f"`num_samples` must be at least 1, but is {num_samples}.")
-        if seed is None or isinstance(seed, str):
-            raise TypeError(f"`seed` must be an integer, but is {seed!r}.")
-        if seed < 0:
-            raise ValueError(f"`seed` must not be negative, but is {seed}.")
         self.num_samples = int(num_samples)
         self.seed = int(seed)
         self.stream = 0
@@ -148,6 +147,7 @@ class ClassDrawSampler(EpochSampler):
         table: whether the subclass needs the table, which takes four bytes a sample.
     """
 
+    @checked
     def __init__(self, labels: Counts, num_samples: int | None, seed: int, *, table: bool = True) -> None:
         array = as_integers(labels).cpu().numpy()
         if array.size == 0:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ltaug.arguments import checked
 from ltaug.priors import Counts
 from ltaug.samplers._base import ClassDrawSampler
 from ltaug.samplers._shuffle import mix, random_key, shuffled
@@ -32,6 +33,7 @@ class ClassAwareSampler(ClassDrawSampler):
     ([0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 2])
     """
 
+    @checked
     def __init__(
         self, labels: Counts, samples_per_class: int = 4, *, num_samples: int | None = None, seed: int = 0
     ) -> None:

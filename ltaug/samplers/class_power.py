@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ltaug.arguments import checked
 from ltaug.priors import Counts
 from ltaug.samplers._base import AliasTable, ClassDrawSampler
 from ltaug.samplers._shuffle import random_key, shuffled
@@ -58,6 +59,7 @@ class ClassPowerSampler(ClassDrawSampler):
     True
     """
 
+    @checked
     def __init__(
         self,
         labels: Counts,
@@ -67,6 +69,7 @@ class ClassPowerSampler(ClassDrawSampler):
         replacement: bool = True,
         seed: int = 0,
     ) -> None:
+        tau = float(tau)
         super().__init__(labels, num_samples, seed, table=tau != 1.0)
         if not np.isfinite(tau):
             raise ValueError(f"`tau` must be finite, but is {tau}.")

@@ -6,6 +6,7 @@ import copy
 
 from torch import Tensor
 
+from ltaug.arguments import checked
 from ltaug.samplers._base import EpochSampler
 
 
@@ -33,6 +34,7 @@ class DeferredSampler(EpochSampler):
     True
     """
 
+    @checked
     def __init__(self, first: EpochSampler, then: EpochSampler, epoch: int) -> None:
         for name, sampler in (("first", first), ("then", then)):
             if not isinstance(sampler, EpochSampler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ltaug.arguments import checked
 from ltaug.priors import Counts, effective_number
 from ltaug.samplers._base import AliasTable, ClassDrawSampler
 
@@ -25,6 +26,7 @@ class EffectiveNumberSampler(ClassDrawSampler):
     10
     """
 
+    @checked
     def __init__(self, labels: Counts, beta: float = 0.9999, *, num_samples: int | None = None, seed: int = 0) -> None:
         super().__init__(labels, num_samples, seed)
         self.beta = float(beta)

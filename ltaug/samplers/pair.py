@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from ltaug.arguments import checked
 from ltaug.priors import Counts, as_integers
 from ltaug.samplers._base import EpochSampler, join, pieces
 
@@ -57,6 +58,7 @@ class PairSampler(Sampler[tuple[int, int]]):
     True
     """
 
+    @checked
     def __init__(self, first: Sampler[int], second: Sampler[int], different_classes: Counts | None = None) -> None:
         lengths = [len(sampler) for sampler in (first, second)]  # type: ignore[arg-type]
         if lengths[0] != lengths[1]:
@@ -74,6 +76,7 @@ class PairSampler(Sampler[tuple[int, int]]):
         self.second = second
         self.different_classes = None if different_classes is None else self._checked(different_classes)
 
+    @checked
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration, of both samplers; without it each iteration moves on by one."""
         for sampler in (self.first, self.second):
@@ -186,6 +189,7 @@ class PairDataset(Dataset[Any], Generic[T]):
     (('a', 'c'), 'b', 3)
     """
 
+    @checked
     def __init__(self, dataset: Dataset[T]) -> None:
         self.dataset = dataset
 

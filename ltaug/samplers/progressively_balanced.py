@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ltaug.arguments import checked
 from ltaug.priors import Counts
 from ltaug.samplers._base import ClassDrawSampler
 
@@ -29,6 +30,7 @@ class ProgressivelyBalancedSampler(ClassDrawSampler):
     True
     """
 
+    @checked
     def __init__(self, labels: Counts, total_epochs: int, *, num_samples: int | None = None, seed: int = 0) -> None:
         super().__init__(labels, num_samples, seed)
         if total_epochs < 1:
