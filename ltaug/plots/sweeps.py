@@ -156,7 +156,7 @@ def accuracy_by_two_settings(
             ax.text(column, row, number, ha="center", va="center", fontsize=TEXT_SIZE, color=color)
     top, right = np.argwhere(cells == (low if lower_is_better else high))[0] + 0.5
     edges = [right - 1, right, right, right - 1, right - 1], [top - 1, top - 1, top, top, top - 1]
-    ax.plot(*edges, color=VERMILLION, linewidth=2.5, clip_on=False, scalex=False, scaley=False)
+    ax.plot(*edges, color=VERMILLION, linewidth=2.5, zorder=3, clip_on=False, scalex=False, scaley=False)
     for axis, values in zip((ax.xaxis, ax.yaxis), (xs, ys), strict=True):
         step = math.ceil(len(values) / MAX_TICKS)
         axis.set_ticks(range(0, len(values), step), [_text(value) for value in values[::step]])
