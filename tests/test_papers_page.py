@@ -1,0 +1,164 @@
+"""docs/papers.md: what its script writes, and what the script refuses to write."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from ltaug.errors import UserError
+
+SWEEP = "ltaug sweep recipes/cifar_lt/train.py"
+
+
+@pytest.fixture(scope="module")
+def papers(root: Path) -> Iterator[ModuleType]:
+    sys.path.insert(0, str(root / "docs"))
+    try:
+        import papers
+
+        yield papers
+    finally:
+        sys.path.remove(str(root / "docs"))
+        del sys.modules["papers"]
+
+
+@pytest.fixture(scope="module")
+def page(papers: ModuleType) -> str:
+    written: str = papers.page()
+    return written
+
+
+class TestPage:
+    def test_it_is_what_the_script_writes(self, page: str, papers: ModuleType) -> None:
+        assert papers.PAGE.read_text(encoding="utf-8") == page, "write it again: python docs/papers.py"
+
+    def test_every_row_has_a_command_but_quoted_ones_and_segmentation(self, page: str) -> None:
+        tables = page.partition("## Rows without a command")[0].splitlines()
+        rows = [line for line in tables if line.startswith("| ") and not line.startswith(("| row", "| what"))]
+        made = [line for line in rows if re.search(r"\| `(ltaug|python) [^|]*\|$", line)]
+        quoted = [line for line in rows if line.endswith("| quoted | quoted: its code is not in ltaug |")]
+        assert len(made) > 250
+        assert f"{len(made)} of {len(rows) - len(quoted)}.**" in page
+        assert f"{len(quoted)} more rows are quoted" in page
+        others = [line for line in rows if line not in made and line not in quoted]
+        assert [line for line in others if "segmentation" not in line] == [
+            "| Figure 4 | segmented streets | a figure | not run | none yet |"
+        ]
+        assert page.partition("## Rows without a command")[2].count("\n- ") == len(others)
+
+    def test_what_is_not_at_hand_is_said(self, page: str) -> None:
+        assert "The ECE of this table is not at hand." in page
+        assert "the heights are not at hand" in page
+
+    def test_ours_say_how_they_differ(self, page: str) -> None:
+        (line,) = (each for each in page.splitlines() if each.startswith("| `mixup_bayias`") and "unimix" in each)
+        assert "CIFAR-100 ratio 100: 47.8 (seed 0; batch_size 128, not 64)" in line
+        assert "| 81.75 | 76.69 | 44.56 | 41.19 |" in line
+
+    def test_errors_stand_as_printed(self, page: str) -> None:
+        assert "| 44.9 / 21.4 |" in page  # LOB + BC, EnvNet
+        assert "| `erm`, IC [2] | 11.37 | 20.14 | 11.34 | 25.61 |" in page
+
+    def test_it_is_found(self, root: Path) -> None:
+        assert "\npapers\n" in (root / "docs" / "index.md").read_text()
+
+
+class TestGuards:
+    @pytest.mark.parametrize(
+        ("command", "message"),
+        [
+            ("ltaug correct RUN --preset icc", "invalid choice"),
+            ("ltaug correct RUN --strenght 1", "unrecognized arguments"),
+            ("ltaug shift RUN", "invalid choice: 'shift'"),
+            ("python examples/label_distributions.py --output figures", "unrecognized arguments"),
+        ],
+    )
+    def test_of_parsers(
+        self, command: str, message: str, papers: ModuleType, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit):
+            papers.check(command)
+        assert message in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("command", "line", "message"),
+        [
+            ("ltaug correct RUN --strength much", {}, "--strength must be"),
+            ("ltaug methods mixupp", {}, "no method 'mixupp'"),
+            ("rm RUN", {}, "no command of ltaug"),
+            (f"{SWEEP} method=mixupp", {}, "'mixupp' is not known"),
+            (f"{SWEEP} method=erm -- --protocol unimixx", {}, "'unimixx' is not known"),
+            (f"{SWEEP} method=erm -- --learning_rate 1", {}, "no setting `--learning_rate`"),
+            (f"{SWEEP} method=mislas -- --second_stage.epoch 1", {}, "no setting `--epoch`"),
+            (f"{SWEEP} method=mixup set.alfa=1", {}, "alfa"),
+            (f"{SWEEP} method=erm", {"dataset": "cifar10"}, "`dataset` cifar100, but its row is cifar10"),
+            (f"{SWEEP} method=erm", {"method": "mixup"}, "no run with `method` mixup"),
+            (f"{SWEEP} method=erm", {"epochs": "300"}, "trains 200 epochs, but its row is of 300"),
+        ],
+    )
+    def test_of_commands(self, command: str, line: dict[str, str], message: str, papers: ModuleType) -> None:
+        with pytest.raises(UserError, match=re.escape(message)):
+            papers.check(command, line)
+
+    def test_of_run_folders(self, papers: ModuleType) -> None:
+        same = [f"{SWEEP} method=erm --out a -- --lr {lr}" for lr in (0.1, 0.2)]
+        papers.check_folders(same[:1] * 2)
+        with pytest.raises(UserError, match=r"has another run a/erm: --method erm --lr 0\.1"):
+            papers.check_folders(same)
+
+    def test_of_lines_without_a_table(self, papers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(papers, "PAPERS", {})
+        with pytest.raises(UserError, match="are of no table"):
+            papers.page()
+
+
+class TestRunsOfASweep:
+    def plant(self, papers: ModuleType, out: Path, seed: int, top1: float, command: str) -> None:
+        last, first = papers.settings_of_sweep(command, {})
+        stages = {f"first{seed}": first, f"run{seed}": {**last, "from_run": first and str(out / f"first{seed}")}}
+        for name, settings in stages.items():
+            if settings:
+                (out / name).mkdir(parents=True)
+                (out / name / "config.yaml").write_text(yaml.safe_dump({**settings, "seed": seed}))
+                (out / name / "command.txt").write_text("python recipes/cifar_lt/train.py --method erm\n")
+                summary = {"final": {"top1": top1, "ece": 0.1}, "settings": settings}
+                (out / name / "summary.json").write_text(json.dumps(summary))
+
+    def lines(self, papers: ModuleType) -> list[dict[str, Any]]:
+        with papers.MEASURED.open() as file:
+            return list(csv.DictReader(file))
+
+    @pytest.mark.parametrize(
+        ("method", "words"),
+        [
+            ("mixup", "--protocol lade --dataset cifar10 --epochs 30 --set.alpha 0.4"),
+            ("mislas", "--protocol mislas --lr 0.2 --second_stage.epochs 5"),
+        ],
+    )
+    def test_are_added_by_a_command_that_trains_them_again(
+        self, method: str, words: str, papers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        measured = tmp_path / "measured.csv"
+        shutil.copy(papers.MEASURED, measured)
+        monkeypatch.setattr(papers, "MEASURED", measured)
+        sweep, command = tmp_path / "sweep", f"{SWEEP} method={method} -- {words}"
+        for seed, top1 in enumerate((0.5, 0.52)):
+            self.plant(papers, sweep, seed, top1, command)
+        for _ in range(2):  # the same once more changes nothing
+            papers.add_runs([sweep])
+            found = [line for line in self.lines(papers) if line["where"] == str(sweep)]
+        (mine,) = (line for line in found if line["method"] == method)
+        assert (mine["seeds"], mine["top1"], mine["top1_std"], mine["ece"]) == ("0 1", "51.0", "1.4", "10.0")
+        again, asked = (papers.settings_of_sweep(each, {}) for each in (mine["command"], command))
+        assert papers.differences(again[0], asked[0]) == []
+        assert papers.differences(again[1] or {}, asked[1] or {}) == []
