@@ -33,7 +33,7 @@ TOP1, NLL = "top-1 % from", "NLL from"
 def most_likely_prior(logits: Tensor, labels: Tensor) -> Tensor:
     """The prior that logits are under, by the biases of maximum likelihood on labelled samples of every class, [C]."""
     mix, bias = _mix(logits, labels), torch.zeros(logits.shape[1], dtype=torch.float64)
-    for _ in range(2000):  # iterative scaling: the classes' mean probabilities reach the mix
+    for _ in range(300):  # iterative scaling: the classes' mean probabilities reach the mix
         bias += mix.log() - (logits.double() + bias).softmax(1).mean(0).log()
     return class_prior(mix * (-bias).exp())
 
