@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltaug.arguments import as_number, checked, shown
+from ltaug._arguments import as_number, checked, shown
 from ltaug.mixers import BetweenClass, UniMix
 from ltaug.mixers._base import Mixer, beta_cdf, check_alpha
 from ltaug.mixers._counts import CountMixer

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltaug.arguments import checked, shown
+from ltaug._arguments import checked, shown
 from ltaug.posthoc import shift_logits
 from ltaug.posthoc.shift import Logits, as_logits
 from ltaug.priors import Counts, with_values

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltaug.arguments import as_number, as_whole, checked
+from ltaug._arguments import as_number, as_whole, checked
 from ltaug.posthoc.shift import Logits, as_logits, check_finite, check_no_probabilities
 from ltaug.priors import Counts, as_array, as_counts, as_labels, by_class, on_wide_device, with_values
 

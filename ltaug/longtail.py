@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.errors import UserError
 from ltaug.priors import Counts, as_counts, as_labels
 from ltaug.priors import class_counts as count_classes

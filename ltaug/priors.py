@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltaug.arguments import check_dense, checked
+from ltaug._arguments import check_dense, checked
 
 __all__ = ["class_counts", "class_prior", "effective_number", "shot_groups"]
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 
 __all__ = ["freeze", "reinitialize", "set_batch_norm_mode", "unfreeze"]
 

@@ -647,7 +647,7 @@ class TestLabelOccurrence:
         sampler = ClassPowerSampler(LABELS, tau=0)
         with pytest.raises(ValueError, match="`labels` are needed"):
             label_occurrence(sampler, COUNTS)
-        with pytest.raises(ValueError, match=r"`first` and `partner`.*6 and 2"):
+        with pytest.raises(ValueError, match=r"`partner` must be a sampler.*each of the 6 classes.*holds 2"):
             label_occurrence(sampler, [1, 1], LABELS)
         with pytest.raises(ValueError, match="`epochs`"):
             label_occurrence([1], [1], epochs=0)

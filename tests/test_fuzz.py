@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/ is p
 
 from benchmarks import fuzz
 from ltaug import MixUp, effective_prior
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.metrics import confusion_matrix
 
 QUICK = [case for case in fuzz.cases() if case.size]

@@ -519,9 +519,18 @@ class TestErrors:
             ((X, Y, None, Y), "`partner_inputs` and `partner_targets` belong together"),
             ((X, Y, X[:3], Y[:3]), r"`partner_inputs` must have the shape of `inputs`, \[4, 3\], but have \[3, 3\]"),
             ((X, Y, X[:, :2], Y), r"`partner_inputs` must have the shape of `inputs`"),
-            ((X, Y, X, Y[:3]), r"`partner_targets` must have one row a sample, 4, but have shape \[3\]"),
-            ((X, Y, X, torch.zeros(5, 2)), r"`partner_targets` must have one row a sample, 4, but have shape \[5, 2\]"),
-            ((X, Y, X, torch.tensor(0)), r"`partner_targets` must have one row a sample, 4, but have shape \[\]"),
+            (
+                (X, Y, X, Y[:3]),
+                r"`inputs` and `partner_targets` must have one row a sample, but have shapes \[4, 3\] and \[3\]",
+            ),
+            (
+                (X, Y, X, torch.zeros(5, 2)),
+                r"`inputs` and `partner_targets` must have one row a sample, but have shapes \[4, 3\] and \[5, 2\]",
+            ),
+            (
+                (X, Y, X, torch.tensor(0)),
+                r"`inputs` and `partner_targets` must have one row a sample, but have shapes \[4, 3\] and \[\]",
+            ),
             ((X, torch.zeros(4, 7)), r"`targets` must be (class indices|one class a sample).*shape \[4, 7\]"),
             (
                 (X, torch.zeros(4)),

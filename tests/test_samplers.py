@@ -370,7 +370,7 @@ class TestPairs:
         assert seen == list(map(tuple, pairs.indices().tolist()))
 
     def test_pair_dataset_reads_both(self) -> None:
-        pairs = PairDataset("abc")
+        pairs = PairDataset(list("abc"))
         assert len(pairs) == 3
         assert [pairs[1, 2], pairs[[0, 0]]] == [("b", "c"), ("a", "a")]
         assert pairs[1] == "b"  # of an epoch that does not mix

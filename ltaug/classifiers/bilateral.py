@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.classifiers._base import check_linear
 from ltaug.mixers.functional import one_hot
 

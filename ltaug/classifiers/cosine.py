@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.classifiers._base import check_features, check_sizes, unit
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.classifiers._base import check_features, check_sizes, make_linear, unit, widen
 from ltaug.priors import Counts, as_labels
 

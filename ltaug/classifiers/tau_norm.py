@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.classifiers._base import check_linear, make_linear, widen
 
 

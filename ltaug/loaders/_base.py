@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler, SequentialSampler
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.samplers._base import Epochs
 from ltaug.samplers.pair import PairSampler, next_indices
 

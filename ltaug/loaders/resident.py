@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.loaders._base import _ResidentBase
 from ltaug.priors import as_array, as_labels
 from ltaug.samplers.pair import PairSampler

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.loaders._base import check_shares
 from ltaug.samplers._base import Epochs
 from ltaug.samplers.pair import PairSampler

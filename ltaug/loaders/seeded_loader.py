@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler, default_collate
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.loaders.seeded import GlobalBatchSampler, SamplePair, SeededDataset
 from ltaug.samplers.pair import PairSampler
 

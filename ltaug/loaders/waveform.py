@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from ltaug.arguments import check_dense, checked, shown
+from ltaug._arguments import check_dense, checked, shown
 from ltaug.loaders._base import _ResidentBase
 from ltaug.priors import as_labels, has_float64
 from ltaug.samplers.pair import PairSampler

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from ltaug.arguments import check_rows, checked, row_limits
+from ltaug._arguments import check_rows, checked, row_limits
 from ltaug.losses.functional import IGNORED, check_indices, check_reduction
 from ltaug.posthoc._buffers import KeptBuffers
 from ltaug.priors import Counts, by_class

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltaug.arguments import check_rows, checked, row_limits, values_of
+from ltaug._arguments import check_rows, checked, row_limits, values_of
+from ltaug.priors import with_values
 
 __all__ = [
     "cdt_loss",
@@ -339,7 +340,7 @@ def lade_loss(
     >>> lade_loss(torch.zeros(2, 2), torch.tensor([0, 1]), torch.tensor([0.5, 0.5]))
     tensor(0.6931)
     """
-    check_per_class(prior, "prior", prior.numel())
+    check_per_class(prior if logits.is_meta else with_values(prior, "prior"), "prior", prior.numel())
     loss = prior_corrected_cross_entropy(logits, targets, prior.log(), reduction="none")
     if alpha != 0.0:
         loss = loss + alpha * lade_regularizer(logits, targets, prior, remine_lambda, mode)

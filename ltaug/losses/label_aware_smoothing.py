@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.losses._base import ClassLoss
 from ltaug.losses.functional import label_aware_smoothing_loss
 from ltaug.priors import Counts, as_counts

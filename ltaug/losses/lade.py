@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.losses._base import ClassLoss
 from ltaug.losses.functional import lade_loss
 from ltaug.priors import Counts, as_counts, class_prior

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.losses._base import ClassLoss
 from ltaug.losses.functional import prior_corrected_cross_entropy
 from ltaug.posthoc.shift import as_target, log_prior_shift
@@ -54,6 +56,8 @@ class PriorCorrectedLoss(ClassLoss):
         counts = as_counts(class_counts, integers=False, positive=True)
         uniform = torch.ones_like(counts)  # not anew: inside `torch.device("meta")` that would have no values
         target = uniform if target_prior is None else as_target(target_prior, len(counts))
+        if not math.isfinite(tau):
+            raise ValueError(f"`tau` must be finite, but is {tau}.")
         shift = log_prior_shift(target, counts, tau)
         self.tau = float(tau)
         self.keep("shift", shift, "tau")

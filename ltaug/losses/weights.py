@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.losses._base import ClassLoss, check_class_weights
 from ltaug.losses.functional import IGNORED, per_class, prepare, reduce, split_ignored
 from ltaug.losses.lade import LADELoss

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.metrics._inputs import Probs, chunks, read_probs
 from ltaug.metrics.scores import residuals
 from ltaug.priors import Counts

@@ -8,7 +8,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from ltaug.arguments import as_whole, checked
+from ltaug._arguments import as_whole, checked
 from ltaug.metrics._inputs import (
     Probs,
     as_tensor,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ltaug.metrics._inputs import as_tensor
-from ltaug.priors import as_reals
 
 __all__ = ["SegmentationScores", "segmentation_scores"]
 
@@ -58,7 +58,10 @@ def segmentation_scores(confusion: Tensor | np.ndarray[Any, Any] | Sequence[Sequ
     >>> scores.class_iou
     tensor([0.6667, 0.5000,    nan], dtype=torch.float64)
     """
-    matrix = as_tensor(as_reals(confusion, "confusion"), "confusion").double()
+    matrix = as_tensor(confusion, "confusion")
+    if matrix.dtype == torch.bool:
+        raise ValueError("`confusion` must hold counts, but is torch.bool.")
+    matrix = matrix.double()
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(
             f"`confusion` must be a square matrix [C, C], but has shape {list(matrix.shape)}. "

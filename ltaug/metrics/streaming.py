@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.metrics._inputs import (
     ROWS_CHECKED,
     Probs,

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ltaug.arguments import check_rows, checked, row_limits
+from ltaug._arguments import check_rows, checked, row_limits
 from ltaug.mixers.functional import broadcast, check_indices, mix, one_hot
 
 
@@ -82,10 +82,14 @@ class Mixer:
             # Nobody else holds the gathered partners: mixing into them saves a second tensor of the batch's size.
             mixed, lam = self.mix(inputs, take_rows(inputs, chosen), targets, partner_targets, overwrite=True)
         else:
-            if partner_inputs.shape != inputs.shape or partner_inputs.dtype != inputs.dtype:
+            if partner_inputs.shape != inputs.shape:
                 raise ValueError(
-                    f"`partner_inputs` must have the shape of `inputs`, {list(inputs.shape)}, and their type, "
-                    f"{inputs.dtype}, but have {list(partner_inputs.shape)} and {partner_inputs.dtype}."
+                    f"`partner_inputs` must have the shape of `inputs`, {list(inputs.shape)}, "
+                    f"but have {list(partner_inputs.shape)}."
+                )
+            if partner_inputs.dtype != inputs.dtype:
+                raise ValueError(
+                    f"`partner_inputs` must be of the type of `inputs`, {inputs.dtype}, but are {partner_inputs.dtype}."
                 )
             check_batch(inputs, partner_targets, "partner_targets")
             mixed, lam = self.mix(inputs, partner_inputs, targets, partner_targets, overwrite=False)
@@ -103,18 +107,13 @@ class Mixer:
         return lerp(inputs, broadcast(lam, inputs)), lam
 
     def _look(self, targets: Tensor, partner_targets: Tensor | None = None) -> None:
-        """Raise ValueError for what are no labels: in every batch on the CPU, in the first one on an accelerator.
+        """Raise ValueError for flags, and for class indices outside 0..C-1 in the first batch on an accelerator.
 
-        Class indices on the CPU are checked where they are used, see :meth:`explain`.
+        On the CPU every label is checked where it is used, see :meth:`explain`.
         """
         for name, given in (("targets", targets), ("partner_targets", partner_targets)):
-            if given is None:
-                continue
-            if given.dtype == torch.bool:
+            if given is not None and given.dtype == torch.bool:
                 raise ValueError(f"`{name}` must be class indices or probabilities, but are torch.bool.")
-            dense = given.is_floating_point() and given.ndim > 1 and given.numel()
-            if dense and (given.device.type == "cpu" or not self._looked) and not torch.compiler.is_compiling():
-                check_rows(*row_limits(given), name=name)
         if not self._looked and targets.device.type != "cpu":
             self.explain(targets, partner_targets)
             self._looked = True
@@ -147,6 +146,9 @@ class Mixer:
                 f"`targets` and `partner_targets` must be of one form, but are {list(targets.shape)} and "
                 f"{list(partner_targets.shape)}."
             )
+        for name, given in (("targets", targets), ("partner_targets", partner_targets)):
+            if given.is_floating_point() and given.device.type == "cpu" and given.numel():
+                check_rows(*row_limits(given), name=name)
         dtype = torch.promote_types(dense.dtype, partner.dtype)
         return mix(dense.to(dtype), partner.to(dtype), lam)
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.mixers._base import Mixer, beta_cdf, beta_draws, check_alpha
 from ltaug.mixers.functional import boxes
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltaug.arguments import check_same_length, checked
+from ltaug._arguments import check_same_length, checked
 
 __all__ = [
     "between_class_mix",

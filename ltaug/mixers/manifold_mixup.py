@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.mixers.functional import mix
 from ltaug.mixers.mixup import MixUp
 

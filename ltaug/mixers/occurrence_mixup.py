@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.mixers._base import beta_draws, check_alpha
 from ltaug.mixers._counts import CountMixer
 from ltaug.priors import Counts

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltaug.arguments import as_number, as_whole, checked
+from ltaug._arguments import as_number, as_whole, checked
 from ltaug.posthoc._buffers import KeptBuffers
 from ltaug.posthoc.shift import Logits, as_logits, check_finite, check_no_probabilities
 from ltaug.priors import Counts, as_array, as_counts, as_reals, comparable, on_wide_device, with_values

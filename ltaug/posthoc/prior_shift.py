@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ltaug.arguments import check_dense, checked
+from ltaug._arguments import check_dense, checked
 from ltaug.posthoc._buffers import KeptBuffers
 from ltaug.posthoc.shift import as_target, log_prior_shift
 from ltaug.priors import Counts, as_counts

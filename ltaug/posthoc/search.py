@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ltaug.arguments import as_number, checked
+from ltaug._arguments import as_number, checked
 
 __all__ = ["search_strength", "strength_curve"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltaug.arguments import as_number, checked
+from ltaug._arguments import as_number, checked
 from ltaug.priors import Counts, as_array, as_counts, on_wide_device
 
 Logits = Tensor | np.ndarray[Any, Any] | Sequence[Any]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.priors import Counts, as_integers, class_counts
 
 

@@ -6,7 +6,7 @@ import copy
 
 from torch import Tensor
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.samplers._base import EpochSampler
 
 

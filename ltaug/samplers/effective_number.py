@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.priors import Counts, effective_number
 from ltaug.samplers._base import AliasTable, ClassDrawSampler
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.priors import Counts, as_integers
 from ltaug.samplers._base import EpochSampler, join, pieces
 

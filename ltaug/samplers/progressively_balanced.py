@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltaug.arguments import checked
+from ltaug._arguments import checked
 from ltaug.priors import Counts
 from ltaug.samplers._base import ClassDrawSampler
 

@@ -27,12 +27,12 @@ Check = Callable[[Any, str], bool | None]
 
 
 def as_number(value: Any, name: str, advice: str = "") -> float:
-    """Convert to float; raise ValueError for non-numbers, strings, flags and NaN included."""
+    """Convert to float; raise ValueError for non-numbers, strings and flags included."""
     try:
         number = None if _no_value(value) else float(0.0 + value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         number = None
-    if number is None or number != number:
+    if number is None:
         raise ValueError(f"`{name}` must be one number, but is {shown(value)}. {advice}".rstrip())
     return number
 
@@ -152,7 +152,9 @@ def _no_value(value: Any) -> bool:
 
 def shown(value: Any) -> str:
     """Show a value in a message: short ones as they are, others by type and shape."""
-    text = repr(value) if isinstance(value, bool | int | float | complex | str | None | np.generic) else ""
+    text = (
+        repr(value) if isinstance(value, bool | int | float | complex | str | None | np.generic | list | tuple) else ""
+    )
     if 0 < len(text) <= 60:
         return text
     shape = f" of shape {list(value.shape)}" if isinstance(value, Tensor | np.ndarray) else ""
@@ -177,7 +179,7 @@ def _number(value: Any, name: str) -> bool:
     """Whether a number is NaN or infinite."""
     if type(value) is float:
         return not math.isfinite(value)
-    return math.isinf(as_number(value, name))
+    return not math.isfinite(as_number(value, name))
 
 
 def _whole(value: Any, name: str) -> None:
