@@ -17,14 +17,20 @@ from ltaug.analysis import label_suppression
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", default="figures", help="folder of the figures (default: %(default)s)")
-    parser.add_argument("--imbalance_ratio", type=float, default=100, help="of CIFAR-100-LT (default: %(default)s)")
+    parser.add_argument("--classes", type=int, default=100, help="how many (default: those of CIFAR-100-LT)")
+    parser.add_argument("--largest", type=int, default=500, help="samples of the largest class (default: likewise)")
+    parser.add_argument(
+        "--imbalance_ratio", type=float, default=100, help="largest over smallest (default: %(default)s)"
+    )
     arguments = parser.parse_args()
-    counts = exponential_counts(500, 100, arguments.imbalance_ratio)
+    size = arguments.classes
+    counts = exponential_counts(arguments.largest, size, arguments.imbalance_ratio)
     settings = {
         "no mixing, instance-balanced": effective_prior(counts),
-        "mixup, both instance-balanced": effective_prior(counts, MixUp(100), 1.0, 1.0),
-        "mixup, both class-balanced (LOB)": effective_prior(counts, MixUp(100), 0.0, 0.0),
-        "CutMix, partner class-balanced": effective_prior(counts, CutMix(100), 1.0, 0.0),
+        "mixup, both instance-balanced": effective_prior(counts, MixUp(size), 1.0, 1.0),
+        "mixup, partner class-balanced": effective_prior(counts, MixUp(size), 1.0, 0.0),
+        "mixup, both class-balanced (LOB)": effective_prior(counts, MixUp(size), 0.0, 0.0),
+        "CutMix, partner class-balanced": effective_prior(counts, CutMix(size), 1.0, 0.0),
         "ReMix, both instance-balanced": effective_prior(counts, ReMix(counts), 1.0, 1.0),
         "UniMix, partner class-balanced": effective_prior(counts, UniMix(counts, 0.8), 1.0, 0.0),
         "UniMix, partner reversed": effective_prior(counts, UniMix(counts, 0.8), 1.0, -1.0),

@@ -343,6 +343,9 @@ def tuned_strength(
              error of the best, that of the difference on the same samples, the one closest to 1, which is Bayes' rule
     ======== ==========================================================================================================
 
+    Classes without a labelled sample are left out of it: predicting them could only lose, so that any strength which
+    takes them away would look good.
+
     Args:
         logits: [N, C].
         labels: int [N].
@@ -352,7 +355,21 @@ def tuned_strength(
 
     Returns:
         The strength, and {"strengths": [...], "accuracy": [...]} of the whole grid.
+
+    Raises:
+        ValueError: some classes have no sample, and the shift of the others is the same at any strength.
     """
+    there = torch.unique(labels)
+    if len(there) < len(source):
+        shift = (target[there].double() / source[there].double()).log()
+        if float(shift.max() - shift.min()) < 1e-6:
+            raise ValueError(
+                f"`labels` of the held-out samples are of {len(there)} of {len(source)} classes, all of which are "
+                "shifted alike: they say nothing of a strength. Hold out samples of every class, or tune on parts of "
+                "the test samples (folds)."
+            )
+        logits, labels = logits[:, there], torch.searchsorted(there, labels)
+        source, target = source[there], target[there]
     weights = _weights_towards(target, labels)
     hits: dict[float, Tensor] = {}
 

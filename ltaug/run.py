@@ -34,6 +34,10 @@ __all__ = ["RunFolder", "content_hash", "csv_text", "load_yaml", "read_config", 
 _TEMPORARY = ".ltaug-{}.tmp"
 """Name of a file or folder that is not complete yet. What has such a name is ours, and is removed when a run starts."""
 _CHECKPOINT = re.compile(r"epoch_(\d{5,})(?:_step_(\d{7,}))?(_replaced)?")
+_FILES = (
+    *("config.yaml", "command.txt", "environment.json", "data.json", "metrics.jsonl", "summary.json", "per_class.csv"),
+    *("logits.safetensors", "held_out.safetensors", "model.safetensors", "ltaug.json", "report.html"),
+)
 _FORMULA = r"=+\-@\t\r\n"
 """What begins a formula in a cell of a spreadsheet."""
 _OLD_KEYS = {"images_per_second": "samples_per_second", "clips_per_second": "samples_per_second"}
@@ -115,6 +119,7 @@ class RunFolder:
         values = _plain(dataclasses.asdict(config) if is_object else dict(config), infinity=True)
         if not main:
             return
+        self._check_places()
         if lock:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.path / ".ltaug.lock")
@@ -155,6 +160,14 @@ class RunFolder:
                 f"`{path}` is no run folder: there is no such directory. Pass the folder that holds config.yaml."
             )
         return run
+
+    def _check_places(self) -> None:
+        """Refuse folders in the places of files, and the other way round, before an epoch is trained."""
+        for name in _FILES:
+            if (self.path / name).is_dir():
+                raise UserError(f"`{self.path / name}` is a folder, but the run keeps a file there. Move it away.")
+        if (self.path / "checkpoints").exists() and not (self.path / "checkpoints").is_dir():
+            raise UserError(f"`{self.path / 'checkpoints'}` is a file, but the run keeps a folder there. Move it away.")
 
     @staticmethod
     def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], free_keys: tuple[str, ...]) -> None:
@@ -214,6 +227,8 @@ class RunFolder:
         if not self.main or not path.exists():
             return
         known = read_json(path)
+        if found and not known:
+            raise UserError(f"`{path}` is damaged (it is empty). Restore it, or choose another folder.")
         # Of what an earlier version did not write down, nothing is known.
         if differ := [f"`{name}`" for name in found if name in known and known[name] != found[name]]:
             raise UserError(
@@ -238,18 +253,21 @@ class RunFolder:
         Raises:
             UserError: a line is damaged. The last one may be cut, where a copy was made while it was written.
         """
-        path, rows = self.path / "metrics.jsonl", []
+        path, rows = self.path / "metrics.jsonl", list[dict[str, Any]]()
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.exists() else []
         for number, line in enumerate(lines, 1):
             try:
-                row = json.loads(line)
+                row = _renamed(_row(line))
             except (ValueError, RecursionError) as error:
                 if number == len(lines) and not line.endswith("\n"):
                     break
                 raise UserError(f"`{path}` is damaged in line {number} ({error}). Restore it, or remove it.") from error
-            if not isinstance(row, dict):
-                raise UserError(f"`{path}` is damaged in line {number} (it holds no names). Restore it, or remove it.")
-            rows.append(_renamed(row))
+            if rows and "epoch" in row and row["epoch"] <= rows[-1].get("epoch", -1):
+                raise UserError(
+                    f"`{path}` is damaged in line {number} (epoch {row['epoch']} comes after epoch "
+                    f"{rows[-1]['epoch']}). Restore it, or remove it."
+                )
+            rows.append(row)
         return rows
 
     def save_logits(self, logits: Tensor, labels: Tensor, name: str = "logits.safetensors") -> None:
@@ -454,6 +472,23 @@ def _put_in_place(temporary: Path, final: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+def _row(line: str) -> dict[str, Any]:
+    """Read a line of metrics.jsonl; ValueError unless it holds names and values of the kinds that a row has."""
+    row = json.loads(line, parse_constant=_no_constant)
+    if not isinstance(row, dict):
+        raise ValueError("it holds no names")
+    if type(row.get("epoch", 0)) is not int:
+        raise ValueError(f"`epoch` is {row['epoch']!r}")
+    for name in ("loss", "seconds", "samples_per_second"):
+        if isinstance(row.get(name), bool | str | list | dict):
+            raise ValueError(f"`{name}` is {row[name]!r}")
+    return row
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
 def _damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint folder, if anything."""
     try:
@@ -461,9 +496,16 @@ def _damage(checkpoint: Path) -> str | None:
             files = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             return f"manifest.json is unreadable ({error})"
-        if not isinstance(files, dict):
+        if not isinstance(files, dict) or not files:
             return "manifest.json is no list of files"
+        there = {path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()}
+        if unlisted := sorted(
+            name for name in there - {*files, "manifest.json"} if not Path(name).name.startswith(".")
+        ):
+            return f"manifest.json does not list {unlisted[0]}"
         for name, digest in files.items():
+            if name not in there:  # nor is anything outside of it, or a pipe, opened
+                return f"{name} is missing"
             with (checkpoint / name).open("rb") as file:
                 if _hash(file) != digest:
                     return f"{name} has changed since it was saved"
@@ -522,10 +564,11 @@ class _PlainLoader(_SafeLoader):  # type: ignore[misc]
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.YAMLError(f"the key in line {key.start_mark.line + 1} is no word")
             if key.value in seen:
                 raise yaml.YAMLError(f"`{key.value}` in line {key.start_mark.line + 1} is there a second time")
-            if isinstance(key.value, str):
-                seen.add(key.value)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -542,7 +585,10 @@ def load_yaml(text: str) -> Any:
         if isinstance(event, yaml.AliasEvent):  # a few can stand for gigabytes
             where: Any = event.start_mark
             raise yaml.YAMLError(f"`*{event.anchor}` in line {where.line + 1}: aliases are not supported")
-    return yaml.load(text, _PlainLoader)
+    try:
+        return yaml.load(text, _PlainLoader)
+    except ValueError as error:  # such as a date in a month that there is not
+        raise yaml.YAMLError(str(error)) from error
 
 
 def content_hash(*parts: Any) -> str:

@@ -565,17 +565,21 @@ def search_tau(accelerator: Any, model: nn.Module, loader: Any, plan: TrainingPl
     """
     _, linear = find_classifier(accelerator.unwrap_model(model), name=plan.classifier_name)
     norms = linear.weight.float().norm(dim=1).clamp(min=1e-12)
-    right = torch.zeros(len(TAUS), len(norms), device=norms.device)
+    found = list(_features(accelerator, model, linear, loader))
     seen = torch.zeros_like(norms)
-    for features, labels in _features(accelerator, model, linear, loader):
-        logits = features @ linear.weight.float().T  # the classifier has no bias
+    for _, labels in found:
         seen += torch.bincount(labels, minlength=len(norms))
+    seen = accelerator.reduce(seen, "sum")
+    right = torch.zeros(len(TAUS), len(norms), device=norms.device)
+    for features, labels in found:
+        # The classifier has no bias. A class without a sample is left out: predicting it could only lose.
+        logits = (features @ linear.weight.float().T).masked_fill(seen == 0, -torch.inf)
         for hits, power in zip(right, TAUS, strict=True):
             hits += torch.bincount(labels[(logits / norms**power).argmax(1) == labels], minlength=len(norms))
-    right, seen = accelerator.reduce(right, "sum"), accelerator.reduce(seen, "sum")
-    scores = (right / seen)[:, seen > 0].double().mean(1).tolist()
+    scores = (accelerator.reduce(right, "sum") / seen)[:, seen > 0].double().mean(1).tolist()
     tau: float = TAUS[scores.index(max(scores))]
-    accelerator.print(f"{plan.method.classifier}: tau {tau:g}, best of {int(seen.sum())} held-out samples.")
+    of = f"{int(seen.sum())} held-out samples of {int((seen > 0).sum())} classes"
+    accelerator.print(f"{plan.method.classifier}: tau {tau:g}, best of {of}.")
     return tau
 
 
@@ -727,6 +731,8 @@ class Run(RunFolder):
                 self._restart(step, **_progress(folder, step, self.accelerator))
             inside = f", step {self.first_step}" if self.first_step else ""
             self.accelerator.print(f"Resumed after epoch {epoch} of {self.cfg.epochs}{inside}.", flush=True)
+            if self.main and (lost := set(range(epoch)) - {row.get("epoch") for row in self.rows()}):
+                self.accelerator.print(f"metrics.jsonl has lost {len(lost)} of the {epoch} rows before.", flush=True)
         Run.begun = True
         return epoch
 
@@ -883,7 +889,7 @@ class Run(RunFolder):
         if not self.rows():  # nothing was trained
             self.log(epoch=0, loss=None, samples_per_second=None, seconds=0.0)
         rows = self.rows()
-        speeds = sorted(row["samples_per_second"] for row in rows)[len(rows) // 2] if cfg.epochs else None
+        speeds = sorted(row["samples_per_second"] for row in rows if row.get("samples_per_second") is not None)
         summary = {
             "name": cfg.label,
             "method": cfg.method,
@@ -895,8 +901,8 @@ class Run(RunFolder):
             "first_stage": cfg.chosen_method().first_stage,
             "settings": settings,
             "final": final,
-            "wall_time_s": sum(row["seconds"] for row in rows),
-            "samples_per_second": speeds,
+            "wall_time_s": sum(row.get("seconds") or 0.0 for row in rows),
+            "samples_per_second": speeds[len(speeds) // 2] if speeds else None,
             "parameters": _trainable(model),
             "peak_memory_bytes": peak_memory_bytes(),
             "precision": self.accelerator.mixed_precision,

@@ -105,6 +105,25 @@ class TestTuning:
         truth = samples(2000, 3)[0].softmax(1)
         assert (expected.softmax(1) - truth).abs().max() < 0.15 < (test.softmax(1) - truth).abs().max()
 
+    @pytest.mark.parametrize("method", ["search", "grid", "auto"])
+    def test_classes_without_a_sample_are_left_out_of_the_search(self, method: str) -> None:
+        """Or else any strength that takes the most frequent class away looks good, since it can only lose."""
+        logits, labels = samples(20000, 4)
+        there = labels != 0
+        found, curve = tuned_strength(logits[there], labels[there], SOURCE, UNIFORM, method)
+        alone = tuned_strength(logits[there][:, 1:], labels[there] - 1, SOURCE[1:], UNIFORM[1:], method)
+        assert (found, curve) == alone
+        assert 0.7 <= found <= 1.3
+
+    def test_classes_that_are_shifted_alike_say_nothing_of_a_strength(self) -> None:
+        logits, labels = samples(400, 4)
+        step = torch.tensor([0.4, 0.4, 0.1, 0.1], dtype=torch.float64)
+        tail = labels > 1
+        with pytest.raises(
+            ValueError, match="`labels` of the held-out samples are of 2 of 4 classes, all of which are"
+        ):
+            tuned_strength(logits[tail], labels[tail], step, UNIFORM)
+
     def test_a_strength_is_the_best_on_samples_weighted_towards_the_target(self) -> None:
         logits, labels = samples(5000, 4)
         correction = make(UNIFORM, "auto")

@@ -114,7 +114,7 @@ def test_label_distributions_prints_what_its_page_says(
     load(root, "label_distributions").main()
     page = (root / "examples" / "README.md").read_text()
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert len(rows) == 9
+    assert len(rows) == 10
     for row in rows:
         assert row in page
     assert {path.stem for path in tmp_path.iterdir()} == {

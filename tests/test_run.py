@@ -994,3 +994,81 @@ def test_a_fingerprint_sees_every_change(tmp_path: Path) -> None:
     RunFolder(tmp_path, CONFIG, resume=True, data={"classes": 2, "pixels": found[0]})
     with pytest.raises(UserError, match=r"`pixels` differs from its data\.json"):
         run.check_data({"classes": 2, "pixels": found[1]})
+
+
+class TestStrangeFiles:
+    """Whatever lies in a run folder is named before an epoch is trained, not after it."""
+
+    def run_folder(self, path: Path) -> RunFolder:
+        run = RunFolder(path, {"lr": 0.1}, data={"labels": "abc"})
+        for epoch in range(3):
+            run.log(epoch=epoch, loss=1.0, seconds=1.0, samples_per_second=5.0)
+            with run.checkpoint(epoch + 1) as folder:
+                (folder / "state").write_bytes(b"state")
+        return run
+
+    def resumed(self, path: Path) -> RunFolder:
+        return RunFolder(path, {"lr": 0.1}, data={"labels": "abc"}, resume=True)
+
+    @pytest.mark.parametrize(
+        ("line", "fault"),
+        [
+            ('{"epoch": "x"}', "`epoch` is 'x'"),
+            ('{"epoch": null}', "`epoch` is None"),
+            ('{"epoch": 3, "loss": NaN}', "NaN is no number"),
+            ('{"epoch": 3, "loss": Infinity}', "Infinity is no number"),
+            ('{"epoch": 3, "seconds": "x"}', "`seconds` is 'x'"),
+            ('{"epoch": 3, "samples_per_second": [1]}', r"`samples_per_second` is \[1\]"),
+            ('{"epoch": 2}', "epoch 2 comes after epoch 2"),
+            ("[3]", "it holds no names"),
+        ],
+    )
+    def test_a_row_of_another_kind(self, tmp_path: Path, line: str, fault: str) -> None:
+        path = self.run_folder(tmp_path / "run").path / "metrics.jsonl"
+        path.write_text(path.read_text() + line + "\n")
+        with pytest.raises(UserError, match=rf"metrics.jsonl` is damaged in line 4 \({fault}\)"):
+            self.resumed(tmp_path / "run")
+
+    @pytest.mark.parametrize("name", ["../state", "/dev/zero", "pipe"])
+    def test_a_manifest_of_other_files(self, tmp_path: Path, name: str) -> None:
+        """Nothing outside of a checkpoint is opened, and nothing that never ends."""
+        run = self.run_folder(tmp_path / "run")
+        newest = run.path / "checkpoints" / "epoch_00003"
+        os.mkfifo(newest / "pipe")
+        (newest / "manifest.json").write_text(json.dumps({name: "0" * 64, "state": "0" * 64}))
+        with pytest.warns(UserWarning, match="epoch_00003: .* is missing"):
+            assert run.latest_checkpoint() == (run.path / "checkpoints" / "epoch_00002", 2, 0)
+
+    @pytest.mark.parametrize(
+        ("text", "fault"), [("{}", "is no list of files"), ('{"other": "0"}', "does not list state")]
+    )
+    def test_a_manifest_that_lists_nothing(self, tmp_path: Path, text: str, fault: str) -> None:
+        run = self.run_folder(tmp_path / "run")
+        (run.path / "checkpoints" / "epoch_00003" / "manifest.json").write_text(text)
+        with pytest.warns(UserWarning, match=f"epoch_00003: manifest.json {fault}"):
+            assert run.latest_checkpoint() == (run.path / "checkpoints" / "epoch_00002", 2, 0)
+
+    def test_a_fingerprint_of_nothing(self, tmp_path: Path) -> None:
+        (self.run_folder(tmp_path / "run").path / "data.json").write_text("{}")
+        with pytest.raises(UserError, match=r"data.json` is damaged \(it is empty\)"):
+            self.resumed(tmp_path / "run")
+
+    @pytest.mark.parametrize(
+        "text", ["lr: 2020-99-99", "lr: !!float x", "lr: !!int x", "? [a, b]\n: 1", "? {a: b}\n: 1"]
+    )
+    def test_values_that_are_none(self, tmp_path: Path, text: str) -> None:
+        (self.run_folder(tmp_path / "run").path / "config.yaml").write_text(text)
+        with pytest.raises(UserError, match=r"config.yaml` is not readable as YAML: .*\. Restore it"):
+            self.resumed(tmp_path / "run")
+
+    @pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl", "model.safetensors", "checkpoints"])
+    def test_a_folder_for_a_file(self, tmp_path: Path, name: str) -> None:
+        path = self.run_folder(tmp_path / "run").path / name
+        if name == "checkpoints":
+            shutil.rmtree(path)
+            path.touch()
+        else:
+            path.unlink(missing_ok=True)
+            path.mkdir()
+        with pytest.raises(UserError, match=rf"{name}` is a (folder|file), but the run keeps a (file|folder) there"):
+            self.resumed(tmp_path / "run")

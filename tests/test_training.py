@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -531,21 +532,21 @@ def shares(process: int, processes: int, batch: int) -> list[tuple[Tensor, Tenso
 
 
 def run_together(monkeypatch: pytest.MonkeyPatch, processes: int, call: Callable[[int, Any], Any]) -> list[Any]:
-    """What each of several processes gets, one after the other: the first time to learn what each has to say."""
+    """What each of several processes gets, one after the other: in earlier turns to learn what each has to say."""
     import accelerate.utils
 
     said: dict[int, list[Any]] = {}
-    for turn in (0, 1):
-        results = []
+    for turn in range(3):  # what is said second may depend on what was heard first
+        results, before = [], dict(said)
         for process in range(processes):
             calls: list[Any] = []
 
-            def exchange(mine: Any, process: int = process, calls: list[Any] = calls, turn: int = turn) -> list[Any]:
+            def exchange(
+                mine: Any, process: int = process, calls: list[Any] = calls, turn: int = turn, before: Any = before
+            ) -> list[Any]:
                 calls.append(mine)
-                if turn == 0:
-                    said[process] = calls
-                    return [mine]
-                return [said[other][len(calls) - 1] for other in range(processes)]
+                said[process] = calls
+                return [mine] if turn == 0 else [before[other][len(calls) - 1] for other in range(processes)]
 
             def gather(mine: list[Any], exchange: Any = exchange) -> list[Any]:
                 return [item for part in exchange(mine) for item in part]
@@ -640,6 +641,22 @@ class TestSearchTau:
             monkeypatch, processes, lambda process, fake: search_tau(fake, net, shares(process, processes, 6), plan)
         )
         assert taus == [scores.index(max(scores)) / 10] * processes
+
+    def test_classes_without_a_sample_are_left_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A class that has none in the held-out set wins everywhere, and must not decide: only the others compete."""
+        found = []
+        for lead in (0.0, 50.0):
+            torch.manual_seed(0)
+            net, plan = Net().eval(), METHODS["tau_norm"].plan(Y, epochs=0)
+            plan.attach(net)
+            with torch.no_grad():
+                features = net.body(X)
+                net.fc.weight.copy_(torch.stack([features[k == Y].mean(0) for k in range(3)]) - features.mean(0))
+                net.fc.weight[0] += lead * net.fc.weight.norm() * features.mean(0)
+            kept = [(x[y != 0], y[y != 0]) for x, y in shares(0, 1, 6)]
+            search = functools.partial(search_tau, model=net, loader=kept, plan=plan)
+            found += run_together(monkeypatch, 1, lambda _, fake, search=search: search(fake))
+        assert found[0] == found[1]
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
