@@ -210,6 +210,8 @@ def index_hash(indices: Counts) -> str:
     'ab25350e3e65'
     """
     array = as_labels(indices, "indices").cpu().numpy().astype("<i8")
+    if array.size and array.min() < 0:
+        raise ValueError(f"`indices` must be places in a data set, from 0, but hold {array.min()}.")
     return hashlib.sha256(array.tobytes()).hexdigest()
 
 

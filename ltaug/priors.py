@@ -30,6 +30,10 @@ they are put in the order of the classes, 0 to C - 1.
 """
 
 
+MOST_CLASSES = 100_000_000
+"""More come of labels that are no classes, such as ids, and take gigabytes."""
+
+
 @checked
 def class_counts(labels: Counts, num_classes: int | None = None) -> Tensor:
     """Count the samples of every class.
@@ -50,6 +54,11 @@ def class_counts(labels: Counts, num_classes: int | None = None) -> Tensor:
     labels = as_integers(labels)
     if num_classes is None:
         num_classes = int(labels.max()) + 1 if labels.numel() else 0
+        if num_classes > MOST_CLASSES:
+            raise ValueError(
+                f"`labels` go up to {num_classes - 1}, which makes too many classes to count ({MOST_CLASSES:,} at "
+                "most). Map the labels to consecutive integers from 0."
+            )
     if labels.numel():
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= num_classes:
@@ -75,7 +84,11 @@ def class_prior(class_counts: Counts) -> Tensor:
     tensor([0.7500, 0.2500], dtype=torch.float64)
     """
     counts = as_counts(class_counts, integers=False).double()
-    return counts / counts.sum()
+    total = counts.sum()
+    if not bool(total.isfinite()):  # the sum of numbers near the largest that there is
+        counts = counts / counts.max()
+        total = counts.sum()
+    return counts / total
 
 
 @checked
@@ -265,7 +278,7 @@ def as_array(values: Any, name: str, advice: str = "", expected: str = "be a ten
         raise ValueError(f"`{name}` must {expected}, but cannot be read as such: {_no_number(array)}.{advice}")
     extended = array.dtype.kind == "f" and array.dtype.itemsize > 8
     # In this machine's byte order, and no wider than torch's types.
-    array = array.astype(np.float64 if extended else array.dtype.newbyteorder("="), copy=False)
+    array = array.astype(np.float64 if extended else f"{array.dtype.kind}{array.dtype.itemsize}", copy=False)
     # A copy where torch could not write: reversed views, read-only memory.
     writeable = array.flags.writeable and min(array.strides, default=0) >= 0
     tensor = torch.from_numpy(array if writeable else array.copy())

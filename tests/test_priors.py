@@ -148,3 +148,12 @@ class TestShotGroups:
     def test_thresholds_the_wrong_way_round(self) -> None:
         with pytest.raises(ValueError, match="`few`=100 must not exceed `many`=20"):
             shot_groups([1], many=20, few=100)
+
+
+def test_labels_that_are_ids_are_not_counted() -> None:
+    with pytest.raises(ValueError, match="`labels` go up to 1000000000000, which makes too many classes to count"):
+        class_counts([0, 1, 10**12])
+
+
+def test_counts_whose_sum_is_infinite_have_a_prior() -> None:
+    assert class_prior([1e308, 1e308]).tolist() == [0.5, 0.5]

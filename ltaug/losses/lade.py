@@ -60,6 +60,8 @@ class LADELoss(ClassLoss):
         super().__init__(reduction)
         if mode not in ("paper", "official_code"):
             raise ValueError(f'`mode` must be "paper" or "official_code", but is {mode!r}.')
+        if remine_lambda < 0:
+            raise ValueError(f"`remine_lambda` must not be negative, but is {remine_lambda}.")
         self.alpha = float(alpha)
         self.remine_lambda = float(remine_lambda)
         self.mode = mode

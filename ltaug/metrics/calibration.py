@@ -194,6 +194,8 @@ def add_gaps(gaps: Tensor, leading: tuple[Tensor, Tensor], residual: Tensor) -> 
 
 
 def check_bins(bins: int) -> None:
-    """Raise ValueError for a number of bins below 1."""
+    """Raise ValueError for a number of bins below 1 or above a million."""
     if bins < 1:
         raise ValueError(f"`bins` must be at least 1, but is {bins}. 15 is usual.")
+    if bins > 1_000_000:
+        raise ValueError(f"`bins` must be at most a million, but is {bins}. 15 is usual.")
