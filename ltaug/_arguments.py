@@ -103,13 +103,14 @@ def values_of(*scalars: Tensor) -> list[float]:
         return []
 
 
-def checked(function: Callable[P, R]) -> Callable[P, R]:
+def checked(function: Callable[P, R], explain: Callable[[dict[str, Any]], None] | None = None) -> Callable[P, R]:
     """Check the arguments of a function by their annotations before it is called: their kind, not their range.
 
     A number must be one and finite, a whole number whole, a flag true or false, a text a text, a tensor a dense one.
     So a text for a number never gets as far as an operator that cannot say which argument it is. NaN and infinity are
     the function's to refuse, which knows more of its range; if it does not, they are refused after it. An error of
-    torch that tensors without values or on several devices have caused is explained. Compiled code has no checks.
+    torch that tensors without values or on several devices have caused is explained, and what ``explain`` finds in the
+    arguments. Compiled code has no checks.
     """
     kinds = function.__annotations__
     code = function.__code__
@@ -133,8 +134,11 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         except Exception as error:
             if endless is not None and "`" not in str(error):
                 raise ValueError("`{}` must be finite, but is {}.".format(*endless)) from error
-            if isinstance(error, RuntimeError | TypeError):
-                _explain(error, {**dict(zip(names, args, strict=False)), **kwargs})
+            if isinstance(error, IndexError | RuntimeError | TypeError):
+                given = {**dict(zip(names, args, strict=False)), **kwargs}
+                _explain(error, given)
+                if explain is not None:
+                    explain(given)
             raise
         if endless is not None:
             raise ValueError("`{}` must be finite, but is {}.".format(*endless))
@@ -162,8 +166,10 @@ def shown(value: Any) -> str:
 
 
 def _explain(error: Exception, given: dict[str, Any]) -> None:
-    """Raise ValueError if tensors without values, or on several devices, are the cause of an error of torch."""
+    """Raise ValueError if tensors that are complex, without values, or on several devices, have made torch fail."""
     tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+    for name, tensor in tensors.items():
+        check_dense(tensor, name)
     devices = {str(tensor.device) for tensor in tensors.values()}
     for name, tensor in tensors.items():
         if tensor.is_meta:
@@ -199,12 +205,14 @@ def _text(value: Any, name: str) -> None:
         raise ValueError(f"`{name}` must be a text, but is {shown(value)}.")
 
 
-def _tensor(value: Any, name: str) -> None:
+def check_tensor(value: Any, name: str) -> None:
+    """Raise TypeError for what is no tensor, such as lists, arrays, and the tuples of some networks."""
     if not isinstance(value, Tensor):
         whole = isinstance(value, int | float | list | np.ndarray | np.generic)
         way = "Convert it with `torch.as_tensor`." if whole else "Take the tensor from it."
         raise TypeError(f"`{name}` must be a tensor, but is a {type(value).__name__}. {way}")
-    check_dense(value, name)
+    if value.layout is not torch.strided:  # the rest of it where torch has failed: this is in every training step
+        check_dense(value, name)
 
 
 def _device(value: Any, name: str) -> None:
@@ -267,7 +275,7 @@ _KINDS: dict[str, Check] = {
     "bool": _flag,
     "str": _text,
     "Level": _text,
-    "Tensor": _tensor,
+    "Tensor": check_tensor,
     "torch.device | str": _device,
     "nn.Module": _instance(nn.Module, "a `torch.nn.Module`"),
     "Sampler[int]": _sized("a sampler with a length", "__iter__", "__len__"),

@@ -374,7 +374,7 @@ VALIDATION = (torch.eye(3), torch.arange(3))
         ({"trend": "log"}, r"`trend` must be a tensor or an array of numbers.* `class_counts\.log\(\)`"),
         ({"trend": [1.0, 2.0]}, r"`trend` must be finite, of shape \[3\].* has shape \[2\]"),
         ({"trend": [True, False, True]}, r"`trend` must be real numbers, but is torch\.bool"),
-        ({"trend": torch.arange(3).cfloat()}, r"`trend` must be real numbers, but is torch\.complex64"),
+        ({"trend": torch.arange(3).cfloat()}, r"`trend` must be real numbers, but are torch\.complex64"),
         ({"method": "bbse", "validation": torch.eye(3)}, r"`validation` must be a pair.*`\(logits, labels\)`"),
         ({"method": "bbse", "validation": (torch.eye(3),)}, "`validation` must be a pair"),
         ({"method": "bbse", "validation": (torch.eye(3), "abc")}, r"`validation\[1\]` must be a tensor or an array"),

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from ltaug._arguments import check_rows, checked, row_limits
+from ltaug._arguments import check_rows, check_tensor, checked, row_limits
 from ltaug.losses.functional import IGNORED, check_indices, check_reduction
 from ltaug.posthoc._buffers import KeptBuffers
 from ltaug.priors import Counts, by_class
@@ -38,9 +38,10 @@ class ClassLoss(KeptBuffers, ABC):
             )
         self.register_buffer(name, values, persistent=False)
 
-    @checked
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of ``logits`` [N, C, ...] against ``targets``."""
+        check_tensor(logits, "logits")  # by hand: this is in every training step
+        check_tensor(targets, "targets")
         self._rows.look(targets)
         try:
             return self.compute(logits, targets)

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, ParamSpec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,29 +30,20 @@ __all__ = [
 ]
 
 
-P = ParamSpec("P")
-
 IGNORED = -100
 """Target of positions that are ignored; torch's default."""
 
 
-def explained(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Check the arguments of a loss, and name the class indices that torch has called out of bounds."""
-    inner = checked(function)
+def _outside(given: dict[str, Any]) -> None:
+    """Name the class indices that torch has called out of bounds."""
+    logits, targets = given.get("logits"), given.get("targets")
+    if not isinstance(logits, Tensor) or not isinstance(targets, Tensor):
+        return
+    if targets.device.type == "cpu" and logits.ndim > 1:  # an accelerator that has failed can compute nothing more
+        check_indices(targets, logits.shape[1])
 
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        if torch.compiler.is_compiling():
-            return function(*args, **kwargs)
-        try:
-            return inner(*args, **kwargs)
-        except (IndexError, RuntimeError):
-            given: dict[str, Any] = {**dict(zip(("logits", "targets"), args, strict=False)), **kwargs}
-            if given["targets"].device.type == "cpu":  # an accelerator that has failed can compute nothing more
-                check_indices(given["targets"], given["logits"].shape[1])
-            raise
 
-    return call
+explained = functools.partial(checked, explain=_outside)
 
 
 @explained
@@ -362,7 +352,7 @@ def prepare(
     if not logits.is_floating_point():
         raise ValueError(f"`logits` must be floating point, but are {logits.dtype}. Convert them with `.float()`.")
     expected = logits.shape if targets.is_floating_point() else (logits.shape[0], *logits.shape[2:])
-    if targets.shape != expected or targets.dtype == torch.bool:
+    if targets.shape != expected or targets.dtype is torch.bool:
         rows = targets.shape == logits.shape and not targets.is_floating_point()
         raise ValueError(
             "`targets` must be class indices [N, ...] or probabilities [N, C, ...] for logits of shape "
@@ -380,7 +370,7 @@ def prepare(
 
 def check_per_class(values: Tensor, name: str, num_classes: int | None) -> None:
     """Raise ValueError unless there is one number a class, [C], which is not broadcast against samples."""
-    if values.ndim != 1 or len(values) != num_classes or values.dtype == torch.bool:
+    if values.shape != (num_classes,) or values.dtype is torch.bool:
         raise ValueError(
             f"`{name}` must hold one number a class, shape [{num_classes}], but is {values.dtype} of shape "
             f"{list(values.shape)}."
