@@ -211,7 +211,7 @@ def check_tensor(value: Any, name: str) -> None:
         whole = isinstance(value, int | float | list | np.ndarray | np.generic)
         way = "Convert it with `torch.as_tensor`." if whole else "Take the tensor from it."
         raise TypeError(f"`{name}` must be a tensor, but is a {type(value).__name__}. {way}")
-    if value.layout is not torch.strided:  # the rest of it where torch has failed: this is in every training step
+    if value.layout is not torch.strided or value.is_complex():
         check_dense(value, name)
 
 
