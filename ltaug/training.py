@@ -265,17 +265,26 @@ def launch(main: Callable[[T], None], kind: type[T], script: str, words: Sequenc
         words: of the command line; by default those of the program.
     """
     together = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if together and int(os.environ.get("LOCAL_RANK", "0")) > 0:
+    interrupted: list[int] = []
+
+    def interrupt(number: int, _: Any) -> None:
+        interrupted.append(number)
+        raise KeyboardInterrupt
+
+    if together:
         # Ctrl-C ends the other processes at once, even those that wait for one another; the main one says so.
+        others = int(os.environ.get("LOCAL_RANK", "0")) > 0
         with contextlib.suppress(ValueError):  # not in the main thread
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_DFL if others else interrupt)
     try:
         with one_line_errors(stopped="The same command with `--resume true` continues after the last checkpoint."):
             Run.begun = False
             try:
                 main(settings_of(kind, script, words))
-            except ValueError as error:
-                if Run.begun or isinstance(error, UserError):
+            except Exception as error:
+                if interrupted:  # what the end of another process has done to this one, which was told to end as well
+                    raise KeyboardInterrupt from error
+                if Run.begun or isinstance(error, UserError) or not isinstance(error, ValueError):
                     raise
                 # Before the first step it is the settings' fault, or the data's.
                 raise UserError(str(error)) from error
