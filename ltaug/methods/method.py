@@ -271,7 +271,9 @@ def _check_types(method: Method) -> None:
             for item in value:
                 number = isinstance(item, int | float) and not isinstance(item, bool)
                 if not (number if wanted is float else isinstance(item, wanted)):
-                    raise ValueError(f"`{name}` must hold values of type {wanted.__name__}, but has {item!r}.")
+                    kinds = {float: "numbers", int: "whole numbers", str: "texts"}[wanted]
+                    hint = f" Write a list: '[{item}]'." if isinstance(item, str) and "," in item else ""
+                    raise ValueError(f"`{name}` must hold {kinds}, but has {item!r}.{hint}")
                 made.append(wanted(item))
             object.__setattr__(method, name, tuple(made))
         elif not isinstance(value, plain):
