@@ -19,8 +19,16 @@ from ltaug.classifiers import (
     NearestClassMeanClassifier,
     tau_normalize,
 )
+from ltaug.integrations.datasets import labels_of
 from ltaug.labelshift import estimate_prior
-from ltaug.loaders import GlobalBatchSampler, ResidentLoader, ResidentWaveformLoader, SeededDataset, SeededLoader
+from ltaug.loaders import (
+    ClassPowerStream,
+    GlobalBatchSampler,
+    ResidentLoader,
+    ResidentWaveformLoader,
+    SeededDataset,
+    SeededLoader,
+)
 from ltaug.longtail import (
     exponential_counts,
     index_hash,
@@ -79,6 +87,7 @@ __all__ = [
     "CausalNormClassifier",
     "ClassAwareSampler",
     "ClassPowerSampler",
+    "ClassPowerStream",
     "ClassWeightedLoss",
     "CosineClassifier",
     "CutMix",
@@ -121,6 +130,7 @@ __all__ = [
     "estimate_prior",
     "exponential_counts",
     "index_hash",
+    "labels_of",
     "pareto_counts",
     "profile_counts",
     "search_strength",

@@ -6,9 +6,11 @@ Small sets of images, sounds or any tensors are held in memory; large ones are r
 from ltaug.loaders.resident import ResidentLoader, random_crop_flip
 from ltaug.loaders.seeded import GlobalBatchSampler, SamplePair, SeededDataset
 from ltaug.loaders.seeded_loader import SeededLoader
+from ltaug.loaders.stream import ClassPowerStream
 from ltaug.loaders.waveform import ResidentWaveformLoader
 
 __all__ = [
+    "ClassPowerStream",
     "GlobalBatchSampler",
     "ResidentLoader",
     "ResidentWaveformLoader",

@@ -196,13 +196,25 @@ class PairDataset(Dataset[Any], Generic[T]):
     def __getitem__(self, index: int | tuple[int, int]) -> T | tuple[T, T]:
         if not isinstance(index, tuple | list):
             return self.dataset[index]
-        if len(index) != 2:
-            raise ValueError(f"`index` must be an index or a pair of indices, but is {index!r}.")
-        first, second = index
+        first, second = _pair(index)
         return self.dataset[first], self.dataset[second]
+
+    def __getitems__(self, indices: list[Any]) -> list[Any]:
+        """The samples or pairs of a batch at once, which is what makes ``datasets`` fast in a ``DataLoader``."""
+        pairs = [index if not isinstance(index, tuple | list) else _pair(index) for index in indices]
+        flat = [k for pair in pairs for k in (pair if isinstance(pair, tuple | list) else (pair,))]
+        get = getattr(self.dataset, "__getitems__", None)
+        samples = iter(get(flat) if get is not None else [self.dataset[k] for k in flat])
+        return [(next(samples), next(samples)) if isinstance(pair, tuple | list) else next(samples) for pair in pairs]
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
+
+
+def _pair(index: Any) -> Any:
+    if len(index) != 2:
+        raise ValueError(f"`index` must be an index or a pair of indices, but is {index!r}.")
+    return index
 
 
 def next_indices(sampler: Sampler[int] | PairSampler) -> Tensor:

@@ -1,0 +1,151 @@
+"""Class-aware draws, and pairs, of a data set that is only read from front to end."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ltaug._arguments import checked
+from ltaug.priors import Counts, as_counts
+from ltaug.samplers import ClassPowerSampler
+from ltaug.samplers._base import Epochs
+
+
+class ClassPowerStream(Epochs, IterableDataset[Any]):
+    r"""Draw classes by a power of their sizes from a stream: :class:`~ltaug.ClassPowerSampler` for ``IterableDataset``.
+
+    Up to ``held`` samples of each class that has come by are kept, a uniform choice of them (reservoir sampling, Vitter
+    1985, https://doi.org/10.1145/3147.3165). For every sample that comes, one is yielded: a class with probability
+    ~ n_y^tau among those seen so far, then one of its held samples; with ``tau=1`` the sample itself, so that each
+    comes once. With ``partner_tau`` each comes with a second one, drawn by that power, for mixers: the stream is then
+    one of pairs, as :class:`~ltaug.PairDataset` has them.
+
+    At most C * ``held`` + ``ahead`` samples are in memory, in each worker process. A rare class is drawn from the same
+    few samples for long, so keep them encoded and leave what is random to ``transform``.
+
+    Args:
+        dataset: anything that is iterated from its beginning: an ``IterableDataset`` of torch or ``datasets``. Divide
+            it between processes before; torch's and ``datasets``' own ways divide it between workers.
+        class_counts: training samples a class, [C], the n of the power.
+        tau: exponent of the class probabilities.
+        partner_tau: that of the partners; None for single samples.
+        held: samples of a class that are kept.
+        ahead: samples that are read before the first is yielded, so that it can be of more than a few classes.
+        label: where a sample has its label: a place of tuples, a name of dictionaries.
+        transform: applied to each sample that is yielded.
+        seed: with the epoch, the process and the worker, the source of randomness.
+
+    Raises:
+        ValueError: a number is too small; while iterating, a label is none of the classes.
+
+    >>> stream = [(f"sample {k}", int(k % 100 == 0)) for k in range(1000)]
+    >>> drawn = ClassPowerStream(stream, class_counts=[990, 10], tau=0.0, ahead=200)
+    >>> 400 < sum(label for _, label in drawn) < 600
+    True
+    """
+
+    @checked
+    def __init__(
+        self,
+        dataset: Any,
+        class_counts: Counts,
+        tau: float = 0.0,
+        partner_tau: float | None = None,
+        *,
+        held: int = 16,
+        ahead: int = 1000,
+        label: Any = 1,
+        transform: Callable[[Any], Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not hasattr(dataset, "__iter__") or isinstance(dataset, type):
+            raise ValueError(f"`dataset` must be something that is iterated, but is a {type(dataset).__name__}.")
+        for name, value in (("held", held), ("ahead", ahead)):
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1, but is {value}.")
+        self.dataset, self.tau, self.partner_tau = dataset, float(tau), partner_tau
+        self.class_counts = as_counts(class_counts).cpu()
+        self.held, self.ahead, self.label, self.transform, self.seed = held, ahead, label, transform, seed
+        group = torch.distributed
+        self.rank = group.get_rank() if group.is_available() and group.is_initialized() else 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration, also of the stream; without it each iteration moves on by one."""
+        super().set_epoch(epoch)
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        with self._iteration():
+            yield from self._draws()
+
+    def _draws(self) -> Iterator[Any]:
+        info = get_worker_info()
+        # torch gives each worker process a new seed in each epoch, also where this object was copied with its epoch.
+        key = (self.epoch, self.rank) if info is None else (self.epoch, self.rank, info.seed)
+        random = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
+        held = _Held(self.class_counts.numpy(), self.held, random)
+
+        def read() -> Iterator[Any]:
+            for sample in self.dataset:
+                held.keep(sample, self._label_of(sample))
+                yield sample
+
+        source = read()
+        for sample in itertools.chain(list(itertools.islice(source, self.ahead)), source):
+            first = self._finish(sample if self.tau == 1.0 else held.draw(self.tau))
+            yield first if self.partner_tau is None else (first, self._finish(held.draw(self.partner_tau)))
+
+    def _label_of(self, sample: Any) -> int:
+        try:
+            label = int(sample[self.label])
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"`label`={self.label!r} must be where samples have their class: {error!r}.") from error
+        if not 0 <= label < len(self.class_counts) or not self.class_counts[label]:
+            raise ValueError(
+                f"`class_counts` must count every class of the stream, but a sample has the label {label} "
+                f"({len(self.class_counts)} classes). Count the labels of the whole stream."
+            )
+        return label
+
+    def _finish(self, sample: Any) -> Any:
+        return sample if self.transform is None else self.transform(sample)
+
+
+class _Held:
+    """Some samples of each class that has come by, and draws of them."""
+
+    def __init__(self, counts: np.ndarray[Any, Any], size: int, random: np.random.Generator) -> None:
+        self.counts, self.size, self.random = counts, size, random
+        self.samples: dict[int, list[Any]] = {}
+        self.order: list[int] = []
+        self.seen: dict[int, int] = {}
+        self.sums: dict[float, np.ndarray[Any, Any]] = {}
+        """Cumulative probabilities of the classes in that order, by exponent."""
+
+    def keep(self, sample: Any, label: int) -> None:
+        """Take a sample in, with a chance that leaves each of its class that has come by equally likely to be held."""
+        if label not in self.samples:
+            self.samples[label], self.seen[label], self.sums = [], 0, {}
+            self.order.append(label)
+        held = self.samples[label]
+        self.seen[label] += 1
+        if len(held) < self.size:
+            held.append(sample)
+        elif (place := int(self.random.integers(self.seen[label]))) < self.size:
+            held[place] = sample
+
+    def draw(self, tau: float) -> Any:
+        """Draw a class by a power of its size, and one of its samples."""
+        if tau not in self.sums:
+            self.sums[tau] = ClassPowerSampler.class_probabilities(self.counts[self.order], tau).cumsum()
+        sums = self.sums[tau]
+        # The sum of the probabilities may end a rounding below 1.
+        place = min(int(np.searchsorted(sums, self.random.random(), side="right")), len(sums) - 1)
+        held = self.samples[self.order[place]]
+        return held[int(self.random.integers(len(held)))]
