@@ -657,3 +657,51 @@ def test_topk_must_exist() -> None:
 def test_bins_must_be_positive(metric: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match="`bins` must be at least 1, but is 0"):
         metric([[0.5, 0.5]], [0], bins=0)
+
+
+class TestOfClasses:
+    """Means over classes, beside scikit-learn's."""
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_as_scikit_learn(self, seed: int) -> None:
+        scores = pytest.importorskip("sklearn.metrics")
+        random = np.random.default_rng(seed)
+        labels, found = random.choice(6, 80, p=[0.5, 0.3, 0.1, 0.06, 0.04, 0.0]), random.integers(0, 6, 80)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a class is predicted that there is none of
+            wanted = scores.balanced_accuracy_score(labels, found)
+        assert metrics.balanced_accuracy(found, labels) == pytest.approx(wanted)
+        assert metrics.macro_f1(found, labels) == pytest.approx(scores.f1_score(labels, found, average="macro"))
+
+    def test_of_probabilities(self) -> None:
+        probs = [[0.9, 0.1, 0.0], [0.6, 0.4, 0.0], [0.2, 0.8, 0.0]]
+        assert metrics.macro_f1(probs, [0, 1, 1]) == metrics.macro_f1([0, 0, 1], [0, 1, 1])
+        assert metrics.balanced_accuracy(probs, [0, 1, 1]) == 0.75
+
+
+class TestAdaptiveCalibrationError:
+    def test_bins_of_equally_many(self) -> None:
+        """Without ties, consecutive parts of the sorted confidences."""
+        generator = torch.Generator().manual_seed(0)
+        probs = torch.randn(90, 4, generator=generator, dtype=torch.float64).mul(3).softmax(1)
+        labels = torch.randint(4, (90,), generator=generator)
+        order = probs.amax(1).argsort().tolist()
+        total = 0.0
+        for m in range(15):
+            part = order[6 * m : 6 * (m + 1)]
+            hits = sum(argmax(probs[k].tolist()) == int(labels[k]) for k in part)
+            total += abs(hits - math.fsum(float(probs[k].max()) for k in part))
+        assert metrics.adaptive_calibration_error(probs, labels) == pytest.approx(total / 90)
+
+    def test_the_order_of_ties_does_not_matter(self) -> None:
+        probs = [[0.75, 0.25]] * 16
+        labels = [0] * 12 + [1] * 4
+        for order in (labels, labels[::-1], labels[1::2] + labels[::2]):
+            assert metrics.adaptive_calibration_error(probs, order) == pytest.approx(0.0)
+
+    def test_one_bin_and_more_bins_than_samples(self) -> None:
+        probs, labels = [[0.9, 0.1], [0.7, 0.3]], [0, 1]
+        assert metrics.adaptive_calibration_error(probs, labels, bins=1) == pytest.approx(0.3)
+        assert metrics.adaptive_calibration_error(probs, labels, bins=50) == pytest.approx((0.1 + 0.7) / 2)
+        with pytest.raises(ValueError, match="`bins` must be at least 1"):
+            metrics.adaptive_calibration_error(probs, labels, bins=0)

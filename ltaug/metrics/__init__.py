@@ -8,6 +8,7 @@ of a metric that is given logits says so.
 from ltaug.metrics._inputs import Probs as Probs
 from ltaug.metrics.calibration import (
     ReliabilityBins,
+    adaptive_calibration_error,
     classwise_calibration_error,
     expected_calibration_error,
     maximum_calibration_error,
@@ -15,8 +16,10 @@ from ltaug.metrics.calibration import (
 )
 from ltaug.metrics.scores import (
     accuracy,
+    balanced_accuracy,
     brier_score,
     confusion_matrix,
+    macro_f1,
     negative_log_likelihood,
     per_class_accuracy,
     shot_accuracy,
@@ -29,11 +32,14 @@ __all__ = [
     "SegmentationScores",
     "StreamingReport",
     "accuracy",
+    "adaptive_calibration_error",
+    "balanced_accuracy",
     "brier_score",
     "classification_report",
     "classwise_calibration_error",
     "confusion_matrix",
     "expected_calibration_error",
+    "macro_f1",
     "maximum_calibration_error",
     "negative_log_likelihood",
     "per_class_accuracy",

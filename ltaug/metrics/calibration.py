@@ -17,6 +17,7 @@ from ltaug.priors import Counts
 
 __all__ = [
     "ReliabilityBins",
+    "adaptive_calibration_error",
     "classwise_calibration_error",
     "expected_calibration_error",
     "maximum_calibration_error",
@@ -129,6 +130,39 @@ def classwise_calibration_error(probs: Probs, labels: Counts, bins: int = 15) ->
     0.25
     """
     return _classwise_error(*read_probs(probs, labels), bins)
+
+
+@checked
+def adaptive_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> float:
+    r"""Calibration error of the confidence in bins that hold equally many samples (adaptive ECE).
+
+    .. math:: ECE = \sum_m \frac{|B_m|}{N} |acc(B_m) - conf(B_m)|
+
+    as for :func:`expected_calibration_error`, but the borders are quantiles of the confidences (Nguyen & O'Connor,
+    EMNLP 2015, https://arxiv.org/abs/1508.05154): a confident network puts nearly all samples into one or two bins of
+    equal width. Equal confidences share a bin, so that the order of the samples does not matter.
+
+    Args:
+        probs: probabilities [N, C].
+        labels: class indices, int [N].
+        bins: number of bins; with ties there are fewer.
+
+    Returns:
+        In 0..1.
+
+    >>> probs = [[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]]
+    >>> round(adaptive_calibration_error(probs, [0, 0, 0, 1], bins=2), 4)
+    0.1
+    """
+    probs, labels = read_probs(probs, labels)
+    check_bins(bins)
+    top, predictions = probs.double().max(1)
+    right, n = (predictions == labels).double(), len(top)
+    last = torch.arange(1, bins, device=top.device) * n // bins  # one past the last of each bin but the last one
+    borders = top.sort().values[(last - 1).clamp(min=0)]
+    index = torch.searchsorted(borders, top)
+    gaps = torch.zeros(bins, dtype=torch.float64, device=top.device).index_add_(0, index, right - top)
+    return float(gaps.abs().sum()) / n
 
 
 def leading_classes(probs: Tensor, bins: int) -> tuple[Tensor, Tensor]:

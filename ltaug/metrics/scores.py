@@ -22,8 +22,10 @@ from ltaug.priors import Counts, as_array, as_counts, comparable, shot_groups
 
 __all__ = [
     "accuracy",
+    "balanced_accuracy",
     "brier_score",
     "confusion_matrix",
+    "macro_f1",
     "negative_log_likelihood",
     "per_class_accuracy",
     "shot_accuracy",
@@ -126,6 +128,46 @@ def shot_accuracy(
     return shot_means(
         class_recalls(*read_predictions(probs, labels, counts.numel(), "class_counts")), counts, many, few
     )
+
+
+@checked
+def balanced_accuracy(probs: Probs | Counts, labels: Counts) -> float:
+    """Mean of the classes' accuracies, so that each weighs the same on an imbalanced test set.
+
+    Args:
+        probs: probabilities [N, C], or class predictions int [N].
+        labels: class indices, int [N].
+
+    Returns:
+        In 0..1: (1/C) sum_c recall_c over the classes that occur in ``labels``.
+
+    >>> balanced_accuracy([0, 0, 0, 0], [0, 0, 0, 1])
+    0.5
+    """
+    recalls = class_recalls(*read_predictions(probs, labels, None))
+    return float(recalls.nanmean())
+
+
+@checked
+def macro_f1(probs: Probs | Counts, labels: Counts) -> float:
+    """Mean of the classes' F1 scores, the harmonic means of precision and recall.
+
+    F1_c = 2 TP_c / (2 TP_c + FP_c + FN_c), 0 for a class that is never right.
+
+    Args:
+        probs: probabilities [N, C], or class predictions int [N].
+        labels: class indices, int [N].
+
+    Returns:
+        In 0..1: the mean over the classes that occur in ``labels`` or are predicted.
+
+    >>> round(macro_f1([0, 0, 1, 0], [0, 0, 1, 1]), 4)
+    0.7333
+    """
+    predictions, labels, num_classes = read_predictions(probs, labels, None)
+    right = torch.bincount(labels[predictions == labels], minlength=num_classes)
+    occur = torch.bincount(labels, minlength=num_classes) + torch.bincount(predictions, minlength=num_classes)
+    return float((2.0 * right[occur > 0].double() / occur[occur > 0]).mean())
 
 
 @checked
