@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+import torchmetrics
 from torch import Tensor
-
-torchmetrics = pytest.importorskip("torchmetrics")
 
 from ltaug import classification_report
 from ltaug.integrations.torchmetrics import LongTailReport
