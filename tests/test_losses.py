@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+import ltaug
 from ltaug import BalancedSoftmaxLoss, BayiasLoss, LogitAdjustedLoss, PriorCorrectedLoss, class_prior, shift_logits
 from ltaug.losses.functional import prior_corrected_cross_entropy
 from ltaug.posthoc import log_prior_shift
@@ -230,6 +233,44 @@ class TestModule:
 
     def test_says_what_it_is(self) -> None:
         assert repr(PriorCorrectedLoss(COUNTS, 0.5)) == "PriorCorrectedLoss(num_classes=4, tau=0.5, reduction='mean')"
+
+
+COUNTS = [50, 30, 20]
+EVERY = [
+    PriorCorrectedLoss(COUNTS),
+    ltaug.ClassWeightedLoss(PriorCorrectedLoss(COUNTS), [1.0, 2.0, 3.0]),
+    *(
+        pytest.param(loss, marks=pytest.mark.slow)
+        for loss in (
+            ltaug.LADELoss(COUNTS),
+            ltaug.LabelAwareSmoothingLoss(COUNTS),
+            ltaug.LDAMLoss(COUNTS),
+            ltaug.FocalLoss(),
+            ltaug.CDTLoss(COUNTS),
+            ltaug.ClassWeightedLoss(nn.CrossEntropyLoss(), [1.0, 2.0, 3.0]),
+            ltaug.DeferredLoss(nn.CrossEntropyLoss(), PriorCorrectedLoss(COUNTS), epoch=1),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("loss", EVERY, ids=lambda loss: type(loss).__name__)
+def test_a_loss_is_one_graph_for_batches_of_any_size(loss: nn.Module, dense: bool) -> None:
+    seen: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., Any]:
+        seen.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda *batch: loss(*batch), fullgraph=True, dynamic=True, backend=backend)
+    for size in (6, 9, 14):
+        logits, targets = torch.randn(size, 3, requires_grad=True), torch.randint(3, (size,))
+        if dense:
+            targets = 0.9 * F.one_hot(targets, 3).float() + 0.1 / 3
+        torch.testing.assert_close(compiled(logits, targets), loss(logits, targets))
+    assert len(seen) == 1
 
 
 class TestErrors:

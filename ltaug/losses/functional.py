@@ -270,7 +270,7 @@ def lade_regularizer(
         log_ratio = -(prior * num_classes).log()
         alive = torch.ones_like(prior[0])
         if targets.is_floating_point():
-            log_size: Tensor | float = math.log(logits.shape[0])
+            log_size = logits.new_full((), logits.shape[0]).log()  # a tensor: math.log would compile one graph a size
             log_kept = logits.new_zeros(())
             count = targets.sum(0)
             score = (targets * logits).sum(0)
