@@ -235,20 +235,20 @@ class TestModule:
         assert repr(PriorCorrectedLoss(COUNTS, 0.5)) == "PriorCorrectedLoss(num_classes=4, tau=0.5, reduction='mean')"
 
 
-COUNTS = [50, 30, 20]
+OF_THREE = [50, 30, 20]
 EVERY = [
-    PriorCorrectedLoss(COUNTS),
-    ltaug.ClassWeightedLoss(PriorCorrectedLoss(COUNTS), [1.0, 2.0, 3.0]),
+    PriorCorrectedLoss(OF_THREE),
+    ltaug.ClassWeightedLoss(PriorCorrectedLoss(OF_THREE), [1.0, 2.0, 3.0]),
     *(
         pytest.param(loss, marks=pytest.mark.slow)
         for loss in (
-            ltaug.LADELoss(COUNTS),
-            ltaug.LabelAwareSmoothingLoss(COUNTS),
-            ltaug.LDAMLoss(COUNTS),
+            ltaug.LADELoss(OF_THREE),
+            ltaug.LabelAwareSmoothingLoss(OF_THREE),
+            ltaug.LDAMLoss(OF_THREE),
             ltaug.FocalLoss(),
-            ltaug.CDTLoss(COUNTS),
+            ltaug.CDTLoss(OF_THREE),
             ltaug.ClassWeightedLoss(nn.CrossEntropyLoss(), [1.0, 2.0, 3.0]),
-            ltaug.DeferredLoss(nn.CrossEntropyLoss(), PriorCorrectedLoss(COUNTS), epoch=1),
+            ltaug.DeferredLoss(nn.CrossEntropyLoss(), PriorCorrectedLoss(OF_THREE), epoch=1),
         )
     ),
 ]

@@ -9,7 +9,6 @@ seen without waiting for a device. Positions whose target is -100 are ignored, a
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import torch
