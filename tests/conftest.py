@@ -16,6 +16,11 @@ settings.register_profile("local", deadline=None, max_examples=50)
 settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
+# A process a core: with two threads each they wait for one another, and take three times as long.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of programs that tests start
+    torch.set_num_threads(1)
+
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Processes beside this one, each of which imports torch: for the whole suite, not for a file or a test of it."""
