@@ -1,5 +1,6 @@
 """Prior correction of logits, the one shift that training losses and test-time corrections share, and calibration."""
 
+from ltaug.posthoc.binary import log_odds_shift, shift_binary_logits
 from ltaug.posthoc.calibration import BiasCorrectedTemperatureScaling, TemperatureScaling, VectorScaling
 from ltaug.posthoc.prior_shift import PriorShift
 from ltaug.posthoc.search import search_strength, strength_curve
@@ -10,8 +11,10 @@ __all__ = [
     "PriorShift",
     "TemperatureScaling",
     "VectorScaling",
+    "log_odds_shift",
     "log_prior_shift",
     "search_strength",
+    "shift_binary_logits",
     "shift_logits",
     "strength_curve",
 ]
