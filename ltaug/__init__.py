@@ -47,7 +47,7 @@ from ltaug.losses import (
     effective_number_weights,
 )
 from ltaug.methods import METHODS, Method, TrainingPlan
-from ltaug.metrics import classification_report
+from ltaug.metrics import classification_report, multilabel_report
 from ltaug.mixers import BetweenClass, CutMix, ManifoldMixUp, MixUp, ReMix, UniMix
 from ltaug.posthoc import (
     BiasCorrectedTemperatureScaling,
@@ -138,6 +138,7 @@ __all__ = [
     "label_counts",
     "label_prior",
     "multi_hot",
+    "multilabel_report",
     "pareto_counts",
     "profile_counts",
     "rarest_label",
