@@ -77,6 +77,7 @@ from ltaug.samplers import (
     PairDataset,
     PairSampler,
     ProgressivelyBalancedSampler,
+    RepeatFactorSampler,
 )
 
 __version__ = "0.1.0"
@@ -117,6 +118,7 @@ __all__ = [
     "PriorShift",
     "ProgressivelyBalancedSampler",
     "ReMix",
+    "RepeatFactorSampler",
     "ResidentLoader",
     "ResidentWaveformLoader",
     "RunFolder",

@@ -176,7 +176,7 @@ def label_counts(labels: Labels, num_labels: int | None = None) -> Tensor:
     >>> label_counts([[0, 2], [2], []], num_labels=4)
     tensor([1, 0, 2, 0])
     """
-    _, pairs, size = _label_pairs(labels, num_labels)
+    _, pairs, size = label_pairs(labels, num_labels)
     return torch.bincount(pairs[1], minlength=size)
 
 
@@ -197,7 +197,7 @@ def label_prior(labels: Labels, num_labels: int | None = None) -> Tensor:
     >>> label_prior([[0, 2], [2], [], [2]])
     tensor([0.2500, 0.0000, 0.7500], dtype=torch.float64)
     """
-    samples, pairs, size = _label_pairs(labels, num_labels)
+    samples, pairs, size = label_pairs(labels, num_labels)
     if samples == 0:
         raise ValueError("`labels` must hold at least one sample, but is empty.")
     return torch.bincount(pairs[1], minlength=size).double() / samples
@@ -221,7 +221,7 @@ def rarest_label(labels: Labels, num_labels: int | None = None) -> Tensor:
     >>> rarest_label([[0, 2], [2], [], [0], [1, 0]])
     tensor([2, 2, 3, 0, 1])
     """
-    samples, (sample, label), size = _label_pairs(labels, num_labels)
+    samples, (sample, label), size = label_pairs(labels, num_labels)
     order = torch.bincount(label, minlength=size).argsort(stable=True)  # the labels, the rarest first
     rank = torch.empty_like(order)
     rank[order] = torch.arange(size, device=order.device)
@@ -248,43 +248,48 @@ def multi_hot(labels: Labels, num_labels: int | None = None) -> Tensor:
             [0., 0., 0.],
             [0., 1., 0.]])
     """
-    samples, (sample, label), size = _label_pairs(labels, num_labels)
+    samples, (sample, label), size = label_pairs(labels, num_labels)
     rows = torch.zeros(samples, size, device=label.device, dtype=torch.get_default_dtype())
     rows[sample, label] = 1.0
     return rows
 
 
-def _label_pairs(labels: Labels, num_labels: int | None = None) -> tuple[int, Tensor, int]:
-    """Read labels of samples that may have several: N, the pairs (sample, label) that occur, int64 [2, P], and L."""
+def label_pairs(labels: Labels, num_labels: int | None = None, name: str = "labels") -> tuple[int, Tensor, int]:
+    """Read labels of samples that may have several: N, the pairs (sample, label) that occur, int64 [2, P], and L.
+
+    ``name`` is that of the caller's argument, for the message.
+    """
     given: Any = labels
     numbers = getattr(getattr(given, "dtype", None), "kind", "O") in "biuf"
     if isinstance(given, Tensor) or numbers or getattr(given, "ndim", 1) == 2:  # a table of columns, of pandas
-        rows = comparable(with_values(as_array(given, "labels"), "labels"))
+        rows = comparable(with_values(as_array(given, name), name))
         if rows.ndim != 2 or (num_labels is not None and rows.shape[1] != num_labels):
             width = "L" if num_labels is None else num_labels
             raise ValueError(
-                f"`labels` must be multi-hot rows, shape [N, {width}], or lists of label indices, but have shape "
+                f"`{name}` must be multi-hot rows, shape [N, {width}], or lists of label indices, but have shape "
                 f"{list(rows.shape)}. Class indices [N], one a sample, have `class_counts`."
             )
         held = rows != 0
         if not bool((rows[held] == 1).all()):
             raise ValueError(
-                f"`labels` must be multi-hot rows of 0 and 1, but hold {float(rows[held & (rows != 1)][0]):g}. Label "
+                f"`{name}` must be multi-hot rows of 0 and 1, but hold {float(rows[held & (rows != 1)][0]):g}. Label "
                 "indices come as lists, one a sample; probabilities have no counts."
             )
         return rows.shape[0], held.nonzero().T, rows.shape[1]
-    return _listed_pairs(given, num_labels)
+    return _listed_pairs(given, num_labels, name)
 
 
-def _listed_pairs(labels: Any, num_labels: int | None) -> tuple[int, Tensor, int]:
+def _listed_pairs(labels: Any, num_labels: int | None, name: str) -> tuple[int, Tensor, int]:
     column = _arrow_column(labels)
     try:
         lists = column.to_pylist() if hasattr(column, "to_pylist") else list(column)
         sizes = torch.tensor([len(each) for each in lists], dtype=torch.int64)
-        flat = as_integers(np.concatenate([np.asarray(each) for each in lists if len(each)] or [np.empty(0, int)]))
+        flat = as_integers(
+            np.concatenate([np.asarray(each) for each in lists if len(each)] or [np.empty(0, int)]), name
+        )
     except (TypeError, ValueError) as error:
         raise ValueError(
-            "`labels` must be multi-hot rows [N, L] in a tensor or an array, or one list of label indices a sample, "
+            f"`{name}` must be multi-hot rows [N, L] in a tensor or an array, or one list of label indices a sample, "
             "but cannot be read as such. A sample without labels has an empty list; class indices [N] have "
             "`class_counts`."
         ) from error
@@ -293,17 +298,17 @@ def _listed_pairs(labels: Any, num_labels: int | None) -> tuple[int, Tensor, int
     binary = bool(((flat == 0) | (flat == 1)).all())
     if len(flat) and binary and num_labels in (None, width) and bool((sizes == width).all()):
         raise ValueError(
-            f"`labels` are lists of {width} numbers each, all 0 or 1: they could be multi-hot rows or label indices. "
-            "Pass rows as a tensor, `torch.tensor(labels)`; with label indices give the number of labels, `num_labels`."
+            f"`{name}` are lists of {width} numbers each, all 0 or 1: they could be multi-hot rows or label indices. "
+            f"Pass rows as a tensor, `torch.tensor({name})`; with label indices give `num_labels`, how many there are."
         )
     if len(flat) and (int(flat.min()) < 0 or int(flat.max()) >= size):
         raise ValueError(
-            f"`labels` must lie in 0..{size - 1} for `num_labels`={size}, but range from {int(flat.min())} to "
+            f"`{name}` must lie in 0..{size - 1} for `num_labels`={size}, but range from {int(flat.min())} to "
             f"{int(flat.max())}. Map the labels to consecutive integers from 0, or pass the true number of labels."
         )
     if size > MOST_CLASSES:
         raise ValueError(
-            f"`labels` go up to {size - 1}, which makes too many labels to count ({MOST_CLASSES:,} at most). Map the "
+            f"`{name}` go up to {size - 1}, which makes too many labels to count ({MOST_CLASSES:,} at most). Map the "
             "labels to consecutive integers from 0."
         )
     sample = torch.repeat_interleave(torch.arange(len(sizes)), sizes)

@@ -11,7 +11,7 @@ from ltaug._arguments import checked
 from ltaug.metrics._inputs import CHUNK, Probs, as_tensor
 from ltaug.metrics.calibration import bin_index, check_bins
 from ltaug.metrics.scores import shot_means
-from ltaug.priors import Counts, Labels, as_counts, multi_hot
+from ltaug.priors import Counts, Labels, as_counts, label_pairs
 
 __all__ = ["average_precision", "labelwise_calibration_error", "multilabel_report"]
 
@@ -135,15 +135,14 @@ def _read(probs: Probs, targets: Labels) -> tuple[Tensor, Tensor]:
             f"`probs` must be probabilities, each in 0..1, but row {row} has {float(tensor[row, label]):.6g} for label "
             f"{label}. If these are logits, pass `logits.sigmoid()`."
         )
-    try:
-        truth = multi_hot(given, tensor.shape[1]).bool().to(tensor.device)
-    except ValueError as error:
-        raise ValueError(f"`targets`: {error}") from error
-    if len(truth) != len(tensor):
+    samples, pairs, _ = label_pairs(given, tensor.shape[1], "targets")
+    if samples != len(tensor):
         raise ValueError(
-            f"`targets` must hold the labels of {len(tensor)} samples as `probs`, but hold those of {len(truth)}. "
+            f"`targets` must hold the labels of {len(tensor)} samples as `probs`, but hold those of {samples}. "
             "Gather both from the same pass over the data."
         )
+    truth = torch.zeros(tensor.shape, dtype=torch.bool, device=tensor.device)
+    truth[pairs[0], pairs[1]] = True
     return tensor, truth
 
 
