@@ -279,6 +279,16 @@ def label_pairs(labels: Labels, num_labels: int | None = None, name: str = "labe
     return _listed_pairs(given, num_labels, name)
 
 
+def holds_several(labels: Any) -> bool:
+    """Whether labels are of the form of several a sample: rows, or a list or column of lists."""
+    column = labels if hasattr(labels, "ndim") and labels.ndim != 1 else _arrow_column(labels)
+    if getattr(column, "ndim", 1) != 1:
+        return int(column.ndim) == 2
+    first: Any = next(iter(column), None) if hasattr(column, "__iter__") else None
+    first = first.as_py() if hasattr(first, "as_py") else first
+    return isinstance(first, list | tuple) or getattr(first, "ndim", 0) > 0
+
+
 def _listed_pairs(labels: Any, num_labels: int | None, name: str) -> tuple[int, Tensor, int]:
     column = _arrow_column(labels)
     try:
