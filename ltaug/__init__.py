@@ -44,26 +44,41 @@ from ltaug.losses import (
     CDTLoss,
     ClassWeightedLoss,
     DeferredLoss,
+    DistributionBalancedLoss,
     FocalLoss,
     LabelAwareSmoothingLoss,
     LADELoss,
     LDAMLoss,
     LogitAdjustedLoss,
+    PriorCorrectedBCELoss,
     PriorCorrectedLoss,
     effective_number_weights,
 )
 from ltaug.methods import METHODS, Method, TrainingPlan
-from ltaug.metrics import classification_report
+from ltaug.metrics import classification_report, multilabel_report
 from ltaug.mixers import BetweenClass, CutMix, ManifoldMixUp, MixUp, ReMix, UniMix
 from ltaug.posthoc import (
     BiasCorrectedTemperatureScaling,
+    LabelwiseTemperatureScaling,
+    PlattScaling,
     PriorShift,
     TemperatureScaling,
     VectorScaling,
+    estimate_label_prior,
     search_strength,
+    shift_binary_logits,
     shift_logits,
 )
-from ltaug.priors import class_counts, class_prior, effective_number, shot_groups
+from ltaug.priors import (
+    class_counts,
+    class_prior,
+    effective_number,
+    label_counts,
+    label_prior,
+    multi_hot,
+    rarest_label,
+    shot_groups,
+)
 from ltaug.run import RunFolder
 from ltaug.samplers import (
     ClassAwareSampler,
@@ -73,6 +88,7 @@ from ltaug.samplers import (
     PairDataset,
     PairSampler,
     ProgressivelyBalancedSampler,
+    RepeatFactorSampler,
 )
 
 __version__ = "0.1.0"
@@ -93,6 +109,7 @@ __all__ = [
     "CutMix",
     "DeferredLoss",
     "DeferredSampler",
+    "DistributionBalancedLoss",
     "EffectiveNumberSampler",
     "FocalLoss",
     "GeneralizedClassifier",
@@ -100,6 +117,7 @@ __all__ = [
     "LADELoss",
     "LDAMLoss",
     "LabelAwareSmoothingLoss",
+    "LabelwiseTemperatureScaling",
     "LearnableWeightScaling",
     "LogitAdjustedLoss",
     "ManifoldMixUp",
@@ -108,10 +126,13 @@ __all__ = [
     "NearestClassMeanClassifier",
     "PairDataset",
     "PairSampler",
+    "PlattScaling",
+    "PriorCorrectedBCELoss",
     "PriorCorrectedLoss",
     "PriorShift",
     "ProgressivelyBalancedSampler",
     "ReMix",
+    "RepeatFactorSampler",
     "ResidentLoader",
     "ResidentWaveformLoader",
     "RunFolder",
@@ -127,13 +148,20 @@ __all__ = [
     "effective_number",
     "effective_number_weights",
     "effective_prior",
+    "estimate_label_prior",
     "estimate_prior",
     "exponential_counts",
     "index_hash",
+    "label_counts",
+    "label_prior",
     "labels_of",
+    "multi_hot",
+    "multilabel_report",
     "pareto_counts",
     "profile_counts",
+    "rarest_label",
     "search_strength",
+    "shift_binary_logits",
     "shift_logits",
     "shifted_counts",
     "shot_groups",

@@ -15,7 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["as_number", "as_whole", "check_dense", "check_rows", "check_same_length", "checked", "row_limits"]
+__all__ = [
+    "as_number",
+    "as_whole",
+    "check_dense",
+    "check_labels",
+    "check_rows",
+    "check_same_length",
+    "checked",
+    "label_limits",
+    "row_limits",
+]
 
 ROW_TOLERANCE = 1e-2
 """How far the sum of a row of probabilities may be from 1: rows that have been through bfloat16 are off by 4e-3."""
@@ -83,14 +93,32 @@ def check_rows(*limits: Tensor, name: str = "targets") -> None:
         if not abs(total - 1.0) <= ROW_TOLERANCE:
             raise ValueError(
                 f"`{name}` must be class indices, or probabilities that sum to 1 over the classes, but a row sums to "
-                f"{total:.4g}. For samples with several labels (multi-hot rows) use `torch.nn.BCEWithLogitsLoss`: a "
-                "softmax makes classes exclude each other."
+                f"{total:.4g}. For samples with several labels (multi-hot rows) use `PriorCorrectedBCELoss` or "
+                "`torch.nn.BCEWithLogitsLoss`, since a softmax makes classes exclude each other, and a mixer with "
+                '`multi_label="union"`.'
             )
     if lowest < -ROW_TOLERANCE:
         raise ValueError(
             f"`{name}` must be class indices, or probabilities, but an entry is {lowest:.4g}. Mix and smooth labels "
             "with weights in 0..1."
         )
+
+
+def label_limits(targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the smallest and the largest entry of the targets of labels that do not exclude each other."""
+    lowest, highest = targets.detach().aminmax()
+    return lowest, highest
+
+
+def check_labels(*limits: Tensor, name: str = "targets") -> None:
+    """Raise ValueError if targets of labels that do not exclude each other leave 0..1."""
+    for value in values_of(*limits):
+        if not -ROW_TOLERANCE <= value <= 1.0 + ROW_TOLERANCE:
+            raise ValueError(
+                f"`{name}` must be 0, 1 or between them for each label, but an entry is {value:.4g}. Class indices "
+                "become rows by `torch.nn.functional.one_hot`, lists of labels by `ltaug.multi_hot`; positions without "
+                'a known label are left out with `reduction="none"` and a mask.'
+            )
 
 
 def values_of(*scalars: Tensor) -> list[float]:

@@ -108,6 +108,11 @@ def effective_prior(
         return first
     if not callable(mixer) or isinstance(mixer, type):
         raise ValueError(f"`mixer` must be a mixer such as `MixUp({len(counts)})`, but is {shown(mixer)}.")
+    if getattr(mixer, "multi_label", None) is not None:
+        raise ValueError(
+            "`mixer` mixes several labels a sample, but `class_counts` are of classes that exclude each other. "
+            "`Method.plan` knows the shares of the labels after mixing: `plan.seen_prior()`."
+        )
     width = getattr(mixer, "num_classes", len(counts))
     if width != len(counts):
         raise ValueError(f"`mixer` has {width} classes, but `class_counts` {len(counts)}.")

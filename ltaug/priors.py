@@ -12,7 +12,16 @@ from torch import Tensor
 
 from ltaug._arguments import check_dense, checked
 
-__all__ = ["class_counts", "class_prior", "effective_number", "shot_groups"]
+__all__ = [
+    "class_counts",
+    "class_prior",
+    "effective_number",
+    "label_counts",
+    "label_prior",
+    "multi_hot",
+    "rarest_label",
+    "shot_groups",
+]
 
 
 class Column(Protocol):
@@ -27,6 +36,14 @@ Counts = Tensor | np.ndarray[Any, Any] | Sequence[int] | Mapping[Any, int] | Col
 
 Numbers of classes may also come by class, in a dictionary or a pandas Series, as ``labels.value_counts()`` gives them:
 they are put in the order of the classes, 0 to C - 1.
+"""
+
+
+Labels = Tensor | np.ndarray[Any, Any] | Sequence[Sequence[int]] | Column
+"""Several labels a sample: multi-hot rows [N, L] in a tensor or an array, or N lists of label indices.
+
+Plain lists, and columns of lists, hold label indices, each list the labels of a sample. An index that stands in it
+twice counts once, as the classes of the boxes of an image do.
 """
 
 
@@ -138,6 +155,174 @@ def shot_groups(class_counts: Counts, many: int = 100, few: int = 20) -> dict[st
         raise ValueError(f"`few`={few} must not exceed `many`={many}.")
     counts = as_counts(class_counts)
     return {"many": counts > many, "medium": (counts <= many) & (counts >= few), "few": counts < few}
+
+
+@checked
+def label_counts(labels: Labels, num_labels: int | None = None) -> Tensor:
+    """Count the samples that have each label, where a sample may have several labels, or none.
+
+    Args:
+        labels: multi-hot rows [N, L] of 0 and 1 in a tensor or an array, or N lists of label indices.
+        num_labels: L; rows have it in their shape. Of lists it is by default the largest label plus one, which hides
+            trailing labels that no sample has.
+
+    Returns:
+        int64 [L]; their sum is not N.
+
+    Raises:
+        ValueError: rows hold other numbers than 0 and 1, a label is outside 0..L - 1, or lists could be either rows or
+            label indices, ``[[0, 1], [1, 0]]``.
+
+    >>> label_counts([[0, 2], [2], []], num_labels=4)
+    tensor([1, 0, 2, 0])
+    """
+    _, pairs, size = label_pairs(labels, num_labels)
+    return torch.bincount(pairs[1], minlength=size)
+
+
+@checked
+def label_prior(labels: Labels, num_labels: int | None = None) -> Tensor:
+    """Share of the samples that have each label, pi_l = n_l / N: as many binary priors as there are labels.
+
+    Args:
+        labels: as in :func:`label_counts`.
+        num_labels: as in :func:`label_counts`.
+
+    Returns:
+        float64 [L], each in 0..1; they do not sum to 1.
+
+    Raises:
+        ValueError: as in :func:`label_counts`, or there is no sample.
+
+    >>> label_prior([[0, 2], [2], [], [2]])
+    tensor([0.2500, 0.0000, 0.7500], dtype=torch.float64)
+    """
+    samples, pairs, size = label_pairs(labels, num_labels)
+    if samples == 0:
+        raise ValueError("`labels` must hold at least one sample, but is empty.")
+    return torch.bincount(pairs[1], minlength=size).double() / samples
+
+
+@checked
+def rarest_label(labels: Labels, num_labels: int | None = None) -> Tensor:
+    """The label of each sample that the fewest samples have: one class a sample, so that any class sampler takes it.
+
+    Args:
+        labels: as in :func:`label_counts`.
+        num_labels: as in :func:`label_counts`.
+
+    Returns:
+        int64 [N]. Of labels that are equally rare the lower index; **L for a sample without labels**: they are a class
+        of their own, after the last label.
+
+    Raises:
+        ValueError: as in :func:`label_counts`.
+
+    >>> rarest_label([[0, 2], [2], [], [0], [1, 0]])
+    tensor([2, 2, 3, 0, 1])
+    """
+    samples, (sample, label), size = label_pairs(labels, num_labels)
+    order = torch.bincount(label, minlength=size).argsort(stable=True)  # the labels, the rarest first
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(size, device=order.device)
+    best = torch.full((samples,), size, device=order.device).scatter_reduce_(0, sample, rank[label], "amin")
+    return torch.cat([order, order.new_tensor([size])])[best]
+
+
+@checked
+def multi_hot(labels: Labels, num_labels: int | None = None) -> Tensor:
+    """Convert several labels a sample to rows of 0 and 1, the targets of binary cross-entropy.
+
+    Args:
+        labels: as in :func:`label_counts`.
+        num_labels: as in :func:`label_counts`.
+
+    Returns:
+        Of torch's default floating-point type, [N, L].
+
+    Raises:
+        ValueError: as in :func:`label_counts`.
+
+    >>> multi_hot([[0, 2], [], [1]])
+    tensor([[1., 0., 1.],
+            [0., 0., 0.],
+            [0., 1., 0.]])
+    """
+    samples, (sample, label), size = label_pairs(labels, num_labels)
+    rows = torch.zeros(samples, size, device=label.device, dtype=torch.get_default_dtype())
+    rows[sample, label] = 1.0
+    return rows
+
+
+def label_pairs(labels: Labels, num_labels: int | None = None, name: str = "labels") -> tuple[int, Tensor, int]:
+    """Read labels of samples that may have several: N, the pairs (sample, label) that occur, int64 [2, P], and L.
+
+    ``name`` is that of the caller's argument, for the message.
+    """
+    given: Any = labels
+    numbers = getattr(getattr(given, "dtype", None), "kind", "O") in "biuf"
+    if isinstance(given, Tensor) or numbers or getattr(given, "ndim", 1) == 2:  # a table of columns, of pandas
+        rows = comparable(with_values(as_array(given, name), name))
+        if rows.ndim != 2 or (num_labels is not None and rows.shape[1] != num_labels):
+            width = "L" if num_labels is None else num_labels
+            raise ValueError(
+                f"`{name}` must be multi-hot rows, shape [N, {width}], or lists of label indices, but have shape "
+                f"{list(rows.shape)}. Class indices [N], one a sample, have `class_counts`."
+            )
+        held = rows != 0
+        if not bool((rows[held] == 1).all()):
+            raise ValueError(
+                f"`{name}` must be multi-hot rows of 0 and 1, but hold {float(rows[held & (rows != 1)][0]):g}. Label "
+                "indices come as lists, one a sample; probabilities have no counts."
+            )
+        return rows.shape[0], held.nonzero().T, rows.shape[1]
+    return _listed_pairs(given, num_labels, name)
+
+
+def holds_several(labels: Any) -> bool:
+    """Whether labels are of the form of several a sample: rows, or a list or column of lists."""
+    column = labels if hasattr(labels, "ndim") and labels.ndim != 1 else _arrow_column(labels)
+    if getattr(column, "ndim", 1) != 1:
+        return int(column.ndim) == 2
+    first: Any = next(iter(column), None) if hasattr(column, "__iter__") else None
+    first = first.as_py() if hasattr(first, "as_py") else first
+    return isinstance(first, list | tuple) or getattr(first, "ndim", 0) > 0
+
+
+def _listed_pairs(labels: Any, num_labels: int | None, name: str) -> tuple[int, Tensor, int]:
+    column = _arrow_column(labels)
+    try:
+        lists = column.to_pylist() if hasattr(column, "to_pylist") else list(column)
+        sizes = torch.tensor([len(each) for each in lists], dtype=torch.int64)
+        flat = as_integers(
+            np.concatenate([np.asarray(each) for each in lists if len(each)] or [np.empty(0, int)]), name
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{name}` must be multi-hot rows [N, L] in a tensor or an array, or one list of label indices a sample, "
+            "but cannot be read as such. A sample without labels has an empty list; class indices [N] have "
+            "`class_counts`."
+        ) from error
+    size = (int(flat.max()) + 1 if len(flat) else 0) if num_labels is None else num_labels
+    width = int(sizes[0]) if len(sizes) else 0
+    binary = bool(((flat == 0) | (flat == 1)).all())
+    if len(flat) and binary and num_labels in (None, width) and bool((sizes == width).all()):
+        raise ValueError(
+            f"`{name}` are lists of {width} numbers each, all 0 or 1: they could be multi-hot rows or label indices. "
+            f"Pass rows as a tensor, `torch.tensor({name})`; with label indices give `num_labels`, how many there are."
+        )
+    if len(flat) and (int(flat.min()) < 0 or int(flat.max()) >= size):
+        raise ValueError(
+            f"`{name}` must lie in 0..{size - 1} for `num_labels`={size}, but range from {int(flat.min())} to "
+            f"{int(flat.max())}. Map the labels to consecutive integers from 0, or pass the true number of labels."
+        )
+    if size > MOST_CLASSES:
+        raise ValueError(
+            f"`{name}` go up to {size - 1}, which makes too many labels to count ({MOST_CLASSES:,} at most). Map the "
+            "labels to consecutive integers from 0."
+        )
+    sample = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+    return len(sizes), torch.unique(torch.stack([sample, flat.long()]), dim=1), size
 
 
 def as_labels(labels: Counts, name: str = "labels") -> Tensor:

@@ -19,12 +19,19 @@ CHOICES = ("sampler", "mixer", "loss", "classifier", "class_weights")
 
 
 def methods_table() -> str:
-    """All methods, with what differs from plain training in each, and by whom it is published."""
-    rows = [("method", "what differs from plain training", "published by")]
+    """All methods, with what differs from plain training in each, how many labels a sample may have, and by whom."""
+    rows = [("method", "what differs from plain training", "labels", "published by")]
     for name, method in METHODS.items():
         changes = ", ".join(f"{key} {_plain(value)}" for key, value in method.changes().items())
-        rows.append((name, changes or "nothing", method.paper.partition(",")[0]))
+        rows.append((name, changes or "nothing", labels_of(method), method.paper.partition(",")[0]))
     return _aligned(rows, width=80)
+
+
+def labels_of(method: Method) -> str:
+    """How many labels a sample may have for a method: one, several or either."""
+    return {(True, True): "any", (True, False): "one", (False, True): "several"}[
+        method.single_label, method.multi_label
+    ]
 
 
 def describe_method(name: str) -> str:
@@ -51,6 +58,13 @@ def describe_method(name: str) -> str:
         for names, datasets, ratio, settings in PUBLISHED
         if name in names
     ]
+    if fault := method.multi_label_fault():
+        lines += ["", f"For one class a sample: {fault}."]
+    else:
+        lines += [
+            "",
+            f"For {'one class a sample, or several labels' if method.single_label else 'several labels a sample'}.",
+        ]
     if special:
         lines += ["", "Published for single data sets, and taken there by default:", *special]
     if method.first_stage:

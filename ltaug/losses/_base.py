@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ltaug._arguments import check_rows, check_tensor, checked, row_limits
+from ltaug._arguments import check_labels, check_rows, check_tensor, checked, label_limits, row_limits
 from ltaug.losses.functional import IGNORED, check_indices, check_reduction
 from ltaug.posthoc._buffers import KeptBuffers
 from ltaug.priors import Counts, by_class
@@ -55,6 +56,21 @@ class ClassLoss(KeptBuffers, ABC):
         """The loss, by its function; :meth:`forward` has looked at the targets."""
 
 
+class LabelLoss(ClassLoss):
+    """Base of losses of labels that do not exclude each other: logits and targets [N, L, ...], a sigmoid a label."""
+
+    def __init__(self, reduction: str) -> None:
+        super().__init__(reduction)
+        self._rows = _FirstRows(label_limits, check_labels)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss of ``logits`` [N, L, ...] against ``targets`` of their shape."""
+        check_tensor(logits, "logits")
+        check_tensor(targets, "targets")
+        self._rows.look(targets)
+        return self.compute(logits, targets)
+
+
 class _FirstRows:
     """Check of the first dense targets that a loss gets on an accelerator, without waiting for the device.
 
@@ -62,7 +78,10 @@ class _FirstRows:
     the host whenever the device comes to it, and looked at in the calls that follow; they are 1 until then.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, measure: Callable[[Tensor], tuple[Tensor, ...]] = row_limits, check: Callable[..., None] = check_rows
+    ) -> None:
+        self.measure, self.check = measure, check
         self.limits: Tensor | None = None
         self.calls = 0
 
@@ -73,12 +92,14 @@ class _FirstRows:
             return
         if self.limits is not None:
             self.calls += 1
-            check_rows(*self.limits)
+            self.check(*self.limits)
         elif targets.is_floating_point() and targets.ndim > 1 and targets.numel():
             if device == "cuda" and torch.cuda.is_current_stream_capturing():
                 return
-            self.limits = torch.ones(3, pin_memory=device == "cuda")  # into pageable memory no copy is asynchronous
-            for kept, limit in zip(self.limits, row_limits(targets), strict=True):
+            found = self.measure(targets)
+            # Into pageable memory no copy is asynchronous.
+            self.limits = torch.ones(len(found), pin_memory=device == "cuda")
+            for kept, limit in zip(self.limits, found, strict=True):
                 kept.copy_(limit, non_blocking=True)
 
 

@@ -1,9 +1,15 @@
 """The losses as pure functions of logits, targets and class statistics.
 
-All take logits [N, C, ...] and targets as ``torch.nn.functional.cross_entropy`` does: class indices [N, ...], or
-probabilities [N, C, ...], which give sum_c t_c * loss(c). Rows that do not sum to 1 are refused, wherever it can be
-seen without waiting for a device. Positions whose target is -100 are ignored, as in torch; the mean over no position is
-0. All compute in float32 at least, also under autocast.
+Those of classes that exclude each other take logits [N, C, ...] and targets as ``torch.nn.functional.cross_entropy``
+does: class indices [N, ...], or probabilities [N, C, ...], which give sum_c t_c * loss(c). Rows that do not sum to 1
+are refused, wherever it can be seen without waiting for a device. Positions whose target is -100 are ignored, as in
+torch; the mean over no position is 0.
+
+Those of labels that may come together, ``prior_corrected_binary_cross_entropy`` and ``distribution_balanced_loss``,
+take logits [N, L, ...] and targets of the same shape, as ``binary_cross_entropy_with_logits`` does: 0, 1 or between
+them, also as flags or integers. For one label either may be [N].
+
+All compute in float32 at least, also under autocast.
 """
 
 from __future__ import annotations
@@ -15,16 +21,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltaug._arguments import check_rows, checked, row_limits, values_of
+from ltaug._arguments import check_labels, check_rows, checked, label_limits, row_limits, values_of
 from ltaug.priors import with_values
 
 __all__ = [
     "cdt_loss",
+    "distribution_balanced_loss",
     "focal_loss",
     "label_aware_smoothing_loss",
     "lade_loss",
     "lade_regularizer",
     "ldam_loss",
+    "prior_corrected_binary_cross_entropy",
     "prior_corrected_cross_entropy",
 ]
 
@@ -334,6 +342,108 @@ def lade_loss(
     if alpha != 0.0:
         loss = loss + alpha * lade_regularizer(logits, targets, prior, remine_lambda, mode)
     return reduce(loss, reduction, None if targets.is_floating_point() else split_ignored(targets)[1])
+
+
+@explained
+def prior_corrected_binary_cross_entropy(
+    logits: Tensor, targets: Tensor, shift: Tensor, reduction: str = "mean"
+) -> Tensor:
+    """Binary cross-entropy of shifted logits, BCE(z + B), of labels that do not exclude each other.
+
+    Args:
+        logits: [N, L, ...]; [N] or [N, 1] for one label.
+        targets: of the shape of ``logits``, 0, 1 or between them.
+        shift: B, [L]; ``log_odds_shift(target_prior, prior, tau)`` of :mod:`ltaug.posthoc`.
+        reduction: "mean" (over samples and labels), "sum" or "none" (of the shape of ``logits``).
+
+    >>> prior_corrected_binary_cross_entropy(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), torch.tensor([-2.0, 0.0]))
+    tensor(1.4100)
+    """
+    shape = logits.shape
+    logits, targets = prepare_labels(logits, targets, shift.numel(), shift=shift)
+    with torch.autocast(logits.device.type, enabled=False):
+        loss = F.binary_cross_entropy_with_logits(logits + per_class(shift, logits), targets, reduction="none")
+        return reduce(loss, reduction).view(shape if reduction == "none" else ())
+
+
+@explained
+def distribution_balanced_loss(
+    logits: Tensor,
+    targets: Tensor,
+    label_counts: Tensor,
+    margins: Tensor,
+    neg_scale: float = 2.0,
+    alpha: float = 0.1,
+    beta: float = 10.0,
+    mu: float = 0.2,
+    reduction: str = "mean",
+) -> Tensor:
+    """Distribution-balanced loss of multi-label classification: re-balanced weights, and tolerance of negatives.
+
+    Wu et al. (ECCV 2020, https://arxiv.org/abs/2007.09654). With y the targets of a sample, n the label counts and nu
+    the margins,
+
+        r_l = (1 / n_l) / sum_k y_k / n_k,            w_l = alpha + sigmoid(beta (r_l - mu)),
+        l_l = w_l [y_l log(1 + e^-(z_l - nu_l)) + (1 - y_l) / lambda log(1 + e^(lambda (z_l - nu_l)))].
+
+    r_l is how often label l alone would have the sample drawn, over how often all of its labels would, so that what is
+    drawn for a rare label does not raise the weight of the frequent ones beside it. A sample without labels has the
+    limit r = infinity. No gradient flows through the weights.
+
+    Args:
+        logits: [N, L, ...]; [N] or [N, 1] for one label.
+        targets: of the shape of ``logits``, 0, 1 or between them.
+        label_counts: n, [L], positive.
+        margins: nu, [L]; -kappa log(pi / (1 - pi)) in the paper.
+        neg_scale: lambda, from 1.
+        alpha: lowest weight.
+        beta: steepness of the weights.
+        mu: the ratio in the middle of them.
+        reduction: "mean" (over samples and labels), "sum" or "none" (of the shape of ``logits``).
+
+    >>> counts, margins = torch.tensor([100.0, 1.0]), torch.zeros(2)
+    >>> distribution_balanced_loss(torch.zeros(1, 2), torch.tensor([[1.0, 1.0]]), counts, margins, reduction="none")
+    tensor([[0.1594, 0.7622]])
+    """
+    if not neg_scale >= 1.0:
+        raise ValueError(f"`neg_scale` must be at least 1, which is no tolerance, but is {neg_scale}.")
+    shape = logits.shape
+    logits, targets = prepare_labels(logits, targets, label_counts.numel(), label_counts=label_counts, margins=margins)
+    with torch.autocast(logits.device.type, enabled=False):
+        rate = per_class(label_counts, logits).reciprocal()
+        ratio = rate / (targets * rate).sum(1, keepdim=True)  # infinite without labels, whose sigmoid is 1
+        weight = alpha + torch.sigmoid(beta * (ratio - mu))
+        z = logits - per_class(margins, logits)
+        loss = weight * (targets * F.softplus(-z) + (1.0 - targets) * F.softplus(neg_scale * z) / neg_scale)
+        return reduce(loss, reduction).view(shape if reduction == "none" else ())
+
+
+def prepare_labels(
+    logits: Tensor, targets: Tensor, num_labels: int, **by_label: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Check shapes as :func:`prepare` does; returns logits and targets [N, L, ...] of one type, float32 at least."""
+    for name, values in by_label.items():
+        if values is not None:
+            check_per_class(values, name, num_labels)
+    if num_labels == 1 and logits.ndim == 1:
+        logits = logits.unsqueeze(1)
+    if num_labels == 1 and targets.ndim == logits.ndim - 1:
+        targets = targets.unsqueeze(1)
+    if logits.ndim < 2 or logits.shape[1] != num_labels:
+        one = " or [N]" if num_labels == 1 else ""
+        raise ValueError(f"`logits` must have shape [N, {num_labels}, ...]{one}, but have {list(logits.shape)}.")
+    if not logits.is_floating_point():
+        raise ValueError(f"`logits` must be floating point, but are {logits.dtype}. Convert them with `.float()`.")
+    if targets.shape != logits.shape:
+        raise ValueError(
+            f"`targets` must be 0, 1 or between them for each label, of the shape of the logits, {list(logits.shape)}, "
+            f"but have {list(targets.shape)}. Lists of labels become rows by `ltaug.multi_hot`."
+        )
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    if targets.device.type == "cpu" and targets.dtype != torch.bool and targets.numel():
+        check_labels(*label_limits(targets))
+    return logits, targets.to(logits.dtype)
 
 
 def prepare(

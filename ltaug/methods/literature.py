@@ -58,6 +58,7 @@ METHODS: dict[str, Method] = {
     "class_balanced": Method(tau=0.0, paper=_KANG),
     "square_root": Method(tau=0.5, paper=_KANG),
     "progressively_balanced": Method(sampler="progressive", paper=_KANG),
+    "repeat_factor": Method(sampler="repeat_factor", paper="Gupta et al., LVIS, CVPR 2019"),
     "drs": Method(tau=0.0, rebalance_from=0.8, paper=_CAO),
     # losses
     "bayias": Method(**_bayias, paper=_XU),
@@ -73,6 +74,13 @@ METHODS: dict[str, Method] = {
     "ldam_drw": replace(_ldam, **_drw),
     "ce_drw": Method(**_drw, paper=_CAO),
     "focal_drw": Method(loss="focal", **_drw, paper=_TIAN),
+    # samples with several labels
+    "distribution_balanced": Method(
+        sampler="class_aware",
+        samples_per_class=1,
+        loss="distribution_balanced",
+        paper="Wu et al., Distribution-Balanced Loss, ECCV 2020, without its focal term",
+    ),
     # mixing and a loss
     "mixup_bayias": replace(_mixup, **_bayias, paper=f"{_XU}, Table 4"),
     "cutmix_bayias": Method(mixer="cutmix", **_bayias, paper="CutMix with Balanced Softmax, a strong composition"),

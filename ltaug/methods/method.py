@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
 from ltaug.errors import did_you_mean
-from ltaug.priors import Counts, as_labels, class_counts
+from ltaug.priors import Counts, Labels, as_labels, class_counts, holds_several, label_counts, label_pairs, rarest_label
 
 if TYPE_CHECKING:
     from ltaug.methods.plan import TrainingPlan
 
 __all__ = ["Method"]
+
+_MULTI_LABEL: dict[str, tuple[Any, ...]] = {
+    "mixer": ("none", "mixup", "cutmix", "between_class"),
+    "different_classes": (False,),
+    "loss": ("ce", "prior_corrected", "distribution_balanced"),
+    "class_weights": ("none",),
+    "classifier": ("linear", "crt", "lws"),
+}
+"""Values of the settings that have a meaning for samples with several labels, where not all have."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +39,14 @@ class Method:
     tensor([0.7500, 0.2500], dtype=torch.float64)
     """
 
-    sampler: Literal["power", "effective_number", "progressive", "class_aware"] = "power"
-    """How the (first) sample of a pair is drawn."""
+    sampler: Literal["power", "effective_number", "progressive", "class_aware", "repeat_factor"] = "power"
+    """How the (first) sample of a pair is drawn; of several labels the rarest is the class."""
     tau: float = 1.0
     """sampler power: class probability ~ n^tau; 1 is instance-balanced, 0 class-balanced, -1 reversed."""
     samples_per_class: int = 4
     """sampler class_aware: samples of a class in a row."""
+    repeat_threshold: float = 0.001
+    """sampler repeat_factor: share of the samples below which a class or label is repeated."""
     rebalance_from: float = 0.0
     """Share of the training until which sampling is instance-balanced (deferred re-sampling)."""
 
@@ -71,17 +83,30 @@ class Method:
     """manifold_mixup: names of modules whose output is mixed, "input" for the input; empty: found in the model."""
     cut_dims: tuple[int, ...] = ()
     """cutmix: dimensions that are cut; empty: height and width of images, time of signals [N, T] and [N, C, T]."""
+    label_mixing: Literal["union", "convex"] = "union"
+    """mixup, cutmix, between_class: of samples with several labels, whether a mixed one has those of both, or shares of
+    them."""
 
     loss: Literal[
-        "ce", "prior_corrected", "lade", "label_smoothing", "label_aware_smoothing", "ldam", "focal", "cdt"
+        "ce",
+        "prior_corrected",
+        "lade",
+        "label_smoothing",
+        "label_aware_smoothing",
+        "ldam",
+        "focal",
+        "cdt",
+        "distribution_balanced",
     ] = "ce"
-    """What is minimised; prior_corrected is Bayias, Balanced Softmax and logit adjustment."""
+    """What is minimised; prior_corrected is Bayias, Balanced Softmax and logit adjustment. Of samples with several
+    labels ce and prior_corrected are binary; distribution_balanced is for these alone."""
     prior: Literal["train", "effective"] = "train"
     """prior_corrected, lade: the prior that is corrected, of training or of the labels after sampling and mixing."""
     loss_tau: float = 1.0
     """prior_corrected: strength of the correction."""
     target_prior: tuple[float, ...] = ()
-    """prior_corrected: class frequencies of the test set, C shares or counts; empty: uniform."""
+    """prior_corrected: class frequencies of the test set, C shares or counts; empty: uniform. Of samples with several
+    labels the share that has each; empty: 1/2."""
     mode: Literal["paper", "official_code"] = "paper"
     """lade, label_aware_smoothing, mislas, bilateral: follow the paper, or the released code where it differs."""
     lade_alpha: float = 0.1
@@ -102,6 +127,12 @@ class Method:
     """focal: exponent."""
     cdt_gamma: float = 0.2
     """cdt: exponent of the temperatures."""
+    db_kappa: float = 0.05
+    """distribution_balanced: scale of the margins."""
+    db_neg_scale: float = 2.0
+    """distribution_balanced: tolerance of negatives, lambda; 2 for COCO-MLT, 5 for VOC-MLT."""
+    db_mu: float = 0.2
+    """distribution_balanced: middle of the weights; 0.2 for COCO-MLT, 0.3 for VOC-MLT."""
     class_weights: Literal["none", "effective_number"] = "none"
     """Weights of the samples in the loss, by their class."""
     reweight_from: float = 0.0
@@ -179,6 +210,27 @@ class Method:
         """Whether there is anything to train; the classifiers tau_norm and ncm are computed."""
         return self.classifier not in ("tau_norm", "ncm")
 
+    @property
+    def single_label(self) -> bool:
+        """Whether it has a meaning for classes that exclude each other, one a sample."""
+        return self.loss != "distribution_balanced"
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether it has a meaning for samples with several labels, or none: multi-hot labels [N, L]."""
+        return not self.multi_label_fault()
+
+    def multi_label_fault(self) -> str:
+        """What in it has no meaning for samples with several labels; empty if all has one."""
+        for name, known in _MULTI_LABEL.items():
+            if getattr(self, name) not in known:
+                takes = " or ".join(map(_shown, known))
+                return (
+                    f"`{name}: {_shown(getattr(self, name))}` is for classes that exclude each other; with several "
+                    f"labels a sample it must be {takes}"
+                )
+        return ""
+
     def changes(self) -> dict[str, Any]:
         """The settings in which it differs from plain training, without its paper."""
         plain = {item.name: item.default for item in fields(self) if item.compare}
@@ -203,7 +255,7 @@ class Method:
 
     def plan(
         self,
-        labels: Counts,
+        labels: Counts | Labels,
         num_classes: int | None = None,
         *,
         epochs: int,
@@ -215,8 +267,11 @@ class Method:
         """Make the objects of one training on these labels.
 
         Args:
-            labels: class of every training sample, int [N].
-            num_classes: C; by default the largest label plus one.
+            labels: class of every training sample, int [N]; or, for samples with several labels or none, multi-hot rows
+                [N, L] or lists of label indices. The plan is then of binary problems: losses are binary, mixing joins
+                labels (``label_mixing``), samplers go by the rarest label of each sample (:func:`ltaug.rarest_label`),
+                and priors hold the share of the samples that have each label.
+            num_classes: C, or L; by default the largest label plus one.
             epochs: of the whole training; 0 where nothing is trained.
             batch_size: of all processes together; needed for priors where partners come from the batch.
             num_processes: how many share a batch.
@@ -228,26 +283,54 @@ class Method:
         """
         from ltaug.methods.plan import TrainingPlan
 
-        labels = as_labels(labels).cpu()
+        given: Any = labels
+        several = given if holds_several(given) else None
+        if several is not None:
+            num_classes = self._check_several(several, num_classes)
+            given = rarest_label(several, num_classes)
+        elif not self.single_label:
+            raise ValueError(
+                f"`labels` must be multi-hot rows [N, L] for `loss: {self.loss}`, which is for samples with several "
+                "labels, but hold one class a sample."
+            )
+        labels = as_labels(given).cpu()
         share = None if batch_size is None else max(1, batch_size // num_processes)
-        counts = class_counts(labels, num_classes)
+        counts = class_counts(labels, num_classes) if several is None else label_counts(several, num_classes).cpu()
         self._check_counts(counts)
         if self.target_prior and len(self.target_prior) != len(counts):
             raise ValueError(
                 f"`target_prior` must have a number for each of the {len(counts)} classes, but has "
                 f"{len(self.target_prior)}."
             )
-        return TrainingPlan(self, labels, counts, epochs, share, seed, sample_rate)
+        return TrainingPlan(self, labels, counts, epochs, share, seed, sample_rate, several)
+
+    def _check_several(self, labels: Labels, num_labels: int | None) -> int:
+        """Refuse a method that has no meaning for several labels a sample; returns L."""
+        if fault := self.multi_label_fault():
+            raise ValueError(f"`labels` hold several labels a sample, but {fault}.")
+        samples, pairs, size = label_pairs(labels, num_labels)
+        if size > 1 and samples and pairs.shape[1] == samples == len(torch.unique(pairs[0])):
+            warnings.warn(
+                "Each sample has exactly one of the labels: if classes exclude each other, give the plan class "
+                "indices, `labels.argmax(1)`.",
+                stacklevel=3,  # the line that called `plan`
+            )
+        return size
 
     def _check_counts(self, counts: torch.Tensor) -> None:
         """Refuse a class without samples where the method computes with its prior, before a loss does in its words."""
-        needed = self.loss in ("prior_corrected", "lade", "ldam", "cdt") or self.class_weights != "none"
+        computed = ("prior_corrected", "lade", "ldam", "cdt", "distribution_balanced")
+        needed = self.loss in computed or self.class_weights != "none"
         if needed and (empty := (counts == 0).nonzero().flatten().tolist()):
             more = f" (nor of {len(empty) - 1} more)" if len(empty) > 1 else ""
             raise ValueError(
                 f"`labels` have no sample of class {empty[0]}{more}, but the method computes with the frequencies of "
                 f"all {len(counts)} classes. Number the classes that there are from 0 on, without gaps."
             )
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _check_types(method: Method) -> None:

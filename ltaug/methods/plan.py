@@ -25,22 +25,25 @@ from ltaug.classifiers import (
 from ltaug.losses import (
     CDTLoss,
     ClassWeightedLoss,
+    DistributionBalancedLoss,
     FocalLoss,
     LabelAwareSmoothingLoss,
     LADELoss,
     LDAMLoss,
+    PriorCorrectedBCELoss,
     PriorCorrectedLoss,
     effective_number_weights,
 )
 from ltaug.methods.method import Method
 from ltaug.mixers import BetweenClass, CutMix, ManifoldMixUp, MixUp, OccurrenceMixUp, ReMix, UniMix
-from ltaug.priors import class_prior, effective_number
+from ltaug.priors import Labels, class_counts, class_prior, effective_number, label_pairs
 from ltaug.samplers import (
     ClassAwareSampler,
     ClassPowerSampler,
     EffectiveNumberSampler,
     PairSampler,
     ProgressivelyBalancedSampler,
+    RepeatFactorSampler,
 )
 from ltaug.samplers._base import Epochs
 from ltaug.stages import freeze, reinitialize, set_batch_norm_mode, unfreeze
@@ -65,7 +68,9 @@ class TrainingPlan:
 
     Attributes:
         method: the method.
-        class_counts: training samples a class, int64 [C].
+        class_counts: training samples a class, or that have each label, int64 [C].
+        labels: class of every training sample, int64 [N]; of several labels the rarest.
+        label_prior: share of the training samples that have each label, float64 [L]; None if each has one class.
         sampler: indices of an epoch's samples, or of pairs; for a ``DataLoader`` or a loader of :mod:`ltaug.loaders`.
         mixer: how pairs are mixed, or None.
         criterion: what the current epoch minimises.
@@ -82,8 +87,13 @@ class TrainingPlan:
         share: int | None,
         seed: int,
         sample_rate: float | None,
+        several: Labels | None = None,
     ) -> None:
         self.method, self.labels, self.class_counts = method, labels, counts
+        self.several = several
+        self.label_prior = None if several is None else counts.double() / len(labels)
+        # Of samplers: a sample without labels is of a class of its own.
+        self._sizes = counts if several is None else class_counts(labels, len(counts) + 1)
         self.epochs, self.share, self.seed, self.epoch = epochs, share, seed, 0
         self.device = torch.device("cpu")
         self.mixer: Any = self._make_mixer(sample_rate)
@@ -153,7 +163,10 @@ class TrainingPlan:
         pairs = isinstance(batch[0], list | tuple)
         inputs, targets = batch[0] if pairs else batch
         if not self.mixes(self.epoch):
-            return inputs, targets
+            rows = self.several is not None and not targets.is_floating_point()
+            return inputs, targets.to(
+                torch.get_default_dtype()
+            ) if rows else targets  # as binary cross-entropy needs it
         planned = self.mixer is self._planned_mixer and isinstance(self.sampler, _PlannedSampler)
         if planned and self.method.partner == "dataset" and not pairs:
             raise ValueError(
@@ -174,20 +187,16 @@ class TrainingPlan:
     def seen_prior(self, epoch: int | None = None) -> Tensor:
         """The label distribution that an epoch trains on, float64 [C]: sampling and mixing both change it.
 
+        Of samples with several labels it is the share of the (mixed) samples that has each, which do not sum to 1.
+
         Args:
             epoch: by default the current one.
         """
         epoch, m = self.epoch if epoch is None else epoch, self.method
-        balanced, n = self._reached(epoch, m.rebalance_from), self.class_counts.double()
-        first: Any = 1.0
-        if balanced:
-            done = epoch / max(self.epochs, 1)
-            first = {
-                "power": m.tau,
-                "effective_number": n / effective_number(self.class_counts, m.beta).clamp(min=1e-9),
-                "progressive": (1.0 - done) * n / n.sum() + done / len(n),
-                "class_aware": 0.0,
-            }[m.sampler]
+        first = self._first_prior(epoch)
+        balanced = self._reached(epoch, m.rebalance_from)
+        if self.several is not None:
+            return self._seen_shares(epoch, first, m.partner_tau if balanced else 1.0)
         if not self.mixes(epoch):
             return effective_prior(self.class_counts, None, first)
         if m.partner == "batch":
@@ -199,13 +208,66 @@ class TrainingPlan:
             return alpha * next(streams) + (1.0 - alpha) * next(streams)
         return effective_prior(self.class_counts, self.mixer, first, partner, different_classes=m.different_classes)
 
+    def _first_prior(self, epoch: int) -> Any:
+        """The class distribution of an epoch's (first) samples: an exponent of the class counts, or numbers [C]."""
+        m, n = self.method, self._sizes.double()
+        if not self._reached(epoch, m.rebalance_from):
+            return 1.0
+        done, present = epoch / max(self.epochs, 1), n > 0
+        if m.sampler == "repeat_factor":
+            return self._repeated(n)
+        return {
+            "power": m.tau,
+            "effective_number": n / effective_number(self._sizes, m.beta).clamp(min=1e-9),
+            "progressive": (1.0 - done) * n / n.sum() + done * present / present.sum(),
+            "class_aware": 0.0,
+        }[m.sampler]
+
+    def _repeated(self, n: Tensor) -> Tensor:
+        """Class distribution of repeat factor sampling; of several labels the sampler's own factors are exact."""
+        factors = self._repeat_sampler().repeat_factors
+        return torch.zeros_like(n).index_add_(0, self.labels, factors)
+
+    def _repeat_sampler(self) -> RepeatFactorSampler:
+        size = len(self.labels)
+        targets: Any = self.labels.unsqueeze(1).tolist() if self.several is None else self.several
+        labels, settings = len(self.class_counts), {"num_samples": size, "seed": self.seed}
+        return RepeatFactorSampler(targets, self.method.repeat_threshold, num_labels=labels, **settings)
+
+    def _seen_shares(self, epoch: int, first: Any, partner_tau: float) -> Tensor:
+        """Share of an epoch's samples that has each label, float64 [L]."""
+        m = self.method
+        mine = self._shares_of(first, m.sampler == "repeat_factor" and self._reached(epoch, m.rebalance_from))
+        if not self.mixes(epoch):
+            return mine
+        partners = mine if m.partner == "batch" else self._shares_of(partner_tau)
+        if m.label_mixing == "convex":
+            weight = float(self.mixer.expected_weights()[0, 0]) if hasattr(self.mixer, "expected_weights") else 0.5
+            return weight * mine + (1.0 - weight) * partners
+        union = 1.0 - (1.0 - mine) * (1.0 - partners)
+        # Of a permutation of the batch, one in so many samples is its own partner.
+        alone = 1.0 / self.share if m.partner == "batch" and self.share else 0.0
+        return alone * mine + (1.0 - alone) * union
+
+    def _shares_of(self, first: Any, repeated: bool = False) -> Tensor:
+        """Share that has each label, where samples are drawn by the class distribution ``first`` of the rarest."""
+        if repeated:
+            weights = self._repeat_sampler().repeat_factors
+        else:
+            weights = (effective_prior(self._sizes, None, first) / self._sizes.clamp(min=1))[self.labels]
+        _, (sample, label), size = label_pairs(self.several, len(self.class_counts))  # type: ignore[arg-type]
+        shares = torch.zeros(size, dtype=torch.float64).index_add_(0, label.cpu(), weights[sample.cpu()])
+        return (shares / weights.sum()).clamp(max=1.0)
+
     def corrected_prior(self, epoch: int | None = None) -> Tensor:
         """The prior that prior_corrected and lade correct in an epoch, float64 [C].
 
         Args:
             epoch: by default the current one.
         """
-        return self.seen_prior(epoch) if self.method.prior == "effective" else class_prior(self.class_counts)
+        if self.method.prior == "effective":
+            return self.seen_prior(epoch)
+        return class_prior(self.class_counts) if self.label_prior is None else self.label_prior
 
     def logits_prior(self) -> Tensor | None:
         """The class prior that the trained model's logits are under: what it saw over what its loss corrected.
@@ -213,7 +275,8 @@ class TrainingPlan:
         That is at the last epoch that mixes, or else the last one: what training would end at if that phase were long
         enough. Where sampling or weights change late, the logits lag behind, and the reason says so. float64 [C]; None
         where the plan cannot know it: classifiers that are computed, and losses or samplers of your own.
-        :meth:`logits_prior_reason` says why.
+        :meth:`logits_prior_reason` says why. Of samples with several labels it is a share of each, for
+        :func:`ltaug.shift_binary_logits`.
         """
         return self._prior_and_reason()[0]
 
@@ -236,6 +299,8 @@ class TrainingPlan:
             return None, "the two branches, trained on different labels, weigh 1/2 each in evaluation alone"
         mixing = [epoch for epoch in range(self.epochs) if self.mixes(epoch)]
         epoch = mixing[-1] if mixing else max(self.epochs - 1, 0)
+        if m.loss == "distribution_balanced":
+            return None, "the weights and margins of the distribution-balanced loss are those of no prior"
         try:
             prior = self.seen_prior(epoch)
         except ValueError as error:
@@ -247,12 +312,19 @@ class TrainingPlan:
             reason = "uniform, as LADE, section 4.3, assumes: causal_norm takes the features' mean direction away"
         if m.loss in ("prior_corrected", "lade"):
             strength = m.loss_tau if m.loss == "prior_corrected" else 1.0
-            prior = prior / self.corrected_prior(epoch) ** strength
+            if self.label_prior is None:
+                prior = prior / self.corrected_prior(epoch) ** strength
+            else:  # odds instead of ratios of the classes; of seen labels, with a target of 1/2 if there is none
+                prior = (prior.logit() - strength * self.corrected_prior(epoch).logit()).sigmoid()
             corrected = "effective" if m.prior == "effective" else "training"
             reason += f", over the {corrected} prior that the loss corrects"
             reason += f" with strength {strength:g}" if strength != 1 else ""
             if m.target_prior:
-                prior = prior * torch.tensor(m.target_prior, dtype=torch.float64) ** strength
+                target = torch.tensor(m.target_prior, dtype=torch.float64)
+                if self.label_prior is None:
+                    prior = prior * target**strength
+                else:
+                    prior = (prior.logit() + strength * target.logit()).sigmoid()
                 reason += ", times the target prior"
         elif m.loss != "ce":
             reason += f"; an approximation, since {_NO_POSTERIOR[m.loss]}"
@@ -264,7 +336,7 @@ class TrainingPlan:
                 f"; but sampling or weights are those only {when}, and the logits may lag behind: IC takes the "
                 "training prior (`from_prior` train)"
             )
-        return prior / prior.sum(), reason
+        return prior / prior.sum() if self.label_prior is None else prior, reason
 
     def _late(self) -> str:
         """Since when the sampling and the class weights are those of the last epoch; empty if all along."""
@@ -377,20 +449,21 @@ class TrainingPlan:
         if "between_class" in m.mixer and sample_rate is None:
             raise ValueError(f"`mixer: {m.mixer}` is for sound: it needs the `sample_rate` of the waveforms.")
         in_batch = m.partner == "batch"
+        rule = None if self.several is None else m.label_mixing
 
         def unimix() -> UniMix:
             return UniMix(self.class_counts, m.alpha, in_batch_tau=m.partner_tau if in_batch else None)
 
         def between(ratio: Any) -> BetweenClass:
             apart = m.different_classes and in_batch
-            return BetweenClass(size, sample_rate or 0.0, ratio, different_classes=apart)
+            return BetweenClass(size, sample_rate or 0.0, ratio, different_classes=apart, multi_label=rule)
 
         make: dict[str, Callable[[], Any]] = {
             "none": lambda: None,
-            "mixup": lambda: MixUp(size, m.alpha),
+            "mixup": lambda: MixUp(size, m.alpha, rule),
             # Until it is attached it knows no layer of a model, and says so when called.
             "manifold_mixup": lambda: ManifoldMixUp(size, m.alpha, layers=m.manifold_layers or ("the model's layers",)),
-            "cutmix": lambda: CutMix(size, m.alpha, dims=m.cut_dims or (-2, -1)),
+            "cutmix": lambda: CutMix(size, m.alpha, dims=m.cut_dims or (-2, -1), multi_label=rule),
             "remix": lambda: ReMix(self.class_counts, m.alpha, m.remix_kappa, m.remix_tau),
             "unimix": unimix,
             "occurrence_mixup": lambda: OccurrenceMixUp(self.class_counts, m.alpha),
@@ -430,6 +503,15 @@ class TrainingPlan:
                 "focal": lambda: FocalLoss(m.focal_gamma),
                 "cdt": lambda: CDTLoss(counts, m.cdt_gamma),
             }
+            if self.label_prior is not None:
+                size = len(self.labels)
+                make = {
+                    "ce": nn.BCEWithLogitsLoss,
+                    "prior_corrected": lambda: PriorCorrectedBCELoss(self.corrected_prior(epoch), m.loss_tau, target),
+                    "distribution_balanced": lambda: DistributionBalancedLoss(
+                        counts, size, m.db_kappa, m.db_neg_scale, mu=m.db_mu
+                    ),
+                }
             loss = make[m.loss]()
             if weighted:
                 loss = ClassWeightedLoss(loss, effective_number_weights(counts, m.beta))
@@ -478,6 +560,8 @@ class _PlannedSampler(Epochs, Sampler[Any]):
             return self._power(m.tau if balanced else 1.0)
         if m.sampler == "effective_number":
             return EffectiveNumberSampler(plan.labels, m.beta, seed=plan.seed)
+        if m.sampler == "repeat_factor":
+            return plan._repeat_sampler()
         if m.sampler == "progressive":
             return ProgressivelyBalancedSampler(plan.labels, plan.epochs, seed=plan.seed)
         return ClassAwareSampler(plan.labels, m.samples_per_class, seed=plan.seed)

@@ -174,7 +174,7 @@ def leading_classes(probs: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     return values, classes
 
 
-def _bin_index(values: Tensor, bins: int) -> Tensor:
+def bin_index(values: Tensor, bins: int) -> Tensor:
     """Bin of each float64 value: m for m / bins < value <= (m + 1) / bins, and 0 for 0; int64, of the values' shape."""
     # The edges are the doubles next to m / bins: 0.6 is the edge 9 / 15. linspace or ceil(value * bins) would differ.
     inner = torch.arange(1, bins, dtype=torch.float64, device=values.device) / bins
@@ -184,7 +184,7 @@ def _bin_index(values: Tensor, bins: int) -> Tensor:
 def bin_sums(top: Tensor, right: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
     """Samples, correct samples (int64) and summed confidence (float64) of every bin, each [bins]."""
     top = top.double()
-    index = _bin_index(top, bins)
+    index = bin_index(top, bins)
     # index_add_ and not bincount(weights=...), which refuses to run on CUDA under torch.use_deterministic_algorithms.
     confidence = torch.zeros(bins, dtype=torch.float64, device=top.device).index_add_(0, index, top)
     return torch.bincount(index, minlength=bins), torch.bincount(index[right], minlength=bins), confidence
@@ -222,7 +222,7 @@ def add_gaps(gaps: Tensor, leading: tuple[Tensor, Tensor], residual: Tensor) -> 
     columns suffice.
     """
     values, classes = leading
-    index = classes * gaps.shape[1] + _bin_index(values.double(), gaps.shape[1])
+    index = classes * gaps.shape[1] + bin_index(values.double(), gaps.shape[1])
     gaps.view(-1).index_add_(0, index.view(-1), residual.gather(1, classes).view(-1))
     gaps[:, 0] += residual.scatter_(1, classes, 0.0).sum(0)
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ltaug._arguments import check_rows, checked, row_limits
+from ltaug._arguments import check_labels, check_rows, checked, label_limits, row_limits
 from ltaug.mixers.functional import broadcast, check_indices, mix, one_hot
 
 
@@ -20,15 +20,22 @@ class Mixer:
 
     Args:
         num_classes: C, the width of the dense targets.
+        multi_label: how the targets are mixed where a sample may have several labels, multi-hot rows [N, C, ...]:
+            "union", the labels of either sample, the larger of the two entries; or "convex", by the weights. ``None``:
+            classes exclude each other, and dense targets are probabilities.
     """
 
     _looked = False  # at the labels of a batch on an accelerator
+    multi_label: str | None = None
 
     @checked
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, multi_label: str | None = None) -> None:
         if num_classes < 1:
             raise ValueError(f"`num_classes` must be at least 1, but is {num_classes}.")
+        if multi_label not in (None, "union", "convex"):
+            raise ValueError(f'`multi_label` must be "union", "convex" or None, but is {multi_label!r}.')
         self.num_classes = int(num_classes)
+        self.multi_label = multi_label
 
     def weights(self, targets: Tensor, partner_targets: Tensor) -> Tensor:
         """Draw the weight of the first sample of every pair, [N]."""
@@ -57,12 +64,13 @@ class Mixer:
 
         Args:
             inputs: floating point [N, ...], any rank from 1; left untouched.
-            targets: int [N, ...] or probabilities [N, C, ...].
+            targets: int [N, ...] or probabilities [N, C, ...]; with ``multi_label`` multi-hot rows [N, C, ...] of any
+                type, 0, 1 or between them.
             partner_inputs: the second sample of every pair, like ``inputs``; by default drawn from the batch.
             partner_targets: their targets; given if and only if ``partner_inputs`` is.
 
         Returns:
-            Mixed inputs like ``inputs``, and probabilities [N, C, ...].
+            Mixed inputs like ``inputs``, and probabilities [N, C, ...]; with ``multi_label`` rows in 0..1.
 
         Raises:
             ValueError: sizes or types do not fit, only one of the two partner arguments is given, or labels are outside
@@ -106,13 +114,17 @@ class Mixer:
         lerp = partner_inputs.lerp_ if overwrite else partner_inputs.lerp
         return lerp(inputs, broadcast(lam, inputs)), lam
 
+    def _rule(self) -> str:
+        """How targets are mixed, for ``repr``."""
+        return "" if self.multi_label is None else f", multi_label={self.multi_label!r}"
+
     def _look(self, targets: Tensor, partner_targets: Tensor | None = None) -> None:
         """Raise ValueError for flags, and for class indices outside 0..C-1 in the first batch on an accelerator.
 
         On the CPU every label is checked where it is used, see :meth:`explain`.
         """
         for name, given in (("targets", targets), ("partner_targets", partner_targets)):
-            if given is not None and given.dtype == torch.bool:
+            if given is not None and given.dtype == torch.bool and self.multi_label is None:
                 raise ValueError(f"`{name}` must be class indices or probabilities, but are torch.bool.")
         if not self._looked and targets.device.type != "cpu":
             self.explain(targets, partner_targets)
@@ -120,6 +132,9 @@ class Mixer:
 
     def explain(self, targets: Tensor, partner_targets: Tensor | None = None) -> None:
         """Raise ValueError if labels are outside 0..C-1, which torch has called an index out of bounds."""
+        if self.multi_label is not None:
+            self._check_labels(targets, partner_targets)
+            return
         check_indices(targets, self.num_classes, "targets")
         if partner_targets is not None:
             check_indices(partner_targets, self.num_classes, "partner_targets")
@@ -132,7 +147,37 @@ class Mixer:
                 self.explain(targets, partner_targets)
             raise
 
+    def _check_labels(self, *given: Tensor | None) -> None:
+        """Raise ValueError unless targets are rows with an entry in 0..1 for each label."""
+        for name, rows in zip(("targets", "partner_targets"), given, strict=True):
+            if rows is None:
+                continue
+            if rows.shape[1:2] != (self.num_classes,) and (rows.ndim, self.num_classes) != (1, 1):
+                raise ValueError(
+                    f"`{name}` must be multi-hot rows [N, {self.num_classes}, ...] for a mixer with `multi_label`, but "
+                    f"have shape {list(rows.shape)}. Lists of labels become rows by `ltaug.multi_hot`."
+                )
+            if rows.dtype != torch.bool and rows.numel():
+                check_labels(*label_limits(rows), name=name)
+
+    def _mixed_labels(self, targets: Tensor, partner_targets: Tensor, lam: Tensor) -> Tensor:
+        if targets.device.type == "cpu":
+            self._check_labels(targets, partner_targets)
+        rows, partner = (
+            each if each.is_floating_point() else each.to(lam.dtype) for each in (targets, partner_targets)
+        )
+        if rows.shape != partner.shape:
+            raise ValueError(
+                f"`targets` and `partner_targets` must be of one form, but are {list(targets.shape)} and "
+                f"{list(partner_targets.shape)}."
+            )
+        dtype = torch.promote_types(rows.dtype, partner.dtype)
+        rows, partner = rows.to(dtype), partner.to(dtype)
+        return torch.maximum(rows, partner) if self.multi_label == "union" else mix(rows, partner, lam)
+
     def _mixed_targets(self, targets: Tensor, partner_targets: Tensor, lam: Tensor) -> Tensor:
+        if self.multi_label is not None:
+            return self._mixed_labels(targets, partner_targets, lam)
         indices = not (targets.is_floating_point() or partner_targets.is_floating_point())
         if indices and targets.ndim == partner_targets.ndim == 1:
             # Two numbers a row: cheaper than mixing two dense matrices, and exact where both labels agree.

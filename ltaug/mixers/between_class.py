@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ltaug._arguments import checked
 from ltaug.mixers._base import Mixer, check_batch, take_rows
+from ltaug.mixers._counts import CountMixer
 from ltaug.mixers.functional import (
     Level,
     between_class_gains,
@@ -45,6 +46,8 @@ class BetweenClass(Mixer):
             of the batch that are of another class, with repetition; a batch of one class alone is permuted. Of
             probabilities the largest one is the class.
         level: "a_weighted", or "rms" for the plain energy.
+        multi_label: "union" or "convex" for clips with several labels, as in :class:`MixUp`; without
+            ``different_classes``, and with a ``ratio`` that does not compare classes.
 
     Raises:
         ValueError: a rate, level or ratio that will not do; when called, inputs are not waveforms [N, ..., T].
@@ -63,8 +66,9 @@ class BetweenClass(Mixer):
         ratio: Mixer | None = None,
         different_classes: bool = False,
         level: Level = "a_weighted",
+        multi_label: str | None = None,
     ) -> None:
-        super().__init__(num_classes)
+        super().__init__(num_classes, multi_label)
         frame_length(sample_rate)
         check_level(level, "level")
         self.sample_rate = sample_rate
@@ -79,6 +83,12 @@ class BetweenClass(Mixer):
             )
         if self.ratio.num_classes != self.num_classes:
             raise ValueError(f"`ratio` has {self.ratio.num_classes} classes, but `num_classes` is {num_classes}.")
+        if multi_label is not None and (different_classes or isinstance(self.ratio, CountMixer)):
+            name = "different_classes" if different_classes else "ratio"
+            raise ValueError(
+                f"`{name}` compares the classes of two clips, one each, but with `multi_label` a clip may have several "
+                "labels. Leave it out."
+            )
         if different_classes and getattr(self.ratio, "in_batch_tau", None) is not None:
             raise ValueError(
                 "`different_classes` and the `in_batch_tau` of `ratio` both choose the partners in the batch: leave "
@@ -125,12 +135,12 @@ class BetweenClass(Mixer):
 
         Args:
             inputs: waveforms, floating point [N, ..., T]; left untouched.
-            targets: int [N, ...] or probabilities [N, C, ...].
+            targets: int [N, ...] or probabilities [N, C, ...]; with ``multi_label`` multi-hot rows [N, C, ...].
             partner_inputs: the second sample of every pair, like ``inputs``; by default drawn from the batch.
             partner_targets: their targets; given if and only if ``partner_inputs`` is.
 
         Returns:
-            Mixed inputs like ``inputs``, and probabilities [N, C, ...].
+            Mixed inputs like ``inputs``, and probabilities [N, C, ...], or mixed rows.
         """
         if not inputs.is_floating_point() or inputs.ndim < 2:
             raise ValueError(
@@ -160,5 +170,5 @@ class BetweenClass(Mixer):
     def __repr__(self) -> str:
         return (
             f"BetweenClass(num_classes={self.num_classes}, sample_rate={self.sample_rate}, ratio={self.ratio}, "
-            f"different_classes={self.different_classes}, level={self.level!r})"
+            f"different_classes={self.different_classes}, level={self.level!r}{self._rule()})"
         )

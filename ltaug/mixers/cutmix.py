@@ -25,6 +25,7 @@ class CutMix(Mixer):
         dims: the axes to cut along: height and width by default, ``(-1,)`` for a stretch of a waveform.
         sizes: lengths of the inputs along ``dims``, so that :meth:`expected_weights` counts whole pixels; mixing does
             not need them.
+        multi_label: "union" or "convex" for samples with several labels, as in :class:`MixUp`.
 
     Raises:
         ValueError: no axis, or not one size an axis; when called, ``dims`` name the batch, an axis twice, or one that
@@ -42,8 +43,9 @@ class CutMix(Mixer):
         alpha: float = 1.0,
         dims: tuple[int, ...] = (-2, -1),
         sizes: tuple[int, ...] | None = None,
+        multi_label: str | None = None,
     ) -> None:
-        super().__init__(num_classes)
+        super().__init__(num_classes, multi_label)
         self.alpha = check_alpha(alpha)
         self.dims = tuple(dims)
         if not self.dims:
@@ -105,4 +107,4 @@ class CutMix(Mixer):
         return torch.where(inside, partner_inputs, inputs), kept
 
     def __repr__(self) -> str:
-        return f"CutMix(num_classes={self.num_classes}, alpha={self.alpha}, dims={self.dims})"
+        return f"CutMix(num_classes={self.num_classes}, alpha={self.alpha}, dims={self.dims}{self._rule()})"

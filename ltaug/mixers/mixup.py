@@ -20,16 +20,21 @@ class MixUp(Mixer):
     Args:
         num_classes: C.
         alpha: parameter of the Beta distribution; 1 is uniform, 0.2 is usual for ImageNet.
+        multi_label: for samples with several labels, multi-hot rows as targets: "union", max(y_i, y_j), what is usual
+            for AudioSet, since a sound that is mixed in is there however quiet it is; or "convex", the formula above.
 
     >>> import torch
     >>> inputs, targets = MixUp(num_classes=3)(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 2]))
     >>> inputs.shape, targets.shape, targets.sum(1)
     (torch.Size([4, 1, 8, 8]), torch.Size([4, 3]), tensor([1., 1., 1., 1.]))
+    >>> mixer = MixUp(num_classes=3, multi_label="union")
+    >>> mixer(torch.rand(1, 5), torch.tensor([[1, 0, 1]]), torch.rand(1, 5), torch.tensor([[0, 0, 1]]))[1]
+    tensor([[1., 0., 1.]])
     """
 
     @checked
-    def __init__(self, num_classes: int, alpha: float = 1.0) -> None:
-        super().__init__(num_classes)
+    def __init__(self, num_classes: int, alpha: float = 1.0, multi_label: str | None = None) -> None:
+        super().__init__(num_classes, multi_label)
         self.alpha = check_alpha(alpha)
 
     def weights(self, targets: Tensor, partner_targets: Tensor) -> Tensor:
@@ -41,4 +46,4 @@ class MixUp(Mixer):
         return torch.tensor(0.5, dtype=torch.float64).expand(self.num_classes, self.num_classes)
 
     def __repr__(self) -> str:
-        return f"MixUp(num_classes={self.num_classes}, alpha={self.alpha})"
+        return f"MixUp(num_classes={self.num_classes}, alpha={self.alpha}{self._rule()})"

@@ -1,5 +1,12 @@
 """Prior correction of logits, the one shift that training losses and test-time corrections share, and calibration."""
 
+from ltaug.posthoc.binary import (
+    LabelwiseTemperatureScaling,
+    PlattScaling,
+    estimate_label_prior,
+    log_odds_shift,
+    shift_binary_logits,
+)
 from ltaug.posthoc.calibration import BiasCorrectedTemperatureScaling, TemperatureScaling, VectorScaling
 from ltaug.posthoc.prior_shift import PriorShift
 from ltaug.posthoc.search import search_strength, strength_curve
@@ -7,11 +14,16 @@ from ltaug.posthoc.shift import log_prior_shift, shift_logits
 
 __all__ = [
     "BiasCorrectedTemperatureScaling",
+    "LabelwiseTemperatureScaling",
+    "PlattScaling",
     "PriorShift",
     "TemperatureScaling",
     "VectorScaling",
+    "estimate_label_prior",
+    "log_odds_shift",
     "log_prior_shift",
     "search_strength",
+    "shift_binary_logits",
     "shift_logits",
     "strength_curve",
 ]

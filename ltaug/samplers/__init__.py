@@ -6,6 +6,7 @@ from ltaug.samplers.deferred import DeferredSampler
 from ltaug.samplers.effective_number import EffectiveNumberSampler
 from ltaug.samplers.pair import PairDataset, PairSampler
 from ltaug.samplers.progressively_balanced import ProgressivelyBalancedSampler
+from ltaug.samplers.repeat_factor import RepeatFactorSampler
 
 __all__ = [
     "ClassAwareSampler",
@@ -15,4 +16,5 @@ __all__ = [
     "PairDataset",
     "PairSampler",
     "ProgressivelyBalancedSampler",
+    "RepeatFactorSampler",
 ]

@@ -1,0 +1,213 @@
+"""Finished logits of labels that may come together: shift, calibration, and their estimated shares."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+from torch.nn import functional as F
+
+from ltaug import (
+    LabelwiseTemperatureScaling,
+    PlattScaling,
+    PriorCorrectedBCELoss,
+    estimate_label_prior,
+    shift_binary_logits,
+    shift_logits,
+)
+from ltaug.metrics import labelwise_calibration_error
+from ltaug.posthoc import log_odds_shift
+
+SHARES = st.lists(st.floats(1e-6, 1 - 1e-6), min_size=3, max_size=3)
+
+
+def a_world(share: Tensor, size: int = 4000, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Log likelihood ratios of N(1, 1) against N(-1, 1), and labels of given shares: 2 x is the ratio."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.rand(size, len(share), generator=generator) < share
+    x = torch.randn(size, len(share), generator=generator, dtype=torch.float64) + (2.0 * truth - 1.0)
+    return 2.0 * x, truth
+
+
+class TestShift:
+    @given(st.lists(st.floats(-20, 20), min_size=3, max_size=3), SHARES, SHARES, st.floats(0, 2))
+    def test_is_the_difference_of_log_odds(
+        self, z: list[float], source: list[float], target: list[float], strength: float
+    ) -> None:
+        expected = [
+            value + strength * (math.log(q / (1 - q)) - math.log(p / (1 - p)))
+            for value, p, q in zip(z, source, target, strict=True)
+        ]
+        actual = shift_binary_logits(torch.tensor([z], dtype=torch.float64), source, target, strength)
+        assert actual.tolist()[0] == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+    @given(SHARES, SHARES)
+    def test_there_and_back(self, source: list[float], target: list[float]) -> None:
+        z = torch.randn(2, 3, 4, dtype=torch.float64)
+        torch.testing.assert_close(shift_binary_logits(shift_binary_logits(z, source, target), target, source), z)
+
+    def test_is_the_shift_of_two_classes(self) -> None:
+        z = torch.randn(5, dtype=torch.float64)
+        two = shift_logits(torch.stack([torch.zeros_like(z), z], 1), [0.9, 0.1], [0.3, 0.7]).softmax(1)[:, 1]
+        torch.testing.assert_close(shift_binary_logits(z, 0.1, 0.7).sigmoid(), two)
+
+    def test_makes_calibrated_probabilities_of_another_world(self) -> None:
+        here, there = torch.tensor([0.5, 0.2, 0.9]), torch.tensor([0.05, 0.6, 0.3])
+        ratio, truth = a_world(there, size=20_000)
+        z = shift_binary_logits(ratio, 0.5, here)  # a perfect model of the first world
+        moved = shift_binary_logits(z, here, there)
+        assert labelwise_calibration_error(moved.sigmoid(), truth) < 0.01
+        assert labelwise_calibration_error(z.sigmoid(), truth) > 0.1
+
+    def test_undoes_what_the_loss_does(self) -> None:
+        prior, z = [0.1, 0.02, 0.5], torch.randn(4, 3)
+        targets = torch.randint(2, (4, 3)).float()
+        plain = F.binary_cross_entropy_with_logits(shift_binary_logits(z, 0.5, prior), targets)
+        torch.testing.assert_close(PriorCorrectedBCELoss(prior)(z, targets), plain)
+
+    def test_shapes_types_and_one_share_for_all(self, device: torch.device) -> None:
+        z = torch.randn(4, 3, device=device).half()
+        moved = shift_binary_logits(z, 0.5, torch.tensor([0.1, 0.2, 0.3], device=device))
+        assert moved.dtype == torch.float16
+        assert moved.device.type == device.type
+        torch.testing.assert_close(shift_binary_logits(z, [0.5] * 3, 0.2), shift_binary_logits(z, 0.5, [0.2] * 3))
+        assert shift_binary_logits([[0.0, 0.0]], [0.5, 0.5], [0.5, 0.5]).tolist() == [[0, 0]]
+        assert torch.equal(shift_binary_logits(z, 0.1, 0.9, strength=0.0), z)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (([[0.0, 0.0]], [0.5, 0.0], 0.5), r"`from_prior` must hold shares .*label 1 has 0"),
+            (([[0.0, 0.0]], 0.5, [9, 1]), r"`to_prior` must hold shares .*label 0 has 9\. Divide counts"),
+            (([[0.0, 0.0]], [0.5, 0.5], [0.5] * 3), r"one share a label each, but have 2 and 3"),
+            (([[0.0, 0.0]], [0.5] * 3, 0.5), r"`logits` must have shape \[N, 3, \.\.\.\], but have \[1, 2\]"),
+            ((torch.zeros(2, 2).long(), 0.5, 0.5), r"`logits` must be floating point"),
+            (([[0.0]], 0.5, 0.5, math.nan), r"`strength` must be finite"),
+            (([[0.0]], True, 0.5), r"`from_prior` must hold one share a label"),
+        ],
+    )
+    def test_errors(self, arguments: tuple[Any, ...], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            shift_binary_logits(*arguments)
+
+    def test_vector(self) -> None:
+        assert log_odds_shift(0.5, [0.5, 0.8]).tolist() == pytest.approx([0.0, math.log(4)])
+
+
+class TestCalibration:
+    share = torch.tensor([0.3, 0.05, 0.6])
+
+    def test_platt_scaling_is_the_logistic_regression_of_each_label(self) -> None:
+        ratio, truth = a_world(self.share)
+        z = 3.0 * ratio + torch.tensor([5.0, -40.0, 0.0])
+        fitted = PlattScaling(3).fit(z, truth, prior_std=math.inf)
+        for k in range(3):
+            reference = LogisticRegression(C=1e12, tol=1e-10, max_iter=1000).fit(z[:, k : k + 1].numpy(), truth[:, k])
+            assert float(fitted.scale[k]) == pytest.approx(float(reference.coef_[0, 0]), rel=1e-3)
+            assert float(fitted.bias[k]) == pytest.approx(float(reference.intercept_[0]), rel=1e-3, abs=1e-3)
+
+    def test_temperature_is_the_best_scale(self) -> None:
+        ratio, truth = a_world(self.share)
+        z = 4.0 * ratio + torch.tensor([1.0, 0.0, -2.0])
+        fitted = LabelwiseTemperatureScaling(3).fit(z, truth, prior_std=math.inf)
+        assert fitted.bias.tolist() == [0.0] * 3
+        for k in range(3):
+
+            def loss(a: Any, k: int = k) -> float:
+                u = float(a[0]) * z[:, k]
+                return float(F.binary_cross_entropy_with_logits(u, truth[:, k].double()))
+
+            best = minimize(loss, [0.2], method="Nelder-Mead", options={"xatol": 1e-6}).x[0]
+            assert float(fitted.scale[k]) == pytest.approx(best, rel=1e-3)
+
+    def test_it_calibrates_other_samples(self) -> None:
+        for kind, bias in ((PlattScaling, 4.0), (LabelwiseTemperatureScaling, 0.0)):
+            (z, truth), (test, test_truth) = a_world(self.share, seed=1), a_world(self.share, 20_000, seed=2)
+            z, test = (3.0 * shift_binary_logits(x, 0.5, self.share) + bias for x in (z, test))
+            before = labelwise_calibration_error(test.sigmoid(), test_truth)
+            after = labelwise_calibration_error(kind(3).fit(z, truth)(test).sigmoid(), test_truth)
+            assert after < 0.015 < 0.02 < before
+
+    def test_the_prior_keeps_few_samples_near_the_identity(self) -> None:
+        z, truth = torch.tensor([[3.0], [2.0], [-3.0], [-2.0]]), torch.tensor([[1], [1], [0], [0]])  # separable
+        weak, strong = (PlattScaling(1).fit(z, truth, prior_std=std) for std in (3.0, 0.1))
+        assert 1.0 < float(strong.scale) < float(weak.scale) < 20
+        assert float(strong.scale) < 1.05
+
+    def test_labels_of_one_kind_keep_the_identity(self) -> None:
+        z, truth = a_world(self.share)
+        truth[:, 1], truth[:, 2] = False, True
+        fitted = PlattScaling(3).fit(z, truth)
+        assert fitted.scale.tolist()[1:] == [1.0, 1.0]
+        assert fitted.bias.tolist()[1:] == [0.0, 0.0]
+
+    def test_a_label_that_the_model_has_upside_down_is_not_turned(self) -> None:
+        z, truth = a_world(self.share)
+        assert bool((PlattScaling(3).fit(-z, truth).scale > 0).all())
+
+    def test_shapes_state_and_one_label(self) -> None:
+        z, truth = a_world(torch.tensor([0.3]), 500)
+        fitted = PlattScaling(1).fit(z[:, 0], truth[:, 0])
+        torch.testing.assert_close(PlattScaling(1).fit(z, truth).scale, fitted.scale)
+        assert fitted(z[:, 0]).shape == (500,)
+        torch.testing.assert_close(fitted(z)[:, 0], fitted(z[:, 0]))
+        again = PlattScaling(1)
+        again.load_state_dict(copy.deepcopy(fitted.state_dict()))
+        torch.testing.assert_close(again(z), fitted(z))
+        three = PlattScaling(3)
+        assert three(torch.zeros(2, 3, 4).half()).dtype == torch.float16
+
+    def test_errors(self) -> None:
+        z, truth = torch.zeros(4, 3), torch.zeros(4, 3)
+        for logits, targets, message in (
+            (z[:, :2], truth[:, :2], r"`logits` must have shape \[N, 3"),
+            (z, truth[:3], r"labels of 4 samples as `logits`, but of 3"),
+            (z, truth + 0.5, r"`targets` must be multi-hot rows of 0 and 1, but hold 0\.5"),
+            (z / 0, truth, r"`logits` must be finite"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                PlattScaling(3).fit(logits, targets)
+        with pytest.raises(ValueError, match="`prior_std` must be positive"):
+            PlattScaling(3).fit(z, truth, prior_std=0.0)
+        with pytest.raises(ValueError, match="`num_labels` must be at least 1"):
+            PlattScaling(0)
+
+
+class TestEstimate:
+    def test_finds_the_shares_of_another_world(self) -> None:
+        there = torch.tensor([0.02, 0.5, 0.9])
+        ratio, truth = a_world(there, size=20_000)
+        for here in (0.5, [0.1, 0.3, 0.6]):
+            found = estimate_label_prior(shift_binary_logits(ratio, 0.5, here), here)
+            torch.testing.assert_close(found, truth.double().mean(0), rtol=0, atol=0.02)
+
+    def test_is_the_fixed_point_of_em(self) -> None:
+        ratio, _ = a_world(torch.tensor([0.3, 0.7]), size=300)
+        q = torch.tensor([0.5, 0.5]).double()
+        for _ in range(5000):
+            q = (ratio + q.logit()).sigmoid().mean(0)
+        torch.testing.assert_close(estimate_label_prior(ratio, 0.5), q, rtol=0, atol=1e-9)
+
+    def test_stays_where_log_odds_are_finite(self) -> None:
+        z = torch.tensor([[-9.0, 9.0]]).expand(50, 2)
+        assert estimate_label_prior(z, 0.5).tolist() == pytest.approx([0.01, 0.99])
+
+    def test_one_label(self) -> None:
+        ratio, _ = a_world(torch.tensor([0.3]), size=300)
+        torch.testing.assert_close(estimate_label_prior(ratio[:, 0], 0.5), estimate_label_prior(ratio, [0.5]))
+
+    def test_errors(self) -> None:
+        with pytest.raises(ValueError, match=r"`logits_prior` must hold one share a label, shape \[2\]"):
+            estimate_label_prior(torch.zeros(3, 2), [0.5] * 3)
+        with pytest.raises(ValueError, match=r"shape \[N, L\], but are .*\[0, 2\]"):
+            estimate_label_prior(torch.zeros(0, 2), 0.5)
+        with pytest.raises(ValueError, match="`logits` must be finite"):
+            estimate_label_prior(torch.tensor([[math.inf]]), 0.5)
