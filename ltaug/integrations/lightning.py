@@ -44,8 +44,8 @@ class LongTailCallback(Callback):  # type: ignore[misc]
 
     The module's ``training_step`` gets ``(inputs, targets)``, mixed in the main process, which knows the epoch, and on
     the device, in place of the loader's batch; other hooks get the batch as it was loaded. The callback chooses the
-    epoch of the plan before the loader is read, also when a training is resumed and workers read ahead, moves the losses
-    to the device, and sets batch norm in second stages. Validation, testing and prediction are untouched.
+    epoch of the plan before the loader is read, also when a training is resumed and workers read ahead, moves the
+    losses to the device, and sets batch norm in second stages. Validation, testing and prediction are untouched.
 
     Yours remain: the loader, ``DataLoader(PairDataset(dataset), sampler=plan.sampler)``, which Lightning divides
     between processes; ``plan.attach(model)`` where the module makes its network; the optimiser, of

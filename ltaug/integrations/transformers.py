@@ -12,8 +12,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -138,8 +139,8 @@ class LongTailMixin:
     Put it before a Trainer of your own: ``class Mine(LongTailMixin, MyTrainer): ...``. Its ``compute_loss`` then gets
     batches that are mixed already, and must not give the model the labels, which are probabilities.
 
-    The plan decides on the sampler, the partners, the mixing, the loss, the classifier (``plan.attach`` is called unless
-    you have called it), batch norm and learning rates of second stages; the Trainer on all else. Evaluation is
+    The plan decides on the sampler, the partners, the mixing, the loss, the classifier (``plan.attach`` is called
+    unless you have called it), batch norm and learning rates of second stages; the Trainer on all else. Evaluation is
     untouched: plain samples, and the model's own loss.
 
     *Where it is mixed.* The workers of a ``DataLoader`` have a copy of the plan that stays in the epoch in which it was
@@ -359,6 +360,21 @@ class LongTailMixin:
             num_items_in_batch = num_items_in_batch * (inputs["labels"].numel() / labels.numel())
         return compute(model, inputs, return_outputs, num_items_in_batch, **options)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model as the Trainer does; a checkpoint under the names that it is resumed by."""
+        with _present_names(self.model) if _internal_call else contextlib.nullcontext():
+            super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        missing = set(load_result.missing_keys) - set(getattr(self.model, "_keys_to_ignore_on_save", None) or ())
+        if missing or load_result.unexpected_keys:
+            raise ValueError(
+                f"The checkpoint does not fit the model: it lacks {len(missing)} of its weights, such as "
+                f"{min(missing, default='none')}, and holds {len(load_result.unexpected_keys)} others. Build the model "
+                "that was trained."
+            )
+        super()._issue_warnings_after_load(load_result)  # type: ignore[misc]
+
     def _mixed(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The batch with its inputs and labels mixed, as the plan's epoch has it."""
         partner = inputs.get(PARTNER)
@@ -455,6 +471,24 @@ class _PairCollator:
 
 def _scalar(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 0
+
+
+@contextlib.contextmanager
+def _present_names(model: Any) -> Iterator[None]:
+    """Let a model be saved under the names that its weights have.
+
+    transformers 5 writes those of many models (ViT, ...) under the names of older releases, which ``from_pretrained``
+    translates back but the Trainer does not: it would resume with the weights that the model happens to have
+    (huggingface/transformers#48805).
+    """
+    before = vars(model).get("_weight_conversions")
+    model._weight_conversions = []
+    try:
+        yield
+    finally:
+        del model._weight_conversions
+        if before is not None:
+            model._weight_conversions = before
 
 
 def _of_the_hub(dataset: Any) -> bool:
