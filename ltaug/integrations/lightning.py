@@ -52,8 +52,8 @@ class LongTailCallback(Callback):  # type: ignore[misc]
     ``plan.parameter_groups(model)`` where a second stage has several learning rates; and ``plan.criterion``. Gradients
     of ``accumulate_grad_batches`` are averaged by Lightning.
 
-    Between processes Lightning shuffles what an epoch draws once more, equally on all: what is drawn stays, but
-    ``class_aware`` batches no longer hold the samples of a class in a row.
+    Between processes Lightning shuffles what an epoch draws once more, equally on all: what is drawn stays, its order
+    does not, so that ``class_aware`` no longer has the samples of a class in a row.
 
     Checkpoints record method, epochs, seed and a fingerprint of the labels; resuming with another plan is an error.
 
