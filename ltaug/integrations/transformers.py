@@ -187,7 +187,7 @@ class LongTailMixin:
     ) -> None:
         super().__init__(*arguments, **options)
         self.plan, self.label_name = plan, label_name
-        self.input_name: str = input_name or getattr(self.model, "main_input_name", "pixel_values")
+        self.input_name = str(input_name or getattr(self.model, "main_input_name", "pixel_values"))
         if self.args.max_steps <= 0:
             check_plan(plan, math.ceil(self.args.num_train_epochs), "num_train_epochs")
         else:  # the epochs are known where the loader is
@@ -587,7 +587,7 @@ def fold_prior_shift(
                 "`logits_prior` was given when the model was shifted, and is in `model.config.prior_shift`. Leave it "
                 "out to move the model on; `strength=0` restores it."
             )
-        source = torch.tensor(record["logits_prior"], dtype=torch.float64)
+        source = as_counts(record["logits_prior"], integers=False).double()
         _check_bias(linear.bias, record)
     size = linear.out_features
     target = as_target(torch.ones(size) if target_prior is None else target_prior, size, "target_prior", "config")
@@ -607,8 +607,8 @@ def fold_prior_shift(
 
 def _check_bias(bias: Tensor, record: dict[str, Any]) -> None:
     """Raise ValueError unless a bias is what its record says: the one before, and the shift."""
-    priors = [torch.tensor(record[name], dtype=torch.float64) for name in ("logits_prior", "target_prior")]
-    expected = torch.tensor(record["bias"], dtype=torch.float64) + log_prior_shift(*priors, record["strength"])
+    shift = log_prior_shift(record["logits_prior"], record["target_prior"], record["strength"])
+    expected = torch.tensor(record["bias"], dtype=torch.float64) + shift
     # It may have been rounded to the type of then, and of now.
     rounded = max(torch.finfo(getattr(torch, record["dtype"])).eps, torch.finfo(bias.dtype).eps)
     found = bias.detach().double().cpu()
