@@ -26,7 +26,7 @@ from ltaug.posthoc import (
 )
 from ltaug.posthoc._buffers import PriorBuffers
 from ltaug.posthoc.shift import Given, Logits, Priors, as_logits, as_priors, like
-from ltaug.priors import Counts, as_counts, as_labels, class_counts, class_prior
+from ltaug.priors import Counts, as_counts, as_labels, class_counts, class_prior, on_wide_device
 
 __all__ = [
     "CALIBRATORS",
@@ -164,7 +164,7 @@ class Correction(PriorBuffers):
         Raises:
             ValueError: there are none.
         """
-        logits, labels = as_logits(logits), as_labels(labels)
+        logits, labels = _labelled(logits, labels)
         if not len(labels):
             raise ValueError("`labels` must be those of held-out samples, but there are none to tune on.")
         if self.calibrator is not None:
@@ -349,7 +349,7 @@ class Correction(PriorBuffers):
             was estimated from them, since weighted to itself even a wrong estimate looks right, or is one a row.
             `target_prior`, `strength`, `strength_by`, `strength_curve`: what was corrected for, and how.
         """
-        raw, labels, counts = as_logits(logits), as_labels(labels), as_counts(class_counts)
+        (raw, labels), counts = _labelled(logits, labels), as_counts(class_counts)
         corrected = self(raw)
         target = self.target
         if target is None or target.ndim == 2 or self._estimator is not None:
@@ -391,7 +391,7 @@ class Correction(PriorBuffers):
         Raises:
             ValueError: there are fewer than two folds, or more than samples.
         """
-        raw, labels = as_logits(logits), as_labels(labels)
+        raw, labels = _labelled(logits, labels)
         if not 2 <= folds <= len(labels):
             raise ValueError(f"`folds` must be 2 to {len(labels)}, the number of samples, but is {folds}.")
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
@@ -471,9 +471,9 @@ def shifted_accuracy(
         prior gains an estimate keeps (over calibrated logits, if there are any, so that calibration's own gain does not
         count), NaN where that gain is below a point, so that the share would be noise.
     """
-    logits, labels = as_logits(logits), as_labels(labels)
+    logits, labels = _labelled(logits, labels)
     counts, source = as_counts(class_counts), class_prior(logits_prior)
-    start = logits if calibrated is None else as_logits(calibrated, "calibrated")
+    start = logits if calibrated is None else on_wide_device(as_logits(calibrated, "calibrated"))
     names = {"estimated": "estimate", "trend": "trend", "center": "center"}
     estimators = prior_estimators(counts)
     accuracy: dict[str, dict[str, float]] = {"none": {}}
@@ -528,7 +528,7 @@ def tuned_strength(
     Raises:
         ValueError: some classes have no sample, and the shift of the others is the same at any strength.
     """
-    logits, labels = as_logits(logits), as_labels(labels)
+    logits, labels = _labelled(logits, labels)
     source, target = (
         as_counts(prior, name, integers=False, positive=True).to(labels.device)
         for prior, name in ((source, "source"), (target, "target"))
@@ -574,6 +574,11 @@ def _weights_towards(prior: Tensor, labels: Tensor) -> Tensor:
     return weights / weights.sum()
 
 
+def _labelled(logits: Logits, labels: Counts) -> tuple[Tensor, Tensor]:
+    """Logits and their labels as tensors, where there is float64."""
+    return on_wide_device(as_logits(logits)), on_wide_device(as_labels(labels))
+
+
 def _counts(labels: Tensor, num_classes: int) -> Tensor:
     return class_counts(labels, num_classes).double()
 
@@ -595,8 +600,10 @@ def _deviation(values: Sequence[float]) -> float:
 
 def _positive_prior(values: Priors, name: str) -> Tensor:
     prior = as_priors(values, name)
-    prior = prior / prior.amax(-1, keepdim=True)  # whose sum cannot overflow
-    return prior / prior.sum(-1, keepdim=True)
+    total = prior.sum(-1, keepdim=True)
+    if not bool(total.isfinite().all()):  # the sum of numbers near the largest that there is
+        return _positive_prior(prior / prior.amax(-1, keepdim=True), name)
+    return prior / total
 
 
 def _top1(logits: Tensor, labels: Tensor) -> float:

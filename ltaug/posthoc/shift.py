@@ -46,9 +46,10 @@ def log_prior_shift(from_prior: Priors, to_prior: Priors, strength: float = 1.0)
     >>> log_prior_shift([3, 1], [1, 1])
     tensor([-0.4055,  0.6931], dtype=torch.float64)
     """
-    strength = as_number(strength, "strength", "0 leaves the logits, 1 is Bayes' rule.")
-    if not math.isfinite(strength):
-        raise ValueError(f"`strength` must be finite, but is {strength}. 0 leaves the logits, 1 is Bayes' rule.")
+    if not torch.compiler.is_compiling():  # which traces a strength that changes as a number of any value
+        strength = as_number(strength, "strength", "0 leaves the logits, 1 is Bayes' rule.")
+        if not math.isfinite(strength):
+            raise ValueError(f"`strength` must be finite, but is {strength}. 0 leaves the logits, 1 is Bayes' rule.")
     source, target = as_priors(from_prior, "from_prior"), as_priors(to_prior, "to_prior")
     if source.shape[-1] != target.shape[-1]:
         raise ValueError(
