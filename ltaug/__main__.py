@@ -70,7 +70,10 @@ def correct(arguments: argparse.Namespace) -> None:
         _say(f"\n{made.shifted_table(shifted)}")
     if printed := made.published(published_beside(run), corrects, arguments.shifted):
         _say("\n".join(["", *printed]))
-    _say(f"\nWritten: {made.save(corrected, shifted)}\nReport: {write_report(made.run.path)}")
+    _say(f"\nWritten: {made.save(corrected, shifted)}")
+    if corrects and arguments.folds is None:
+        _say(f"To use it: ltaug.correction.Correction.load({str(made.run.path)!r})")
+    _say(f"Report: {write_report(made.run.path)}")
 
 
 def compare(arguments: argparse.Namespace) -> None:

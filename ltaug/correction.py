@@ -1,15 +1,17 @@
-"""Correction of finished logits for another class mix: calibrate, estimate the mix, shift. Tensors in, tensors out."""
+"""Correction of finished logits for another class mix: calibrate, estimate the mix, shift."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ltaug._arguments import as_number
 from ltaug.labelshift import estimate_prior
 from ltaug.longtail import shifted_sets
 from ltaug.metrics import classification_report
@@ -17,11 +19,14 @@ from ltaug.posthoc import (
     BiasCorrectedTemperatureScaling,
     TemperatureScaling,
     VectorScaling,
+    _saved,
     search_strength,
     shift_logits,
     strength_curve,
 )
-from ltaug.priors import Counts, as_counts, class_counts, class_prior
+from ltaug.posthoc._buffers import PriorBuffers
+from ltaug.posthoc.shift import Given, Logits, Priors, as_logits, as_priors, like
+from ltaug.priors import Counts, as_counts, as_labels, class_counts, class_prior, on_wide_device
 
 __all__ = [
     "CALIBRATORS",
@@ -60,25 +65,30 @@ LARGEST_STRENGTH = 3.0
 """End of the search for a strength; the largest of the paper (IC, Tian et al., NeurIPS 2020) is 2.1."""
 
 
-class Correction:
+class Correction(PriorBuffers):
     """Calibrate logits, then shift them to another class prior.
 
     Calibrated logits stay under the prior of the model, and the shift is that of :func:`ltaug.shift_logits`,
 
         z_j + strength * (log target_j - log source_j)
 
+    A module: its priors are buffers and its calibrator is a part of it; it moves and is exported with a model, and
+    :meth:`save` keeps it in two small files. Tensors give tensors; NumPy arrays and lists give arrays.
+
     Args:
         logits_prior: prior that the logits are under, [C].
-        target_prior: prior to correct for, [C]; or an estimator, which is asked for the prior of the very logits that
-            are corrected, see :func:`prior_estimators`; or None for no shift.
+        target_prior: prior to correct for, [C], or one a row, [N, C]; or an estimator, which is asked for the prior of
+            the very logits that are corrected, unless :meth:`estimate` has named others, see :func:`prior_estimators`;
+            or None for no shift.
         strength: of the shift, from 0; or how it is found on the labelled samples of :meth:`tune`, see
             :func:`tuned_strength`: "search" as in IC (Tian et al., NeurIPS 2020, https://arxiv.org/abs/2010.11820),
             "grid", or "auto", which is ours.
         calibrator: one of :mod:`ltaug.posthoc`, fitted by :meth:`tune`; or None.
+        class_names: C names, which are saved with it; or None.
 
     Attributes:
         tunes: whether labelled samples are needed, see :meth:`tune`. Never those whose result is reported.
-        target: prior that was last corrected for, float64 [C], or None.
+        target: prior to correct for, float64 [C]: as given, or as last estimated; None before, and without a shift.
         strength: as given, or as last found; None before.
         strength_by: how it is found, or None where it is given.
         curve: of a search, {"strengths": [...], "accuracy": [...]}, or None.
@@ -90,36 +100,61 @@ class Correction:
     >>> correction = Correction([0.9, 0.1], target_prior=[0.5, 0.5])
     >>> correction(logits).argmax(1)
     tensor([1, 1, 1])
+    >>> correction(logits.tolist(), target_prior=[[0.5, 0.5], [0.9, 0.1], [0.99, 0.01]]).argmax(1)
+    array([1, 0, 0])
     """
+
+    logits_prior: Tensor
+    target: Tensor | None
 
     def __init__(
         self,
         logits_prior: Counts,
-        target_prior: Counts | PriorEstimator | None = None,
+        target_prior: Priors | PriorEstimator | None = None,
         strength: float | str = 1.0,
         calibrator: nn.Module | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
-        self.logits_prior = _positive_prior(logits_prior, "logits_prior")
-        self.target_prior = target_prior
-        if target_prior is not None and not callable(target_prior):
-            self.target_prior = _positive_prior(target_prior, "target_prior")
-            if len(self.target_prior) != len(self.logits_prior):
+        super().__init__()
+        self.register_buffer("logits_prior", _positive_prior(logits_prior, "logits_prior"))
+        if self.logits_prior.ndim != 1:
+            shape = list(self.logits_prior.shape)
+            raise ValueError(f"`logits_prior` must hold one number a class, shape [C], but has shape {shape}.")
+        self._estimator: PriorEstimator | None = None
+        target = None
+        if callable(target_prior):
+            self._estimator = target_prior
+        elif target_prior is not None:
+            target = _positive_prior(target_prior, "target_prior")
+            if target.shape[-1] != len(self.logits_prior):
                 raise ValueError(
                     f"`target_prior` must have one number a class, {len(self.logits_prior)} as `logits_prior`, but has "
-                    f"{len(self.target_prior)}."
+                    f"{target.shape[-1]}."
                 )
+        self.register_buffer("target", target)
         if strength not in STRENGTHS and (isinstance(strength, str) or not 0.0 <= strength < math.inf):
             raise ValueError(f"`strength` must be a number from 0, {', '.join(STRENGTHS)}, but is {strength!r}.")
         self.strength_by = strength if isinstance(strength, str) else None
-        self.strength = None if isinstance(strength, str) else strength
+        self.strength = None if isinstance(strength, str) else as_number(strength, "strength")
         self.calibrator = calibrator
         self._searches = target_prior is not None and self.strength_by is not None
         self.tunes = self._searches or calibrator is not None
-        self.target: Tensor | None = None
         self.curve: dict[str, list[float]] | None = None
+        self._tuned = False
         self._held_out: tuple[Tensor, Tensor] | None = None
+        self.class_names = None if class_names is None else list(class_names)
+        if self.class_names is not None and len(self.class_names) != len(self.logits_prior):
+            raise ValueError(
+                f"`class_names` must be {len(self.logits_prior)}, one for each class of `logits_prior`, but are "
+                f"{len(self.class_names)}."
+            )
 
-    def tune(self, logits: Tensor, labels: Tensor) -> None:
+    @property
+    def target_prior(self) -> Tensor | PriorEstimator | None:
+        """Prior to correct for, [C] or [N, C], or what estimates it."""
+        return self.target if self._estimator is None else self._estimator
+
+    def tune(self, logits: Logits, labels: Counts) -> None:
         """Fit the calibrator, and keep what a strength is searched on: labelled samples that nothing was trained on.
 
         Args:
@@ -129,47 +164,177 @@ class Correction:
         Raises:
             ValueError: there are none.
         """
+        logits, labels = _labelled(logits, labels)
         if not len(labels):
             raise ValueError("`labels` must be those of held-out samples, but there are none to tune on.")
         if self.calibrator is not None:
             self.calibrator.fit(logits, labels, logits_prior=self.logits_prior)  # type: ignore[operator]
-        self._held_out = (logits if self.calibrator is None else self.calibrator(logits), labels)
+        self._tuned = True
+        self._held_out = (self.calibrate(logits), labels)
 
-    def calibrate(self, logits: Tensor) -> Tensor:
+    def estimate(self, logits: Given) -> Given:
+        """Estimate the prior to correct for from unlabelled samples of the place where the model is used, and keep it.
+
+        Without it, an estimator is asked anew for the prior of the very logits of each call, which must then be many.
+
+        Args:
+            logits: of those samples, as the model gives them, float [N, C].
+
+        Returns:
+            The prior, float64 [C], which :meth:`forward` corrects for from now on.
+
+        Raises:
+            ValueError: the target prior is given, or the calibrator is not fitted yet, see :meth:`tune`.
+        """
+        if self._estimator is None:
+            raise ValueError(
+                "`target_prior` is given, so there is nothing to estimate. Make the correction with one of "
+                "`prior_estimators(class_counts)` as its `target_prior`."
+            )
+        self.target = self._estimated(self.calibrate(as_logits(logits)))
+        self._estimator = None
+        return like(logits, self.target)
+
+    def calibrate(self, logits: Given) -> Given:
         """Calibrated logits, [N, C], under the same prior; the same logits where there is no calibrator.
 
         Raises:
             ValueError: the calibrator is not fitted yet, see :meth:`tune`.
         """
+        tensor = as_logits(logits)
         if self.calibrator is None:
-            return logits
-        if self._held_out is None:
+            return like(logits, tensor)
+        if not self._tuned:
             raise ValueError("The calibrator is not fitted yet: call `tune` first.")
-        calibrated: Tensor = self.calibrator(logits)
-        return calibrated
+        calibrated: Tensor = self.calibrator(tensor)
+        return like(logits, calibrated)
 
-    def __call__(self, logits: Tensor) -> Tensor:
+    def forward(self, logits: Given, target_prior: Priors | None = None) -> Given:
         """Calibrated and shifted logits, [N, C]. An estimated prior is that of these N samples.
 
-        Raises:
-            ValueError: what is asked for needs :meth:`tune` first.
-        """
-        logits = self.calibrate(logits)
-        if self.target_prior is None:
-            return logits
-        if callable(self.target_prior):
-            found = self.target_prior(logits, self.logits_prior)
-            self.target = found.clamp(min=1e-9)  # a class that it finds none of keeps a finite logit
-        else:
-            self.target = torch.as_tensor(self.target_prior)
-        if self._searches:
-            if self._held_out is None:
-                raise ValueError(f"`strength` {self.strength_by} needs labelled samples: call `tune` first.")
-            how = str(self.strength_by)
-            self.strength, self.curve = tuned_strength(*self._held_out, self.logits_prior, self.target, how)
-        return shift_logits(logits, self.logits_prior, self.target, self.strength or 0.0)
+        Args:
+            logits: as the model gives them, float [N, C].
+            target_prior: prior to correct for, [C], or one a row, [N, C], instead of the correction's own. Exported
+                with it, it is an input of the exported correction.
 
-    def evaluate(self, logits: Tensor, labels: Tensor, class_counts: Counts) -> dict[str, Any]:
+        Raises:
+            ValueError: what is asked for needs :meth:`tune` first, or a prior does not fit the logits.
+        """
+        tensor = self.calibrate(as_logits(logits))
+        if target_prior is None:
+            if self._estimator is not None:
+                self.target = self._estimated(tensor)
+            target_prior = self.target
+        if target_prior is None:
+            return like(logits, tensor)
+        return like(logits, shift_logits(tensor, self.logits_prior, target_prior, self._strength_for(target_prior)))
+
+    def _estimated(self, logits: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or self._estimator is None:
+            raise ValueError("The prior is estimated anew for every call: fix it with `estimate` before an export.")
+        found = self._estimator(logits, self.logits_prior)
+        return found.clamp(min=1e-9)  # a class that it finds none of keeps a finite logit
+
+    def _strength_for(self, target: Priors) -> float:
+        """The strength for a target, searched anew where there are held-out samples to search it on."""
+        if self._searches and self._held_out is not None and not torch.compiler.is_compiling():
+            prior = as_priors(target, "target_prior")
+            if prior.ndim == 2:
+                raise ValueError("`strength` cannot be searched for a prior a row: give a number.")
+            how = str(self.strength_by)
+            self.strength, self.curve = tuned_strength(*self._held_out, self.logits_prior, prior, how)
+        if self.strength is None:
+            raise ValueError(f"`strength` {self.strength_by} needs labelled samples: call `tune` first.")
+        return self.strength
+
+    # -- files and checkpoints -----------------------------------------------------------------------------------------
+
+    def save(self, path: _saved.Place) -> Path:
+        """Keep it in two files, STEM.safetensors with its numbers and STEM.json with class names, strength and kinds.
+
+        What is saved corrects as this one does now, for the prior last estimated and at the strength last found.
+
+        Args:
+            path: a folder, where they are called correction; or their stem.
+
+        Returns:
+            The path of the former, which :meth:`load` takes, as it does the folder and the stem.
+
+        Raises:
+            ValueError: its calibrator is none of :data:`CALIBRATORS`, or something is yet to be fitted or found.
+        """
+        names = [name for name, make in CALIBRATORS.items() if type(make(2)) is type(self.calibrator)]
+        if self.calibrator is not None and not (names and self._tuned):
+            raise ValueError(
+                "The calibrator is not fitted yet: call `tune` first."
+                if names
+                else f"`calibrator` must be one of {', '.join(CALIBRATORS)} to be saved, but is a "
+                f"{type(self.calibrator).__name__}. Keep its `state_dict` by yourself."
+            )
+        if self._estimator is not None and self.target is None:
+            raise ValueError("`target_prior` is not estimated yet: call `estimate` on unlabelled samples first.")
+        if self.strength is None:
+            raise ValueError("`strength` is not found yet: call `tune`, and correct some logits.")
+        info = {
+            "class_names": self.class_names,
+            "num_classes": len(self.logits_prior),
+            "calibrator": names[0] if names else None,
+            "shifts": self.target is not None,
+            "strength": self.strength,
+            "strength_by": self.strength_by,
+        }
+        return _saved.write(path, "correction", self.state_dict(), info)
+
+    @classmethod
+    def load(cls, path: _saved.Place) -> Correction:
+        """Load what :meth:`save` has kept, on the CPU: ready to correct, without what it was tuned on.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: a file is damaged, or the two do not belong together.
+
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = Correction([0.9, 0.1], [0.5, 0.5], class_names=["cat", "dog"]).save(folder)
+        >>> Correction.load(folder)(torch.tensor([[2.0, 0.0]])).argmax(1)
+        tensor([1])
+        """
+        tensors, info = _saved.read(path, "correction")
+        try:
+            kind, size = info["calibrator"], int(info["num_classes"])
+            calibrator = None if kind is None else CALIBRATORS[kind](size)
+            source, target = tensors["logits_prior"], tensors.get("target")
+            loaded = cls(source, target, info["strength"], calibrator, info["class_names"])
+            loaded.load_state_dict(tensors)
+            if (loaded.strength, target is not None, len(source)) != (info["strength"], info["shifts"], size):
+                raise ValueError("strength, target or number of classes differ")
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"The two files of `{path}` do not belong together, or are of another version: {error}. Save the "
+                "correction again."
+            ) from error
+        loaded.strength_by, loaded.tunes = info.get("strength_by"), False
+        return loaded
+
+    def get_extra_state(self) -> Tensor:
+        """Strength and whether it is tuned, as numbers, since checkpoints hold tensors."""
+        strength = math.nan if self.strength is None else self.strength
+        return torch.tensor([strength, float(self._tuned)], dtype=torch.float64, device="cpu")
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over what :meth:`get_extra_state` has returned."""
+        strength, tuned = state.tolist()
+        self.strength, self._tuned, self._held_out = None if math.isnan(strength) else strength, bool(tuned), None
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any) -> None:
+        found = state_dict.get(f"{prefix}target")
+        if found is not None and (self.target is None or self.target.shape != found.shape):
+            self.target = torch.ones(found.shape, dtype=found.dtype, device=self.logits_prior.device)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    # -- labelled test logits ------------------------------------------------------------------------------------------
+
+    def evaluate(self, logits: Given, labels: Counts, class_counts: Counts) -> dict[str, Any]:
         """Correct labelled test logits, and compare them with what they were.
 
         Args:
@@ -181,31 +346,31 @@ class Correction:
             Metrics by name, each a mapping as :func:`ltaug.metrics.classification_report` returns it: `uncorrected`,
             `calibrated` (None where nothing is both calibrated and shifted) and `final`. `top1_on_target`: accuracy
             `uncorrected` and `corrected`, with the test samples weighted to the target prior; as they are where that
-            was estimated from them, since weighted to itself even a wrong estimate looks right. `target_prior`,
-            `strength`, `strength_by`, `strength_curve`: what was corrected for, and how.
+            was estimated from them, since weighted to itself even a wrong estimate looks right, or is one a row.
+            `target_prior`, `strength`, `strength_by`, `strength_curve`: what was corrected for, and how.
         """
-        counts = as_counts(class_counts)
-        corrected = self(logits)
+        (raw, labels), counts = _labelled(logits, labels), as_counts(class_counts)
+        corrected = self(raw)
         target = self.target
-        if target is None or callable(self.target_prior):
+        if target is None or target.ndim == 2 or self._estimator is not None:
             target = class_prior(_counts(labels, len(self.logits_prior)))
         both = self.target_prior is not None and self.calibrator is not None
         return {
-            "target_prior": self.target,
+            "target_prior": None if self.target is None else like(logits, self.target),
             "strength": None if self.target_prior is None else self.strength,
             "strength_by": None if self.target_prior is None else self.strength_by,
             "strength_curve": self.curve,
-            "uncorrected": classification_report(logits.softmax(1), labels, counts),
-            "calibrated": classification_report(self.calibrate(logits).softmax(1), labels, counts) if both else None,
+            "uncorrected": classification_report(raw.softmax(1), labels, counts),
+            "calibrated": classification_report(self.calibrate(raw).softmax(1), labels, counts) if both else None,
             "final": classification_report(corrected.softmax(1), labels, counts),
             "top1_on_target": {
-                "uncorrected": weighted_accuracy(logits, labels, target),
+                "uncorrected": weighted_accuracy(raw, labels, target),
                 "corrected": weighted_accuracy(corrected, labels, target),
             },
         }
 
     def evaluate_folds(
-        self, logits: Tensor, labels: Tensor, class_counts: Counts, folds: int = 3, seed: int = 0
+        self, logits: Given, labels: Counts, class_counts: Counts, folds: int = 3, seed: int = 0
     ) -> dict[str, Any]:
         """Tune on one part of the test samples and test on the others, with each part in turn: mean and spread.
 
@@ -226,6 +391,7 @@ class Correction:
         Raises:
             ValueError: there are fewer than two folds, or more than samples.
         """
+        raw, labels = _labelled(logits, labels)
         if not 2 <= folds <= len(labels):
             raise ValueError(f"`folds` must be 2 to {len(labels)}, the number of samples, but is {folds}.")
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
@@ -233,15 +399,17 @@ class Correction:
         found = []
         for fold in range(folds):
             mine = torch.arange(len(labels)) % folds == fold
-            self.tune(logits[order[mine]], labels[order[mine]])
-            found.append(self.evaluate(logits[order[~mine]], labels[order[~mine]], class_counts))
+            self.tune(raw[order[mine]], labels[order[mine]])
+            found.append(self.evaluate(raw[order[~mine]], labels[order[~mine]], class_counts))
 
         def over_folds(of: Callable[[Sequence[Any]], Any], *keys: str) -> dict[str, Any]:
             return {key: _across([each[key] for each in found], of) for key in keys}
 
         metrics = ("uncorrected", "calibrated", "final", "top1_on_target")
+        target = _across([each["target_prior"] for each in found], _mean)
         return {
-            **over_folds(_mean, "target_prior", "strength", *metrics),
+            "target_prior": None if target is None else like(logits, target),
+            **over_folds(_mean, "strength", *metrics),
             "strength_by": found[0]["strength_by"],
             "strength_curve": None,
             "strengths": [each["strength"] for each in found],
@@ -285,7 +453,7 @@ def prior_estimators(class_counts: Counts) -> dict[str, PriorEstimator]:
 
 
 def shifted_accuracy(
-    logits: Tensor, labels: Tensor, class_counts: Counts, logits_prior: Counts, calibrated: Tensor | None = None
+    logits: Logits, labels: Counts, class_counts: Counts, logits_prior: Counts, calibrated: Logits | None = None
 ) -> dict[str, dict[str, float]]:
     """Top-1 on LADE's test sets of other class mixes (:func:`ltaug.longtail.shifted_sets`), by what is known of each.
 
@@ -303,8 +471,9 @@ def shifted_accuracy(
         prior gains an estimate keeps (over calibrated logits, if there are any, so that calibration's own gain does not
         count), NaN where that gain is below a point, so that the share would be noise.
     """
+    logits, labels = _labelled(logits, labels)
     counts, source = as_counts(class_counts), class_prior(logits_prior)
-    start = logits if calibrated is None else calibrated
+    start = logits if calibrated is None else on_wide_device(as_logits(calibrated, "calibrated"))
     names = {"estimated": "estimate", "trend": "trend", "center": "center"}
     estimators = prior_estimators(counts)
     accuracy: dict[str, dict[str, float]] = {"none": {}}
@@ -331,7 +500,7 @@ def shifted_accuracy(
 
 
 def tuned_strength(
-    logits: Tensor, labels: Tensor, source: Tensor, target: Tensor, method: str = "auto"
+    logits: Logits, labels: Counts, source: Counts, target: Counts, method: str = "auto"
 ) -> tuple[float, dict[str, list[float]]]:
     """Find the strength with the best accuracy on a labelled set weighted towards a target prior.
 
@@ -359,9 +528,14 @@ def tuned_strength(
     Raises:
         ValueError: some classes have no sample, and the shift of the others is the same at any strength.
     """
+    logits, labels = _labelled(logits, labels)
+    source, target = (
+        as_counts(prior, name, integers=False, positive=True).to(labels.device)
+        for prior, name in ((source, "source"), (target, "target"))
+    )
     there = torch.unique(labels)
     if len(there) < len(source):
-        shift = (target[there].double() / source[there].double()).log()
+        shift = (target[there] / source[there]).log()
         if float(shift.max() - shift.min()) < 1e-6:
             raise ValueError(
                 f"`labels` of the held-out samples are of {len(there)} of {len(source)} classes, all of which are "
@@ -400,6 +574,11 @@ def _weights_towards(prior: Tensor, labels: Tensor) -> Tensor:
     return weights / weights.sum()
 
 
+def _labelled(logits: Logits, labels: Counts) -> tuple[Tensor, Tensor]:
+    """Logits and their labels as tensors, where there is float64."""
+    return on_wide_device(as_logits(logits)), on_wide_device(as_labels(labels))
+
+
 def _counts(labels: Tensor, num_classes: int) -> Tensor:
     return class_counts(labels, num_classes).double()
 
@@ -419,11 +598,12 @@ def _deviation(values: Sequence[float]) -> float:
     return float(torch.tensor(values, dtype=torch.float64).std())
 
 
-def _positive_prior(values: Counts, name: str) -> Tensor:
-    prior = class_prior(values)
-    if not bool((prior > 0).all()):
-        raise ValueError(f"`{name}` must be positive: logits cannot be shifted from or to a prior of 0.")
-    return prior
+def _positive_prior(values: Priors, name: str) -> Tensor:
+    prior = as_priors(values, name)
+    total = prior.sum(-1, keepdim=True)
+    if not bool(total.isfinite().all()):  # the sum of numbers near the largest that there is
+        return _positive_prior(prior / prior.amax(-1, keepdim=True), name)
+    return prior / total
 
 
 def _top1(logits: Tensor, labels: Tensor) -> float:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltaug._arguments import as_number, as_whole, checked
-from ltaug.posthoc.shift import Logits, as_logits, check_finite, check_no_probabilities
+from ltaug.posthoc.shift import Given, Logits, as_logits, check_finite, check_no_probabilities, like
 from ltaug.priors import Counts, as_array, as_counts, as_labels, by_class, on_wide_device, with_values
 
 __all__ = ["estimate_prior", "prior_interval"]
@@ -36,7 +36,7 @@ _RISE = 0.5
 
 @checked
 def estimate_prior(
-    logits: Logits,
+    logits: Given,
     logits_prior: Counts,
     method: str = "em",
     *,
@@ -48,7 +48,7 @@ def estimate_prior(
     shrinkage: float = 0.01,
     max_iterations: int = 1000,
     tolerance: float = 1e-6,
-) -> Tensor:
+) -> Given:
     """Estimate the class prior of unlabelled samples from their logits.
 
     ====== ============================================================================================================
@@ -119,7 +119,8 @@ def estimate_prior(
         tolerance: limit for "em" on the sum of the classes' changes.
 
     Returns:
-        float64 [C] on the device of ``logits``, or on the CPU where that has no float64; sums to 1.
+        float64 [C] on the device of ``logits``, or on the CPU where that has no float64; sums to 1. A NumPy array where
+        ``logits`` are no tensor.
 
     Raises:
         ValueError: wrong shapes, NaN, probabilities for logits (two samples or more, each of numbers that are not
@@ -132,12 +133,12 @@ def estimate_prior(
     tensor([0.8125, 0.1875], dtype=torch.float64)
     """
     problem = _Problem(logits, logits_prior, method, validation, trend, center, pseudo_count, soft, shrinkage)
-    return problem.solve(max_iterations, tolerance)[:, 0]
+    return like(logits, problem.solve(max_iterations, tolerance)[:, 0])
 
 
 @checked
 def prior_interval(
-    logits: Logits,
+    logits: Given,
     logits_prior: Counts,
     method: str = "em",
     *,
@@ -152,7 +153,7 @@ def prior_interval(
     shrinkage: float = 0.01,
     max_iterations: int = 1000,
     tolerance: float = 1e-6,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Given, Given]:
     """Confidence intervals of :func:`estimate_prior`, by the bootstrap: percentiles of estimates on resampled data.
 
     The validation samples are resampled as well, within their classes. Resampling does not show the error of logits
@@ -175,7 +176,7 @@ def prior_interval(
         tolerance: as for :func:`estimate_prior`.
 
     Returns:
-        Lower and upper ends, each float64 [C].
+        Lower and upper ends, each float64 [C], as :func:`estimate_prior` returns them.
 
     >>> logits = torch.tensor([[2.0, -2.0], [-2.0, 2.0]]).repeat(50, 1)
     >>> low, high = prior_interval(logits, logits_prior=[1, 1])
@@ -201,7 +202,7 @@ def prior_interval(
     answers = problem.solve(max_iterations, tolerance, times, validation_times)
     tail = (1.0 - level) / 2
     low, high = answers.quantile(torch.tensor([tail, 1.0 - tail], dtype=torch.float64, device=answers.device), dim=1)
-    return low, high
+    return like(logits, low), like(logits, high)
 
 
 def _draws(rows: Tensor, generator: torch.Generator) -> Tensor:

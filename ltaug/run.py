@@ -38,6 +38,8 @@ _FILES = (
     *("config.yaml", "command.txt", "environment.json", "data.json", "metrics.jsonl", "summary.json", "per_class.csv"),
     *("logits.safetensors", "held_out.safetensors", "model.safetensors", "ltaug.json", "report.html"),
 )
+CORRECTION_FILES = ("correction.safetensors", "correction.json")
+"""Files of a correction that :meth:`ltaug.correction.Correction.load` takes."""
 _FORMULA = r"=+\-@\t\r\n"
 """What begins a formula in a cell of a spreadsheet."""
 _OLD_KEYS = {"images_per_second": "samples_per_second", "clips_per_second": "samples_per_second"}
@@ -63,6 +65,7 @@ class RunFolder:
     ``ltaug.json``           what the weights and logits need: class names, counts, the prior of the logits and why
     ``checkpoints/``         states to resume from, one folder each, the newest ``keep``
     ``corrected.json``       metrics after a correction for another class mix, if there was one
+    ``correction.*``         that correction, for :meth:`ltaug.correction.Correction.load`: safetensors and JSON
     ``report.html``          figures and tables (:mod:`ltaug.report`); ``sections.json`` has those of the data, if any
     ``.ltaug.lock``          locked as long as a process trains the run, and says which one did so last
     ======================== ===========================================================================================
@@ -280,7 +283,8 @@ class RunFolder:
             content = save({key: value.cpu().contiguous() for key, value in tensors.items()})
             path = self.path / name
             if path.exists() and not _is_equal(path, content):
-                (self.path / "corrected.json").unlink(missing_ok=True)
+                for stale in ("corrected.json", *CORRECTION_FILES):
+                    (self.path / stale).unlink(missing_ok=True)
             self.write(name, content)
 
     def load_logits(self, name: str = "logits.safetensors") -> tuple[Tensor, Tensor]:

@@ -221,6 +221,31 @@ class TestCorrect:
         said(capsys, "correct", run, "--preset", "pc_softmax", "--target_prior", "train")
         assert corrected(run)["description"] == "to train, strength 1, from train"
 
+    @pytest.mark.parametrize("word", ["uniform", "center", None])
+    def test_the_correction_is_written_for_deployment(
+        self, word: str | None, run: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        target = [] if word is None else ["--target_prior", word, "--strength", "grid"]
+        text = said(capsys, "correct", run, "--calibrate", "vector", *target)
+        assert f"Correction.load({str(run)!r})" in text
+        loaded, found = Correction.load(run), corrected(run)
+        assert (loaded.class_names, loaded.strength_by) == (NAMES, "grid" if word else None)
+        top1 = (loaded(TEST[0]).argmax(1) == TEST[1]).double().mean().item()
+        assert top1 == pytest.approx(found["final"]["top1"])
+        assert (loaded.target is None) == (word is None)
+        if word:
+            assert loaded.target.tolist() == pytest.approx(found["target_prior"])
+        said(capsys, "correct", run, "--shifted")  # corrects nothing, and changes nothing
+        assert Correction.load(run).class_names == NAMES
+        said(capsys, "correct", run, "--calibrate", "vector", "--folds", 2)  # which have one each
+        with pytest.raises(FileNotFoundError):
+            Correction.load(run)
+
+    def test_a_correction_of_other_logits_is_removed(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        said(capsys, "correct", run)
+        RunFolder.open(run).save_logits(TEST[0] + 1.0, TEST[1])
+        assert not any((run / name).exists() for name in ("corrected.json", "correction.json", "correction.safetensors"))
+
     def test_folds_of_the_test_samples(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         run = make_run(tmp_path / "erm", held_out=False)
         text = said(capsys, "correct", run, "--preset", "ic", "--folds", 3)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from ltaug.correction import CALIBRATORS, Correction, prior_estimators, shifted_accuracy, tuned_strength
 from ltaug.labelshift import estimate_prior
 from ltaug.longtail import shifted_sets
 from ltaug.metrics import classification_report
-from ltaug.posthoc import BiasCorrectedTemperatureScaling, TemperatureScaling, VectorScaling, search_strength
+from ltaug.posthoc import (
+    BiasCorrectedTemperatureScaling,
+    TemperatureScaling,
+    VectorScaling,
+    search_strength,
+    shift_logits,
+)
 
 COUNTS = [600, 150, 40, 10]
 SOURCE = torch.tensor([0.7, 0.2, 0.07, 0.03], dtype=torch.float64)
@@ -305,6 +314,247 @@ class TestShiftedSets:
         logits, labels = samples(400, 9, UNIFORM)
         found = shifted_accuracy(logits, labels, COUNTS, SOURCE)
         assert list(found)[:5] == ["none", "given", "estimated", "trend", "center"]
+
+
+class TestArrays:
+    @pytest.mark.parametrize("read", [lambda x: x.numpy(), lambda x: x.tolist()], ids=["arrays", "lists"])
+    @pytest.mark.parametrize("way", ["given", "center"])
+    def test_arrays_give_the_numbers_of_tensors(self, way: str, read: Any) -> None:
+        (held, held_labels), (test, labels) = samples(400, 1), samples(300, 2, UNIFORM)
+        both = []
+        for form in (lambda x: x, read):
+            target = UNIFORM if way == "given" else prior_estimators(form(torch.tensor(COUNTS)))[way]
+            correction = Correction(form(SOURCE), target, "grid", VectorScaling(4))
+            correction.tune(form(held), form(held_labels))
+            evaluated = correction.evaluate(form(test), form(labels), form(torch.tensor(COUNTS)))
+            folds = correction.evaluate_folds(form(test), form(labels), COUNTS)
+            curve = tuned_strength(form(held), form(held_labels), form(SOURCE), form(UNIFORM))[1]
+            found = correction(form(test)), correction.calibrate(form(test)), evaluated["target_prior"]
+            both.append((found, evaluated["final"], folds["final"], folds["target_prior"], curve))
+        tensors, arrays = both
+        for tensor, array in zip((*tensors[0], tensors[3]), (*arrays[0], arrays[3]), strict=True):
+            assert (type(tensor), type(array)) == (Tensor, np.ndarray)
+            np.testing.assert_allclose(array, tensor.numpy(), rtol=1e-4, atol=1e-5)
+        for k in (1, 2):
+            assert arrays[k] == pytest.approx(tensors[k], rel=1e-4, nan_ok=True)
+        assert arrays[4] == tensors[4]
+        rows = {
+            kind: shifted_accuracy(kind(test), kind(labels), COUNTS, SOURCE)["given"] for kind in (read, torch.clone)
+        }
+        assert rows[read] == rows[torch.clone]
+
+    def test_gradients_pass(self) -> None:
+        logits = samples(20, 0)[0].requires_grad_()
+        correction = make(UNIFORM, calibrate="temperature")
+        correction.tune(*samples(50, 1))
+        correction(logits).sum().backward()
+        scale = 1.0 / correction.calibrator.temperature
+        torch.testing.assert_close(logits.grad, torch.full_like(logits, scale), rtol=1e-6, atol=0)
+
+
+class TestPriorOfEachRow:
+    def test_with_a_batch_or_from_the_start(self) -> None:
+        (logits, labels), site = samples(300, 3, UNIFORM), torch.arange(300) % 3
+        rows = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4], [1, 1, 1, 1]])[site]
+        correction = make(UNIFORM, 0.7, calibrate="temperature")
+        correction.tune(*samples(400, 1))
+        found, own = correction(logits, target_prior=rows), correction(logits)
+        torch.testing.assert_close(found, shift_logits(correction.calibrate(logits), SOURCE, rows, 0.7))
+        torch.testing.assert_close(own, shift_logits(correction.calibrate(logits), SOURCE, UNIFORM, 0.7))
+        start = make(rows)
+        torch.testing.assert_close(start(logits), shift_logits(logits, SOURCE, rows))
+        found = start.evaluate(logits, labels, COUNTS)  # on the samples as they are
+        assert found["top1_on_target"]["corrected"] == pytest.approx(found["final"]["top1"])
+        for call in (lambda: start(logits[:5]), lambda: correction(logits[:5], target_prior=rows)):
+            with pytest.raises(ValueError, match="for each of the 300 rows of the prior"):
+                call()
+        searched = make(UNIFORM, "grid")
+        searched.tune(*samples(400, 1))
+        with pytest.raises(ValueError, match="`strength` cannot be searched for a prior a row: give a number"):
+            searched(logits, target_prior=rows)
+
+
+class TestEstimateOnUnlabelled:
+    def test_the_prior_is_kept(self) -> None:
+        target = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+        unlabelled, few = samples(4000, 1, target, sharpness=3.0)[0], samples(3, 5, sharpness=3.0)[0]
+        correction = make(prior_estimators(COUNTS)["estimate"], calibrate="temperature")
+        with pytest.raises(ValueError, match="call `tune` first"):
+            correction.estimate(unlabelled)
+        correction.tune(*samples(3000, 2, sharpness=3.0))
+        found = correction.estimate(unlabelled)
+        torch.testing.assert_close(found, estimate_prior(correction.calibrate(unlabelled), SOURCE))
+        assert (found - target).abs().sum() < 0.1
+        corrected = correction(few)
+        assert torch.equal(correction.target, found)  # not that of three samples
+        torch.testing.assert_close(corrected, shift_logits(correction.calibrate(few), SOURCE, found))
+        with pytest.raises(ValueError, match="`target_prior` is given, so there is nothing to estimate"):
+            correction.estimate(unlabelled)
+
+    def test_test_samples_are_weighted_to_it(self) -> None:
+        logits, labels = samples(2000, 8, UNIFORM)
+        correction = make(prior_estimators(COUNTS)["estimate"])
+        correction.estimate(samples(2000, 3, SOURCE)[0])
+        found, given = (
+            correction.evaluate(logits, labels, COUNTS),
+            make(correction.target).evaluate(logits, labels, COUNTS),
+        )
+        assert found["top1_on_target"] == pytest.approx(given["top1_on_target"], rel=1e-12)
+        assert found["top1_on_target"]["corrected"] != found["final"]["top1"]
+
+
+KINDS = [(word, target) for word in ("none", *CALIBRATORS) for target in ("none", "given", "estimated", "searched")]
+
+
+def ready(calibrate: str, target: str) -> Correction:
+    """A correction that has everything that it needs."""
+    given = {"none": None, "given": UNIFORM, "searched": UNIFORM, "estimated": prior_estimators(COUNTS)["center"]}[
+        target
+    ]
+    correction = make(given, "grid" if target == "searched" else 0.7, calibrate=calibrate, class_names=list("abcd"))
+    correction.tune(*samples(400, 1, sharpness=2.0))
+    correction(samples(500, 2, UNIFORM)[0])
+    if target == "estimated":
+        correction.estimate(samples(500, 2, UNIFORM)[0])
+    return correction
+
+
+class TestModule:
+    def test_priors_and_calibrator_are_its_state(self) -> None:
+        correction = ready("vector", "given")
+        assert list(correction.state_dict()) == [
+            *("logits_prior", "target", "_extra_state", "calibrator.scale", "calibrator.bias")
+        ]
+        assert all(isinstance(value, Tensor) for value in correction.state_dict().values())
+        assert not list(correction.parameters())
+
+    @pytest.mark.parametrize(("calibrate", "target"), KINDS)
+    def test_a_checkpoint_or_files_bring_it_back(self, calibrate: str, target: str, tmp_path: Path) -> None:
+        logits, correction = samples(50, 9)[0], ready(calibrate, target)
+        other = make(
+            {"none": None, "estimated": prior_estimators(COUNTS)["center"]}.get(target, [4, 3, 2, 1]),
+            "grid" if target == "searched" else 1.0,
+            calibrate=calibrate,
+        )
+        other.load_state_dict(correction.state_dict())
+        assert torch.equal(other.calibrate(logits), correction.calibrate(logits))
+        if target != "estimated":  # that one asks anew
+            assert torch.equal(other(logits), correction(logits))
+        assert other.strength == correction.strength
+        path = correction.save(tmp_path)
+        assert {each.name for each in tmp_path.iterdir()} == {"correction.safetensors", "correction.json"}
+        for place in (tmp_path, path, tmp_path / "correction", str(tmp_path / "correction.json")):
+            loaded = Correction.load(place)
+            assert torch.equal(loaded(logits), correction(logits))
+        assert (loaded.strength, loaded.strength_by) == (correction.strength, correction.strength_by)
+        assert (loaded.class_names, loaded.tunes) == (list("abcd"), False)
+        assert torch.equal(loaded.logits_prior, correction.logits_prior)
+        loaded.save(tmp_path / "deep" / "again.v2")  # and once more, under a stem of its own
+        assert torch.equal(Correction.load(tmp_path / "deep" / "again.v2")(logits), correction(logits))
+
+    def test_the_words_of_its_file(self, tmp_path: Path) -> None:
+        ready("vector", "searched").save(tmp_path)
+        found = json.loads((tmp_path / "correction.json").read_text())
+        assert (found["class_names"], found["calibrator"], found["strength_by"]) == (list("abcd"), "vector", "grid")
+        assert found["strength"] == ready("vector", "searched").strength
+
+    @pytest.mark.parametrize(
+        ("correction", "message"),
+        [
+            (lambda: make(UNIFORM, "grid"), "`strength` is not found yet: call `tune`"),
+            (lambda: make(UNIFORM, calibrate="vector"), "The calibrator is not fitted yet: call `tune` first"),
+            (lambda: make(prior_estimators(COUNTS)["center"]), "`target_prior` is not estimated yet: call `estimate`"),
+            (lambda: Correction(SOURCE, calibrator=nn.Identity()), "`calibrator` must be one of .* but is a Identity"),
+            (lambda: make(class_names=["a"]), "`class_names` must be 4, one for each class .* but are 1"),
+        ],
+    )
+    def test_what_cannot_be_saved(self, correction: Any, message: str, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=message):
+            correction().save(tmp_path)
+        assert not list(tmp_path.iterdir())
+
+    def test_damaged_files(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"correction\.json"):
+            Correction.load(tmp_path)
+        path, words = ready("vector", "given").save(tmp_path), tmp_path / "correction.json"
+        text, numbers = words.read_text(), path.read_bytes()
+        for content, message in (
+            ("{", "is damaged"),
+            ('{"kind": "other"}', "is no saved correction"),
+            (text.replace("0.7", "0.5"), "do not belong together.*strength"),
+            (text.replace('"vector"', '"temperature"'), "do not belong together"),
+            (text.replace('"num_classes": 4', '"num_classes": 5'), "do not belong together"),
+            (text.replace('"shifts": true', '"shifts": false'), "do not belong together"),
+        ):
+            assert content != text
+            words.write_text(content)
+            with pytest.raises(ValueError, match=message):
+                Correction.load(tmp_path)
+        words.write_text(text)
+        path.write_bytes(numbers[:-9])
+        with pytest.raises(ValueError, match=r"correction\.safetensors` is damaged"):
+            Correction.load(tmp_path)
+        save_file({key: value for key, value in load_file_of(numbers, tmp_path).items() if key != "target"}, path)
+        with pytest.raises(ValueError, match="do not belong together"):
+            Correction.load(tmp_path)
+
+    def test_a_cast_costs_the_priors_nothing(self) -> None:
+        correction = Correction([10**9, 10**5, 1], [1, 2, 3])
+        outer = nn.Sequential(nn.Linear(2, 3), correction).half()
+        assert outer[0].weight.dtype == torch.float16
+        assert correction.logits_prior.dtype == correction.target.dtype == torch.float64
+        assert outer(torch.randn(2, 2).half()).dtype == torch.float16
+
+    def test_moves(self, device: torch.device) -> None:
+        correction = ready("vector", "given").to(device)
+        assert {value.device.type for value in correction.buffers()} == {device.type}
+        assert correction(samples(5, 0)[0].to(device)).device.type == device.type
+
+    @pytest.mark.parametrize("calibrate", ["none", *CALIBRATORS])
+    def test_compiles_without_a_break(self, calibrate: str) -> None:
+        correction, logits = ready(calibrate, "searched"), samples(20, 3)[0]
+        compiled = torch.compile(correction, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(logits), correction(logits))
+
+    @pytest.mark.parametrize("calibrate", ["none", *CALIBRATORS])
+    def test_is_exported_with_its_calibrator(self, calibrate: str) -> None:
+        correction, logits = ready(calibrate, "estimated"), samples(20, 3)[0].float()
+        batch = {"logits": {0: torch.export.Dim("batch", min=1)}}
+        program = torch.export.export(correction, (logits[:5],), dynamic_shapes=batch).module()
+        torch.testing.assert_close(program(logits), correction(logits))
+        program.target.copy_(torch.tensor([0.1, 0.2, 0.3, 0.4]))
+        torch.testing.assert_close(program(logits), correction(logits, target_prior=[0.1, 0.2, 0.3, 0.4]))
+
+    def test_what_estimates_anew_is_not_exported(self) -> None:
+        correction = make(prior_estimators(COUNTS)["estimate"])
+        with pytest.raises(ValueError, match="fix it with `estimate` before an export"):
+            torch.export.export(correction, (samples(5, 0)[0],))
+
+    @pytest.mark.parametrize("rows", [False, True], ids=["one prior", "a prior a row"])
+    @pytest.mark.parametrize("calibrate", ["none", *CALIBRATORS])
+    def test_runs_as_onnx(self, calibrate: str, rows: bool, tmp_path: Path) -> None:
+        runtime = pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+        correction, logits = ready(calibrate, "given").eval(), samples(20, 3)[0].float()
+        prior = torch.tensor([0.4, 0.3, 0.2, 0.1])
+        batch = {0: torch.export.Dim("batch", min=1)}
+        torch.onnx.export(
+            *(correction, (logits[:5],), str(tmp_path / "correction.onnx")),
+            kwargs={"target_prior": prior.repeat(5, 1) if rows else prior},
+            dynamo=True,
+            verbose=False,
+            dynamic_shapes={"logits": batch, "target_prior": batch if rows else None},
+            input_names=["logits", "target_prior"],
+        )
+        session = runtime.InferenceSession(str(tmp_path / "correction.onnx"), providers=["CPUExecutionProvider"])
+        others = torch.rand(20, 4) + 0.1 if rows else torch.tensor([0.1, 0.1, 0.1, 0.7])
+        (found,) = session.run(None, {"logits": logits.numpy(), "target_prior": others.numpy()})
+        np.testing.assert_allclose(found, correction(logits, target_prior=others).numpy(), rtol=1e-5, atol=1e-5)
+
+
+def load_file_of(content: bytes, folder: Path) -> dict[str, Tensor]:
+    (folder / "whole.safetensors").write_bytes(content)
+    return load_file(folder / "whole.safetensors")
 
 
 class TestBadInput:

@@ -51,6 +51,7 @@ from ltaug import (
     shot_groups,
     tau_normalize,
 )
+from ltaug.correction import Correction, prior_estimators
 from ltaug.fusion import entropy_statistics, mean_fusion, noisy_or, product_fusion, uncertainty_scale, uno_ic
 from ltaug.labelshift import prior_interval
 from ltaug.posthoc import log_prior_shift
@@ -130,6 +131,12 @@ METRICS = [
 ]
 
 
+def corrected(z: Tensor, y: Tensor, n: Tensor) -> Any:
+    correction = Correction(n, prior_estimators(n)["center"], "grid", VectorScaling(3)).to(z.device)
+    correction.tune(z, y)
+    return correction(z), correction.evaluate(z, y, n)["final"]
+
+
 def arithmetic() -> Iterator[tuple[str, Callable[[Tensor, Tensor, Tensor], Any]]]:
     """Everything that computes in float64 somewhere, of logits z, labels y and counts n on one device."""
     for loss in LOSSES:
@@ -149,6 +156,9 @@ def arithmetic() -> Iterator[tuple[str, Callable[[Tensor, Tensor, Tensor], Any]]
     yield "shift", lambda z, y, n: shift_logits(z, n, n.flip(0), strength=0.3)
     yield "log shift", lambda z, y, n: log_prior_shift(n, n.flip(0))
     yield "wrapper", lambda z, y, n: PriorShift(nn.Identity(), n).retarget(n.flip(0).float())(z)
+    yield "a prior a row", lambda z, y, n: shift_logits(z, n, z.softmax(1))
+    yield "wrapper, a prior a row", lambda z, y, n: PriorShift(nn.Identity(), n)(z, target_prior=z.softmax(1))
+    yield "correction", lambda z, y, n: corrected(z, y, n)
     for make in CALIBRATIONS:
         yield (
             f"{make().__class__.__name__}",
@@ -285,6 +295,12 @@ def linear() -> nn.Linear:
     return nn.Linear(3, 3)
 
 
+def tuned(correction: Correction) -> Correction:
+    with torch.device("cpu"):
+        correction.tune(LOGITS, LABELS)
+    return correction
+
+
 MODULES: dict[str, Callable[[], nn.Module]] = {
     **{loss.__name__: lambda loss=loss: loss(COUNTS) for loss in LOSSES},
     "FocalLoss": lambda: FocalLoss(class_weights=[1, 2, 3]),
@@ -294,6 +310,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "DeferredLoss": lambda: DeferredLoss(CDTLoss(COUNTS), FocalLoss(class_weights=[1, 2, 3]), 0),
     "PriorShift": lambda: PriorShift(nn.Linear(3, 3), COUNTS),
     "PriorShift, target": lambda: PriorShift(nn.Identity(), COUNTS, [1, 2, 3], 0.5),
+    "Correction": lambda: tuned(Correction(COUNTS, [1, 2, 3], 0.5, VectorScaling(3))),
     "TemperatureScaling": TemperatureScaling,
     "BiasCorrectedTemperatureScaling": lambda: BiasCorrectedTemperatureScaling(3),
     "VectorScaling": lambda: VectorScaling(3),

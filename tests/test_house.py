@@ -73,8 +73,8 @@ def names_a_recipe(tree: ast.Module) -> Iterator[int]:
 
 
 def imports_more_than_parts(tree: ast.Module) -> Iterator[int]:
-    """Lines of a part that import something other than parts, torch, numpy, scipy and the standard library."""
-    allowed = {"torch", "numpy", "scipy", *sys.stdlib_module_names}
+    """Lines of a part that import more than parts, torch, numpy, scipy, safetensors and the standard library."""
+    allowed = {"torch", "numpy", "scipy", "safetensors", *sys.stdlib_module_names}
     for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):

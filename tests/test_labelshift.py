@@ -149,10 +149,20 @@ class TestEM:
         logits, labels = world(100, prior=UNIFORM)
         expected = estimate_prior(logits, UNIFORM)
         bbse = estimate_prior(logits, UNIFORM, "rlls", validation=(logits, labels))
+        ends = prior_interval(logits, UNIFORM, replicates=3)
         for read in (lambda values: values.numpy(), lambda values: values.tolist()):
-            torch.testing.assert_close(estimate_prior(read(logits), UNIFORM), expected)
             validation = (read(logits), read(labels))
-            torch.testing.assert_close(estimate_prior(read(logits), UNIFORM, "rlls", validation=validation), bbse)
+            found = {
+                "em": (estimate_prior(read(logits), UNIFORM), expected),
+                "rlls": (estimate_prior(read(logits), UNIFORM, "rlls", validation=validation), bbse),
+            }
+            low, high = prior_interval(read(logits), UNIFORM, replicates=3)
+            found |= {"low": (low, ends[0]), "high": (high, ends[1])}
+            for array, tensor in found.values():
+                assert (type(array), type(tensor), array.dtype) == (np.ndarray, Tensor, np.float64)
+                np.testing.assert_allclose(array, tensor.numpy(), rtol=1e-6)
+        # Only the logits decide: tensors stay tensors whatever else is an array.
+        assert isinstance(estimate_prior(logits, UNIFORM.numpy(), center=UNIFORM.tolist()), Tensor)
 
 
 class TestTrend:

@@ -161,11 +161,15 @@ class TestForms:
     def test_arrays_and_lists_are_logits(self) -> None:
         values = [[0.5, 1.5], [2.0, -1.0]]
         expected = shift_logits(torch.tensor(values), [3, 1], [1, 1])
-        assert torch.equal(shift_logits(values, [3, 1], [1, 1]), expected)
-        for dtype in (np.float32, np.float64):
-            moved = shift_logits(np.array(values, dtype=dtype), [3, 1], [1, 1])
-            assert moved.numpy().dtype == dtype
-            torch.testing.assert_close(moved.float(), expected)
+        assert isinstance(expected, Tensor)
+        for form in (values, tuple(map(tuple, values)), *(np.array(values, dtype=t) for t in (np.float32, np.float64))):
+            moved = shift_logits(form, [3, 1], [1, 1])
+            assert (type(moved), moved.dtype) == (np.ndarray, getattr(form, "dtype", np.float32))
+            np.testing.assert_allclose(moved, expected.numpy(), rtol=1e-6)
+        # A list of tensors is tensors: what they were computed from can be trained by it.
+        rows = [torch.tensor(row, requires_grad=True) for row in values]
+        shift_logits(rows, [3, 1], [1, 1]).sum().backward()
+        assert rows[1].grad.tolist() == [1.0, 1.0]
 
     def test_gradient_passes(self) -> None:
         logits = torch.randn(3, 2, requires_grad=True)
@@ -174,6 +178,73 @@ class TestForms:
 
     def test_a_very_long_tail_stays_finite(self) -> None:
         assert bool(shift_logits(torch.zeros(1, 2), [1e30, 1.0], [1.0, 1e30], strength=2.0).isfinite().all())
+
+
+ROWS = [[1, 1, 1], [1, 2, 5], [0.2, 0.7, 0.1], [9, 1, 1], [3, 3, 2]]
+
+
+class TestPriorOfEachRow:
+    @pytest.mark.parametrize("read", [list, np.array, torch.tensor], ids=["list", "array", "tensor"])
+    @pytest.mark.parametrize(("shape", "dim"), [((5, 3), 1), ((5, 3, 2, 2), 1), ((5, 4, 3), -1)])
+    def test_each_row_is_shifted_by_its_own(self, shape: tuple[int, ...], dim: int, read: Callable[..., Any]) -> None:
+        logits = torch.randn(shape)
+        moved = shift_logits(logits, [6, 3, 1], read(ROWS), strength=0.7, dim=dim)
+        assert moved.shape == logits.shape
+        for k, row in enumerate(ROWS):
+            own = shift_logits(logits[k : k + 1], [6, 3, 1], row, strength=0.7, dim=dim)
+            torch.testing.assert_close(moved[k : k + 1], own)
+        back = shift_logits(moved, read(ROWS), [6, 3, 1], strength=0.7, dim=dim)
+        torch.testing.assert_close(back, logits)
+        vector = log_prior_shift([6, 3, 1], read(ROWS))
+        assert (vector.dtype, list(vector.shape)) == (torch.float64, [5, 3])
+        assert not bool(log_prior_shift(read(ROWS), read(ROWS)).any())
+
+    def test_sites_of_several_mixes_are_right_again(self) -> None:
+        # Two Gaussians seen at three sites: the posterior under one mix becomes that of each sample's own site.
+        x, site = torch.linspace(-3, 3, 60, dtype=torch.float64), torch.arange(60) % 3
+        mixes = torch.tensor([[0.9, 0.1], [0.5, 0.5], [0.05, 0.95]], dtype=torch.float64)
+        likelihood = torch.stack([torch.exp(-((x - m) ** 2) / 2) for m in (-1.0, 1.0)], dim=1)
+        trained = (likelihood * torch.tensor([0.7, 0.3])).log()
+        joint = likelihood * mixes[site]
+        moved = shift_logits(trained, [7, 3], mixes[site]).softmax(1)
+        torch.testing.assert_close(moved, joint / joint.sum(1, keepdim=True))
+
+    @pytest.mark.parametrize(
+        ("rows", "options", "message"),
+        [
+            (
+                ROWS[:4],
+                {},
+                r"a row, on dim 0, for each of the 4 rows of the prior, .* shape \[4, 3\], but have .* \[5, 3\]",
+            ),
+            (ROWS[:1], {}, "for each of the 1 rows"),
+            ([row[:2] for row in ROWS], {}, "one number a class each, but have 3 and 2"),
+            (
+                [*ROWS[:4], [1, 0, 1]],
+                {},
+                r"`to_prior` must be positive and finite, but row 4 has 0.0 for class 1.*1e-9",
+            ),
+            ([*ROWS[:4], [1, math.nan, 1]], {}, "row 4 has nan for class 1"),
+            ([*ROWS[:4], [1, -1, 1]], {}, "row 4 has -1.0 for class 1"),
+            ([[ROWS[0]]], {}, r"`to_prior` must hold one number a class, shape \[C\], but has shape \[1, 1, 3\]"),
+            ([[True] * 3] * 5, {}, "`to_prior` must "),
+        ],
+    )
+    def test_shapes_that_do_not_fit(self, rows: list, options: dict, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            shift_logits(torch.zeros(5, 3), [6, 3, 1], rows, **options)
+
+    def test_rows_are_on_the_first_dimension(self) -> None:
+        with pytest.raises(ValueError, match=r"`logits` must have a row, on dim 0, .* with classes on dim 0"):
+            shift_logits(torch.zeros(3, 3), [6, 3, 1], ROWS[:3], dim=0)
+        with pytest.raises(ValueError, match="`from_prior` and `to_prior` must have as many rows, but have 4 and 5"):
+            shift_logits(torch.zeros(5, 3), ROWS[:4], ROWS)
+
+    def test_compiles_without_a_break_and_exports(self) -> None:
+        logits, rows = torch.randn(5, 3), torch.tensor(ROWS)
+        for target in (rows, rows[1]):
+            compiled = torch.compile(shift_logits, fullgraph=True, backend="eager")
+            torch.testing.assert_close(compiled(logits, [6, 3, 1], target), shift_logits(logits, [6, 3, 1], target))
 
 
 class TestErrors:
@@ -601,6 +672,62 @@ class TestPriorShift:
             (outputs,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
             torch.testing.assert_close(torch.from_numpy(outputs), shifted(inputs).detach(), rtol=1e-5, atol=1e-5)
 
+    @pytest.mark.parametrize("shape", [(5, 3), (5, 3, 2, 2)])
+    def test_a_prior_with_every_batch(self, shape: tuple[int, ...]) -> None:
+        logits = torch.randn(shape)
+        model = PriorShift(Answers(dict), [6, 3, 1], [1, 2, 3], strength=0.7)
+        for prior in ([2, 1, 1], np.array([0.2, 0.3, 0.5]), ROWS, torch.tensor(ROWS)):
+            found = model(pixel_values=logits, target_prior=prior)["logits"]
+            torch.testing.assert_close(found, shift_logits(logits, [6, 3, 1], prior, 0.7))
+        expected = shift_logits(logits, [6, 3, 1], [1, 2, 3], 0.7)
+        torch.testing.assert_close(model(logits)["logits"], expected)  # its own is what it was
+        for prior, message in (
+            (ROWS[:4], "for each of the 4 rows of the prior"),
+            ([1, 1], "`target_prior` must hold one number for each of the 3 classes of `logits_prior`, but holds 2"),
+            ([1, 1, 0], "`target_prior` must be positive"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                model(logits, target_prior=prior)
+
+    def test_is_retargeted_to_a_prior_of_each_row_and_back(self) -> None:
+        logits = torch.randn(5, 3)
+        model = PriorShift(nn.Identity(), [6, 3, 1], ROWS)
+        torch.testing.assert_close(model(logits), shift_logits(logits, [6, 3, 1], ROWS))
+        with pytest.raises(ValueError, match="for each of the 5 rows of the prior"):
+            model(logits[:3])
+        torch.testing.assert_close(model.retarget([1, 2, 3])(logits), shift_logits(logits, [6, 3, 1], [1, 2, 3]))
+
+    def test_the_shift_of_an_exported_program_may_be_changed(self) -> None:
+        model, images = PriorShift(nn.Linear(4, 3), [6, 3, 1]).eval(), torch.randn(5, 4)
+        program = torch.export.export(model, (images,)).module()
+        program.shift.copy_(model.retarget([1, 2, 9]).shift)
+        torch.testing.assert_close(program(images), model(images))
+
+    @pytest.mark.parametrize("rows", [False, True], ids=["one prior", "a prior a row"])
+    def test_the_target_is_an_input_of_an_exported_model(self, rows: bool, tmp_path: Path) -> None:
+        model, images = PriorShift(nn.Linear(4, 3), [60, 30, 10], strength=0.7).eval(), torch.randn(5, 4)
+        prior, batch = torch.tensor(ROWS if rows else [0.2, 0.3, 0.5]), torch.export.Dim("batch", min=1)
+        dynamic = {"inputs": {0: batch}, "target_prior": {0: batch} if rows else None}
+        program = torch.export.export(model, (images,), {"target_prior": prior}, dynamic_shapes=dynamic)
+        more, others = torch.randn(7, 4), torch.rand(7, 3) + 0.1 if rows else torch.tensor([0.7, 0.2, 0.1])
+        wanted = shift_logits(model.model(more), [60, 30, 10], others, 0.7).detach()
+        torch.testing.assert_close(program.module()(more, target_prior=others).detach(), wanted)
+        runtime = pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+        path = tmp_path / "model.onnx"
+        torch.onnx.export(
+            *(model, (images,), str(path)),
+            kwargs={"target_prior": prior},
+            dynamo=True,
+            verbose=False,
+            dynamic_shapes=dynamic,
+            input_names=["images", "target_prior"],
+        )
+        session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        assert [each.name for each in session.get_inputs()] == ["images", "target_prior"]
+        (found,) = session.run(None, {"images": more.numpy(), "target_prior": others.numpy()})
+        np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5, atol=1e-5)
+
     def test_errors(self) -> None:
         with pytest.raises(ValueError, match="`logits_prior` must be positive, but class 1 has 0"):
             PriorShift(nn.Identity(), [3, 0])
@@ -632,4 +759,4 @@ def test_arrays_of_any_making_are_read(view: Callable[[Any], Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = shift_logits(array, [1, 2, 3], [3, 2, 1])
-    np.testing.assert_allclose(found.numpy(), np.array(array, dtype=float) + np.log([3, 1, 1 / 3]))
+    np.testing.assert_allclose(found, np.array(array, dtype=float) + np.log([3, 1, 1 / 3]))

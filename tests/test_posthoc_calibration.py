@@ -272,7 +272,19 @@ def test_arrays_and_lists_are_samples(make) -> None:
     expected = make().fit(logits, labels, weights)(logits)
     for read in (lambda values: values.numpy(), lambda values: values.tolist()):
         fitted = make().fit(read(logits), read(labels), read(weights))
-        torch.testing.assert_close(fitted(read(logits)), expected, rtol=0, atol=1e-5)
+        found = fitted(read(logits))
+        assert (type(found), found.dtype) == (np.ndarray, np.float32)
+        np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(fitted(logits), expected, rtol=0, atol=1e-5)
+    assert make()(logits.double().numpy()).dtype == np.float64
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_compiles_without_a_break(make) -> None:
+    logits, labels = samples(50, bias=BIAS)
+    fitted = make().fit(logits, labels)
+    compiled = torch.compile(fitted, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(logits), fitted(logits))
 
 
 @pytest.mark.parametrize(

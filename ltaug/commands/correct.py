@@ -25,7 +25,7 @@ from ltaug.correction import (
 )
 from ltaug.errors import UserError, as_user_errors, did_you_mean
 from ltaug.priors import class_prior
-from ltaug.run import RunFolder, read_json
+from ltaug.run import CORRECTION_FILES, RunFolder, read_json
 from ltaug.tables import Numbers, Published, published_in_words, published_numbers
 
 __all__ = ["RunCorrection"]
@@ -75,7 +75,7 @@ class RunCorrection:
             target = read_prior("--target_prior", target_prior, self.names, self.counts)
         calibrator = CALIBRATORS[calibrate](len(self.names)) if calibrate != "none" else None
         with as_user_errors():
-            self.correction = Correction(self.source, target, number, calibrator)
+            self.correction = Correction(self.source, target, number, calibrator, self.names)
         self.logits, self.labels = self.run.load_logits()
         if self.logits.shape[1] != len(self.names):
             raise UserError(
@@ -206,7 +206,16 @@ class RunCorrection:
         return published_in_words(found)
 
     def save(self, corrected: Mapping[str, Any] | None, shifted: Mapping[str, Any] | None) -> Path:
-        """Write corrected.json. Of an earlier call it keeps what is not done again."""
+        """Write corrected.json, and the correction itself beside it, for :meth:`Correction.load`.
+
+        Of an earlier call they keep what is not done again. Parts of the test samples have a correction each, and none
+        is written.
+        """
+        if corrected is not None:
+            for name in CORRECTION_FILES:
+                (self.run.path / name).unlink(missing_ok=True)
+            if self.folds is None:
+                self.correction.save(self.run.path)
         path = self.run.path / "corrected.json"
         try:
             earlier = read_json(path) if path.is_file() else {}

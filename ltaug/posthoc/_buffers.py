@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from ltaug.priors import has_float64
 
 
 class KeptBuffers(nn.Module):
@@ -28,4 +31,25 @@ class KeptBuffers(nn.Module):
             now = self._buffers[name]
             if values is not None and now is not None and now is not values and not values.is_meta:
                 self._buffers[name] = values if now.is_meta else values.to(now.device, now.dtype)
+        return self
+
+
+class PriorBuffers(KeptBuffers):
+    """Base of modules whose buffers are priors: they keep their type, too, whatever type the model is cast to.
+
+    ``half()`` and the like are for the model: they would round the prior of a rare class to 0. Where a device has no
+    float64, buffers of that type stay on the CPU.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        before = dict(self._buffers)
+        for name, values in before.items():
+            if values is not None and values.dtype == torch.float64:
+                self._buffers[name] = values.float()  # which every device takes: where it goes is what is asked
+        super()._apply(fn, recurse)
+        for name, values in before.items():
+            now = self._buffers[name]
+            if values is not None and now is not None:
+                stays = values.dtype == torch.float64 and not has_float64(now.device)
+                self._buffers[name] = values.cpu() if stays else values.to(now.device)
         return self

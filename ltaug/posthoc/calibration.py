@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ltaug._arguments import as_number, as_whole, checked
 from ltaug.posthoc._buffers import KeptBuffers
-from ltaug.posthoc.shift import Logits, as_logits, check_finite, check_no_probabilities
+from ltaug.posthoc.shift import Given, Logits, as_logits, check_finite, check_no_probabilities, like
 from ltaug.priors import Counts, as_array, as_counts, as_reals, comparable, on_wide_device, with_values
 
 __all__ = ["BiasCorrectedTemperatureScaling", "TemperatureScaling", "VectorScaling"]
@@ -42,12 +42,12 @@ class Calibration(KeptBuffers, ABC):
     def scale_and_bias(self, *numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale and bias from the numbers, of shape [C], or [] where all classes share it."""
 
-    def forward(self, logits: Logits) -> Tensor:
-        """Calibrate logits [N, C, ...]; returns their shape and type."""
-        logits = self.check(logits)
+    def forward(self, logits: Given) -> Given:
+        """Calibrate logits [N, C, ...]; returns their shape and type, a tensor for a tensor, else a NumPy array."""
+        tensor = self.check(logits)
         numbers = (cast(Tensor, getattr(self, name)) for name in self.names)
-        scale, bias = (_along_classes(values.to(logits), logits) for values in self.scale_and_bias(*numbers))
-        return logits * scale + bias
+        scale, bias = (_along_classes(values.to(tensor), tensor) for values in self.scale_and_bias(*numbers))
+        return like(logits, tensor * scale + bias)
 
     def fit(
         self: Self,

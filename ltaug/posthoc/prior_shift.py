@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ltaug._arguments import check_dense, checked
-from ltaug.posthoc._buffers import KeptBuffers
-from ltaug.posthoc.shift import as_target, log_prior_shift
+from ltaug.posthoc._buffers import PriorBuffers
+from ltaug.posthoc.shift import Priors, as_priors, check_classes, difference, log_prior_shift, shifted
 from ltaug.priors import Counts, as_counts
 
 __all__ = ["PriorShift"]
 
 
-class PriorShift(KeptBuffers):
+class PriorShift(PriorBuffers):
     """Wrapper that moves the logits of any model to the class prior of the place where it is used.
 
-    :func:`ltaug.shift_logits` as the last layer. The shift is a buffer: it is saved with the model, moves with it (in
-    single precision, whatever type the model is cast to), and becomes a constant of ``torch.export`` and ONNX. Export
-    again after :meth:`retarget`.
+    :func:`ltaug.shift_logits` as the last layer. The shift is a buffer: it is saved with the model, and moves with it
+    (in single precision, whatever type the model is cast to). The target may also come with every batch,
+    ``model(inputs, target_prior=...)``, one prior of all rows or one a row. Exported with it, by ``torch.export`` or as
+    ONNX, the target is an input of the exported model. Exported without, the shift is the buffer ``shift`` of a
+    ``torch.export`` program, which may be changed there, and a constant of an ONNX file.
 
     A model may return a tensor, as those of timm do, or an object that holds the logits by name: those of transformers
     have ``.logits``, the segmentation models of torchvision ``["out"]``. The wrapper then returns a copy of that object
@@ -32,7 +34,7 @@ class PriorShift(KeptBuffers):
         model: returns logits [N, C, ...], or an object that holds them.
         logits_prior: the prior that the logits are under, [C]: the training prior for a model trained with plain
             cross-entropy, uniform for a prior-corrected one. Counts or probabilities.
-        target_prior: the prior to move to, [C]; uniform by default.
+        target_prior: the prior to move to, [C]; uniform by default. Or one a row, [N, C], for batches of N rows.
         strength: 1 is Bayes' rule, 0 leaves the logits; :func:`ltaug.search_strength` finds one.
         output: entry or attribute of the logits in an output that is not a tensor.
 
@@ -55,7 +57,7 @@ class PriorShift(KeptBuffers):
         self,
         model: nn.Module,
         logits_prior: Counts,
-        target_prior: Counts | None = None,
+        target_prior: Priors | None = None,
         strength: float = 1.0,
         output: str = "logits",
     ) -> None:
@@ -70,11 +72,12 @@ class PriorShift(KeptBuffers):
         self._aim(torch.ones_like(prior) if target_prior is None else target_prior, strength, "target_prior")
 
     @checked
-    def retarget(self, prior: Counts, strength: float | None = None) -> PriorShift:
+    def retarget(self, prior: Priors, strength: float | None = None) -> PriorShift:
         """Change the target prior.
 
         Args:
-            prior: the new target, [C]; from :func:`ltaug.labelshift.estimate_prior`, for instance.
+            prior: the new target, [C]; from :func:`ltaug.labelshift.estimate_prior`, for instance. Or one a row,
+                [N, C], of the next batches, which then have N rows each.
             strength: the new strength; by default it stays.
 
         Returns:
@@ -86,29 +89,30 @@ class PriorShift(KeptBuffers):
         self._aim(prior, float(self.strength) if strength is None else strength, "prior")
         return self
 
-    def _aim(self, prior: Counts, strength: float, name: str) -> None:
-        target = as_target(prior, self.logits_prior.numel(), name, "logits_prior").cpu()
+    def _aim(self, prior: Priors, strength: float, name: str) -> None:
+        target = as_priors(prior, name).cpu()
+        check_classes(target, self.logits_prior.numel(), name, "logits_prior")
         shift = log_prior_shift(self.logits_prior.cpu(), target, strength)
         with torch.no_grad():
             self.strength.fill_(strength)
-            self.shift.copy_(shift)
+            if shift.shape == self.shift.shape:
+                self.shift.copy_(shift)  # in place, so that compiled code and CUDA graphs see it
+            else:
+                self.shift = shift.to(self.shift)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PriorShift:
-        # `half()` and the like are for the model: they would round the prior of a rare class to 0.
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, values in before.items():
-            now = self._buffers[name]
-            if values is not None and now is not None and now.dtype != values.dtype:
-                self._buffers[name] = values.to(now.device)
-        return self
+    def forward(self, inputs: Any = None, *more: Any, target_prior: Priors | None = None, **options: Any) -> Any:
+        """The model's output, with its logits [N, C, ...] under the target prior.
 
-    def forward(self, inputs: Any = None, *more: Any, **options: Any) -> Any:
-        """The model's output, with its logits [N, C, ...] under the target prior."""
+        Args:
+            inputs: what the model takes first.
+            *more: what else it takes.
+            target_prior: the prior to move to, [C], or one a row, [N, C], instead of the wrapper's; all positive.
+            **options: what it takes by keyword.
+        """
         # `inputs` has a name, which torch.export takes over, but models of transformers are called by keywords alone.
         answer = self.model(**options) if inputs is None and not more else self.model(inputs, *more, **options)
         if isinstance(answer, Tensor):
-            return self.moved(answer)
+            return self.moved(answer, target_prior)
         by_key = isinstance(answer, MutableMapping)
         logits = answer.get(self.output) if by_key else getattr(answer, self.output, None)
         if not isinstance(logits, Tensor):
@@ -117,26 +121,29 @@ class PriorShift(KeptBuffers):
                 "something without them. Name their place by `output=`, or wrap the model so that it returns logits."
             )
         if isinstance(answer, tuple):  # a named one
-            return answer._replace(**{self.output: self.moved(logits)})  # type: ignore[attr-defined]
+            return answer._replace(**{self.output: self.moved(logits, target_prior)})  # type: ignore[attr-defined]
         answer = copy.copy(answer)
         if by_key:
-            answer[self.output] = self.moved(logits)
+            answer[self.output] = self.moved(logits, target_prior)
         else:
-            setattr(answer, self.output, self.moved(logits))
+            setattr(answer, self.output, self.moved(logits, target_prior))
         return answer
 
-    def moved(self, logits: Tensor) -> Tensor:
+    def moved(self, logits: Tensor, target_prior: Priors | None = None) -> Tensor:
         """Move logits of the model, [N, C, ...], to the target prior."""
         check_dense(logits, "logits")
-        if not logits.is_floating_point() or logits.ndim < 2 or logits.shape[1] != self.shift.numel():
+        classes = self.logits_prior.numel()
+        if not logits.is_floating_point() or logits.ndim < 2 or logits.shape[1] != classes:
             raise ValueError(
-                f"`model` must return floating-point logits of shape [N, {self.shift.numel()}, ...], one class for "
-                f"each of `logits_prior`, but returned {logits.dtype} of shape {list(logits.shape)}."
+                f"`model` must return floating-point logits of shape [N, {classes}, ...], one class for each of "
+                f"`logits_prior`, but returned {logits.dtype} of shape {list(logits.shape)}."
             )
-        shift = self.shift.to(logits.dtype).view(-1, *(1,) * (logits.ndim - 2))
-        # Moved only if need be, or an exported model would be bound to the device that it was exported on.
-        return logits + (shift if shift.device == logits.device else shift.to(logits.device))
+        if target_prior is None:
+            return shifted(logits, self.shift)
+        target = as_priors(target_prior, "target_prior").to(self.shift.dtype)
+        check_classes(target, classes, "target_prior", "logits_prior")
+        return shifted(logits, self.strength * difference(self.logits_prior, target))
 
     def extra_repr(self) -> str:
         """Shown by ``print(model)``."""
-        return f"num_classes={self.shift.numel()}, strength={float(self.strength):g}"
+        return f"num_classes={self.logits_prior.numel()}, strength={float(self.strength):g}"
