@@ -116,6 +116,15 @@ def effective_prior(
     width = getattr(mixer, "num_classes", len(counts))
     if width != len(counts):
         raise ValueError(f"`mixer` has {width} classes, but `class_counts` {len(counts)}.")
+    if isinstance(mixer, Mixer) and (mixer.prob < 1.0 or not mixer.mixup_enabled):
+        always, share = copy.copy(mixer), mixer.prob if mixer.mixup_enabled else 0.0
+        always.prob, always.mixup_enabled = 1.0, True
+        mixed = effective_prior(
+            counts, always, first_tau, partner_tau, different_classes=different_classes, batch_size=batch_size
+        )
+        if different_classes and partner_tau is not None:
+            first = _without_pairs_of_one_class(first, first, _class_probabilities(counts, partner_tau, "partner_tau"))
+        return share * mixed + (1.0 - share) * first
     differ = False
     if type(mixer) is BetweenClass:  # the labels are mixed as by the mixer that draws the ratio
         differ, mixer = mixer.different_classes, mixer.ratio

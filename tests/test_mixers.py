@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -25,6 +26,7 @@ from ltaug import (
     UniMix,
     exponential_counts,
 )
+from ltaug.analysis import effective_prior
 from ltaug.mixers import Mixer, OccurrenceMixUp, _base
 from ltaug.mixers.functional import dense_targets, mix, unimix_factor
 
@@ -277,8 +279,8 @@ class TestMixing:
         torch.testing.assert_close(mixed.double().cpu(), expected, rtol=1e-6, atol=1e-6)
         dense = naive_dense(labels.tolist(), partner_labels.tolist(), list(self.LAM), 4)
         torch.testing.assert_close(targets.cpu(), torch.tensor(dense))
-        for tensor, copy in zip((inputs, labels, *arguments), copies, strict=True):
-            assert torch.equal(tensor, copy)
+        for tensor, before in zip((inputs, labels, *arguments), copies, strict=True):
+            assert torch.equal(tensor, before)
 
     @pytest.mark.parametrize(
         "view",
@@ -656,3 +658,42 @@ class TestDrawsWithoutTheOperator:
             torch.testing.assert_close(dense.sum(1), torch.ones(size))
         # BetweenClass goes through a batch in pieces, whose number belongs to the graph.
         assert len(seen) == (3 if isinstance(mixer, BetweenClass) else 1)
+
+
+class TestSwitchedOff:
+    """As timm's loops have it: `mixup_enabled` and `prob`."""
+
+    @pytest.mark.parametrize("mixer", EVERY, ids=str)
+    def test_a_batch_is_left_as_it_is(self, mixer: Mixer) -> None:
+        inputs, targets = torch.rand(6, 2, 40, 60), torch.arange(6) % 3
+        mixer = copy.copy(mixer)
+        mixer.mixup_enabled = False
+        for partners in ((), (inputs.flip(0), targets.flip(0))):
+            same, dense = mixer(inputs, targets, *partners)
+            assert same is inputs
+            assert torch.equal(dense, F.one_hot(targets, 3).float())
+        mixer.mixup_enabled = True
+        mixed, dense = mixer(inputs, targets, inputs.flip(0), targets.flip(0))
+        assert not torch.equal(mixed, inputs)
+
+    def test_a_share_of_the_batches(self) -> None:
+        mixer, inputs, targets = MixUp(3), torch.rand(4, 2), torch.tensor([0, 1, 2, 0])
+        mixer.prob = 0.3
+        mixed = sum(mixer(inputs, targets)[0] is not inputs for _ in range(1000))
+        assert stats.binomtest(mixed, 1000, 0.3).pvalue > 1e-3
+
+    @pytest.mark.parametrize("different_classes", [False, True])
+    def test_the_labels_that_are_seen(self, different_classes: bool) -> None:
+        """The closed form beside the two that it lies between."""
+        counts, apart = [900, 90, 10], {"different_classes": different_classes}
+        mixer = UniMix(counts)
+        always = effective_prior(counts, mixer, 1.0, -1.0, **apart)
+        mixer.prob = 0.25
+        found = effective_prior(counts, mixer, 1.0, -1.0, **apart)
+        mixer.mixup_enabled = False
+        never = effective_prior(counts, mixer, 1.0, -1.0, **apart)
+        torch.testing.assert_close(found, 0.25 * always + 0.75 * never)
+        p, q = (torch.tensor(counts).double() ** tau for tau in (1.0, -1.0))
+        p, q = p / p.sum(), q / q.sum()
+        kept = p * (1 - q) if different_classes else p
+        torch.testing.assert_close(never, kept / kept.sum())

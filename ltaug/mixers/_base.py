@@ -23,8 +23,15 @@ class Mixer:
         multi_label: how the targets are mixed where a sample may have several labels, multi-hot rows [N, C, ...]:
             "union", the labels of either sample, the larger of the two entries; or "convex", by the weights. ``None``:
             classes exclude each other, and dense targets are probabilities.
+
+    Attributes:
+        mixup_enabled: set it to False to leave batches as they are from then on, as loops of timm do near the end; the
+            targets stay dense.
+        prob: share of the batches that are mixed, in 0..1; the others are left as they are.
     """
 
+    mixup_enabled = True
+    prob = 1.0
     _looked = False  # at the labels of a batch on an accelerator
     multi_label: str | None = None
 
@@ -84,6 +91,8 @@ class Mixer:
         if (partner_inputs is None) != (partner_targets is None):
             raise ValueError("`partner_inputs` and `partner_targets` belong together: give both or neither.")
         self._look(targets, partner_targets)
+        if self._rests():
+            return inputs, self._unmixed(targets)
         if partner_inputs is None or partner_targets is None:
             chosen = self.partners(targets)
             partner_targets = targets.index_select(0, chosen)
@@ -113,6 +122,14 @@ class Mixer:
         lam = self.weights(targets, partner_targets)
         lerp = partner_inputs.lerp_ if overwrite else partner_inputs.lerp
         return lerp(inputs, broadcast(lam, inputs)), lam
+
+    def _rests(self) -> bool:
+        """Whether a batch is left as it is."""
+        return not self.mixup_enabled or (self.prob < 1.0 and float(torch.rand(())) >= self.prob)
+
+    def _unmixed(self, targets: Tensor) -> Tensor:
+        """Targets in the form of mixed ones."""
+        return self._mix_targets(targets, targets, torch.ones(len(targets), device=targets.device))
 
     def _rule(self) -> str:
         """How targets are mixed, for ``repr``."""

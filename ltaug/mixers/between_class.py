@@ -151,6 +151,8 @@ class BetweenClass(Mixer):
             return super().__call__(inputs, targets, partner_inputs, partner_targets)
         check_batch(inputs, targets)
         self._look(targets)
+        if self._rests():
+            return inputs, self._unmixed(targets)
         chosen = self.partners(targets)
         partner_targets = targets[chosen]
         ratio = self.weights(targets, partner_targets)

@@ -138,6 +138,8 @@ class ManifoldMixUp(MixUp):
         if (partner_inputs is None) != (partner_targets is None):
             raise ValueError("`partner_inputs` and `partner_targets` belong together: give both or neither.")
         self._look(targets, partner_targets)
+        if self._rests():
+            return inputs, self._unmixed(targets)
         chosen = None
         if partner_inputs is None or partner_targets is None:
             chosen = self.partners(targets)
