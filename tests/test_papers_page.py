@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import runpy
 import shutil
 import sys
 from collections.abc import Iterator
@@ -71,6 +72,15 @@ class TestPage:
 
     def test_it_is_found(self, root: Path) -> None:
         assert "\npapers\n" in (root / "docs" / "index.md").read_text()
+
+
+def test_the_method_index_is_what_its_script_writes(root: Path) -> None:
+    written = runpy.run_path(str(root / "docs" / "method_index.py"))
+    assert written["PAGE"].read_text(encoding="utf-8") == written["page"](), (
+        "write it again: python docs/method_index.py"
+    )
+    assert "| `mislas` |" in written["page"]()
+    assert "40.1 (1 seed)" in written["page"]()  # plain training, measured
 
 
 class TestGuards:
