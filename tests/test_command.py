@@ -151,7 +151,7 @@ class TestMethods:
     @pytest.mark.parametrize("name", ["erm", "mislas"])
     def test_names_that_a_setting_takes(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
         lines = [line.split(maxsplit=1) for line in said(capsys, "methods", name).splitlines()]
-        assert ["sampler", "power, effective_number, progressive, class_aware"] in lines
+        assert ["sampler", "power, effective_number, progressive, class_aware, repeat_factor"] in lines
         assert ["classifier", "linear, cosine, causal_norm, bilateral, crt, lws, mislas, tau_norm, ncm"] in lines
         taken = dict(line for line in lines if len(line) == 2)
         for setting in ("mixer", "loss", "class_weights"):
