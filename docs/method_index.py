@@ -27,15 +27,17 @@ From the name that a paper or a repository uses to the method, its parts, the co
 *Parts* are classes of `ltaug`, for a loop of your own. *Command* is what follows
 `accelerate launch recipes/RECIPE/train.py`, in any recipe; `BetweenClass` is for sounds alone. *Printed* is top-1 in
 percent on CIFAR-100-LT at imbalance ratio 100 with ResNet-32, by the first paper that prints it; *ours* is measured
-with this code: last epoch, 200 epochs of the recipe's own schedule.
+with this code: last epoch, 200 epochs of the recipe's own schedule. Methods marked * also train on samples with
+[several labels](multilabel.md) each, with the binary forms of these losses.
 
 """
 LABELS = torch.tensor([0] * 6 + [1] * 3 + [2])
+SEVERAL = torch.tensor([[1, 0, 0]] * 6 + [[1, 1, 0]] * 3 + [[0, 0, 1]])
 
 
 def parts(method: Method) -> str:
     """Names of the classes that a method comes to, in the order of a training step."""
-    plan = method.plan(LABELS, epochs=10, batch_size=4, sample_rate=16_000.0)
+    plan = method.plan(LABELS if method.single_label else SEVERAL, epochs=10, batch_size=4, sample_rate=16_000.0)
     found: list[Any] = []
     for epoch in range(10):
         plan.set_epoch(epoch)
@@ -76,7 +78,10 @@ def page() -> str:
     lines = ["| method | paper | parts | command | printed | ours |", "|---|---|---|---|---:|---:|"]
     for name, method in METHODS.items():
         command = f"--method {name}" + (" --from_run RUN" if method.second_stage else "")
-        lines.append(f"| `{name}` | {method.paper} | {parts(method)} | `{command}` | {printed(name)} | {ours(name)} |")
+        star = " *" if method.multi_label else ""
+        lines.append(
+            f"| `{name}`{star} | {method.paper} | {parts(method)} | `{command}` | {printed(name)} | {ours(name)} |"
+        )
     return HEAD + "\n".join(lines) + "\n"
 
 

@@ -37,6 +37,8 @@ HEAVY = (
     "sklearn",
     "scipy",
     "pandas",
+    "transformers",
+    "lightning",
 )
 """What only recipes, plots and tests need."""
 FLAGS = doctest.ELLIPSIS
@@ -218,6 +220,14 @@ def test_examples_of_the_page_on_deployment(root: Path, tmp_path: Path) -> None:
     result = run_page(root / "docs" / "deploy.md", tmp_path)
     assert result.failed == 0
     assert result.attempted > 40
+
+
+def test_examples_of_the_page_on_other_frameworks(root: Path, tmp_path: Path) -> None:
+    for name in ("transformers", "datasets", "lightning"):
+        pytest.importorskip(name)
+    result = run_page(root / "docs" / "integrations.md", tmp_path)
+    assert result.failed == 0
+    assert result.attempted > 30
 
 
 @pytest.mark.parametrize("name", ["extend", "methods", "coming_from"])
