@@ -19,7 +19,7 @@ from ltaug.classifiers import (
     NearestClassMeanClassifier,
     tau_normalize,
 )
-from ltaug.labelshift import estimate_prior
+from ltaug.labelshift import RunningPrior, estimate_prior
 from ltaug.loaders import GlobalBatchSampler, ResidentLoader, ResidentWaveformLoader, SeededDataset, SeededLoader
 from ltaug.longtail import (
     exponential_counts,
@@ -106,6 +106,7 @@ __all__ = [
     "ResidentLoader",
     "ResidentWaveformLoader",
     "RunFolder",
+    "RunningPrior",
     "SeededDataset",
     "SeededLoader",
     "TemperatureScaling",

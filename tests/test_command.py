@@ -244,7 +244,9 @@ class TestCorrect:
     def test_a_correction_of_other_logits_is_removed(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         said(capsys, "correct", run)
         RunFolder.open(run).save_logits(TEST[0] + 1.0, TEST[1])
-        assert not any((run / name).exists() for name in ("corrected.json", "correction.json", "correction.safetensors"))
+        assert not any(
+            (run / name).exists() for name in ("corrected.json", "correction.json", "correction.safetensors")
+        )
 
     def test_folds_of_the_test_samples(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         run = make_run(tmp_path / "erm", held_out=False)
