@@ -20,7 +20,7 @@ from ltaug.classifiers import (
     tau_normalize,
 )
 from ltaug.integrations.datasets import labels_of
-from ltaug.labelshift import estimate_prior
+from ltaug.labelshift import RunningPrior, estimate_prior
 from ltaug.loaders import (
     ClassPowerStream,
     GlobalBatchSampler,
@@ -136,6 +136,7 @@ __all__ = [
     "ResidentLoader",
     "ResidentWaveformLoader",
     "RunFolder",
+    "RunningPrior",
     "SeededDataset",
     "SeededLoader",
     "TemperatureScaling",

@@ -51,10 +51,14 @@ def correct(arguments: argparse.Namespace) -> None:
     if arguments.folds is not None and arguments.shifted:
         raise UserError("--folds leaves no single correction for --shifted. Call them one after the other.")
     run, source = find_run(arguments.run), arguments.from_prior or "recorded"
-    made = RunCorrection(run, target, arguments.strength, arguments.calibrate, source, arguments.folds)
+    made = RunCorrection(
+        run, target, arguments.strength, arguments.calibrate, source, arguments.folds, arguments.unlabelled
+    )
     _say(made.source_in_words)
     if made.tuned_on:
         _say(f"Tuned on {made.tuned_on}.")
+    if made.estimated_on:
+        _say(f"The prior is estimated on {made.estimated_on}.")
     if target == "estimate":
         _warn(
             "Note: with many classes or few samples a free estimate may be worse than none; --target_prior center "
@@ -232,8 +236,14 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     found.add_argument(
         "--target_prior",
         metavar="PRIOR",
-        help="correct for: uniform, train, a JSON file, or estimate, trend, center (from the test logits); "
-        "default: uniform, if nothing else is asked for",
+        help="correct for: uniform, train, a JSON file, or estimate, trend, center (of --unlabelled, or of the test "
+        "logits themselves); default: uniform, if nothing else is asked for",
+    )
+    found.add_argument(
+        "--unlabelled",
+        metavar="FILE",
+        help="logits of unlabelled samples of the place where the model is used, .npy, .npz, .safetensors or .csv, "
+        "whose class mix is estimated",
     )
     found.add_argument(
         "--strength",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,33 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltaug._arguments import as_number, as_whole, checked
-from ltaug.posthoc.shift import Given, Logits, as_logits, check_finite, check_no_probabilities, like
+from ltaug.posthoc import _saved
+from ltaug.posthoc._buffers import PriorBuffers
+from ltaug.posthoc.shift import (
+    Given,
+    Logits,
+    as_logits,
+    check_classes,
+    check_finite,
+    check_no_probabilities,
+    like,
+    shift_logits,
+)
 from ltaug.priors import Counts, as_array, as_counts, as_labels, by_class, on_wide_device, with_values
 
-__all__ = ["estimate_prior", "prior_interval"]
+__all__ = ["RunningPrior", "estimate_prior", "prior_interval"]
 
 _CHUNK = 1 << 22
 """Entries of the probabilities that are summed in float32; the sums of such blocks are added in float64."""
 
 _SHARE = 0.2
 """Pseudo samples distributed like ``center``, for every sample."""
+
+_MEMORY = 10
+"""Samples a class that a running prior remembers by default; chosen in docs/deploy.md, on held-out streams."""
+
+_STEADY = 1e-5
+"""Change of a running prior, summed over classes, below which EM stops: far below what any memory resolves."""
 
 _RISE = 0.5
 """Log likelihood, in nats, that a standard error costs: EM may stop closer to the peak than the samples can resolve."""
@@ -205,6 +223,134 @@ def prior_interval(
     return like(logits, low), like(logits, high)
 
 
+class RunningPrior(PriorBuffers):
+    """Class prior of a stream of unlabelled samples, which follows a class mix that drifts: online EM with forgetting.
+
+    EM for a prior (Saerens, Latinne and Decaestecker, Neural Computation 2002) needs of the samples only the sum of
+    their posteriors under the prior q, p_q(c | x) ~ p(c | x) q_c / p_c, with the prior p of the logits. Online EM
+    (Cappe and Moulines, Journal of the Royal Statistical Society B 2009, https://arxiv.org/abs/0712.4273) keeps that
+    sum over the stream, here with a weight that falls with the age of a sample:
+
+        S_t = sum_{i <= t} (1 - forget)^(t - i) p_q(. | x_i),    q_t ~ S_t + pseudo_count
+
+    The posteriors of earlier batches stay what they were. On the newest batch the two steps are repeated until q no
+    longer changes, so that its size hardly matters: with ``forget=0`` the first batch gives :func:`estimate_prior`.
+
+    As there, logits must be calibrated. A module: what it has seen is in buffers, and it is saved and exported.
+
+    Args:
+        logits_prior: the prior that the logits are under, [C]; counts or probabilities.
+        forget: share of its weight that a sample loses with each sample after it, in [0, 1]; 1 / forget samples are
+            remembered. By default 10 a class: 1 / (10 C). Less follows a slow drift more exactly, more a fast one.
+        center: prior that the pseudo samples are distributed like, [C], and what :attr:`prior` is at first; uniform by
+            default.
+        pseudo_count: pseudo samples a class, C times as many in all, never forgotten: no class is ever lost.
+
+    Attributes:
+        prior: the estimate, float64 [C].
+
+    Raises:
+        ValueError: a prior has a 0 or another number of classes, ``forget`` is outside of [0, 1], or ``pseudo_count``
+            is not positive.
+
+    >>> running = RunningPrior(logits_prior=[1, 1], forget=0.01)
+    >>> for _ in range(50):
+    ...     prior = running.update(torch.tensor([[4.0, 0.0]] * 9 + [[0.0, 4.0]]))
+    >>> prior.round(decimals=1)
+    tensor([0.9000, 0.1000], dtype=torch.float64)
+    >>> running(torch.tensor([[0.0, 1.0]])).argmax(1)
+    tensor([0])
+    """
+
+    logits_prior: Tensor
+    center: Tensor
+    prior: Tensor
+    seen: Tensor
+
+    @checked
+    def __init__(
+        self, logits_prior: Counts, forget: float | None = None, center: Counts | None = None, pseudo_count: float = 1.0
+    ) -> None:
+        super().__init__()
+        source = as_counts(logits_prior, "logits_prior", integers=False, positive=True).double()
+        middle = torch.ones_like(source)
+        if center is not None:
+            middle = as_counts(center, "center", integers=False, positive=True).to(source)
+            check_classes(middle, len(source), "center", "logits_prior")
+        self.forget = 1.0 / (_MEMORY * len(source)) if forget is None else as_number(forget, "forget")
+        if not 0.0 <= self.forget <= 1.0:
+            raise ValueError(f"`forget` must lie in [0, 1], but is {forget}. 1 / forget samples are remembered.")
+        self.pseudo_count = _as_amount(pseudo_count, "pseudo_count")
+        if not self.pseudo_count > 0.0:
+            raise ValueError("`pseudo_count` must be positive, or a class that does not occur for a while is lost.")
+        self.register_buffer("logits_prior", source / source.sum())
+        self.register_buffer("center", middle / middle.sum())
+        self.register_buffer("prior", self.center.clone())
+        self.register_buffer("seen", torch.zeros_like(source))
+
+    def update(self, logits: Given) -> Given:
+        """Take in the next samples of the stream.
+
+        Args:
+            logits: calibrated, [N, C, ...], in the order of time.
+
+        Returns:
+            The prior after them, float64 [C], as :func:`estimate_prior` returns it.
+
+        Raises:
+            ValueError: as :func:`estimate_prior` does.
+        """
+        problem = _Problem(logits, self.logits_prior, "em", None, None, None, None, False, 0.0)
+        size = len(problem.probs)
+        age = torch.arange(size - 1, -1, -1, dtype=torch.float64)
+        keep = torch.tensor(1.0 - self.forget, dtype=torch.float64)
+        pseudo = (self.pseudo_count * len(self.center) * self.center).to(problem.prior)
+        problem.pseudo_counts = (pseudo + keep**size * self.seen.to(problem.prior)).unsqueeze(1)
+        weights = (keep**age).to(problem.prior)
+        found = problem.solve_em(weights.float().unsqueeze(1), 1000, _STEADY, self.prior.to(problem.prior))[:, 0]
+        total = weights.sum() + problem.pseudo_counts.sum()
+        with torch.no_grad():
+            self.seen.copy_((found * total - pseudo).clamp(min=0.0))
+            self.prior.copy_(found)
+        return like(logits, found.clone())
+
+    def forward(self, logits: Given) -> Given:
+        """Logits [N, C, ...] moved to the prior of the stream, by :func:`ltaug.shift_logits`; nothing is taken in."""
+        return shift_logits(logits, self.logits_prior, self.prior)
+
+    def save(self, path: _saved.Place) -> Path:
+        """Keep it, with what it has seen, in two files as :meth:`ltaug.correction.Correction.save` does.
+
+        Args:
+            path: a folder, where they are called running_prior; or their stem.
+
+        Returns:
+            The path of the one with the numbers, which :meth:`load` takes, as it does the folder and the stem.
+        """
+        info = {"forget": self.forget, "pseudo_count": self.pseudo_count}
+        return _saved.write(path, "running_prior", self.state_dict(), info)
+
+    @classmethod
+    def load(cls, path: _saved.Place) -> RunningPrior:
+        """Load what :meth:`save` has kept, on the CPU.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: a file is damaged, or the two do not belong together.
+        """
+        tensors, info = _saved.read(path, "running_prior")
+        try:
+            loaded = cls(tensors["logits_prior"], info["forget"], tensors["center"], info["pseudo_count"])
+            loaded.load_state_dict(tensors)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"The two files of `{path}` do not belong together: {error}. Save it again.") from error
+        return loaded
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(running)``."""
+        return f"num_classes={len(self.prior)}, forget={self.forget:g}, pseudo_count={self.pseudo_count:g}"
+
+
 def _draws(rows: Tensor, generator: torch.Generator) -> Tensor:
     """Draw as many rows with replacement as there are; return how often each was drawn, float32."""
     picks = torch.randint(len(rows), (len(rows),), generator=generator)
@@ -344,10 +490,11 @@ class _Problem:
         counts = n * torch.stack(answers, dim=1) + self.pseudo_counts
         return counts / counts.sum(0)
 
-    def solve_em(self, times: Tensor, max_iterations: int, tolerance: float) -> Tensor:
-        """Estimate the priors by EM, float64 [C, R]."""
+    def solve_em(self, times: Tensor, max_iterations: int, tolerance: float, start: Tensor | None = None) -> Tensor:
+        """Estimate the priors by EM, float64 [C, R], from a start, [C], uniform by default."""
         replicates = times.shape[1]
-        estimate = self.prior.new_full((self.num_classes, replicates), 1.0 / self.num_classes)
+        start = self.prior.new_full((self.num_classes,), 1.0 / self.num_classes) if start is None else start
+        estimate = start.unsqueeze(1).repeat(1, replicates)
         theta = None if self.trend is None else self.prior.new_zeros(self.trend.shape[1], replicates)
         change = math.inf
         for _ in range(max_iterations):

@@ -10,6 +10,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,10 +19,10 @@ from torch import Tensor
 
 from ltaug.__main__ import main
 from ltaug.commands.correct import read_prior
-from ltaug.correction import Correction, tuned_strength
+from ltaug.correction import Correction, prior_estimators, tuned_strength
 from ltaug.labelshift import estimate_prior
 from ltaug.methods import METHODS
-from ltaug.posthoc import BiasCorrectedTemperatureScaling
+from ltaug.posthoc import BiasCorrectedTemperatureScaling, TemperatureScaling
 from ltaug.run import RunFolder
 
 COUNTS = [600, 150, 40, 10]
@@ -244,8 +245,9 @@ class TestCorrect:
     def test_a_correction_of_other_logits_is_removed(self, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         said(capsys, "correct", run)
         RunFolder.open(run).save_logits(TEST[0] + 1.0, TEST[1])
-        names = ("corrected.json", "correction.json", "correction.safetensors")
-        assert not any((run / name).exists() for name in names)
+        assert not any(
+            (run / name).exists() for name in ("corrected.json", "correction.json", "correction.safetensors")
+        )
 
     def test_folds_of_the_test_samples(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         run = make_run(tmp_path / "erm", held_out=False)
@@ -283,6 +285,92 @@ class TestCorrect:
             in text
         )
         assert "Weighted" not in text
+
+    FORMS = ("npy", "npz", "alone.npz", "safetensors", "csv", "named.csv")
+
+    def unlabelled(self, folder: Path, form: str, logits: Tensor) -> Path:
+        """A file of logits, as other programs write them."""
+        path = folder / f"seen.{form}"
+        if form == "npy":
+            np.save(path, logits.numpy())
+        elif form.endswith("npz"):
+            np.savez(path, **({"z": logits.numpy()} if "alone" in form else {"logits": logits.numpy(), "ids": [1]}))
+        elif form == "safetensors":
+            save_file({"logits": logits, "labels": torch.zeros(len(logits))}, path)
+        else:
+            order = [3, 1, 0, 2] if "named" in form else [0, 1, 2, 3]
+            rows = [[NAMES[k] for k in order]] if "named" in form else []
+            rows += [[repr(row[k]) for k in order] for row in logits.tolist()]
+            path.write_text("\n".join(map(",".join, rows)))
+        return path
+
+    @pytest.mark.parametrize("form", FORMS)
+    def test_a_prior_is_that_of_unlabelled_samples(
+        self, form: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        mix = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+        logits, path = samples(1000, 5, mix)[0], self.unlabelled(tmp_path, form, samples(1000, 5, mix)[0])
+        words = ["--target_prior", "estimate", "--calibrate", "temperature", "--unlabelled", path]
+        text, found = said(capsys, "correct", run, *words), corrected(run)
+        expected = Correction(SOURCE, prior_estimators(COUNTS)["estimate"], calibrator=TemperatureScaling())
+        expected.tune(*HELD_OUT)
+        expected.estimate(logits)
+        assert found["target_prior"] == pytest.approx(expected.target.tolist(), abs=1e-4)
+        wanted = expected.evaluate(*TEST, COUNTS)
+        assert found["top1_on_target"] == pytest.approx(wanted["top1_on_target"], abs=2e-3)
+        where = f"1,000 unlabelled samples of {path.name}"
+        assert (found["estimated_on"], f"The prior is estimated on {where}." in text) == (where, True)
+        assert f"Weighted to the class mix of {path.name}, as estimated, top-1 is" in text
+        assert found["description"] == f"to estimate of {path.name}, strength 1, temperature"
+        torch.testing.assert_close(Correction.load(run)(TEST[0]), expected(TEST[0]), rtol=1e-3, atol=1e-3)
+        # The test set has no say: with others of it the estimate is the same.
+        RunFolder.open(run).save_logits(TEST[0].flip(1), TEST[1])
+        said(capsys, "correct", run, *words)
+        assert corrected(run)["target_prior"] == found["target_prior"]
+        assert "estimated on the test samples themselves" in said(capsys, "correct", run, "--target_prior", "estimate")
+        assert corrected(run)["estimated_on"] == "the test samples themselves"
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("a.npy", np.zeros((5, 3), np.float32), r"must hold logits [N, 4], a floating-point number for each class"),
+            ("a.npy", np.zeros((0, 4)), "but holds torch.float64 of shape [0, 4]"),
+            ("a.npy", np.zeros((5, 4), int), "but holds torch.int64 of shape [5, 4]"),
+            ("a.npy", np.zeros(4), "of shape [4]"),
+            ("a.npy", np.full((5, 4), 0.25), "`logits` must be logits, but are probabilities"),
+            ("a.npy", np.array([[1.0, 2.0, np.nan, 0.0]] * 2), "`logits` must be finite, but row 0 has NaN"),
+            ("a.npy", np.array([["a"] * 4]), "cannot be read as logits"),
+            ("a.npy", np.array([[None] * 4]), "cannot be read as logits: Object arrays cannot be loaded"),
+            ("a.npy", b"", "cannot be read as logits"),
+            ("a.npz", b"x", "cannot be read as logits"),
+            ("a.npz", {"x": np.zeros(1), "y": np.zeros(2)}, "it has no `logits`, but x, y"),
+            ("a.safetensors", b"x", "cannot be read as logits"),
+            ("a.csv", b"1,2,3,4\n1,2,3\n", "row 2 has 3 numbers, but the run 4 classes"),
+            ("a.csv", b"ant,bee,cat,elk\n1,2,3,4\n", "its first line must name the 4 classes of the run, 'ant'"),
+            ("a.csv", b"ant,bee,cat,dog\n1,2,x,4\n", "could not convert string to float: 'x'"),
+            ("a.csv", b"", "but holds torch.float64 of shape [0]"),
+            ("a.csv", b"\xff\xfe1,2,3,4", "cannot be read as logits"),
+            ("a.txt", b"1,2,3,4", "must be a file of logits: .npy, .npz, .safetensors, .csv"),
+            ("a.csv", None, "is not there"),
+            ("folder", ..., "is a folder, but must be a file of logits"),
+        ],
+    )
+    def test_files_that_are_no_unlabelled_logits(
+        self, name: str, content: Any, message: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / name
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif isinstance(content, dict):
+            np.savez(path, **content)
+        elif isinstance(content, np.ndarray):
+            np.save(path, content)
+        elif content is ...:
+            path.mkdir()
+        line = refused(capsys, "correct", finished, "--target_prior", "center", "--unlabelled", path)
+        assert message in line
+        assert f"--unlabelled `{path}`" in line
+        assert not (finished / "corrected.json").exists()
 
     def test_a_prior_of_a_file(self, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "prior.json").write_text('{"dog": 4, "cat": 3, "bee": 2, "ant": 1}')
@@ -385,6 +473,11 @@ class TestCorrect:
             (["--preset", "ic", "--folds", "1"], "argument --folds: must be at least 2, but is 1"),
             (["--preset", "ic", "--folds", "801"], "`folds` must be 2 to 800, the number of samples, but is 801"),
             (["--preset", "ic", "--folds", "3", "--shifted"], "--folds leaves no single correction for --shifted"),
+            (["--unlabelled", "x.npy"], "--unlabelled is what a prior is estimated on: --target_prior estimate, trend"),
+            (
+                ["--unlabelled", "x.npy", "--target_prior", "trend", "--folds", "3", "--calibrate", "vector"],
+                "--folds has a correction for each part",
+            ),
             (["--preset", "iic"], "invalid choice: 'iic'"),
             (["--target_prior", "uniform", "--strength", "-1"], "--strength"),
             (["--calibrate", "platt"], "invalid choice: 'platt'"),

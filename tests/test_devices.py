@@ -36,6 +36,7 @@ from ltaug import (
     PriorCorrectedLoss,
     PriorShift,
     ReMix,
+    RunningPrior,
     TemperatureScaling,
     UniMix,
     VectorScaling,
@@ -158,6 +159,7 @@ def arithmetic() -> Iterator[tuple[str, Callable[[Tensor, Tensor, Tensor], Any]]
     yield "wrapper", lambda z, y, n: PriorShift(nn.Identity(), n).retarget(n.flip(0).float())(z)
     yield "a prior a row", lambda z, y, n: shift_logits(z, n, z.softmax(1))
     yield "wrapper, a prior a row", lambda z, y, n: PriorShift(nn.Identity(), n)(z, target_prior=z.softmax(1))
+    yield "running prior", lambda z, y, n: RunningPrior(n).update(z[:40])
     yield "correction", lambda z, y, n: corrected(z, y, n)
     for make in CALIBRATIONS:
         yield (
@@ -310,6 +312,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "DeferredLoss": lambda: DeferredLoss(CDTLoss(COUNTS), FocalLoss(class_weights=[1, 2, 3]), 0),
     "PriorShift": lambda: PriorShift(nn.Linear(3, 3), COUNTS),
     "PriorShift, target": lambda: PriorShift(nn.Identity(), COUNTS, [1, 2, 3], 0.5),
+    "RunningPrior": lambda: RunningPrior(COUNTS, center=[1, 2, 3]),
     "Correction": lambda: tuned(Correction(COUNTS, [1, 2, 3], 0.5, VectorScaling(3))),
     "TemperatureScaling": TemperatureScaling,
     "BiasCorrectedTemperatureScaling": lambda: BiasCorrectedTemperatureScaling(3),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import csv
+import io
 import json
 import math
 import sys
@@ -11,7 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ltaug.correction import (
@@ -41,11 +46,14 @@ class RunCorrection:
         calibrate: `none`, `temperature`, `vector` or `bias_corrected`.
         from_prior: `recorded`, `train`, `uniform` or a JSON file.
         folds: tune on each of so many parts of the test samples and test on the others, instead of on held-out samples.
+        unlabelled: file of logits that an estimated prior is that of, see :func:`read_logits`; by default it is that of
+            the test samples themselves.
 
     Attributes:
         source: prior that the logits are under, float64 [C].
         reason: why it is that one.
         tuned_on: what the correction was tuned on, or None.
+        estimated_on: what the prior was estimated on, or None.
 
     Raises:
         UserError: a word is wrong, or the run lacks what it asks for.
@@ -59,7 +67,12 @@ class RunCorrection:
         calibrate: str = "none",
         from_prior: str = "recorded",
         folds: int | None = None,
+        unlabelled: str | None = None,
     ) -> None:
+        if unlabelled is not None and target_prior not in ESTIMATES:
+            raise UserError(f"--unlabelled is what a prior is estimated on: --target_prior {', '.join(ESTIMATES)}.")
+        if unlabelled is not None and folds is not None:
+            raise UserError("--folds has a correction for each part, and so no single one that --unlabelled is for.")
         if strength is not None and target_prior is None:
             raise UserError("--strength is that of a correction: name the prior to correct for, --target_prior.")
         number = read_strength(strength)
@@ -85,6 +98,15 @@ class RunCorrection:
         if folds is not None and not self.correction.tunes:
             raise UserError(f"--folds is for what is tuned: --calibrate, or --strength {', '.join(STRENGTHS)}.")
         self.tuned_on = self._tune() if self.correction.tunes else None
+        self.elsewhere = None if unlabelled is None else Path(unlabelled).expanduser()
+        self.estimated_on = "the test samples themselves" if target_prior in ESTIMATES else None
+        if self.elsewhere is not None:
+            samples = read_logits(self.elsewhere, self.names)
+            try:
+                self.correction.estimate(samples)
+            except ValueError as error:
+                raise UserError(f"--unlabelled `{unlabelled}`: {error}") from error
+            self.estimated_on = f"{len(samples):,} unlabelled samples of {self.elsewhere.name}"
 
     @property
     def method(self) -> str:
@@ -105,7 +127,7 @@ class RunCorrection:
     def _description(self, strength: float | None) -> str:
         """What was done, for tables: how a strength was found, too, and from which prior if not the recorded one."""
         by = self.correction.strength_by
-        parts = [f"to {self.word}"] if self.word else []
+        parts = [f"to {self.word}" + (f" of {self.elsewhere.name}" if self.elsewhere else "")] if self.word else []
         if self.word and by:
             parts.append(f"strength {strength:.3g} ({by})")
         elif self.word:
@@ -143,7 +165,9 @@ class RunCorrection:
         if self.word is None:
             return ""
         where = "Weighted to the class mix that is corrected for"
-        if self.word in ESTIMATES:
+        if self.elsewhere is not None:
+            where = f"Weighted to the class mix of {self.elsewhere.name}, as estimated"
+        elif self.word in ESTIMATES:
             where = "On the test samples as they are, whose class mix was estimated"
         before, after = (100 * found["top1_on_target"][key] for key in ("uncorrected", "corrected"))
         return f"{where}, top-1 is {after:.1f} %, {before:.1f} % without."
@@ -233,6 +257,7 @@ class RunCorrection:
             "from_prior_reason": self.reason,
             "calibration": self.calibration,
             "tuned_on": self.tuned_on,
+            "estimated_on": self.estimated_on,
         }
 
     def _read_info(self) -> dict[str, Any]:
@@ -294,6 +319,85 @@ def read_strength(text: str | None) -> float | str:
         hint = did_you_mean(str(text), STRENGTHS) or "."
         raise UserError(f"--strength must be a number from 0, {', '.join(STRENGTHS)}, but is {text!r}{hint}")
     return strength
+
+
+def read_logits(path: Path, class_names: Sequence[str]) -> Tensor:
+    """Read logits of unlabelled samples, one row a sample and one number a class.
+
+    From .npy; from .npz and .safetensors, where they are called `logits` or are alone, such as a run's
+    logits.safetensors; or from .csv, whose first line may name the classes, in any order.
+
+    Args:
+        path: of the file.
+        class_names: C names.
+
+    Returns:
+        float32 or float64 [N, C].
+
+    Raises:
+        UserError: there is no such file, or it holds something else; the message names it.
+    """
+    readers = {".npy": _array, ".npz": _array, ".safetensors": _tensors, ".csv": _table}
+    option, size = f"--unlabelled `{path}`", len(class_names)
+    if path.is_dir():
+        raise UserError(
+            f"{option} is a folder, but must be a file of logits ({', '.join(readers)}). Run the model on the samples, "
+            'as it was evaluated, and keep what it gives: numpy.save("logits.npy", logits).'
+        )
+    if path.suffix not in readers:
+        raise UserError(f"{option} must be a file of logits: {', '.join(readers)}.")
+    if not path.is_file():
+        raise UserError(f"{option} is not there.")
+    try:
+        found = readers[path.suffix](path, class_names)
+        logits = torch.as_tensor(found)
+    except (ValueError, TypeError, EOFError, KeyError, SafetensorError) as error:
+        raise UserError(f"{option} cannot be read as logits: {error}.") from error
+    if logits.ndim != 2 or logits.shape[1] != size or not logits.is_floating_point() or not len(logits):
+        raise UserError(
+            f"{option} must hold logits [N, {size}], a floating-point number for each class of the run, but holds "
+            f"{logits.dtype} of shape {list(logits.shape)}."
+        )
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _array(path: Path, class_names: Sequence[str]) -> Any:
+    found = np.load(path, allow_pickle=False)
+    return found if isinstance(found, np.ndarray) else _only(dict(found))
+
+
+def _tensors(path: Path, class_names: Sequence[str]) -> Any:
+    return _only(load_file(path))
+
+
+def _only(found: Mapping[str, Any]) -> Any:
+    """What is called `logits`, or is alone."""
+    if "logits" not in found and len(found) != 1:
+        raise ValueError(f"it has no `logits`, but {', '.join(found) or 'nothing'}")
+    return found.get("logits", next(iter(found.values())))
+
+
+def _table(path: Path, class_names: Sequence[str]) -> Any:
+    rows = [row for row in csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))) if row]
+    order = list(range(len(class_names)))
+    if rows and not _are_numbers(rows[0]):
+        heads, names = (
+            [unicodedata.normalize("NFC", name.strip()) for name in each] for each in (rows[0], class_names)
+        )
+        if sorted(heads) != sorted(names):
+            raise ValueError(f"its first line must name the {len(names)} classes of the run, {names[0]!r} and so on")
+        order, rows = [heads.index(name) for name in names], rows[1:]
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(class_names):
+            raise ValueError(f"row {number} has {len(row)} numbers, but the run {len(class_names)} classes")
+    return np.array([[float(row[k]) for k in order] for row in rows], dtype=np.float64)
+
+
+def _are_numbers(words: Sequence[str]) -> bool:
+    try:
+        return bool([float(word) for word in words])
+    except ValueError:
+        return False
 
 
 def read_prior(option: str, word: str, class_names: Sequence[str], counts: Tensor) -> Tensor:
