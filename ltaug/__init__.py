@@ -53,6 +53,7 @@ from ltaug.losses import (
     PriorCorrectedBCELoss,
     PriorCorrectedLoss,
     effective_number_weights,
+    inverse_frequency_weights,
 )
 from ltaug.methods import METHODS, Method, TrainingPlan
 from ltaug.metrics import classification_report, multilabel_report
@@ -153,6 +154,7 @@ __all__ = [
     "estimate_prior",
     "exponential_counts",
     "index_hash",
+    "inverse_frequency_weights",
     "label_counts",
     "label_prior",
     "labels_of",

@@ -24,6 +24,7 @@ from ltaug.losses import (
     LADELoss,
     LDAMLoss,
     effective_number_weights,
+    inverse_frequency_weights,
     smoothing_factors,
 )
 from ltaug.losses.functional import lade_loss, lade_regularizer, ldam_loss
@@ -228,6 +229,15 @@ class TestCDT:
 
 
 class TestWeights:
+    def test_inverse_frequency_weights(self) -> None:
+        """Those of scikit-learn: every class has the same share of the loss, and the mean over the samples is 1."""
+        balanced = pytest.importorskip("sklearn.utils.class_weight").compute_class_weight
+        labels = torch.arange(C).repeat_interleave(torch.tensor(COUNTS)).numpy()
+        wanted = balanced("balanced", classes=torch.arange(C).numpy(), y=labels)
+        assert inverse_frequency_weights(COUNTS).tolist() == pytest.approx(wanted.tolist())
+        with pytest.raises(ValueError, match="class 1 has 0"):
+            inverse_frequency_weights([3, 0])
+
     def test_effective_number_weights(self) -> None:
         raw = [(1 - 0.99) / (1 - 0.99**n) for n in COUNTS]
         assert effective_number_weights(COUNTS, 0.99).tolist() == pytest.approx([C * w / sum(raw) for w in raw])

@@ -408,6 +408,13 @@ def counted(plan: TrainingPlan, model: nn.Module, epochs: range, batch_size: int
     return (mass / total).numpy(), total
 
 
+def test_weights_of_the_inverse_frequency() -> None:
+    """They are scikit-learn's, and plain training with them ends under the uniform prior."""
+    plan = METHODS["erm"].replace(class_weights="inverse").plan([0] * 90 + [1] * 9 + [2], epochs=10)
+    assert plan.criterion.class_weights.tolist() == pytest.approx([100 / 270, 100 / 27, 100 / 3])
+    assert plan.logits_prior().tolist() == pytest.approx([1 / 3] * 3)
+
+
 class TestPriors:
     @pytest.mark.parametrize("name", SINGLE_LABEL)
     def test_what_is_seen_is_what_is_drawn_and_mixed(self, name: str) -> None:

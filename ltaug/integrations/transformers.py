@@ -442,6 +442,12 @@ class _Pairs(PairDataset[Any]):
         sample = super().__getitem__(index)
         return _Pair(sample) if isinstance(index, tuple | list) else sample
 
+    def __getitems__(self, indices: list[Any]) -> list[Any]:
+        return [
+            _Pair(sample) if isinstance(index, tuple | list) else sample
+            for index, sample in zip(indices, self._fetch(indices), strict=True)
+        ]
+
 
 class _PairCollator:
     """Collate samples, or both samples of pairs as one batch that is then cut in half."""

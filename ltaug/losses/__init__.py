@@ -12,7 +12,7 @@ from ltaug.losses.lade import LADELoss
 from ltaug.losses.ldam import LDAMLoss
 from ltaug.losses.multi_label import DistributionBalancedLoss, PriorCorrectedBCELoss
 from ltaug.losses.prior_corrected import BalancedSoftmaxLoss, BayiasLoss, LogitAdjustedLoss, PriorCorrectedLoss
-from ltaug.losses.weights import ClassWeightedLoss, DeferredLoss, effective_number_weights
+from ltaug.losses.weights import ClassWeightedLoss, DeferredLoss, effective_number_weights, inverse_frequency_weights
 
 __all__ = [
     "BalancedSoftmaxLoss",
@@ -30,5 +30,6 @@ __all__ = [
     "PriorCorrectedLoss",
     "effective_number_weights",
     "functional",
+    "inverse_frequency_weights",
     "smoothing_factors",
 ]

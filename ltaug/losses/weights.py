@@ -13,7 +13,7 @@ from ltaug.losses.functional import IGNORED, per_class, prepare, reduce, split_i
 from ltaug.losses.lade import LADELoss
 from ltaug.priors import Counts, as_counts, effective_number
 
-__all__ = ["ClassWeightedLoss", "DeferredLoss", "effective_number_weights"]
+__all__ = ["ClassWeightedLoss", "DeferredLoss", "effective_number_weights", "inverse_frequency_weights"]
 
 
 @checked
@@ -36,6 +36,26 @@ def effective_number_weights(class_counts: Counts, beta: float = 0.9999) -> Tens
     return weights * (weights.numel() / weights.sum())
 
 
+@checked
+def inverse_frequency_weights(class_counts: Counts) -> Tensor:
+    """Weights by the inverse frequency, w_y = N / (C n_y): "balanced" in scikit-learn.
+
+    The mean over the training samples is 1, and every class has the same share of the loss. With few samples of a class
+    they are extreme; :func:`effective_number_weights` are milder.
+
+    Args:
+        class_counts: training samples a class, [C], all positive.
+
+    Returns:
+        float64 [C].
+
+    >>> inverse_frequency_weights([90, 10])
+    tensor([0.5556, 5.0000], dtype=torch.float64)
+    """
+    counts = as_counts(class_counts, positive=True).double()
+    return counts.sum() / (counts.numel() * counts)
+
+
 class ClassWeightedLoss(ClassLoss):
     """Weight every sample of a loss by its class: w_y * loss, averaged over samples.
 
@@ -46,7 +66,8 @@ class ClassWeightedLoss(ClassLoss):
         loss: any loss of this library but LADE, or ``nn.CrossEntropyLoss``; it must be linear in probabilities as
             targets and have a ``reduction``, which is adopted, as is an ``ignore_index``. A copy is kept; the loss
             itself is not changed.
-        class_weights: w, [C]; :func:`effective_number_weights` are the class-balanced ones.
+        class_weights: w, [C]; :func:`effective_number_weights` are the class-balanced ones,
+            :func:`inverse_frequency_weights` scikit-learn's.
 
     Raises:
         ValueError: the loss is not a mean over samples, not linear (torch's ``label_smoothing``), or has class weights

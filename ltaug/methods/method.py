@@ -133,8 +133,9 @@ class Method:
     """distribution_balanced: tolerance of negatives, lambda; 2 for COCO-MLT, 5 for VOC-MLT."""
     db_mu: float = 0.2
     """distribution_balanced: middle of the weights; 0.2 for COCO-MLT, 0.3 for VOC-MLT."""
-    class_weights: Literal["none", "effective_number"] = "none"
-    """Weights of the samples in the loss, by their class."""
+    class_weights: Literal["none", "effective_number", "inverse"] = "none"
+    """Weights of the samples in the loss, by their class: of the effective number of samples (Cui et al., CVPR 2019),
+    or of the inverse frequency, "balanced" in scikit-learn."""
     reweight_from: float = 0.0
     """Share of the training until which there are no class weights (deferred re-weighting)."""
     beta: float = 0.9999

@@ -33,6 +33,7 @@ from ltaug.losses import (
     PriorCorrectedBCELoss,
     PriorCorrectedLoss,
     effective_number_weights,
+    inverse_frequency_weights,
 )
 from ltaug.methods.method import Method
 from ltaug.mixers import BetweenClass, CutMix, ManifoldMixUp, MixUp, OccurrenceMixUp, ReMix, UniMix
@@ -329,7 +330,7 @@ class TrainingPlan:
         elif m.loss != "ce":
             reason += f"; an approximation, since {_NO_POSTERIOR[m.loss]}"
         if m.class_weights != "none" and self._reached(self.epochs - 1, m.reweight_from):
-            prior = prior * effective_number_weights(self.class_counts, m.beta)
+            prior = prior * self._class_weights()
             reason += ", times the class weights of the loss"
         if when := self._late():
             reason += (
@@ -473,6 +474,11 @@ class TrainingPlan:
         }
         return make[m.mixer]()
 
+    def _class_weights(self) -> Tensor:
+        if self.method.class_weights == "inverse":
+            return inverse_frequency_weights(self.class_counts)
+        return effective_number_weights(self.class_counts, self.method.beta)
+
     def _criterion(self, epoch: int) -> nn.Module:
         """The loss of an epoch; made once for each phase of the training, or epoch where its prior moves."""
         m, counts = self.method, self.class_counts
@@ -514,7 +520,7 @@ class TrainingPlan:
                 }
             loss = make[m.loss]()
             if weighted:
-                loss = ClassWeightedLoss(loss, effective_number_weights(counts, m.beta))
+                loss = ClassWeightedLoss(loss, self._class_weights())
             self._losses[key] = loss.to(self.device)
         return self._losses[key]
 

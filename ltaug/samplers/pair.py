@@ -201,6 +201,11 @@ class PairDataset(Dataset[Any], Generic[T]):
 
     def __getitems__(self, indices: list[Any]) -> list[Any]:
         """The samples or pairs of a batch at once, which is what makes ``datasets`` fast in a ``DataLoader``."""
+        if type(self).__getitem__ is not PairDataset.__getitem__:  # of a subclass, which may do more than fetch
+            return [self[index] for index in indices]
+        return self._fetch(indices)
+
+    def _fetch(self, indices: list[Any]) -> list[Any]:
         pairs = [index if not isinstance(index, tuple | list) else _pair(index) for index in indices]
         flat = [k for pair in pairs for k in (pair if isinstance(pair, tuple | list) else (pair,))]
         get = getattr(self.dataset, "__getitems__", None)

@@ -186,6 +186,13 @@ class TestPairs:
         indices = [(1, 2), (9, 9), 4]
         assert data.__getitems__(indices) == [data[k] for k in indices]
 
+    def test_a_subclass_is_not_passed_by(self) -> None:
+        class Marked(PairDataset[Any]):
+            def __getitem__(self, index: Any) -> Any:
+                return "marked", index
+
+        assert Marked(self.Batched()).__getitems__([(1, 2), 3]) == [("marked", (1, 2)), ("marked", 3)]
+
     def test_a_pair_of_a_table_costs_as_much_as_its_samples(self) -> None:
         data = datasets.Dataset.from_dict({"image": list(np.zeros((512, 8))), "label": [k % 3 for k in range(512)]})
         data = data.with_format("torch")
