@@ -105,7 +105,7 @@ def trainer_loss(criterion: Callable[[Tensor, Tensor], Tensor]) -> Callable[...,
         counted = labels.ne(IGNORED).sum()
         # Under DataParallel the Trainer gives each device the same number, and multiplies by their number.
         total = torch.as_tensor(num_items_in_batch, device=logits.device).sum()
-        # A mean over no sample is NaN, which a share of 0 would not mend. `where`, since `if` would wait for the device.
+        # A mean over no sample is NaN, which a share of 0 would not mend; and `if` would wait for the device.
         return torch.where(counted > 0, criterion(logits, labels) * (counted / total), logits.sum() * 0.0)
 
     return compute_loss
@@ -266,7 +266,7 @@ class LongTailMixin:
         if names and dataset.format["type"] != "custom":
             # As arrow has it, without decoding a label at a time.
             found = dataset.select_columns(names[0]).with_format("arrow")[:][names[0]].to_numpy()
-            if found.dtype.kind == "i" and not bool((torch.as_tensor(found) == self.plan.labels).all()):
+            if found.dtype.kind == "i" and not bool((found == self.plan.labels.numpy()).all()):
                 raise ValueError(
                     f"`plan` was made from other labels than those in column {names[0]!r} of `train_dataset`, or in "
                     "another order. Make it from the set that is trained on, after shuffling and filtering."
