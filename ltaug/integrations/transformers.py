@@ -105,9 +105,8 @@ def trainer_loss(criterion: Callable[[Tensor, Tensor], Tensor]) -> Callable[...,
         counted = labels.ne(IGNORED).sum()
         # Under DataParallel the Trainer gives each device the same number, and multiplies by their number.
         total = torch.as_tensor(num_items_in_batch, device=logits.device).sum()
-        # A mean over no sample is NaN, which a share of 0 would not mend.
-        mean = criterion(logits, labels) if labels.is_floating_point() or counted else logits.sum() * 0.0
-        return mean * (counted / total)
+        # A mean over no sample is NaN, which a share of 0 would not mend; and `if` would wait for the device.
+        return torch.where(counted > 0, criterion(logits, labels) * (counted / total), logits.sum() * 0.0)
 
     return compute_loss
 
@@ -265,8 +264,9 @@ class LongTailMixin:
             )
         names = [name for name in (self.label_name, "label", "label_ids") if name in columns]
         if names and dataset.format["type"] != "custom":
-            found = dataset.select_columns(names[0]).with_format("numpy")[:][names[0]]
-            if found.ndim == 1 and not bool((torch.as_tensor(found) == self.plan.labels).all()):
+            # As arrow has it, without decoding a label at a time.
+            found = dataset.select_columns(names[0]).with_format("arrow")[:][names[0]].to_numpy()
+            if found.dtype.kind == "i" and not bool((found == self.plan.labels.numpy()).all()):
                 raise ValueError(
                     f"`plan` was made from other labels than those in column {names[0]!r} of `train_dataset`, or in "
                     "another order. Make it from the set that is trained on, after shuffling and filtering."

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import gc
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +29,6 @@ LABELS = torch.tensor([0] * 20 + [1] * 8 + [2] * 4)
 IMAGES = torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(pin_memory|num_workers|use_reentrant).*")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _frozen() -> Iterator[None]:
-    """The Trainer collects garbage at every start, which takes long beside so many modules."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 class Samples(Dataset):
