@@ -31,6 +31,7 @@ CHOICES: dict[str, Method] = {
     "balanced by the rarest label": METHODS["class_balanced"],
     "mixup, union": METHODS["mixup"],
     "mixup, convex": METHODS["mixup"].replace(label_mixing="convex"),
+    "mixup, union, prior-corrected": METHODS["mixup_bayias"].replace(prior="effective"),
 }
 COLUMNS = ("map", "many", "medium", "few", "f1", "labelwise_ece")
 

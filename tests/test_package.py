@@ -220,7 +220,7 @@ def test_examples_of_the_page_on_deployment(root: Path, tmp_path: Path) -> None:
     assert result.attempted > 40
 
 
-@pytest.mark.parametrize("name", ["extend", "methods"])
+@pytest.mark.parametrize("name", ["extend", "methods", "multilabel"])
 def test_examples_of_the_pages_on_methods_and_own_parts(name: str, root: Path, tmp_path: Path) -> None:
     with patch.dict(METHODS):  # a page registers a method of its own
         result = run_page(root / "docs" / f"{name}.md", tmp_path)
