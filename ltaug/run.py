@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
+import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -276,10 +277,13 @@ class RunFolder:
     def save_logits(self, logits: Tensor, labels: Tensor, name: str = "logits.safetensors") -> None:
         """Keep logits [N, C] and labels [N]: every metric and correction can be computed from them later.
 
-        A correction that was made of other logits is removed.
+        Of several labels a sample the labels are multi-hot rows, [N, C]. A correction that was made of other logits is
+        removed.
         """
         if self.main:
-            tensors = {"logits": logits.detach().float(), "labels": labels.detach().long()}
+            rows = labels.ndim > 1  # a byte a label, not eight
+            kept = labels.detach().bool() if rows else labels.detach().long()
+            tensors = {"logits": logits.detach().float(), "labels": kept}
             content = save({key: value.cpu().contiguous() for key, value in tensors.items()})
             path = self.path / name
             if path.exists() and not _is_equal(path, content):
@@ -288,7 +292,7 @@ class RunFolder:
             self.write(name, content)
 
     def load_logits(self, name: str = "logits.safetensors") -> tuple[Tensor, Tensor]:
-        """The kept logits, float32 [N, C], and labels, int64 [N].
+        """The kept logits, float32 [N, C], and labels, int64 [N]; of several labels a sample bool [N, C].
 
         Args:
             name: ``logits.safetensors`` are those of the test split, ``held_out.safetensors`` of held-out samples.
@@ -301,6 +305,8 @@ class RunFolder:
         if missing := {"logits", "labels"} - set(tensors):
             raise UserError(f"`{self.path / name}` has no {' and no '.join(sorted(missing))}. Restore it.")
         logits, labels = tensors["logits"], tensors["labels"]
+        if labels.dtype == torch.bool and labels.shape == logits.shape and logits.ndim == 2 and logits.numel():
+            return logits.float(), labels
         if logits.ndim != 2 or labels.shape != logits.shape[:1] or labels.is_floating_point() or not logits.numel():
             raise UserError(
                 f"`{self.path / name}` must hold logits [N, C] and integer labels [N], but holds "
@@ -329,14 +335,16 @@ class RunFolder:
         """
         return _load_tensors(self._file("model.safetensors")), self.info()
 
-    def save_per_class(self, class_names: list[str], class_counts: Tensor, accuracy: Tensor) -> None:
-        """Write ``per_class.csv``, in the order of the classes."""
+    def save_per_class(
+        self, class_names: list[str], class_counts: Tensor, accuracy: Tensor, measure: str = "test_accuracy"
+    ) -> None:
+        """Write ``per_class.csv``, in the order of the classes; ``measure`` names the last column."""
         columns = zip(class_names, class_counts.tolist(), accuracy.tolist(), strict=True)
         rows = [[k, name, count, f"{value:.6f}"] for k, (name, count, value) in enumerate(columns)]
-        self.write("per_class.csv", csv_text([["class", "name", "train_count", "test_accuracy"], *rows]))
+        self.write("per_class.csv", csv_text([["class", "name", "train_count", measure], *rows]))
 
     def per_class(self) -> list[dict[str, str]]:
-        """The rows of ``per_class.csv``: class, name, train_count, test_accuracy, as text."""
+        """The rows of ``per_class.csv``: class, name, train_count, test_accuracy (or another measure), as text."""
         with self._file("per_class.csv").open(encoding="utf-8", errors="replace", newline="") as file:
             rows = list(csv.DictReader(file, restval=""))
         for row in rows:

@@ -42,7 +42,7 @@ from ltaug.commandline import (
 )
 from ltaug.errors import UserError, did_you_mean
 from ltaug.methods import METHODS, Method, TrainingPlan, find_classifier, published_settings
-from ltaug.metrics import classification_report, per_class_accuracy
+from ltaug.metrics import average_precision, classification_report, multilabel_report, per_class_accuracy
 from ltaug.process import (
     autocast_reason,
     autocast_type,
@@ -60,6 +60,7 @@ __all__ = [
     "TrainSettings",
     "arrange",
     "class_means",
+    "evaluate",
     "launch",
     "learning_rate",
     "load_first_stage",
@@ -112,8 +113,10 @@ SHOWN = {
     "lr": "lr {:.3g}",
     "top1": "top-1 {:.1%}",
     "top5": "top-5 {:.1%}",
+    "map": "mAP {:.1%}",
     **{name: name + " {:.1%}" for name in ("many", "medium", "few")},
     "ece": "ECE15 {:.1%}",
+    "labelwise_ece": "label-wise ECE15 {:.1%}",
     "samples_per_second": "{:.4g} samples/s",
 }
 """What the terminal shows of an epoch's row, and how."""
@@ -524,7 +527,7 @@ def predict(accelerator: Any, model: nn.Module, loader: Any) -> tuple[Tensor, Te
         loader: yields this process's rows of every global batch, the same number of batches on every process.
 
     Returns:
-        Logits, float32 [N, C], and labels, int64 [N], on the CPU.
+        Logits, float32 [N, C], and labels, int64 [N], or rows [N, C] of several labels a sample, on the CPU.
     """
     from accelerate.utils import gather_object
 
@@ -537,6 +540,25 @@ def predict(accelerator: Any, model: nn.Module, loader: Any) -> tuple[Tensor, Te
     parts = gather_object(mine)
     ordered = [parts[k] for batch in range(len(mine)) for k in range(batch, len(parts), len(mine))]
     return torch.cat([logits for logits, _ in ordered]), torch.cat([labels for _, labels in ordered])
+
+
+def evaluate(logits: Tensor, labels: Tensor, class_counts: Tensor) -> dict[str, float]:
+    """Compute every number of a results table from logits.
+
+    Args:
+        logits: [N, C].
+        labels: int64 [N], or multi-hot rows [N, C] of several labels a sample.
+        class_counts: training samples a class, or that have each label, [C].
+
+    Returns:
+        :func:`~ltaug.metrics.classification_report`, or :func:`~ltaug.metrics.multilabel_report`.
+
+    >>> evaluate(torch.tensor([[2.0, -1.0]]), torch.tensor([[1, 1]]), torch.tensor([500, 5]))["few"]
+    1.0
+    """
+    if labels.ndim > 1:
+        return multilabel_report(logits.sigmoid(), labels, class_counts)
+    return classification_report(logits.softmax(1), labels, class_counts)
 
 
 @torch.no_grad()
@@ -872,16 +894,20 @@ class Run(RunFolder):
     def _write_results(
         self, model: nn.Module, results: Mapping[str, tuple[Tensor, Tensor]], state_dict: Mapping[str, Tensor]
     ) -> None:
-        from ltaug.report import RUN_COLUMNS, results_table, write_report
+        from ltaug.report import LABEL_COLUMNS, RUN_COLUMNS, results_table, write_report
 
         cfg, data, settings = self.cfg, self.data, vars(self.cfg)
         logits, labels = results["test"]
-        probs = logits.softmax(1)
-        final = classification_report(probs, labels, data.class_counts)
+        several = labels.ndim > 1
+        final = evaluate(logits, labels, data.class_counts)
         self.save_logits(logits, labels)
         if "held_out" in results:
             self.save_logits(*results["held_out"], name="held_out.safetensors")
-        self.save_per_class(data.class_names, data.class_counts, per_class_accuracy(probs, labels, logits.shape[1]))
+        if several:
+            by_label, measure = average_precision(logits.sigmoid(), labels), "test_average_precision"
+        else:
+            by_label, measure = per_class_accuracy(logits.softmax(1), labels, logits.shape[1]), "test_accuracy"
+        self.save_per_class(data.class_names, data.class_counts, by_label, measure)
         classes = {"class_names": data.class_names, "class_counts": data.class_counts}
         held_out = data.held_out_note() if "held_out" in results and hasattr(data, "held_out_note") else None
         self.save_model(
@@ -892,6 +918,7 @@ class Run(RunFolder):
                 "logits_prior": self.plan.logits_prior(),
                 "logits_prior_reason": self.plan.logits_prior_reason(),
                 "held_out": held_out,
+                **({"several_labels": True} if several else {}),
                 "preprocessing": getattr(data, "preprocessing", {}),
             },
         )
@@ -921,7 +948,7 @@ class Run(RunFolder):
             **classes,
         }
         self.write_json("summary.json", summary)
-        print(f"\n{results_table({cfg.label: final}, RUN_COLUMNS)}")
+        print(f"\n{results_table({cfg.label: final}, LABEL_COLUMNS if several else RUN_COLUMNS)}")
         if cfg.report:
             sections = data.sections(logits, labels) if hasattr(data, "sections") else ()
             print(f"\nReport: {write_report(self.path, sections)}")

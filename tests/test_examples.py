@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -316,3 +317,45 @@ class TestLogitsPrior:
         assert "of 2 runs a method" in text
         assert f"| {example.PRIOR} | recorded | bias | bias and T | T | IC's strength |" in text
         assert text.count("| `ce_drw` | ") == 4
+
+
+@pytest.fixture(scope="module")
+def multilabel(root: Path) -> Iterator[ModuleType]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as its main does
+    yield load(root, "multilabel")
+    torch.set_num_threads(threads)
+
+
+class TestMultilabel:
+    def test_labels_are_long_tailed_and_exact(self, multilabel: ModuleType) -> None:
+        train, test = multilabel.world(0)
+        counts = train.tensors[1].sum(0)
+        assert (int(counts[0]), int(counts[-1])) == (900, 9)
+        torch.testing.assert_close(
+            test.tensors[1].double().mean(0), counts / 3000.0, rtol=0.1, atol=0, check_dtype=False
+        )
+        both = (train.tensors[1][:, 10:].any(1) & train.tensors[1][:, 0]).sum() / train.tensors[1][:, 10:].any(1).sum()
+        assert both > 1.5 * 0.3  # labels tend to come together
+
+    def test_what_its_page_says_of_prior_correction(self, multilabel: ModuleType) -> None:
+        plain, start, corrected = (
+            multilabel.run(multilabel.CHOICES[name], 10, 0, from_log_odds="log odds" in name)
+            for name in ("plain", "plain, from the log odds on", "prior-corrected")
+        )
+        assert corrected[""]["few"] > plain[""]["few"] + 0.1
+        assert corrected[""]["few"] == pytest.approx(start[""]["few"], abs=0.03)
+        assert corrected[", shifted"]["map"] == pytest.approx(corrected[""]["map"], abs=1e-6)
+        assert corrected[", shifted"]["labelwise_ece"] < 0.01 < corrected[""]["labelwise_ece"]
+
+    def test_all_of_its_rows_are_on_the_page(self, multilabel: ModuleType, root: Path) -> None:
+        page = (root / "docs" / "multilabel.md").read_text()
+        assert all(f"| {name} |" in page for name in multilabel.CHOICES)
+
+    def test_the_table(
+        self, multilabel: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(multilabel, "CHOICES", {"plain": multilabel.CHOICES["plain"]})
+        multilabel.main(["--epochs", "1", "--seeds", "1"])
+        head, _, row = capsys.readouterr().out.splitlines()
+        assert head.count("|") == row.count("|") == 8

@@ -230,7 +230,7 @@ def test_examples_of_the_page_on_other_frameworks(root: Path, tmp_path: Path) ->
     assert result.attempted > 30
 
 
-@pytest.mark.parametrize("name", ["extend", "methods", "coming_from"])
+@pytest.mark.parametrize("name", ["extend", "methods", "coming_from", "multilabel"])
 def test_examples_of_the_pages_on_methods_and_own_parts(name: str, root: Path, tmp_path: Path) -> None:
     with patch.dict(METHODS):  # a page registers a method of its own
         result = run_page(root / "docs" / f"{name}.md", tmp_path)

@@ -112,6 +112,11 @@ def read_table(
         check_columns(rows.table, source, audio_column=audio_column, label_column=label_column)
     feature = splits["train"].features[label_column]
     class_names, labels = class_labels({split: rows.column(label_column) for split, rows in used.items()}, None, source)
+    if labels["train"].ndim > 1:
+        raise UserError(
+            f"{source} has several labels a sound in {label_column!r}, but the sounds of a recipe have one class each. "
+            "`Method.plan` takes them in a loop of your own."
+        )
     if hasattr(feature, "names"):
         class_names = [feature.names[int(label)] for label in class_names]
     elif names_column in splits["train"].column_names:

@@ -268,6 +268,11 @@ class RunCorrection:
                 raise UserError(
                     f"`{self.run.path}` has no ltaug.json with `{name}`: it is no finished run. Train it to its end."
                 )
+        if info.get("several_labels"):
+            raise UserError(
+                f"`{self.run.path}` has several labels a sample, but corrections here are of classes that exclude each "
+                "other. `ltaug.shift_binary_logits` and `ltaug.PlattScaling` correct its logits."
+            )
         return info
 
     def _source(self, word: str) -> tuple[Tensor, str]:

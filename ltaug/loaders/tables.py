@@ -311,6 +311,7 @@ def class_labels(
 
     Labels may be whole numbers of any type, or text. Those that some split uses become classes 0..C-1, in the order of
     the numbers or, of text, in natural order. Of text, spaces at the ends do not count, and accents are composed (NFC).
+    A column of lists of them gives several labels a sample, or none: multi-hot rows.
 
     Args:
         columns: label column of each split, as :func:`arrow_column` returns it.
@@ -318,10 +319,11 @@ def class_labels(
         source: what is read, for messages.
 
     Returns:
-        Names of the C classes, and int64 [N] by split.
+        Names of the C classes, and int64 [N] by split; of lists bool [N, C].
 
     Raises:
-        UserError: a label is missing, negative or neither a whole number nor text; or beyond ``class_names``.
+        UserError: a label is missing, negative or neither a whole number nor text; or beyond ``class_names``; or one
+            split has lists and another has not.
 
     >>> import pyarrow
     >>> class_labels({"train": pyarrow.chunked_array([["bee", "ant"]]), "test": pyarrow.chunked_array([["bee"]])})
@@ -329,6 +331,10 @@ def class_labels(
     """
     import pyarrow
 
+    if several := [split for split, column in columns.items() if _is_list(column.type)]:
+        if len(several) < len(columns):
+            raise UserError(f"{source} has lists of labels in its {several[0]} split, but not in all of them.")
+        return _several_labels(columns, class_names, source)
     read: dict[str, Any] = {}
     for split, column in columns.items():
         values = column
@@ -356,6 +362,35 @@ def class_labels(
     index = {value: k for k, value in enumerate(order)}
     names = [str(value) for value in order]
     return names, {split: torch.tensor([index[value] for value in values.tolist()]) for split, values in read.items()}
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return any(is_list(kind) for is_list in (types.is_list, types.is_large_list, types.is_fixed_size_list))
+
+
+def _several_labels(
+    columns: Mapping[str, Any], class_names: Sequence[str] | None, source: str
+) -> tuple[list[str], dict[str, Tensor]]:
+    """Turn columns of lists of labels into multi-hot rows, bool [N, L]."""
+    import pyarrow.compute
+
+    for split, column in columns.items():
+        if column.null_count:
+            bad = int(np.flatnonzero(column.is_null().to_numpy())[0])
+            raise UserError(
+                f"{source} must hold a list of labels for each sample, which may be empty, but sample {bad} of its "
+                f"{split} split has none."
+            )
+    flat = {split: pyarrow.compute.list_flatten(column) for split, column in columns.items()}
+    names, labels = class_labels(flat, class_names, f"{source}, its lists one after the other,")
+    rows = {}
+    for split, column in columns.items():
+        sizes = torch.from_numpy(pyarrow.compute.list_value_length(column).to_numpy().astype(np.int64))
+        rows[split] = torch.zeros(len(column), len(names), dtype=torch.bool)
+        rows[split][torch.repeat_interleave(torch.arange(len(column)), sizes), labels[split]] = True
+    return names, rows
 
 
 def _first_bad(values: Any, numbers: np.ndarray[Any, Any] | None, num_classes: int | None) -> int | None:

@@ -18,9 +18,12 @@ METRICS = {
     "classwise_ece": ("class-wise ECE", "calibration error of every class's probability, mean over classes"),
     "brier": ("Brier score", "squared error of the probabilities, mean over samples; 0 is perfect, 2 the worst"),
     "nll": ("NLL", "negative log-likelihood of the right class, mean over samples, in nats; 0 is perfect"),
+    "map": ("mAP", "average precision of a label, mean over the labels that test samples have"),
+    "f1": ("F1", "harmonic mean of a label's precision and recall at probability 1/2, mean over the same labels"),
+    "labelwise_ece": ("label-wise ECE", "calibration error of each label's probability, mean over labels"),
 }
 """Name and meaning of every metric, in the order of the pages."""
-HIGHER_IS_BETTER = ("top1", "top5", "many", "medium", "few")
+HIGHER_IS_BETTER = ("top1", "top5", "many", "medium", "few", "map", "f1")
 DECIMALS = {"classwise_ece": 5, "brier": 3, "nll": 3}
 """Metrics that are printed as they are, as in the literature; the others are percentages."""
 MAX_LETTERS = 300
@@ -39,6 +42,17 @@ RUN_COLUMNS = {
     "nll": "NLL",
 }
 """Metrics of the tables that are printed, and their heads, to which the tables add units."""
+LABEL_COLUMNS = {
+    "map": "mAP",
+    "many": "many",
+    "medium": "medium",
+    "few": "few",
+    "f1": "F1",
+    "labelwise_ece": "label-wise ECE15",
+    "brier": "Brier",
+    "nll": "NLL",
+}
+"""The same of samples with several labels."""
 
 
 def results_table(

@@ -42,7 +42,7 @@ from ltaug.tables import parameters_in_words, run_labels
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CARDS = {"top1": "top-1", "many": "many-shot", "medium": "medium-shot", "few": "few-shot", "ece": "ECE"}
+CARDS = {"top1": "top-1", "map": "mAP", "many": "many-shot", "medium": "medium-shot", "few": "few-shot", "ece": "ECE"}
 TABLE_ROWS = 10
 SIDE_BY_SIDE, SIDE_BY_SIDE_BYTES = 6, 10**9
 """Runs whose test logits a comparison holds at once, at most, and bytes of them."""

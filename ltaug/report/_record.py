@@ -81,6 +81,9 @@ class Record:
         self.corrected = renamed(self._read_json("corrected.json"))
         self.shifted = self._shifted()
         logits = self._read("logits.safetensors", folder.load_logits, None)
+        if logits is not None and logits[1].ndim > 1:
+            self.problems["logits.safetensors"] = "is of several labels a sample, which no figure here draws"
+            logits = None
         self._per_class: list[dict[str, str]] = self._read("per_class.csv", folder.per_class, [])
         self.accuracy = self._accuracy(logits)
         self.logits: tuple[Tensor, Tensor] | None = logits if keep_logits else None

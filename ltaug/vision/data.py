@@ -16,8 +16,9 @@ from ltaug.loaders import SeededLoader
 from ltaug.loaders.folders import evaluation_splits
 from ltaug.loaders.tables import hold_out
 from ltaug.longtail import index_hash, profile_counts, subsample
-from ltaug.priors import class_counts, shot_groups
+from ltaug.priors import class_counts, label_counts, shot_groups
 from ltaug.process import reuse_freed_memory
+from ltaug.run import content_hash
 from ltaug.vision.image_set import Images, ImageSet
 from ltaug.vision.mistakes import mistake_sections
 from ltaug.vision.streaming import StreamLoader, StreamSet
@@ -43,7 +44,7 @@ class ImageSettings:
     image_column: str = "image"
     """Column of the images, of the hub and of parquet files."""
     label_column: str = "label"
-    """Column of the labels, likewise: class indices or class names."""
+    """Column of the labels, likewise: class indices or class names, or lists of them: several labels an image."""
     train_split: str = "train"
     """hub: split to train on."""
     test_split: str | None = None
@@ -95,13 +96,17 @@ class ImageData:
 
     @property
     def train_labels(self) -> Tensor:
-        """Classes of the training images, int64 [N]."""
+        """Classes of the training images, int64 [N]; of several labels multi-hot rows, bool [N, C]."""
         return self.sets["train"].labels
 
     @property
     def class_counts(self) -> Tensor:
-        """Training images a class, int64 [C]."""
-        return class_counts(self.train_labels, len(self.class_names))
+        """Training images a class, or that have each label, int64 [C]."""
+        return self._counted("train")
+
+    def _counted(self, split: str) -> Tensor:
+        labels = self.sets[split].labels
+        return label_counts(labels) if labels.ndim > 1 else class_counts(labels, len(self.class_names))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -151,7 +156,7 @@ class ImageData:
             "class_names": self.class_names,
             "class_counts": self.class_counts,
             "training_indices": self.index_hash,
-            "test_labels": index_hash(self.sets["test"].labels),
+            "test_labels": _labels_hash(self.sets["test"].labels),
             **{f"{split}_content": images.content_hash() for split, images in self.sets.items()},
         }
 
@@ -160,7 +165,7 @@ class ImageData:
         counts = self.class_counts
         groups = ", ".join(f"{int(group.sum())} {name}" for name, group in shot_groups(counts).items())
         held_out = f", {len(self.sets['held_out'])} held-out images" if "held_out" in self.sets else ""
-        untested = int((class_counts(self.sets["test"].labels, len(counts)) == 0).sum())
+        untested = int((self._counted("test") == 0).sum())
         missing = f" (none of {untested} classes)" if untested else ""
         return (
             f"{len(self.train_labels)} training images ({groups}; subset {self.index_hash[:12]}), "
@@ -174,16 +179,16 @@ class ImageData:
             counts = ", ".join(f"{count} {split} images" for split, count in unreadable.items())
             found.append(("Unreadable images", f"<p>{counts} could not be decoded; others took their place.</p>"))
         test = self.sets["test"]
-        if isinstance(test, ImageSet):
+        if isinstance(test, ImageSet) and labels.ndim == 1:
             found += mistake_sections(test, logits, labels, self.class_names, self.class_counts)
         return found
 
     def held_out_note(self) -> str:
         """What corrections are tuned on, for whoever reads the numbers."""
-        counts = class_counts(self.sets["held_out"].labels, len(self.class_names))
+        counts = self._counted("held_out")
         return (
-            f"{int(counts.sum())} images that training did not use ({int((counts > 0).sum())} of {len(counts)} "
-            f"classes, {int(counts.min())} to {int(counts.max())} each)"
+            f"{len(self.sets['held_out'])} images that training did not use ({int((counts > 0).sum())} of "
+            f"{len(counts)} classes, {int(counts.min())} to {int(counts.max())} each)"
         )
 
 
@@ -205,6 +210,8 @@ def long_tailed_data(
     if len(class_names) < 2:
         raise UserError(f"{source} must have at least two classes, but has {', '.join(class_names) or 'none'}.")
     seed, train = settings.data_seed, splits["train"]
+    if train.labels.ndim > 1:
+        return _several_labels(class_names, splits, settings, source)
     others = [splits[name] for name in evaluation_splits(splits) if name]
     if not others:
         train, test = _split_off(
@@ -228,6 +235,28 @@ def long_tailed_data(
     names = ("train", "test", "held_out")
     sets = {name: ImageSet(images) for name, images in zip(names, [train.take(indices), *others], strict=False)}
     return ImageData(class_names, sets, index_hash(indices), settings)
+
+
+def _several_labels(
+    class_names: list[str], splits: Mapping[str, Images], settings: ImageSettings, source: str
+) -> ImageData:
+    """All images of a set with several labels an image: what a class is cannot be thinned out or held out of it."""
+    for name, usual in (("profile", "natural"), ("held_out_per_class", 0)):
+        if (value := getattr(settings, name)) != usual:
+            raise UserError(
+                f"`{name}` is {value}, which goes by classes that exclude each other, but {source} has several labels "
+                "an image. Leave it out."
+            )
+    test, tuning = evaluation_splits(splits)
+    if test is None:
+        raise UserError(f"{source} has several labels an image and no split to test on. Name one with `test_split`.")
+    chosen = {"train": splits["train"], "test": splits[test]} | ({"held_out": splits[tuning]} if tuning else {})
+    sets = {name: ImageSet(images) for name, images in chosen.items()}
+    return ImageData(class_names, sets, index_hash(torch.arange(len(splits["train"]))), settings)
+
+
+def _labels_hash(labels: Tensor) -> str:
+    return index_hash(labels) if labels.ndim == 1 else content_hash(labels)
 
 
 def streamed_data(

@@ -36,7 +36,7 @@ class Images:
     """Images of one split, none of them decoded."""
 
     labels: Tensor
-    """int64 [N], 0..C-1."""
+    """int64 [N], 0..C-1; or bool [N, C], several labels an image."""
     names: Any
     """File names, a :func:`name_block`."""
     rows: Tensor
@@ -118,9 +118,10 @@ class ImageSet(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, k: int) -> tuple[Any, int]:
+    def __getitem__(self, k: int) -> tuple[Any, Any]:
         image, k = self.image(k)
-        return image if self.transform is None else self.transform(image), int(self.labels[k])
+        label = self.labels[k]
+        return image if self.transform is None else self.transform(image), label if label.ndim else int(label)
 
     def content_hash(self) -> str:
         """See :meth:`Images.content_hash`."""
@@ -136,14 +137,16 @@ class ImageSet(Dataset[Any]):
         image = self._decode(k)
         if image is not None:
             return image, k
-        label, places = int(self.labels[k]), torch.arange(len(self.labels)).roll(-k)  # k first
-        same = self.labels[places] == label
+        label, places = self.labels[k], torch.arange(len(self.labels)).roll(-k)  # k first
+        alike = (self.labels == label).view(len(self.labels), -1).all(1)
+        same = alike[places]
         for other in places[same].tolist():
             if (image := self._decode(other)) is not None:
                 return image, other
         if self.notes.broken[k] == 1:  # the first to find out, about: processes may do so at once
-            self.notes.broken[self.labels == label] = 2
-            warn(f"of class {label} none of the {int(same.sum())} images can be read; others' take their place")
+            self.notes.broken[alike] = 2
+            named = f"class {int(label)}" if label.ndim == 0 else f"the labels {label.nonzero()[:, 0].tolist()}"
+            warn(f"of {named} none of the {int(same.sum())} images can be read; others' take their place")
         for other in places[~same].tolist():
             if (image := self._decode(other)) is not None:
                 return image, other

@@ -93,6 +93,10 @@ def read_small_images(
     known = getattr(found[splits[0]].features[label_column], "names", None)
     columns = {split: arrow_column(found[split], label_column) for split in splits}
     class_names, labels = class_labels(columns, known, f"Column {label_column!r} of {source!r}")
+    if labels["train"].ndim > 1:
+        raise UserError(
+            f"{source!r} has several labels a sample in {label_column!r}, which need the recipe imagenet_lt."
+        )
     openers = {
         split: ImageColumn(found[split], image_column, source, data_dir or "", allow_outside) for split in splits
     }

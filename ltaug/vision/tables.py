@@ -117,7 +117,7 @@ def read_image_table(
         hub_id: data set of the hub, OWNER/NAME.
         data_dir: folder to read instead, of files with these columns.
         image_column: column of the images.
-        label_column: column of the labels, which are class indices or class names.
+        label_column: column of the labels, which are class indices or class names, or lists of them.
         train_split: name of the split to train on.
         test_split: name of the split to test on; by default test or validation, whichever there is.
         allow_outside: read files outside of ``data_dir``, too, that paths in a column name.
@@ -190,6 +190,8 @@ def read_image_stream(
         columns["test"] = arrow_column(splits[test], label_column)
     known = _class_names(features, label_column)
     names, labels = class_labels(columns, known, f"Column {label_column!r} of {source!r}")
+    if labels["train"].ndim > 1:
+        raise UserError(f"A stream is drawn by class, but {label_column!r} has several labels a sample. Do not stream.")
     train = StreamSet(shards, labels["train"], buffer, len(names))
     if not test:
         return names, train, {}
@@ -206,7 +208,8 @@ def _source(hub_id: str | None, data_dir: str | None) -> str:
 
 def _class_names(features: Any, column: str) -> list[str] | None:
     """Class names that a data set knows for a column of labels."""
-    return getattr(features.get(column), "names", None)
+    feature = features.get(column)
+    return getattr(getattr(feature, "feature", feature), "names", None)  # of lists, that of their entries
 
 
 def _images(opener: ImageColumn, labels: Tensor, split: str) -> Images:

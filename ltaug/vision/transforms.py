@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -153,10 +153,12 @@ class TestTransform:
         return self.transform(to_pixels(image))  # type: ignore[no-any-return]  # torchvision's
 
 
-def collate_images(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    """Put images and labels into batches, uint8 [N, 3, H, W] with channels last in memory, and int64 [N]."""
+def collate_images(samples: list[tuple[Tensor, Any]]) -> tuple[Tensor, Tensor]:
+    """Put images and labels into batches, uint8 [N, 3, H, W] with channels last in memory, and int64 [N] or rows."""
     images = torch.stack([image.permute(1, 2, 0) for image, _ in samples])
-    return images.permute(0, 3, 1, 2), torch.tensor([label for _, label in samples])
+    labels = [label for _, label in samples]
+    rows = isinstance(labels[0], Tensor)
+    return images.permute(0, 3, 1, 2), torch.stack(labels) if rows else torch.tensor(labels)
 
 
 class Normalize:

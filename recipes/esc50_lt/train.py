@@ -17,7 +17,6 @@ from model import ModelSettings, build_model
 
 from ltaug import training
 from ltaug.commandline import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share
-from ltaug.metrics import classification_report
 from ltaug.training import Run, TrainSettings, predict
 
 
@@ -77,7 +76,7 @@ def main(cfg: Config) -> None:
         metrics = {}
         if run.due(epoch, cfg.eval_every):
             logits, labels = predict(accelerator, model, data.eval_loader(cfg, "test", accelerator))
-            metrics = classification_report(logits.softmax(1), labels, data.class_counts)
+            metrics = training.evaluate(logits, labels, data.class_counts)
         run.end_epoch(epoch, loss, samples, began, lr=lr, **metrics)
 
     # 4. Results: logits, weights, summary and report, in the run folder.

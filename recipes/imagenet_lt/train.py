@@ -19,7 +19,6 @@ from timm.utils import ModelEmaV3
 from ltaug import training
 from ltaug.commandline import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share
 from ltaug.errors import UserError
-from ltaug.metrics import classification_report
 from ltaug.training import Run, TrainSettings, predict
 from ltaug.vision.adapters import plain_state
 from ltaug.vision.optimization import scale_learning_rates
@@ -108,7 +107,7 @@ def main(cfg: Config) -> None:
         metrics = {}
         if run.due(epoch, cfg.eval_every):
             logits, labels = predict(accelerator, tested, data.eval_loader(cfg, "test", accelerator))
-            metrics = classification_report(logits.softmax(1), labels, data.class_counts)
+            metrics = training.evaluate(logits, labels, data.class_counts)
         run.end_epoch(epoch, loss, counted * cfg.batch_size, began, lr=lr, **metrics)
 
     # 4. Results: logits, weights, summary and report, in the run folder.
