@@ -52,12 +52,13 @@ MOST_CLASSES = 100_000_000
 
 
 @checked
-def class_counts(labels: Counts, num_classes: int | None = None) -> Tensor:
+def class_counts(labels: Counts, num_classes: int | None = None, ignore_index: int | None = None) -> Tensor:
     """Count the samples of every class.
 
     Args:
         labels: class indices, int [N]; a tensor, an array, a list or a column of a table.
         num_classes: C; by default the largest label plus one, which hides trailing classes that have no sample.
+        ignore_index: a label that is not counted, such as 255 or -100; labels may then be maps, int [N, ...].
 
     Returns:
         int64 [C].
@@ -68,6 +69,9 @@ def class_counts(labels: Counts, num_classes: int | None = None) -> Tensor:
     >>> class_counts([0, 0, 2], num_classes=4)
     tensor([2, 0, 1, 0])
     """
+    if ignore_index is not None:
+        flat = comparable(as_array(labels, "labels")).flatten()
+        labels = flat[flat != ignore_index]
     labels = as_integers(labels)
     if num_classes is None:
         num_classes = int(labels.max()) + 1 if labels.numel() else 0

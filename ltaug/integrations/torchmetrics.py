@@ -30,6 +30,7 @@ class LongTailReport(Metric):
         many: classes with more training samples are "many".
         few: classes with fewer are "few".
         logits: whether ``update`` is given logits; otherwise probabilities.
+        ignore_index: a label whose samples are left out, such as 255; labels [N, ...] may then be dense, too.
         more: of ``torchmetrics.Metric``, such as ``dist_sync_on_step``.
 
     Raises:
@@ -45,10 +46,20 @@ class LongTailReport(Metric):
     is_differentiable = False
 
     def __init__(
-        self, class_counts: Counts, *, bins: int = 15, many: int = 100, few: int = 20, logits: bool = True, **more: Any
+        self,
+        class_counts: Counts,
+        *,
+        bins: int = 15,
+        many: int = 100,
+        few: int = 20,
+        logits: bool = True,
+        ignore_index: int | None = None,
+        **more: Any,
     ) -> None:
         super().__init__(**more)
-        self.report = StreamingReport(class_counts, bins=bins, many=many, few=few, logits=logits)
+        self.report = StreamingReport(
+            class_counts, bins=bins, many=many, few=few, logits=logits, ignore_index=ignore_index
+        )
         for name, zeros in self.report.state.items():
             self.add_state(name, zeros, dist_reduce_fx="sum")
 

@@ -18,13 +18,18 @@ class ClassLoss(KeptBuffers, ABC):
     """Base of losses with class statistics, kept in non-persistent buffers.
 
     The statistics move with ``.to()`` and are not part of checkpoints.
+
+    Args:
+        reduction: "mean", "sum" or "none".
+        ignore_index: class index of positions that are left out, also of the mean; None is -100, as in torch. If it is
+            given, rows of zeros among probabilities are left out, too: what a mixer with an ``ignore_index`` makes.
     """
 
-    ignore_index = IGNORED
-
     @checked
-    def __init__(self, reduction: str) -> None:
+    def __init__(self, reduction: str, ignore_index: int | None = None) -> None:
         super().__init__()
+        self.ignore_index = IGNORED if ignore_index is None else int(ignore_index)
+        self.ignores_rows = ignore_index is not None
         self._rows = _FirstRows()
         check_reduction(reduction)
         self.reduction = reduction
@@ -43,13 +48,27 @@ class ClassLoss(KeptBuffers, ABC):
         """The loss of ``logits`` [N, C, ...] against ``targets``."""
         check_tensor(logits, "logits")  # by hand: this is in every training step
         check_tensor(targets, "targets")
-        self._rows.look(targets)
+        if not self.ignores_rows:
+            self._rows.look(targets)
         try:
-            return self.compute(logits, targets)
+            if self.ignores_rows and targets.is_floating_point():
+                return self._without_zeros(logits, targets)
+            kept = targets
+            if self.ignore_index != IGNORED:
+                kept = targets.long().masked_fill(targets == self.ignore_index, IGNORED)
+            return self.compute(logits, kept)
         except (IndexError, RuntimeError):
             if targets.device.type == "cpu":  # an accelerator that has failed can compute nothing more
                 check_indices(targets, logits.shape[1], self.ignore_index)
             raise
+
+    def _without_zeros(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss of the rows of probabilities that are no zeros."""
+        kept = targets.sum(1) != 0.0
+        if bool(kept.all()) or logits.shape != targets.shape:
+            return self.compute(logits, targets)
+        loss = self.compute(logits.movedim(1, -1)[kept], targets.movedim(1, -1)[kept])
+        return loss.new_zeros(kept.shape).masked_scatter(kept, loss) if self.reduction == "none" else loss
 
     @abstractmethod
     def compute(self, logits: Tensor, targets: Tensor) -> Tensor:

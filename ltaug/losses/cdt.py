@@ -20,6 +20,8 @@ class CDTLoss(ClassLoss):
         class_counts: training samples a class, [C], all positive.
         gamma: 0 is cross-entropy; chosen on validation data, 0.1 to 0.4 in the paper.
         reduction: "mean", "sum" or "none".
+        ignore_index: class index of positions that are left out, such as 255; by default -100, as in torch. If it is
+            given, rows of zeros among probabilities are left out, too.
 
     >>> CDTLoss(class_counts=[100, 1], gamma=0.5).temperatures
     tensor([ 1., 10.])
@@ -28,8 +30,10 @@ class CDTLoss(ClassLoss):
     temperatures: Tensor
 
     @checked
-    def __init__(self, class_counts: Counts, gamma: float = 0.2, reduction: str = "mean") -> None:
-        super().__init__(reduction)
+    def __init__(
+        self, class_counts: Counts, gamma: float = 0.2, reduction: str = "mean", ignore_index: int | None = None
+    ) -> None:
+        super().__init__(reduction, ignore_index)
         if not gamma >= 0:
             raise ValueError(f"`gamma` must not be negative, but is {gamma}.")
         counts = as_counts(class_counts, positive=True).double()

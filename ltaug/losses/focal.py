@@ -21,6 +21,8 @@ class FocalLoss(ClassLoss):
         gamma: exponent; 0 is cross-entropy. 1 in the released codes of LDAM-DRW and IC, 2 in LADE's.
         class_weights: w, [C]; :func:`effective_number_weights` make it CB-Focal.
         reduction: "mean" (over samples, not over weights), "sum" or "none".
+        ignore_index: class index of positions that are left out, such as 255; by default -100, as in torch. If it is
+            given, rows of zeros among probabilities are left out, too.
 
     >>> import torch
     >>> FocalLoss(gamma=0.0)(torch.zeros(1, 2), torch.tensor([0]))
@@ -30,8 +32,14 @@ class FocalLoss(ClassLoss):
     class_weights: Tensor | None
 
     @checked
-    def __init__(self, gamma: float = 1.0, class_weights: Counts | None = None, reduction: str = "mean") -> None:
-        super().__init__(reduction)
+    def __init__(
+        self,
+        gamma: float = 1.0,
+        class_weights: Counts | None = None,
+        reduction: str = "mean",
+        ignore_index: int | None = None,
+    ) -> None:
+        super().__init__(reduction, ignore_index)
         if not gamma >= 0:
             raise ValueError(f"`gamma` must not be negative, but is {gamma}.")
         self.gamma = float(gamma)

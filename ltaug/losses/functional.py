@@ -457,7 +457,11 @@ def prepare(
         if values is not None:
             check_per_class(values, name, num_classes)
     if logits.ndim < 2 or num_classes not in (None, logits.shape[1]):
-        raise ValueError(f"`logits` must have shape [N, {num_classes or 'C'}, ...], but have {list(logits.shape)}.")
+        last = logits.ndim > 2 and logits.shape[-1] == num_classes
+        raise ValueError(
+            f"`logits` must have shape [N, {num_classes or 'C'}, ...], but have {list(logits.shape)}."
+            + (" Bring the classes to dim 1: `logits.movedim(-1, 1)`." if last else "")
+        )
     if not logits.is_floating_point():
         raise ValueError(f"`logits` must be floating point, but are {logits.dtype}. Convert them with `.float()`.")
     expected = logits.shape if targets.is_floating_point() else (logits.shape[0], *logits.shape[2:])

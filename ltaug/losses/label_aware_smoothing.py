@@ -76,6 +76,8 @@ class LabelAwareSmoothingLoss(ClassLoss):
         power: exponent of "power": below 1 concave, above convex.
         mode: "paper" or "official_code".
         reduction: "mean", "sum" or "none".
+        ignore_index: class index of positions that are left out, such as 255; by default -100, as in torch. If it is
+            given, rows of zeros among probabilities are left out, too.
 
     >>> loss = LabelAwareSmoothingLoss(class_counts=[500, 50, 5], head=0.3, tail=0.0)
     >>> loss.smoothing
@@ -94,8 +96,9 @@ class LabelAwareSmoothingLoss(ClassLoss):
         power: float | None = None,
         mode: str = "paper",
         reduction: str = "mean",
+        ignore_index: int | None = None,
     ) -> None:
-        super().__init__(reduction)
+        super().__init__(reduction, ignore_index)
         if mode not in ("paper", "official_code"):
             raise ValueError(f'`mode` must be "paper" or "official_code", but is {mode!r}.')
         self.mode = mode

@@ -39,6 +39,8 @@ class LADELoss(ClassLoss):
         remine_lambda: weight of the regulariser's squared term; 0 fails badly with many classes.
         mode: "paper" or "official_code".
         reduction: of the cross-entropy; see :func:`ltaug.losses.functional.lade_loss`.
+        ignore_index: class index of positions that are left out, such as 255; by default -100, as in torch. If it is
+            given, rows of zeros among probabilities are left out, too.
 
     >>> import torch
     >>> loss = LADELoss(class_counts=[90, 10], alpha=0.1)
@@ -56,8 +58,9 @@ class LADELoss(ClassLoss):
         remine_lambda: float = 0.1,
         mode: str = "paper",
         reduction: str = "mean",
+        ignore_index: int | None = None,
     ) -> None:
-        super().__init__(reduction)
+        super().__init__(reduction, ignore_index)
         if mode not in ("paper", "official_code"):
             raise ValueError(f'`mode` must be "paper" or "official_code", but is {mode!r}.')
         if remine_lambda < 0:

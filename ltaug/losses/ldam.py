@@ -23,6 +23,8 @@ class LDAMLoss(ClassLoss):
         scale: s.
         class_weights: [C]; for deferred re-weighting see :class:`DeferredLoss`.
         reduction: "mean" (over samples, not over weights), "sum" or "none".
+        ignore_index: class index of positions that are left out, such as 255; by default -100, as in torch. If it is
+            given, rows of zeros among probabilities are left out, too.
 
     >>> LDAMLoss(class_counts=[10000, 1]).margins
     tensor([0.0500, 0.5000])
@@ -39,8 +41,9 @@ class LDAMLoss(ClassLoss):
         scale: float = 30.0,
         class_weights: Counts | None = None,
         reduction: str = "mean",
+        ignore_index: int | None = None,
     ) -> None:
-        super().__init__(reduction)
+        super().__init__(reduction, ignore_index)
         if not max_margin >= 0:
             raise ValueError(f"`max_margin` must not be negative, but is {max_margin}.")
         if not scale > 0:

@@ -33,6 +33,8 @@ class PriorCorrectedLoss(ClassLoss):
         tau: strength; 0 is plain cross-entropy.
         target_prior: pi', [C]; by default uniform.
         reduction: "mean", "sum" or "none".
+        ignore_index: class index of positions that are left out, such as 255; by default -100, as in torch. If it is
+            given, rows of zeros among probabilities are left out, too.
 
     Shapes:
         logits [N, C, ...]; targets int [N, ...], or probabilities [N, C, ...], for which the loss is sum_c t_c *
@@ -50,9 +52,14 @@ class PriorCorrectedLoss(ClassLoss):
 
     @checked
     def __init__(
-        self, class_counts: Counts, tau: float = 1.0, target_prior: Counts | None = None, reduction: str = "mean"
+        self,
+        class_counts: Counts,
+        tau: float = 1.0,
+        target_prior: Counts | None = None,
+        reduction: str = "mean",
+        ignore_index: int | None = None,
     ) -> None:
-        super().__init__(reduction)
+        super().__init__(reduction, ignore_index)
         counts = as_counts(class_counts, integers=False, positive=True)
         uniform = torch.ones_like(counts)  # not anew: inside `torch.device("meta")` that would have no values
         target = uniform if target_prior is None else as_target(target_prior, len(counts))

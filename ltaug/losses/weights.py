@@ -107,6 +107,7 @@ class ClassWeightedLoss(ClassLoss):
         self.loss = copy.deepcopy(loss)  # the given loss may be used without weights, too
         self.loss.reduction = "none"  # type: ignore[assignment]
         self.ignore_index = int(getattr(loss, "ignore_index", IGNORED))
+        self.ignores_rows = bool(getattr(loss, "ignores_rows", False))
         weights = check_class_weights(class_weights)
         if weights is None:
             raise ValueError(
@@ -126,7 +127,7 @@ class ClassWeightedLoss(ClassLoss):
             total = weighted.sum(1, keepdim=True)
             shares = torch.where(total > 0.0, weighted / total, targets)
             return reduce(self._each(logits, shares) * total.squeeze(1), self.reduction)
-        targets, kept = split_ignored(targets, self.ignore_index)
+        targets, kept = split_ignored(targets)
         loss = self._each(logits, targets)
         return reduce(loss * weights.to(loss)[targets], self.reduction, kept)
 

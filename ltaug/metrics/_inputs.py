@@ -48,9 +48,22 @@ def flatten_dense(tensor: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return tensor, labels
 
 
-def read_probs(probs: Probs | Counts, labels: Counts) -> tuple[Tensor, Tensor]:
+def leave_out(tensor: Tensor, labels: Counts, ignore_index: int | None) -> tuple[Tensor, Counts]:
+    """Leave out samples of a label, such as 255, of predictions or probabilities that may be dense, [N, ...]."""
+    if ignore_index is None:
+        return tensor, labels
+    tensor, flat = flatten_dense(tensor, comparable(as_array(labels, "labels")))
+    if flat.ndim != 1 or len(flat) != len(tensor):
+        return tensor, flat  # does not fit, and an error says so
+    kept = (flat != ignore_index).to(tensor.device)
+    if len(kept) and not bool(kept.any()):
+        raise ValueError(f"`labels` must not all be {ignore_index}, the `ignore_index`: no metric is defined on none.")
+    return tensor[kept], flat.to(tensor.device)[kept]
+
+
+def read_probs(probs: Probs | Counts, labels: Counts, ignore_index: int | None = None) -> tuple[Tensor, Tensor]:
     """Check probabilities [N, C] and labels [N], and bring the labels to the device of the probabilities."""
-    tensor, labels = read_scores(probs, labels, "probs")
+    tensor, labels = read_scores(*leave_out(as_tensor(probs), labels, ignore_index), "probs")
     sums = tensor.sum(1)
     # 1e-2: rows that have been through bfloat16, even if they come in another type, are off by up to 4e-3.
     off = ~((sums - 1.0).abs() <= 1e-2)  # true for NaN as well
@@ -74,9 +87,9 @@ def read_probs(probs: Probs | Counts, labels: Counts) -> tuple[Tensor, Tensor]:
     return tensor, labels
 
 
-def read_logits(logits: Probs, labels: Counts) -> tuple[Tensor, Tensor]:
+def read_logits(logits: Probs, labels: Counts, ignore_index: int | None = None) -> tuple[Tensor, Tensor]:
     """Check logits [N, C] and labels [N], and bring the labels to the device of the logits."""
-    tensor, labels = read_scores(logits, labels, "logits")
+    tensor, labels = read_scores(*leave_out(as_tensor(logits, "logits"), labels, ignore_index), "logits")
     off = ~tensor.amax(1).isfinite()  # NaN and inf are the largest of their row; -inf only where there is nothing else
     if bool(off.any()):
         raise ValueError(
@@ -118,10 +131,14 @@ def read_scores(scores: Probs | Counts, labels: Counts, name: str) -> tuple[Tens
 
 
 def read_predictions(
-    probs: Probs | Counts, labels: Counts, num_classes: int | None = None, source: str = "num_classes"
+    probs: Probs | Counts,
+    labels: Counts,
+    num_classes: int | None = None,
+    source: str = "num_classes",
+    ignore_index: int | None = None,
 ) -> tuple[Tensor, Tensor, int]:
     """Return predicted classes int64 [N], labels int64 [N] and C, from probabilities or from predictions."""
-    tensor = as_tensor(probs)
+    tensor, labels = leave_out(as_tensor(probs), labels, ignore_index)
     if not holds_predictions(tensor):
         if tensor.ndim == 1:
             raise ValueError(

@@ -46,13 +46,14 @@ class ReliabilityBins(NamedTuple):
 
 
 @checked
-def reliability_bins(probs: Probs, labels: Counts, bins: int = 15) -> ReliabilityBins:
+def reliability_bins(probs: Probs, labels: Counts, bins: int = 15, ignore_index: int | None = None) -> ReliabilityBins:
     """Count, accuracy and mean confidence of the samples in every bin of confidence, the largest probability.
 
     Args:
         probs: probabilities [N, C].
         labels: class indices, int [N].
         bins: number of equal, right-closed bins; 15 is usual, LADE draws 20.
+        ignore_index: a label whose samples are left out, such as 255; labels [N, ...] may then be dense, too.
 
     Returns:
         :class:`ReliabilityBins`, on the device of ``probs``.
@@ -63,12 +64,12 @@ def reliability_bins(probs: Probs, labels: Counts, bins: int = 15) -> Reliabilit
     >>> bins.edges
     tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000], dtype=torch.float64)
     """
-    counts, hits, confidence = _confidence_sums(*read_probs(probs, labels), bins)
+    counts, hits, confidence = _confidence_sums(*read_probs(probs, labels, ignore_index), bins)
     return ReliabilityBins(counts, hits.double() / counts, confidence / counts)  # 0 / 0 is the NaN of an empty bin
 
 
 @checked
-def expected_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> float:
+def expected_calibration_error(probs: Probs, labels: Counts, bins: int = 15, ignore_index: int | None = None) -> float:
     """Expected calibration error (ECE): mean gap between confidence and accuracy.
 
     ``ECE = sum_m |B_m| / N * |acc(B_m) - conf(B_m)|`` (Guo et al., ICML 2017, https://arxiv.org/abs/1706.04599).
@@ -78,6 +79,7 @@ def expected_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> 
         labels: class indices, int [N].
         bins: number of equal, right-closed bins of confidence, the largest probability. 15 as in
             UniMix and MiSLAS; LADE takes 20.
+        ignore_index: a label whose samples are left out, such as 255; labels [N, ...] may then be dense, too.
 
     Returns:
         A float in 0..1.
@@ -85,11 +87,11 @@ def expected_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> 
     >>> expected_calibration_error([[0.75, 0.25]] * 4, [0, 0, 0, 1])  # confidence 3/4, right in three of four
     0.0
     """
-    return expected_error(*_confidence_sums(*read_probs(probs, labels), bins))
+    return expected_error(*_confidence_sums(*read_probs(probs, labels, ignore_index), bins))
 
 
 @checked
-def maximum_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> float:
+def maximum_calibration_error(probs: Probs, labels: Counts, bins: int = 15, ignore_index: int | None = None) -> float:
     """Maximum calibration error (MCE): largest gap between confidence and accuracy of any bin.
 
     ``MCE = max_m |acc(B_m) - conf(B_m)|`` (Guo et al., ICML 2017, https://arxiv.org/abs/1706.04599). An empty bin
@@ -99,6 +101,7 @@ def maximum_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> f
         probs: probabilities [N, C].
         labels: class indices, int [N].
         bins: number of equal, right-closed bins of confidence.
+        ignore_index: a label whose samples are left out, such as 255; labels [N, ...] may then be dense, too.
 
     Returns:
         A float in 0..1.
@@ -106,11 +109,11 @@ def maximum_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> f
     >>> maximum_calibration_error([[0.75, 0.25]] * 4 + [[1.0, 0.0]], [0, 0, 0, 1, 1])
     1.0
     """
-    return maximum_error(*_confidence_sums(*read_probs(probs, labels), bins))
+    return maximum_error(*_confidence_sums(*read_probs(probs, labels, ignore_index), bins))
 
 
 @checked
-def classwise_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> float:
+def classwise_calibration_error(probs: Probs, labels: Counts, bins: int = 15, ignore_index: int | None = None) -> float:
     """Class-wise calibration error: the ECE of every class's probability, averaged over the classes.
 
     ``1 / C sum_j sum_m |B_mj| / N * |acc(B_mj) - conf(B_mj)|``, as Kull et al. (NeurIPS 2019,
@@ -122,6 +125,7 @@ def classwise_calibration_error(probs: Probs, labels: Counts, bins: int = 15) ->
         probs: probabilities [N, C].
         labels: class indices, int [N].
         bins: number of equal, right-closed bins.
+        ignore_index: a label whose samples are left out, such as 255; labels [N, ...] may then be dense, too.
 
     Returns:
         A float in 0..1. It shrinks with C, because most entries of a large C are small and right.
@@ -129,11 +133,11 @@ def classwise_calibration_error(probs: Probs, labels: Counts, bins: int = 15) ->
     >>> classwise_calibration_error([[0.75, 0.25]] * 4, [0, 0, 0, 0])
     0.25
     """
-    return _classwise_error(*read_probs(probs, labels), bins)
+    return _classwise_error(*read_probs(probs, labels, ignore_index), bins)
 
 
 @checked
-def adaptive_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> float:
+def adaptive_calibration_error(probs: Probs, labels: Counts, bins: int = 15, ignore_index: int | None = None) -> float:
     r"""Calibration error of the confidence in bins that hold equally many samples (adaptive ECE).
 
     .. math:: ECE = \sum_m \frac{|B_m|}{N} |acc(B_m) - conf(B_m)|
@@ -146,6 +150,7 @@ def adaptive_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> 
         probs: probabilities [N, C].
         labels: class indices, int [N].
         bins: number of bins; with ties there are fewer.
+        ignore_index: a label whose samples are left out, such as 255; labels [N, ...] may then be dense, too.
 
     Returns:
         In 0..1.
@@ -154,7 +159,7 @@ def adaptive_calibration_error(probs: Probs, labels: Counts, bins: int = 15) -> 
     >>> round(adaptive_calibration_error(probs, [0, 0, 0, 1], bins=2), 4)
     0.1
     """
-    probs, labels = read_probs(probs, labels)
+    probs, labels = read_probs(probs, labels, ignore_index)
     check_bins(bins)
     top, predictions = probs.double().max(1)
     right, n = (predictions == labels).double(), len(top)

@@ -15,6 +15,7 @@ from ltaug.metrics._inputs import (
     chunks,
     flatten_dense,
     holds_predictions,
+    leave_out,
     read_predictions,
     read_probs,
 )
@@ -37,11 +38,15 @@ MOST_CLASSES = 2**15
 
 
 @overload
-def accuracy(probs: Probs | Counts, labels: Counts, topk: int = 1) -> float: ...
+def accuracy(probs: Probs | Counts, labels: Counts, topk: int = 1, ignore_index: int | None = None) -> float: ...
 @overload
-def accuracy(probs: Probs | Counts, labels: Counts, topk: Sequence[int]) -> tuple[float, ...]: ...
+def accuracy(
+    probs: Probs | Counts, labels: Counts, topk: Sequence[int], ignore_index: int | None = None
+) -> tuple[float, ...]: ...
 @checked
-def accuracy(probs: Probs | Counts, labels: Counts, topk: int | Sequence[int] = 1) -> float | tuple[float, ...]:
+def accuracy(
+    probs: Probs | Counts, labels: Counts, topk: int | Sequence[int] = 1, ignore_index: int | None = None
+) -> float | tuple[float, ...]:
     """Fraction of samples whose label is among the k most probable classes.
 
     Among equal probabilities the class of the lower index comes first, as in ``argmax``, so a constant output is right
@@ -51,6 +56,7 @@ def accuracy(probs: Probs | Counts, labels: Counts, topk: int | Sequence[int] = 
         probs: probabilities [N, C], or class predictions int [N], for k = 1 only.
         labels: class indices, int [N].
         topk: one k, or several; each in 1..C.
+        ignore_index: a label whose samples are left out, such as 255; labels [N, ...] may then be dense, too.
 
     Returns:
         A float for one k, as in ``topk=5``. For a sequence a tuple of floats in its order, even if it holds a single k:
@@ -64,7 +70,7 @@ def accuracy(probs: Probs | Counts, labels: Counts, topk: int | Sequence[int] = 
     """
     several = isinstance(topk, list | tuple | range) or getattr(topk, "ndim", 0) == 1
     wanted = [as_whole(k, "topk") for k in (topk if several else [topk])]  # type: ignore[union-attr]  # it is one
-    tensor = as_tensor(probs)
+    tensor, labels = leave_out(as_tensor(probs), labels, ignore_index)
     if holds_predictions(tensor):
         predictions, labels, _ = read_predictions(tensor, labels)
         if any(k != 1 for k in wanted):
@@ -83,13 +89,16 @@ def accuracy(probs: Probs | Counts, labels: Counts, topk: int | Sequence[int] = 
 
 
 @checked
-def per_class_accuracy(probs: Probs | Counts, labels: Counts, num_classes: int | None = None) -> Tensor:
+def per_class_accuracy(
+    probs: Probs | Counts, labels: Counts, num_classes: int | None = None, ignore_index: int | None = None
+) -> Tensor:
     """Accuracy among the samples of every class, also called recall.
 
     Args:
         probs: probabilities [N, C], or class predictions int [N].
         labels: class indices, int [N].
         num_classes: C. Probabilities have it in their shape; for predictions the default is the largest index plus one.
+        ignore_index: a label whose samples are left out, such as 255; labels [N, ...] may then be dense, too.
 
     Returns:
         float64 [C]; NaN for a class without samples in ``labels``. Their mean is the balanced accuracy.
@@ -97,12 +106,17 @@ def per_class_accuracy(probs: Probs | Counts, labels: Counts, num_classes: int |
     >>> per_class_accuracy([0, 0, 1, 0], [0, 0, 1, 1], num_classes=3)
     tensor([1.0000, 0.5000,    nan], dtype=torch.float64)
     """
-    return class_recalls(*read_predictions(probs, labels, num_classes))
+    return class_recalls(*read_predictions(probs, labels, num_classes, ignore_index=ignore_index))
 
 
 @checked
 def shot_accuracy(
-    probs: Probs | Counts, labels: Counts, class_counts: Counts, many: int = 100, few: int = 20
+    probs: Probs | Counts,
+    labels: Counts,
+    class_counts: Counts,
+    many: int = 100,
+    few: int = 20,
+    ignore_index: int | None = None,
 ) -> dict[str, float]:
     """Accuracy on the classes with many, medium and few training samples.
 
@@ -116,6 +130,7 @@ def shot_accuracy(
         class_counts: **training** samples a class, [C].
         many: classes with more training samples are "many".
         few: classes with fewer are "few"; the thresholds themselves are "medium".
+        ignore_index: a label whose samples are left out, such as 255; labels [N, ...] may then be dense, too.
 
     Returns:
         ``{"many": float, "medium": float, "few": float}``. A class without test samples is left out of its group's
@@ -126,17 +141,18 @@ def shot_accuracy(
     """
     counts = as_counts(class_counts)
     return shot_means(
-        class_recalls(*read_predictions(probs, labels, counts.numel(), "class_counts")), counts, many, few
+        class_recalls(*read_predictions(probs, labels, counts.numel(), "class_counts", ignore_index)), counts, many, few
     )
 
 
 @checked
-def balanced_accuracy(probs: Probs | Counts, labels: Counts) -> float:
+def balanced_accuracy(probs: Probs | Counts, labels: Counts, ignore_index: int | None = None) -> float:
     """Mean of the classes' accuracies, so that each weighs the same on an imbalanced test set.
 
     Args:
         probs: probabilities [N, C], or class predictions int [N].
         labels: class indices, int [N].
+        ignore_index: a label whose samples are left out, such as 255; labels [N, ...] may then be dense, too.
 
     Returns:
         In 0..1: (1/C) sum_c recall_c over the classes that occur in ``labels``.
@@ -144,12 +160,12 @@ def balanced_accuracy(probs: Probs | Counts, labels: Counts) -> float:
     >>> balanced_accuracy([0, 0, 0, 0], [0, 0, 0, 1])
     0.5
     """
-    recalls = class_recalls(*read_predictions(probs, labels, None))
+    recalls = class_recalls(*read_predictions(probs, labels, None, ignore_index=ignore_index))
     return float(recalls.nanmean())
 
 
 @checked
-def macro_f1(probs: Probs | Counts, labels: Counts) -> float:
+def macro_f1(probs: Probs | Counts, labels: Counts, ignore_index: int | None = None) -> float:
     """Mean of the classes' F1 scores, the harmonic means of precision and recall.
 
     F1_c = 2 TP_c / (2 TP_c + FP_c + FN_c), 0 for a class that is never right.
@@ -157,6 +173,7 @@ def macro_f1(probs: Probs | Counts, labels: Counts) -> float:
     Args:
         probs: probabilities [N, C], or class predictions int [N].
         labels: class indices, int [N].
+        ignore_index: a label whose samples are left out, such as 255; labels [N, ...] may then be dense, too.
 
     Returns:
         In 0..1: the mean over the classes that occur in ``labels`` or are predicted.
@@ -164,7 +181,7 @@ def macro_f1(probs: Probs | Counts, labels: Counts) -> float:
     >>> round(macro_f1([0, 0, 1, 0], [0, 0, 1, 1]), 4)
     0.7333
     """
-    predictions, labels, num_classes = read_predictions(probs, labels, None)
+    predictions, labels, num_classes = read_predictions(probs, labels, None, ignore_index=ignore_index)
     right = torch.bincount(labels[predictions == labels], minlength=num_classes)
     occur = torch.bincount(labels, minlength=num_classes) + torch.bincount(predictions, minlength=num_classes)
     return float((2.0 * right[occur > 0].double() / occur[occur > 0]).mean())
@@ -210,7 +227,7 @@ def confusion_matrix(
 
 
 @checked
-def brier_score(probs: Probs, labels: Counts) -> float:
+def brier_score(probs: Probs, labels: Counts, ignore_index: int | None = None) -> float:
     """Mean over the samples of sum_c (p_c - 1[y = c])^2, in 0..2 (Brier, 1950).
 
     The sum is over all classes, as LADE reports it; the usual score of a binary problem is half of it.
@@ -218,6 +235,7 @@ def brier_score(probs: Probs, labels: Counts) -> float:
     Args:
         probs: probabilities [N, C].
         labels: class indices, int [N].
+        ignore_index: a label whose samples are left out, such as 255; labels [N, ...] may then be dense, too.
 
     Returns:
         A float in 0..2.
@@ -225,12 +243,12 @@ def brier_score(probs: Probs, labels: Counts) -> float:
     >>> brier_score([[0.75, 0.25]], [1])
     1.125
     """
-    tensor, labels = read_probs(probs, labels)
+    tensor, labels = read_probs(probs, labels, ignore_index)
     return float(sum(square_sum(residuals(block, y)) for block, y in chunks(tensor, labels))) / len(tensor)
 
 
 @checked
-def negative_log_likelihood(probs: Probs, labels: Counts) -> float:
+def negative_log_likelihood(probs: Probs, labels: Counts, ignore_index: int | None = None) -> float:
     """Mean of -log p_y over the samples, the log loss.
 
     p_y is clipped at 1e-15: a single probability that underflowed to 0 costs 34.5, not infinity.
@@ -238,6 +256,7 @@ def negative_log_likelihood(probs: Probs, labels: Counts) -> float:
     Args:
         probs: probabilities [N, C].
         labels: class indices, int [N].
+        ignore_index: a label whose samples are left out, such as 255; labels [N, ...] may then be dense, too.
 
     Returns:
         A float in 0..34.54, in nats.
@@ -245,7 +264,7 @@ def negative_log_likelihood(probs: Probs, labels: Counts) -> float:
     >>> round(negative_log_likelihood([[0.5, 0.5], [1.0, 0.0]], [1, 0]), 4)  # log(2) / 2
     0.3466
     """
-    return float(nll_of_probs(*read_probs(probs, labels)).mean())
+    return float(nll_of_probs(*read_probs(probs, labels, ignore_index)).mean())
 
 
 def _ranks(probs: Tensor, labels: Tensor) -> Tensor:

@@ -17,14 +17,21 @@ from ltaug.metrics._inputs import (
 )
 from ltaug.metrics.calibration import add_gaps, bin_sums, check_bins, expected_error, leading_classes, maximum_error
 from ltaug.metrics.scores import leading_ranks, nll_of_logits, nll_of_probs, residuals, shot_means, square_sum
-from ltaug.priors import Counts, as_counts, shot_groups
+from ltaug.priors import Counts, as_array, as_counts, comparable, shot_groups
 
 __all__ = ["StreamingReport", "classification_report"]
 
 
 @checked
 def classification_report(
-    probs: Probs, labels: Counts, class_counts: Counts, *, bins: int = 15, many: int = 100, few: int = 20
+    probs: Probs,
+    labels: Counts,
+    class_counts: Counts,
+    *,
+    bins: int = 15,
+    many: int = 100,
+    few: int = 20,
+    ignore_index: int | None = None,
 ) -> dict[str, float]:
     """Every number of a long-tailed results table, as fractions, in one pass over the probabilities.
 
@@ -35,6 +42,7 @@ def classification_report(
         bins: bins of the three calibration errors.
         many: as in :func:`shot_accuracy`.
         few: as in :func:`shot_accuracy`.
+        ignore_index: a label whose samples are left out, such as 255; labels [N, ...] may then be dense, too.
 
     Returns:
         Floats under the keys top1, top5, many, medium, few, confidence, ece, mce, classwise_ece, brier, nll. top5 is
@@ -45,7 +53,7 @@ def classification_report(
     >>> report["top1"], report["many"], report["few"], report["ece"]
     (0.75, 1.0, 0.0, 0.0)
     """
-    report = StreamingReport(class_counts, bins=bins, many=many, few=few, logits=False)
+    report = StreamingReport(class_counts, bins=bins, many=many, few=few, logits=False, ignore_index=ignore_index)
     report.update(probs, labels)
     return report.compute()
 
@@ -69,6 +77,7 @@ class StreamingReport:
         few: as in :func:`shot_accuracy`.
         logits: whether ``update`` is given logits; otherwise probabilities. The first batch of logits is checked for
             probabilities passed by mistake.
+        ignore_index: a label whose samples are left out, such as 255; labels [N, ...] may then be dense, too.
 
     Raises:
         ValueError: a class count is negative, ``bins`` is below 1, or ``few`` exceeds ``many``.
@@ -83,11 +92,18 @@ class StreamingReport:
 
     @checked
     def __init__(
-        self, class_counts: Counts, *, bins: int = 15, many: int = 100, few: int = 20, logits: bool = True
+        self,
+        class_counts: Counts,
+        *,
+        bins: int = 15,
+        many: int = 100,
+        few: int = 20,
+        logits: bool = True,
+        ignore_index: int | None = None,
     ) -> None:
         check_bins(bins)
         self.class_counts = as_counts(class_counts)
-        self.bins, self.many, self.few, self.logits = bins, many, few, logits
+        self.bins, self.many, self.few, self.logits, self.ignore_index = bins, many, few, logits, ignore_index
         self.checked = not logits  # probabilities are checked in every batch
         shot_groups(self.class_counts, many, few)  # fail now, not after an hour of batches, if a threshold is wrong
         num_classes = self.class_counts.numel()
@@ -119,8 +135,12 @@ class StreamingReport:
             ValueError: as for the other metrics; a logit is NaN or infinite (-inf may mask a class); or the logits of
                 the first batch are probabilities. The sums are then left as they were.
         """
+        if self.ignore_index is not None:
+            labels = comparable(as_array(labels, "labels"))
+            if bool((labels == self.ignore_index).all()):
+                return  # another batch has more
         read = read_logits if self.logits else read_probs
-        tensor, labels = read(outputs, labels)
+        tensor, labels = read(outputs, labels, self.ignore_index)
         if not self.checked:
             check_not_probs(tensor[:ROWS_CHECKED])
             self.checked = True
@@ -151,7 +171,7 @@ class StreamingReport:
         Raises:
             ValueError: ``other`` was made with other settings.
         """
-        names = ("bins", "many", "few", "logits")
+        names = ("bins", "many", "few", "logits", "ignore_index")
         different = [name for name in names if getattr(self, name) != getattr(other, name)]
         if self.class_counts.tolist() != other.class_counts.tolist():
             different.insert(0, "class_counts")

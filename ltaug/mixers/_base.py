@@ -28,10 +28,14 @@ class Mixer:
         mixup_enabled: set it to False to leave batches as they are from then on, as loops of timm do near the end; the
             targets stay dense.
         prob: share of the batches that are mixed, in 0..1; the others are left as they are.
+        ignore_index: class index of positions without a label, such as 255 of label maps [N, H, W]; None: there are
+            none. A mixed position without one of its two labels has a row of zeros, which a loss of this library with
+            an ``ignore_index`` leaves out.
     """
 
     mixup_enabled = True
     prob = 1.0
+    ignore_index: int | None = None
     _looked = False  # at the labels of a batch on an accelerator
     multi_label: str | None = None
 
@@ -152,9 +156,9 @@ class Mixer:
         if self.multi_label is not None:
             self._check_labels(targets, partner_targets)
             return
-        check_indices(targets, self.num_classes, "targets")
-        if partner_targets is not None:
-            check_indices(partner_targets, self.num_classes, "partner_targets")
+        for name, given in (("targets", targets), ("partner_targets", partner_targets)):
+            if given is not None:
+                check_indices(given if self.ignore_index is None else self._labelled(given)[0], self.num_classes, name)
 
     def _mix_targets(self, targets: Tensor, partner_targets: Tensor, lam: Tensor) -> Tensor:
         try:
@@ -195,6 +199,25 @@ class Mixer:
     def _mixed_targets(self, targets: Tensor, partner_targets: Tensor, lam: Tensor) -> Tensor:
         if self.multi_label is not None:
             return self._mixed_labels(targets, partner_targets, lam)
+        indices = not (targets.is_floating_point() or partner_targets.is_floating_point())
+        if indices and self.ignore_index is not None:
+            (targets, kept), (partner_targets, also) = self._labelled(targets), self._labelled(partner_targets)
+            return self._mixed_indices(targets, partner_targets, lam) * (kept & also).unsqueeze(1)
+        return self._mixed_indices(targets, partner_targets, lam)
+
+    def _labelled(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Class indices with 0 where they are to be ignored, and where they are not."""
+        kept = targets.ne(-100 if self.ignore_index is None else self.ignore_index)
+        return targets.masked_fill(~kept, 0), kept
+
+    def _one_hot(self, targets: Tensor) -> Tensor:
+        """Probabilities of targets, rows of zeros for indices that are ignored."""
+        if targets.is_floating_point() or self.ignore_index is None:
+            return one_hot(targets, self.num_classes)
+        targets, kept = self._labelled(targets)
+        return one_hot(targets, self.num_classes) * kept.unsqueeze(1)
+
+    def _mixed_indices(self, targets: Tensor, partner_targets: Tensor, lam: Tensor) -> Tensor:
         indices = not (targets.is_floating_point() or partner_targets.is_floating_point())
         if indices and targets.ndim == partner_targets.ndim == 1:
             # Two numbers a row: cheaper than mixing two dense matrices, and exact where both labels agree.

@@ -203,8 +203,8 @@ def check_indices(targets: Tensor, num_classes: int, name: str) -> None:
     if low < 0 or high >= num_classes:
         raise ValueError(
             f"`{name}` must lie in 0..{num_classes - 1}, the classes of the mixer, but range from {low} to {high}. "
-            "Labels that count from 1 need `targets - 1`. What a loss would ignore (-100, -1, 255) has no label to be "
-            "mixed: leave these samples out, or give such positions a class of their own."
+            "Labels that count from 1 need `targets - 1`. Positions without a label (-100, -1, 255) are left out with "
+            "`mixer.ignore_index = 255`."
         )
 
 

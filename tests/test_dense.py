@@ -1,0 +1,169 @@
+"""A label for each position, some of them without one: as in segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import ltaug
+from ltaug import metrics
+from ltaug.mixers import Mixer
+
+COUNTS = [50, 30, 20]
+LOSSES: list[Callable[..., nn.Module]] = [
+    lambda **more: ltaug.PriorCorrectedLoss(COUNTS, **more),
+    lambda **more: ltaug.LADELoss(COUNTS, **more),
+    lambda **more: ltaug.LabelAwareSmoothingLoss(COUNTS, **more),
+    lambda **more: ltaug.LDAMLoss(COUNTS, **more),
+    lambda **more: ltaug.FocalLoss(**more),
+    lambda **more: ltaug.CDTLoss(COUNTS, **more),
+    lambda **more: ltaug.ClassWeightedLoss(ltaug.FocalLoss(**more), [1.0, 2.0, 3.0]),
+    lambda **more: ltaug.ClassWeightedLoss(nn.CrossEntropyLoss(**more), [1.0, 2.0, 3.0]),
+]
+NAMES = ["prior_corrected", "lade", "smoothing", "ldam", "focal", "cdt", "weighted focal", "weighted ce"]
+VOID = 255
+
+
+def batch(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits [N, C, H, W], a label map of bytes with holes, and where there are labels."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(4, 3, 5, 6, generator=generator)
+    labels = torch.randint(3, (4, 5, 6), generator=generator, dtype=torch.uint8)
+    labels[torch.rand(4, 5, 6, generator=generator) < 0.3] = VOID
+    return logits, labels, labels != VOID
+
+
+def positions(tensor: Tensor, kept: Tensor) -> Tensor:
+    """Those that have labels, as samples [N, C]."""
+    return tensor.movedim(1, -1)[kept]
+
+
+class TestLosses:
+    @pytest.mark.parametrize("make", LOSSES, ids=NAMES)
+    def test_indices_without_a_label_are_left_out(self, make: Any) -> None:
+        logits, labels, kept = batch()
+        wanted = make()(positions(logits, kept), labels[kept].long())
+        torch.testing.assert_close(make(ignore_index=VOID)(logits, labels.long()), wanted)
+        torch.testing.assert_close(make(ignore_index=VOID)(logits, labels), wanted)  # bytes, as images have them
+        each = make(ignore_index=VOID, reduction="none")(logits, labels.long())
+        assert each.shape == labels.shape
+        if "LADE" not in type(make()).__name__:
+            assert not each[~kept].any()
+
+    @pytest.mark.parametrize("make", LOSSES[:-1], ids=NAMES[:-1])
+    def test_rows_of_zeros_are_left_out_if_asked_for(self, make: Any) -> None:
+        logits, labels, kept = batch()
+        rows = 0.8 * F.one_hot(labels.long() * kept, 3).movedim(-1, 1).float() + 0.2 / 3
+        rows = rows * kept.unsqueeze(1)
+        wanted = make()(positions(logits, kept), positions(rows, kept))
+        torch.testing.assert_close(make(ignore_index=VOID)(logits, rows), wanted)
+        with pytest.raises(ValueError, match="a row sums to 0"):
+            make()(logits, rows)
+
+    def test_a_label_outside_is_no_hole(self) -> None:
+        logits, labels, _ = batch()
+        with pytest.raises(ValueError, match=r"`targets` must lie in 0..2.* where ignored, but hold 255"):
+            ltaug.PriorCorrectedLoss(COUNTS, ignore_index=7)(logits, labels.long())
+
+    def test_classes_on_the_last_dim_get_a_hint(self) -> None:
+        with pytest.raises(
+            ValueError, match=r"have \[2, 7, 3\]\. Bring the classes to dim 1: `logits.movedim\(-1, 1\)`"
+        ):
+            ltaug.PriorCorrectedLoss(COUNTS)(torch.zeros(2, 7, 3), torch.zeros(2, 7, dtype=torch.long))
+
+
+class TestMixers:
+    def test_mixup_leaves_out_where_a_label_is_missing(self) -> None:
+        _, labels, kept = batch()
+        _, others, also = batch(1)
+        images = torch.rand(4, 2, 5, 6)
+        mixer = ltaug.MixUp(3)
+        mixer.ignore_index = VOID
+        torch.manual_seed(1)
+        _, rows = mixer(images, labels, images.flip(0), others)
+        torch.manual_seed(1)
+        _, wanted = ltaug.MixUp(3)(images, labels * kept, images.flip(0), others * also)
+        torch.testing.assert_close(rows, wanted * (kept & also).unsqueeze(1))
+        ltaug.PriorCorrectedLoss(COUNTS, ignore_index=VOID)(torch.zeros(4, 3, 5, 6), rows)
+        with pytest.raises(ValueError, match=r"range from 0 to 255.*mixer.ignore_index = 255"):
+            ltaug.MixUp(3)(images, labels)
+
+    @pytest.mark.parametrize("ignore", [None, VOID])
+    def test_cutmix_pastes_labels_with_their_pixels(self, ignore: int | None) -> None:
+        """The images are the label maps: where a pixel comes from, its label does."""
+        _, labels, kept = batch()
+        _, others, also = batch(1)
+        if ignore is None:
+            labels, others = labels * kept, others * also
+        mixer = ltaug.CutMix(3)
+        mixer.ignore_index = ignore
+        images, partners = (each.float().unsqueeze(1) for each in (labels, others))
+        mixed, rows = mixer(images, labels, partners, others)
+        there = mixed.squeeze(1).long()
+        assert torch.equal(rows.sum(1) > 0, there != VOID)
+        assert torch.equal(rows.argmax(1)[there != VOID], there[there != VOID])
+        assert not torch.equal(mixed, images)
+
+    def test_cutmix_refuses_maps_of_another_size(self) -> None:
+        with pytest.raises(ValueError, match=r"each position of inputs .*\[N, 8, 8\].*have shape \[4, 5, 6\]"):
+            ltaug.CutMix(3)(torch.rand(4, 3, 8, 8), batch()[1] * batch()[2])
+
+    def test_of_single_samples(self) -> None:
+        """A sample without a label, too: for semi-supervised batches."""
+        mixer: Mixer = ltaug.MixUp(3)
+        mixer.ignore_index = -1
+        _, rows = mixer(torch.rand(2, 4), torch.tensor([0, -1]), torch.rand(2, 4), torch.tensor([1, 1]))
+        assert rows[0].sum() == pytest.approx(1.0)
+        assert rows[1].tolist() == [0.0, 0.0, 0.0]
+
+
+class TestMetrics:
+    @pytest.mark.parametrize(
+        "metric",
+        [
+            metrics.accuracy,
+            metrics.per_class_accuracy,
+            metrics.balanced_accuracy,
+            metrics.macro_f1,
+            metrics.brier_score,
+            metrics.negative_log_likelihood,
+            metrics.expected_calibration_error,
+            metrics.maximum_calibration_error,
+            metrics.classwise_calibration_error,
+            metrics.adaptive_calibration_error,
+            lambda *batch, **more: metrics.shot_accuracy(*batch, [500, 50, 5], **more),
+            lambda *batch, **more: metrics.classification_report(*batch, [500, 50, 5], **more),
+            lambda *batch, **more: metrics.reliability_bins(*batch, **more).counts,
+        ],
+    )
+    def test_are_those_of_the_positions_with_labels(self, metric: Any) -> None:
+        logits, labels, kept = batch()
+        probs = logits.softmax(1)
+        found, wanted = metric(probs, labels, ignore_index=VOID), metric(positions(probs, kept), labels[kept])
+        assert str(found) == str(wanted)
+        with pytest.raises(ValueError, match="must not all be 255|on no sample"):
+            metric(probs, torch.full_like(labels, VOID), ignore_index=VOID)
+
+    def test_batch_by_batch(self) -> None:
+        report = metrics.StreamingReport([500, 50, 5], ignore_index=VOID)
+        parts = [batch(seed) for seed in range(3)]
+        for logits, labels, _ in parts:
+            report.update(logits, labels)
+        report.update(parts[0][0], torch.full_like(parts[0][1], VOID))  # adds nothing
+        rows = torch.cat([positions(logits.softmax(1), kept) for logits, _, kept in parts])
+        wanted = metrics.classification_report(rows, torch.cat([y[kept] for _, y, kept in parts]), [500, 50, 5])
+        assert report.compute() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_weights_and_priors_of_pixels() -> None:
+    """Counted from label maps, without holes."""
+    _, labels, kept = batch()
+    counts = ltaug.class_counts(labels, num_classes=3, ignore_index=VOID)
+    assert counts.equal(ltaug.class_counts(labels[kept], num_classes=3))
+    assert counts.tolist() == [int((labels == k).sum()) for k in range(3)]
+    ltaug.PriorCorrectedLoss(counts, ignore_index=VOID)(torch.zeros(4, 3, 5, 6), labels.long())
