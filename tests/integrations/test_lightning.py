@@ -246,7 +246,7 @@ class TestErrors:
     def test_processes_that_each_see_all_samples(self) -> None:
         plan = plan_of("erm")
         trainer = SimpleNamespace(train_dataloader=loader_of(plan), world_size=2)
-        with pytest.raises(ValueError, match="2 processes must share the samples.*`use_distributed_sampler` at True"):
+        with pytest.raises(ValueError, match=r"2 processes must share the samples.*`use_distributed_sampler` at True"):
             LongTailCallback(plan).on_train_start(trainer, Module(plan))
 
     def test_other_samples_than_labels(self) -> None:
