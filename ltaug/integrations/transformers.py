@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, Sampler
@@ -263,10 +264,11 @@ class LongTailMixin:
                 "away before it. Set `remove_unused_columns=False`."
             )
         names = [name for name in (self.label_name, "label", "label_ids") if name in columns]
-        if names and dataset.format["type"] != "custom":
-            # As arrow has it, without decoding a label at a time.
+        if names:
+            # As arrow has it: neither transformed nor decoded.
             found = dataset.select_columns(names[0]).with_format("arrow")[:][names[0]].to_numpy()
-            if found.dtype.kind == "i" and not bool((found == self.plan.labels.numpy()).all()):
+            changed = dataset.format["type"] == "custom"  # a transform may number the classes anew
+            if found.dtype.kind == "i" and not _agree(found, self.plan.labels.numpy(), changed):
                 raise ValueError(
                     f"`plan` was made from other labels than those in column {names[0]!r} of `train_dataset`, or in "
                     "another order. Make it from the set that is trained on, after shuffling and filtering."
@@ -500,6 +502,13 @@ def _present_names(model: Any) -> Iterator[None]:
 def _of_the_hub(dataset: Any) -> bool:
     """Whether it is a data set of Hugging Face's ``datasets``."""
     return all(hasattr(dataset, name) for name in ("column_names", "select_columns", "format"))
+
+
+def _agree(found: np.ndarray, wanted: np.ndarray, numbered_anew: bool) -> bool:
+    """Whether labels are the same; or whether each of them is always the same one of the others."""
+    if not numbered_anew:
+        return bool((found == wanted).all())
+    return np.unique(np.stack([found, wanted]), axis=1).shape[1] == len(np.unique(found))
 
 
 def _split_by_scale(optimizer: torch.optim.Optimizer, scaled: list[dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import os
 import socket
@@ -99,6 +100,18 @@ class Constant(MixUp):
 
     def weights(self, targets: Tensor, partner_targets: Tensor) -> Tensor:
         return torch.full((len(targets),), 0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "advice"),
+    [("transformers", "transformers", r"transformers\[torch\]"), ("lightning", "lightning", "lightning")],
+)
+def test_a_package_that_is_missing(name: str, package: str, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for each in (package, "pytorch_lightning", "lightning.pytorch"):
+        monkeypatch.setitem(sys.modules, each, None)
+    monkeypatch.delitem(sys.modules, f"ltaug.integrations.{name}", raising=False)
+    with pytest.raises(ImportError, match=f"needs .*pip install .{advice}"):
+        importlib.import_module(f"ltaug.integrations.{name}")
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------------
@@ -331,6 +344,29 @@ class TestLongTailTrainer:
         assert [each[:2] for each in part.seen] == [each[:2] for each in whole.seen[after:]]
         torch.testing.assert_close(weights_of(part.model), weights_of(whole.model), rtol=0, atol=0)
 
+    def test_the_best_checkpoint_is_loaded(self, tmp_path: Path) -> None:
+        # The learning rate makes it worse and worse.
+        more = {
+            "save_strategy": "epoch",
+            "eval_strategy": "epoch",
+            "load_best_model_at_end": True,
+            "learning_rate": 3.0,
+        }
+        trainer = LongTailTrainer(
+            vit(), settings(tmp_path, **more), train_dataset=Samples(), eval_dataset=Samples(), plan=plan_of("drs")
+        )
+        trainer.train()
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric)
+        again = transformers.ViTForImageClassification.from_pretrained(trainer.state.best_model_checkpoint)
+        assert torch.equal(weights_of(again), weights_of(trainer.model))
+
+    def test_a_checkpoint_of_another_model(self, tmp_path: Path) -> None:
+        arguments = settings(tmp_path, save_strategy="epoch")
+        LongTailTrainer(vit(), arguments, train_dataset=Samples(), plan=plan_of()).train()
+        other = LongTailTrainer(resnet(), arguments, train_dataset=Samples(), plan=plan_of())
+        with pytest.raises(ValueError, match="The checkpoint does not fit the model"):
+            other.train(resume_from_checkpoint=True)
+
     def test_a_checkpoint_knows_its_plan(self, tmp_path: Path) -> None:
         arguments = settings(tmp_path, save_strategy="epoch")
         LongTailTrainer(vit(), arguments, train_dataset=Samples(), plan=plan_of("bayias")).train()
@@ -449,6 +485,16 @@ class TestDatasets:
     def test_another_order_than_the_labels(self, table: Any, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="other labels than those in column 'label'"):
             LongTailTrainer(vit(), settings(tmp_path), train_dataset=table.shuffle(seed=1), plan=plan_of())
+
+    def test_another_order_behind_a_transform(self, table: Any, tmp_path: Path) -> None:
+        def anew(rows: dict[str, Any]) -> dict[str, Any]:
+            return {"pixel_values": torch.tensor(rows["pixel_values"]), "labels": [k % 3 for k in rows["label"]]}
+
+        numbered = table.map(lambda row: {"label": row["label"] + 3}).with_transform(anew)
+        arguments = settings(tmp_path, remove_unused_columns=False)
+        LongTailTrainer(vit(), arguments, train_dataset=numbered, plan=plan_of())
+        with pytest.raises(ValueError, match="other labels than those in column 'label'"):
+            LongTailTrainer(vit(), arguments, train_dataset=numbered.shuffle(seed=1), plan=plan_of())
 
     def test_a_stream(self, table: Any, tmp_path: Path) -> None:
         arguments = settings(tmp_path, max_steps=8)
