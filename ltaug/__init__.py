@@ -50,6 +50,7 @@ from ltaug.mixers import BetweenClass, CutMix, ManifoldMixUp, MixUp, ReMix, UniM
 from ltaug.posthoc import (
     BiasCorrectedTemperatureScaling,
     PriorShift,
+    StructuredMatrixScaling,
     TemperatureScaling,
     VectorScaling,
     search_strength,
@@ -109,6 +110,7 @@ __all__ = [
     "RunningPrior",
     "SeededDataset",
     "SeededLoader",
+    "StructuredMatrixScaling",
     "TemperatureScaling",
     "TrainingPlan",
     "UniMix",

@@ -1,6 +1,7 @@
 """Prior correction of logits, the one shift that training losses and test-time corrections share, and calibration."""
 
 from ltaug.posthoc.calibration import BiasCorrectedTemperatureScaling, TemperatureScaling, VectorScaling
+from ltaug.posthoc.matrix import StructuredMatrixScaling
 from ltaug.posthoc.prior_shift import PriorShift
 from ltaug.posthoc.search import search_strength, strength_curve
 from ltaug.posthoc.shift import log_prior_shift, shift_logits
@@ -8,6 +9,7 @@ from ltaug.posthoc.shift import log_prior_shift, shift_logits
 __all__ = [
     "BiasCorrectedTemperatureScaling",
     "PriorShift",
+    "StructuredMatrixScaling",
     "TemperatureScaling",
     "VectorScaling",
     "log_prior_shift",
