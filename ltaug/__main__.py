@@ -15,7 +15,7 @@ from ltaug.errors import UserError, did_you_mean, exit_with_error, one_line_erro
 
 # Everything else is imported by the command that needs it, so that each starts fast.
 
-CALIBRATIONS = ("none", "temperature", "vector", "bias_corrected")
+CALIBRATIONS = ("none", "temperature", "vector", "bias_corrected", "structured_matrix")
 PRESETS = {
     "pc_softmax": {"target_prior": "uniform", "from_prior": "train", "strength": "1"},
     "ic": {"target_prior": "uniform", "from_prior": "train", "strength": "search"},

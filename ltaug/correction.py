@@ -17,6 +17,7 @@ from ltaug.longtail import shifted_sets
 from ltaug.metrics import classification_report
 from ltaug.posthoc import (
     BiasCorrectedTemperatureScaling,
+    StructuredMatrixScaling,
     TemperatureScaling,
     VectorScaling,
     _saved,
@@ -45,6 +46,7 @@ CALIBRATORS: dict[str, Callable[[int], nn.Module]] = {
     "temperature": lambda num_classes: TemperatureScaling(),
     "vector": VectorScaling,
     "bias_corrected": BiasCorrectedTemperatureScaling,
+    "structured_matrix": StructuredMatrixScaling,
 }
 """What makes a calibrator for so many classes, by name."""
 ESTIMATES = ("estimate", "trend", "center")

@@ -37,6 +37,7 @@ from ltaug import (
     PriorShift,
     ReMix,
     RunningPrior,
+    StructuredMatrixScaling,
     TemperatureScaling,
     UniMix,
     VectorScaling,
@@ -124,7 +125,12 @@ LOGITS, LABELS, COUNTS = (
 )
 
 LOSSES = (PriorCorrectedLoss, LADELoss, LDAMLoss, CDTLoss, LabelAwareSmoothingLoss)
-CALIBRATIONS = (TemperatureScaling, lambda: BiasCorrectedTemperatureScaling(3), lambda: VectorScaling(3))
+CALIBRATIONS = (
+    TemperatureScaling,
+    lambda: BiasCorrectedTemperatureScaling(3),
+    lambda: VectorScaling(3),
+    lambda: StructuredMatrixScaling(3),
+)
 METRICS = [
     name
     for name in metrics.__all__
@@ -316,6 +322,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "Correction": lambda: tuned(Correction(COUNTS, [1, 2, 3], 0.5, VectorScaling(3))),
     "TemperatureScaling": TemperatureScaling,
     "BiasCorrectedTemperatureScaling": lambda: BiasCorrectedTemperatureScaling(3),
+    "StructuredMatrixScaling": lambda: StructuredMatrixScaling(3),
     "VectorScaling": lambda: VectorScaling(3),
     "CosineClassifier": lambda: CosineClassifier(3, 3),
     "CausalNormClassifier": lambda: CausalNormClassifier(3, 3, heads=1),

@@ -244,6 +244,52 @@ class TestPriorEstimation:
 
 
 @pytest.fixture(scope="module")
+def running(root: Path) -> ModuleType:
+    return load(root, "running_prior")
+
+
+class TestRunningPrior:
+    def test_following_a_drift_beats_one_estimate_and_none(self, running: ModuleType) -> None:
+        for seed in range(3):
+            row = running.accuracies(running.known(0), samples=3000, wave=2000, seed=seed, memories=[])
+            assert row["no correction"] + 0.05 < row["one EM"] < row["running prior"] - 0.005
+            assert row["running prior"] < row["true prior"] + 0.005
+
+    def test_a_stream_has_the_mix_that_it_says(self, running: ModuleType) -> None:
+        _, labels, prior = running.known(0)
+        chosen, mix = running.stream(labels, prior, 20_000, 20_000, seed=1)
+        for part in (slice(0, 4000), slice(12_000, 16_000)):
+            seen = torch.bincount(labels[chosen[part]], minlength=10) / 4000
+            assert (seen - mix[part].mean(0)).abs().max() < 0.03
+        ratios = mix.amax(1) / mix.amin(1)
+        assert float(ratios.max()) == pytest.approx(running.RATIO, rel=1e-3)
+        assert {int(mix[k].argmax()) for k in range(0, 20_000, 500)} == {0, 9}  # forward and backward
+
+    def test_the_command(self, running: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        running.main(["--samples", "500", "--streams", "2", "--waves", "300", "200"])
+        rows = re.findall(r"^\| ([a-zA-Z ]+?) \|(?: \d+\.\d ± \d+\.\d \|){2}$", capsys.readouterr().out, re.MULTILINE)
+        page = (root / "examples" / "README.md").read_text()
+        assert len(rows) == 4
+        for name in rows:
+            assert f"\n| {name} | " in page
+
+    def test_with_the_logits_of_runs(
+        self, running: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        logits, labels, prior = running.known(0, samples=2000)
+        run = RunFolder(tmp_path / "erm", {"method": "erm"})
+        run.save_logits(logits, labels)
+        run.save_logits(2 * logits[:1000], labels[:1000], name="held_out.safetensors")
+        run.write_json("ltaug.json", {"method": "erm", "logits_prior": prior})
+        words = ["--samples", "400", "--streams", "2", "--waves", "300", "--held_out", "--memory", "20", "50"]
+        running.main([str(run.path), *words])
+        out = capsys.readouterr().out
+        assert "| erm, accuracy in % by wave | 300 |" in out
+        for name in ("running prior, 20 samples", "running prior, 50 samples"):
+            assert f"| {name} | " in out
+
+
+@pytest.fixture(scope="module")
 def which(root: Path) -> ModuleType:
     return load(root, "which_method")
 

@@ -13,11 +13,19 @@ from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltaug.posthoc import BiasCorrectedTemperatureScaling, TemperatureScaling, VectorScaling, calibration
+from ltaug.posthoc import (
+    BiasCorrectedTemperatureScaling,
+    StructuredMatrixScaling,
+    TemperatureScaling,
+    VectorScaling,
+    calibration,
+    matrix,
+)
 
 C = 4
 BIAS = torch.tensor([0.8, -0.3, 0.1, -0.6])
 ALL = [TemperatureScaling, lambda: BiasCorrectedTemperatureScaling(C), lambda: VectorScaling(C)]
+EVERY = [*ALL, lambda: StructuredMatrixScaling(C)]
 
 
 def samples(n: int, scale: Tensor | float = 0.5, bias: Tensor | float = 0.0, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -102,8 +110,8 @@ class TestFit:
     @pytest.mark.parametrize("make", [BiasCorrectedTemperatureScaling, VectorScaling])
     def test_hundreds_of_classes_take_few_passes(self, make, monkeypatch: pytest.MonkeyPatch) -> None:
         passes = []
-        plain = calibration._Likelihood.value_and_slopes
-        monkeypatch.setattr(calibration._Likelihood, "value_and_slopes", lambda *args: passes.append(0) or plain(*args))
+        plain = calibration.Likelihood.value_and_slopes
+        monkeypatch.setattr(calibration.Likelihood, "value_and_slopes", lambda *args: passes.append(0) or plain(*args))
         labels = torch.arange(1000) % 500
         logits = torch.randn(1000, 500, generator=torch.Generator().manual_seed(0)) + 8 * F.one_hot(labels, 500)
         logits += torch.linspace(0.0, -4.0, 500)  # as of a long-tailed training
@@ -114,8 +122,8 @@ class TestFit:
     def test_logits_far_from_zero_take_few_passes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # There a scale and a bias pull alike; the answer is that of a search that bears it, and knows no passes.
         passes = []
-        plain = calibration._Likelihood.value_and_slopes
-        monkeypatch.setattr(calibration._Likelihood, "value_and_slopes", lambda *args: passes.append(0) or plain(*args))
+        plain = calibration.Likelihood.value_and_slopes
+        monkeypatch.setattr(calibration.Likelihood, "value_and_slopes", lambda *args: passes.append(0) or plain(*args))
         logits, labels = samples(400, bias=BIAS)
         logits = logits.double() - torch.tensor([40.0, 20.0, 30.0, 10.0]) * (1 - 1e-3)
         labels = torch.multinomial((logits + 25).softmax(1) * 0.5 + 0.125, 1)[:, 0]
@@ -161,7 +169,7 @@ class TestWeights:
 
 class TestFiniteAnswers:
     @pytest.mark.parametrize("prior_std", [3.0, math.inf])
-    @pytest.mark.parametrize("make", ALL)
+    @pytest.mark.parametrize("make", EVERY)
     def test_separable_samples(self, make, prior_std: float) -> None:
         labels = torch.arange(C).repeat(5)
         logits = F.one_hot(labels, C) - 1.0
@@ -219,14 +227,121 @@ class TestAbsentClasses:
         assert torch.equal(fitted(logits).argmax(1), logits.argmax(1))
 
 
+def confused(n: int, seed: int, prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Logits that a matrix and biases put right again: classes 0 and 1 share what speaks for either."""
+    generator = torch.Generator().manual_seed(seed)
+    wanted = 2 * torch.randn(n, C, generator=generator)
+    mixed = torch.eye(C)
+    mixed[0, 1] = mixed[1, 0] = 0.7
+    labels = torch.multinomial((wanted + (0.0 if prior is None else prior.log())).softmax(1), 1, generator=generator)
+    return 2.0 * (wanted - BIAS) @ torch.linalg.inv(mixed).T, labels[:, 0]
+
+
+class TestStructuredMatrix:
+    def test_it_is_the_optimum_of_the_papers_problem(self) -> None:
+        """By a plain search in float64, with the penalties written out."""
+        logits, labels = confused(300, 0)
+        fitted = StructuredMatrixScaling(C).fit(logits, labels)
+        a, n = 1.0 / TemperatureScaling().fit(logits, labels).temperature, 300
+        z = logits.double() - logits.double().mean(1, keepdim=True)
+        off = ~torch.eye(C, dtype=torch.bool)
+
+        def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
+            free = torch.from_numpy(x).requires_grad_()
+            change, bias = free[: C * C].view(C, C), free[C * C :]
+            value = F.cross_entropy(z @ (a * torch.eye(C) + change).T + bias, labels)
+            value = value + C / n * (change.diagonal().square().sum() + bias.square().sum())
+            value = value + C * (C - 1) / n * change[off].square().sum()
+            value.backward()
+            return value.item(), free.grad.numpy()
+
+        best = minimize(loss, np.zeros(C * C + C), jac=True, method="BFGS", options={"gtol": 1e-8}).x
+        expected = torch.from_numpy(best)
+        torch.testing.assert_close(
+            fitted.weight.double(), a * torch.eye(C).double() + expected[: C * C].view(C, C), rtol=0, atol=1e-3
+        )
+        torch.testing.assert_close(fitted.bias.double(), expected[C * C :], rtol=0, atol=1e-3)
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_it_is_more_likely_than_a_temperature_where_classes_are_distorted(self, seed: int) -> None:
+        test, test_labels = confused(5000, 100 + seed)
+        for n in (100, 400, 4000):
+            logits, labels = confused(n, seed)
+            mine, plain, vector = (
+                nll(make.fit(logits, labels)(test), test_labels)
+                for make in (StructuredMatrixScaling(C), TemperatureScaling(), VectorScaling(C))
+            )
+            assert mine < plain - 0.1
+            assert mine < vector - 0.005
+        mixed = torch.eye(C)
+        mixed[0, 1] = mixed[1, 0] = 0.7
+        assert mine < nll(test @ mixed.T / 2 + BIAS, test_labels) + 0.03  # which made the labels
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_it_costs_little_where_a_temperature_is_right(self, seed: int) -> None:
+        test, test_labels = samples(5000, seed=100 + seed)
+        for n, cost in ((100, 0.06), (1000, 0.01)):
+            logits, labels = samples(n, seed=seed)
+            plain = nll(TemperatureScaling().fit(logits, labels)(test), test_labels)
+            assert nll(StructuredMatrixScaling(C).fit(logits, labels)(test), test_labels) < plain + cost
+
+    def test_long_tailed_logits_of_balanced_samples(self) -> None:
+        """What is fitted to even samples stays under the prior of the logits, and is right for a world of it."""
+        prior = torch.tensor([0.7, 0.2, 0.07, 0.03])
+        generator = torch.Generator().manual_seed(0)
+        means = 2.0 * torch.eye(C)
+
+        def world(mix: Tensor, n: int) -> tuple[Tensor, Tensor]:
+            labels = torch.multinomial(mix, n, replacement=True, generator=generator)
+            points = means[labels] + torch.randn(n, C, generator=generator)
+            right = points @ means.T + prior.log()
+            return 3.0 * right + 2.0 * torch.tensor([0.5, -0.5, 0.0, 0.0]), labels
+
+        fitted = StructuredMatrixScaling(C).fit(*world(torch.ones(C) / C, 2000), logits_prior=prior)
+        plain = TemperatureScaling().fit(*world(torch.ones(C) / C, 2000), logits_prior=prior)
+        test, labels = world(prior, 5000)
+        assert nll(fitted(test), labels) < nll(plain(test), labels) - 0.005
+        share = fitted(test).softmax(1).mean(0)
+        torch.testing.assert_close(share, torch.bincount(labels) / 5000, rtol=0, atol=0.03)
+
+    def test_the_rest_of_the_arguments(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        logits, labels = confused(300, 0)
+        fitted = StructuredMatrixScaling(C).fit(logits, labels)
+        far = StructuredMatrixScaling(C).fit(logits + torch.arange(300)[:, None] / 10, labels)
+        torch.testing.assert_close(far.weight, fitted.weight, rtol=0, atol=2e-2)  # but for the temperature's prior
+        stiff = StructuredMatrixScaling(C).fit(logits, labels, prior_std=1e-4)
+        temperature = TemperatureScaling().fit(logits, labels)
+        torch.testing.assert_close(stiff(logits).log_softmax(1), temperature(logits).log_softmax(1), rtol=0, atol=1e-3)
+        monkeypatch.setattr(matrix, "_BLOCK", 7 * C)
+        torch.testing.assert_close(
+            StructuredMatrixScaling(C).fit(logits, labels).weight, fitted.weight, rtol=0, atol=1e-3
+        )
+        double = StructuredMatrixScaling(C).fit(logits, labels, weights=torch.full((300,), 5.0))
+        torch.testing.assert_close(double.weight, fitted.weight, rtol=0, atol=1e-3)
+        with pytest.raises(ValueError, match="`prior_std` must be positive"):
+            fitted.fit(logits, labels, prior_std=0.0)
+        with pytest.raises(ValueError, match=r"`logits` must be .* \[N, 4, \.\.\.\]"):
+            fitted(torch.zeros(3, 5))
+
+    @pytest.mark.parametrize("prior", [None, [1] * 10], ids=["own mix", "uniform"])
+    def test_a_class_without_samples(self, prior: list[int] | None) -> None:
+        labels = torch.randint(9, (500,))
+        logits = 3.0 * F.one_hot(labels, 10) + torch.randn(500, 10)
+        fitted = StructuredMatrixScaling(10).fit(logits, labels, logits_prior=prior)
+        scale = fitted.weight.diagonal()
+        assert float(scale[9]) == pytest.approx(float(scale[:9].mean()), abs=1e-5)
+        assert float(fitted.bias[9]) == pytest.approx(float(fitted.bias[:9].mean()), abs=1e-5)
+        assert not bool(fitted.weight[9, :9].any())
+
+
 class TestModule:
-    @pytest.mark.parametrize("make", ALL)
+    @pytest.mark.parametrize("make", EVERY)
     def test_starts_as_the_identity_and_holds_no_parameters(self, make) -> None:
         logits, _ = samples(5)
         assert torch.equal(make()(logits), logits)
         assert not list(make().parameters())
 
-    @pytest.mark.parametrize("make", ALL)
+    @pytest.mark.parametrize("make", EVERY)
     def test_goes_through_a_checkpoint(self, make) -> None:
         logits, labels = samples(100, bias=BIAS)
         fitted, other = make().fit(logits, labels), make()
@@ -234,14 +349,14 @@ class TestModule:
         assert not torch.equal(fitted(logits), logits)
         assert torch.equal(other(logits), fitted(logits))
 
-    @pytest.mark.parametrize("make", ALL)
+    @pytest.mark.parametrize("make", EVERY)
     def test_a_second_fit_forgets_the_first(self, make) -> None:
         logits, labels = samples(100)
         once = make().fit(logits, labels)
         twice = make().fit(*samples(50, scale=3.0, seed=1)).fit(logits, labels)
         assert torch.equal(once(logits), twice(logits))
 
-    @pytest.mark.parametrize("make", ALL)
+    @pytest.mark.parametrize("make", EVERY)
     def test_dense_prediction_is_more_samples(self, make) -> None:
         logits, labels = samples(60, bias=BIAS)
         maps, label_maps = logits.view(3, 4, 5, C).movedim(-1, 1), labels.view(3, 4, 5)
@@ -258,14 +373,14 @@ class TestModule:
         torch.testing.assert_close(free.grad, calibrate.scale.clone().expand(2, C))
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-    @pytest.mark.parametrize("make", ALL)
+    @pytest.mark.parametrize("make", EVERY)
     def test_keeps_the_type(self, make, dtype: torch.dtype) -> None:
         logits, labels = samples(50)
         calibrate = make().fit(logits.to(dtype), labels)
         assert calibrate(logits.to(dtype)).dtype == dtype
 
 
-@pytest.mark.parametrize("make", ALL)
+@pytest.mark.parametrize("make", EVERY)
 def test_arrays_and_lists_are_samples(make) -> None:
     logits, labels = samples(50, bias=BIAS)
     weights = torch.linspace(0.5, 1.5, 50)
@@ -279,7 +394,7 @@ def test_arrays_and_lists_are_samples(make) -> None:
     assert make()(logits.double().numpy()).dtype == np.float64
 
 
-@pytest.mark.parametrize("make", ALL)
+@pytest.mark.parametrize("make", EVERY)
 def test_compiles_without_a_break(make) -> None:
     logits, labels = samples(50, bias=BIAS)
     fitted = make().fit(logits, labels)

@@ -43,7 +43,7 @@ class RunCorrection:
         folder: of a finished run.
         target_prior: `uniform`, `train`, `estimate`, `trend`, `center`, a JSON file, or None.
         strength: a number, or `search`, `grid`, `auto`, see :func:`ltaug.correction.tuned_strength`; None is 1.
-        calibrate: `none`, `temperature`, `vector` or `bias_corrected`.
+        calibrate: `none`, `temperature`, `vector`, `bias_corrected` or `structured_matrix`.
         from_prior: `recorded`, `train`, `uniform` or a JSON file.
         folds: tune on each of so many parts of the test samples and test on the others, instead of on held-out samples.
         unlabelled: file of logits that an estimated prior is that of, see :func:`read_logits`; by default it is that of

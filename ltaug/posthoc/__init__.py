@@ -8,6 +8,7 @@ from ltaug.posthoc.binary import (
     shift_binary_logits,
 )
 from ltaug.posthoc.calibration import BiasCorrectedTemperatureScaling, TemperatureScaling, VectorScaling
+from ltaug.posthoc.matrix import StructuredMatrixScaling
 from ltaug.posthoc.prior_shift import PriorShift
 from ltaug.posthoc.search import search_strength, strength_curve
 from ltaug.posthoc.shift import log_prior_shift, shift_logits
@@ -17,6 +18,7 @@ __all__ = [
     "LabelwiseTemperatureScaling",
     "PlattScaling",
     "PriorShift",
+    "StructuredMatrixScaling",
     "TemperatureScaling",
     "VectorScaling",
     "estimate_label_prior",

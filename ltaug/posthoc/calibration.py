@@ -89,19 +89,8 @@ class Calibration(KeptBuffers, ABC):
         # Here, not above: no training step needs scipy, so importing the library must not wait for it.
         from scipy.optimize import minimize
 
-        logits = on_wide_device(with_values(self.check(logits), "logits"))
-        labels = comparable(with_values(as_array(labels, "labels"), "labels")).to(logits.device)
-        weights = None if weights is None else as_reals(weights, "weights").to(logits.device)
-        _check_samples(logits, labels, weights)
-        prior_std = as_number(prior_std, "prior_std")
-        if not prior_std > 0.0:
-            raise ValueError(f"`prior_std` must be positive, but is {prior_std}.")
-        rows = logits.detach().movedim(1, -1).flatten(0, -2)
-        check_no_probabilities(rows)
-        share = torch.ones(labels.shape, device=rows.device) if weights is None else weights.detach()
-        share = share.double().flatten()
-        likelihood = _Likelihood(rows, labels.detach().flatten().long(), share / share.sum(), logits_prior)
-        precision = 1.0 / (prior_std**2 * len(rows))
+        likelihood, prior_std = self.read(logits, labels, weights, prior_std, logits_prior)
+        precision = 1.0 / (prior_std**2 * len(likelihood.rows))
         with torch.inference_mode(False), torch.enable_grad():
             start = torch.cat([values.detach().double().cpu().flatten() for values in self.start])
             present = likelihood.present.clone()  # may come from inference mode
@@ -127,6 +116,23 @@ class Calibration(KeptBuffers, ABC):
             for name, values in zip(self.names, numbers, strict=True):
                 getattr(self, name).copy_(values)
         return self
+
+    def read(
+        self, logits: Logits, labels: Counts, weights: Logits | None, prior_std: float, logits_prior: Counts | None
+    ) -> tuple[Likelihood, float]:
+        """Check the arguments of :meth:`fit`; returns the likelihood of its samples and ``prior_std``."""
+        logits = on_wide_device(with_values(self.check(logits), "logits"))
+        labels = comparable(with_values(as_array(labels, "labels"), "labels")).to(logits.device)
+        weights = None if weights is None else as_reals(weights, "weights").to(logits.device)
+        _check_samples(logits, labels, weights)
+        prior_std = as_number(prior_std, "prior_std")
+        if not prior_std > 0.0:
+            raise ValueError(f"`prior_std` must be positive, but is {prior_std}.")
+        rows = logits.detach().movedim(1, -1).flatten(0, -2)
+        check_no_probabilities(rows)
+        share = torch.ones(labels.shape, device=rows.device) if weights is None else weights.detach()
+        share = share.double().flatten()
+        return Likelihood(rows, labels.detach().flatten().long(), share / share.sum(), logits_prior), prior_std
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """Cut a vector into the numbers that it holds one after the other."""
@@ -257,7 +263,7 @@ class VectorScaling(Calibration):
         return numbers[0], numbers[1]
 
 
-class _Likelihood:
+class Likelihood:
     """Negative log likelihood of softmax(scale * z + bias + shift), and its slopes, in one pass over blocks.
 
     The shift is from the prior of the logits to the class mix of the samples.
