@@ -283,6 +283,11 @@ def label_pairs(labels: Labels, num_labels: int | None = None, name: str = "labe
     return _listed_pairs(given, num_labels, name)
 
 
+def counts_of(labels: Tensor, num_classes: int) -> Tensor:
+    """Samples a class of class indices [N], or that have each label of multi-hot rows [N, C]; int64 [C]."""
+    return label_counts(labels) if labels.ndim > 1 else class_counts(labels, num_classes)
+
+
 def holds_several(labels: Any) -> bool:
     """Whether labels are of the form of several a sample: rows, or a list or column of lists."""
     column = labels if hasattr(labels, "ndim") and labels.ndim != 1 else _arrow_column(labels)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +36,7 @@ class SoundPart:
     """Sounds of one split, none of them decoded."""
 
     labels: Tensor
-    """int64 [N], 0..C-1."""
+    """int64 [N], 0..C-1; or bool [N, C], several labels a sound."""
     names: list[str]
     """File names."""
     sound: Callable[[int], Sound]
@@ -56,11 +59,26 @@ class SoundSource:
     """Sounds of a validation split beside the test split, to tune corrections on."""
 
 
-def read_folder(data_dir: str) -> SoundSource:
+def read_folder(data_dir: str, allow_outside: bool = False) -> SoundSource:
     """Find sound files in a folder a class, or in such folders below ``train`` and ``test``.
 
-    :func:`~ltaug.loaders.folders.class_folders` says what is passed over, and in which order classes stand.
+    :func:`~ltaug.loaders.folders.class_folders` says what is passed over, and in which order classes stand. Sounds with
+    several labels, or none, have a table instead, ``metadata.csv`` or ``metadata.jsonl``, with the columns
+
+    * ``file_name``: path in the folder;
+    * ``labels``: names, in a list (jsonl) or with semicolons between them (csv): "dog;rain";
+    * ``split`` (train, test, validation) or ``fold`` (whole numbers), what is tested on.
+
+    Args:
+        data_dir: the folder.
+        allow_outside: read files outside of it, too, that the table names.
+
+    Raises:
+        UserError: there are neither folders nor a table, or the table is not as described.
     """
+    for name in ("metadata.csv", "metadata.jsonl"):
+        if rows := _metadata(Path(data_dir) / name):
+            return _several_labels(rows, data_dir, repr(str(Path(data_dir) / name)), allow_outside)
     names, splits = class_folders(data_dir, is_sound, unit="sound files")
     parts = {
         split: SoundPart(files.labels, [printable(name) for name in files.names], files.path)
@@ -68,6 +86,59 @@ def read_folder(data_dir: str) -> SoundSource:
     }
     test, tuning = evaluation_splits(parts)
     return SoundSource(repr(data_dir), names, parts["train"], parts.get(test or ""), held_out=parts.get(tuning or ""))
+
+
+def _metadata(path: Path) -> list[dict[str, Any]]:
+    """Rows of a table of sounds and their labels; none if there is no such file, or it has no column of labels."""
+    if not path.is_file():
+        return []
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".csv":
+            rows: list[dict[str, Any]] = list(csv.DictReader(text.splitlines()))
+        else:
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        return rows if rows and "labels" in rows[0] else []
+    except (ValueError, csv.Error, TypeError) as error:
+        raise UserError(f"`{path}` is no table of sounds: {error}.") from error
+
+
+def _several_labels(rows: list[dict[str, Any]], folder: str, source: str, allow_outside: bool) -> SoundSource:
+    import pyarrow
+
+    splits: dict[str, list[int]] = {}
+    lists: list[list[str]] = []
+    for k, row in enumerate(rows):
+        given, name = row.get("labels"), row.get("file_name")
+        if isinstance(given, str):
+            given = [word for word in given.split(";") if word.strip()]
+        if not isinstance(given, list) or not all(isinstance(word, str) for word in given) or not name:
+            raise UserError(
+                f"{source} must have a `file_name` and `labels` in every row, names with semicolons between them or a "
+                f"list of names, but row {k + 1} has {repr(row)[:200]}."
+            )
+        lists.append(given)
+        splits.setdefault(str(row.get("split") or "train"), []).append(k)
+    if "train" not in splits:
+        raise UserError(f"{source} must have a split named 'train', but has {', '.join(splits)}.")
+    refuse_outside(folder, [str(row["file_name"]) for row in rows], source, allow_outside)
+    test, tuning = evaluation_splits(splits)
+    used = {split: splits[split] for split in ("train", test, tuning) if split}
+    kind = pyarrow.list_(pyarrow.string())
+    columns = {split: pyarrow.array([lists[k] for k in places], kind) for split, places in used.items()}
+    class_names, labels = class_labels(columns, None, source)
+    parts = {}
+    for split, places in used.items():
+        files = [str(rows[k]["file_name"]) for k in places]
+        paths = [stored_path(folder, file) for file in files]
+        parts[split] = SoundPart(labels[split], list(map(printable, files)), paths.__getitem__)
+    folds = None
+    if not test and rows[0].get("fold") not in (None, ""):
+        try:
+            folds = torch.tensor([int(rows[k]["fold"]) for k in splits["train"]])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{source} must hold whole numbers in `fold`, but has other values.") from error
+    return SoundSource(source, class_names, parts["train"], parts.get(test or ""), folds, parts.get(tuning or ""))
 
 
 def read_table(
@@ -91,7 +162,7 @@ def read_table(
         hub_id: OWNER/NAME.
         data_dir: folder that is read instead.
         audio_column: column of the sounds.
-        label_column: column of the labels.
+        label_column: column of the labels, or of lists of them.
         names_column: column of the classes' names, where labels are numbers; it may be missing.
         only: column of truth values, or 0 and 1, that says which rows to take, if there is one of this name.
         allow_outside: read files outside of ``data_dir``, too, that paths in the column of sounds name.
@@ -112,14 +183,10 @@ def read_table(
         check_columns(rows.table, source, audio_column=audio_column, label_column=label_column)
     feature = splits["train"].features[label_column]
     class_names, labels = class_labels({split: rows.column(label_column) for split, rows in used.items()}, None, source)
-    if labels["train"].ndim > 1:
-        raise UserError(
-            f"{source} has several labels a sound in {label_column!r}, but the sounds of a recipe have one class each. "
-            "`Method.plan` takes them in a loop of your own."
-        )
+    feature = getattr(feature, "feature", feature)  # of lists, that of their entries
     if hasattr(feature, "names"):
         class_names = [feature.names[int(label)] for label in class_names]
-    elif names_column in splits["train"].column_names:
+    elif labels["train"].ndim == 1 and names_column in splits["train"].column_names:
         class_names = _names(used["train"], labels["train"], class_names, label_column, names_column)
     parts = {
         split: rows.part(labels[split], audio_column, data_dir or "", allow_outside) for split, rows in used.items()

@@ -18,8 +18,9 @@ from torch import Tensor
 from ltaug.errors import UserError
 from ltaug.loaders._notes import warn
 from ltaug.loaders.folders import is_leftover, natural_order, warn_of_names
-from ltaug.longtail import subsample
+from ltaug.longtail import index_hash, profile_counts, subsample
 from ltaug.priors import class_counts
+from ltaug.run import content_hash
 
 __all__ = [
     "arrow_column",
@@ -30,9 +31,11 @@ __all__ = [
     "hold_out",
     "hub_or_cache",
     "is_plain",
+    "labels_hash",
     "load_splits",
     "loading_error",
     "stored_paths",
+    "thin_out",
     "whole_numbers",
 ]
 
@@ -435,6 +438,11 @@ def hold_out(labels: Tensor, per_class: int, class_names: Sequence[str], setting
     """
     if per_class < 1:
         raise UserError(f"`{setting}` must be at least 1, but is {per_class}.")
+    if labels.ndim > 1:
+        raise UserError(
+            f"`{setting}`={per_class} draws by classes that exclude each other, but samples have several labels here. "
+            "Give them a test split, and leave out what is drawn by class."
+        )
     available = class_counts(labels, len(class_names))
     if (short := (available < per_class + 1).nonzero()[:, 0]).numel():
         k = int(short[0])
@@ -443,3 +451,38 @@ def hold_out(labels: Tensor, per_class: int, class_names: Sequence[str], setting
             f"{int(available[k])} ({len(short)} of {len(class_names)} classes are too small). Lower it, or add samples."
         )
     return subsample(labels, [per_class] * len(class_names), seed=seed)
+
+
+def thin_out(labels: Tensor, profile: str, imbalance_ratio: float, class_names: Sequence[str], seed: int = 0) -> Tensor:
+    """Take the long-tailed part of a training set; of one with several labels a sample, all of it.
+
+    Args:
+        labels: int64 [N], or multi-hot rows [N, C].
+        profile: as in :func:`ltaug.longtail.profile_counts`.
+        imbalance_ratio: likewise.
+        class_names: C names.
+        seed: which samples.
+
+    Returns:
+        Indices, int64.
+
+    Raises:
+        UserError: samples have several labels, and the profile is not natural.
+
+    >>> len(thin_out(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), "exponential", 4.0, ["ant", "bee"]))
+    5
+    """
+    if labels.ndim > 1:
+        if profile != "natural":
+            raise UserError(
+                f"`profile` is {profile}, which goes by classes that exclude each other, but samples have several "
+                "labels here. Set `profile: natural`."
+            )
+        return torch.arange(len(labels))
+    counts = profile_counts(profile, class_counts(labels, len(class_names)), imbalance_ratio, class_names)
+    return subsample(labels, counts, seed=seed)
+
+
+def labels_hash(labels: Tensor) -> str:
+    """SHA-256 of labels, int64 [N] or multi-hot rows."""
+    return index_hash(labels) if labels.ndim == 1 else content_hash(labels)

@@ -44,7 +44,7 @@ class ResidentWaveformLoader(_ResidentBase):
 
     Args:
         waveforms: int16 [T] for each clip, or int16 [N, T] for all; copied to ``device``.
-        labels: class indices, int [N].
+        labels: class indices, int [N]; or multi-hot rows, bool [N, C].
         batch_size: clips (or pairs) a *global* batch; a multiple of ``num_processes``.
         crop_length: samples of a crop.
         sampler: any sampler of indices or of index pairs; ``set_epoch`` is passed on. By default the order of the set.
@@ -108,7 +108,8 @@ class ResidentWaveformLoader(_ResidentBase):
                     f"`waveforms` must be int16 of shape [T] each, with at least one sample, but number {k} is "
                     f"{clip.dtype} of shape {list(clip.shape)}."
                 )
-        labels = as_labels(labels)
+        if not (isinstance(labels, Tensor) and labels.dtype == torch.bool and labels.ndim == 2):
+            labels = as_labels(labels)
         if len(labels) != len(clips):
             raise ValueError(
                 f"`labels` must hold one class a waveform, but there are {len(labels)} and {len(clips)} waveforms."

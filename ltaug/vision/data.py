@@ -14,11 +14,10 @@ from ltaug.commandline import NonNegativeInt, PositiveFloat, PositiveInt, Ratio
 from ltaug.errors import UserError
 from ltaug.loaders import SeededLoader
 from ltaug.loaders.folders import evaluation_splits
-from ltaug.loaders.tables import hold_out
+from ltaug.loaders.tables import hold_out, labels_hash
 from ltaug.longtail import index_hash, profile_counts, subsample
-from ltaug.priors import class_counts, label_counts, shot_groups
+from ltaug.priors import class_counts, counts_of, shot_groups
 from ltaug.process import reuse_freed_memory
-from ltaug.run import content_hash
 from ltaug.vision.image_set import Images, ImageSet
 from ltaug.vision.mistakes import mistake_sections
 from ltaug.vision.streaming import StreamLoader, StreamSet
@@ -105,8 +104,7 @@ class ImageData:
         return self._counted("train")
 
     def _counted(self, split: str) -> Tensor:
-        labels = self.sets[split].labels
-        return label_counts(labels) if labels.ndim > 1 else class_counts(labels, len(self.class_names))
+        return counts_of(self.sets[split].labels, len(self.class_names))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -156,7 +154,7 @@ class ImageData:
             "class_names": self.class_names,
             "class_counts": self.class_counts,
             "training_indices": self.index_hash,
-            "test_labels": _labels_hash(self.sets["test"].labels),
+            "test_labels": labels_hash(self.sets["test"].labels),
             **{f"{split}_content": images.content_hash() for split, images in self.sets.items()},
         }
 
@@ -253,10 +251,6 @@ def _several_labels(
     chosen = {"train": splits["train"], "test": splits[test]} | ({"held_out": splits[tuning]} if tuning else {})
     sets = {name: ImageSet(images) for name, images in chosen.items()}
     return ImageData(class_names, sets, index_hash(torch.arange(len(splits["train"]))), settings)
-
-
-def _labels_hash(labels: Tensor) -> str:
-    return index_hash(labels) if labels.ndim == 1 else content_hash(labels)
 
 
 def streamed_data(

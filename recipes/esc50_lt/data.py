@@ -21,7 +21,8 @@ from ltaug.audio import (
 )
 from ltaug.commandline import AtLeastOne, NonNegativeInt, PositiveInt, Ratio
 from ltaug.loaders.folders import source_name
-from ltaug.loaders.tables import hold_out
+from ltaug.loaders.tables import hold_out, labels_hash, thin_out
+from ltaug.priors import counts_of
 from ltaug.run import content_hash
 
 HUB = "ashraq/esc50"
@@ -35,7 +36,7 @@ class DataSettings:
 
     dataset: Literal["esc50", "esc10", "hub", "folder", "synthetic"] = "esc50"
     """esc50 or esc10 (from the hub, or from `data_dir`), hub (any table of sounds), folder (a folder of sound files for
-    each class), or synthetic, which needs no files."""
+    each class, or a table of files with several labels, metadata.csv), or synthetic, which needs no files."""
     data_dir: str | None = None
     """Local folder: with parquet files, read instead of the hub; or with the folders of the classes."""
     allow_outside: bool = False
@@ -89,8 +90,10 @@ def read_source(cfg: Any) -> SoundSource:
         return synthetic_source(cfg.sample_rate)
     if cfg.dataset == "folder":
         if cfg.data_dir is None:
-            raise ValueError("`dataset: folder` needs `data_dir`, which holds a folder of sound files for each class.")
-        return read_folder(cfg.data_dir)
+            raise ValueError(
+                "`dataset: folder` needs `data_dir`, with a folder of sounds for each class or a metadata.csv."
+            )
+        return read_folder(cfg.data_dir, cfg.allow_outside)
     if cfg.dataset == "hub" and not (cfg.data_dir or cfg.hub_id):
         raise ValueError("`dataset: hub` needs `hub_id`, OWNER/NAME, or `data_dir`, a folder of parquet files.")
     label_column = cfg.label_column or ("label" if cfg.dataset == "hub" else "target")
@@ -140,7 +143,7 @@ class Data:
 
     def fingerprint(self) -> dict[str, Any]:
         """Fingerprint of the data. A run refuses to resume on data with another one."""
-        found = {"training_indices": self.index_hash, "test_labels": ltaug.index_hash(self.labels["test"])}
+        found = {"training_indices": self.index_hash, "test_labels": labels_hash(self.labels["test"])}
         found |= {"class_names": self.class_names, "class_counts": self.class_counts}
         return found | {
             f"{split}_content": content_hash(labels, *self.clips[split]) for split, labels in self.labels.items()
@@ -165,6 +168,8 @@ class Data:
     def sections(self, logits: Tensor, labels: Tensor) -> list[tuple[str, str]]:
         """Sections of the report: misclassified clips to see and to hear."""
         clips, names = self.clips["test"], self.names["test"]
+        if labels.ndim > 1:
+            return []
         return [misclassified_clips(logits, labels, clips, names, self.class_names, self.sample_rate)]
 
 
@@ -186,7 +191,7 @@ def load_data(cfg: Any) -> Data:
         raise ValueError(f"{source.name} must have at least two classes, but has {len(names)}: {', '.join(names)}.")
     test, rest = choose_test(cfg, source), torch.arange(len(labels))
     if not source.test:
-        rest = all_but(test, rest)
+        rest = rest[~torch.isin(rest, test)]
     chosen = {"test": (source.test or source.train, test)}
     if source.held_out:
         if cfg.held_out_per_class:
@@ -197,9 +202,8 @@ def load_data(cfg: Any) -> Data:
         chosen["held_out"] = (source.held_out, torch.arange(len(source.held_out.labels)))
     if cfg.held_out_per_class:
         kept = rest[hold_out(labels[rest], cfg.held_out_per_class, names, "held_out_per_class", cfg.data_seed)]
-        chosen["held_out"], rest = (source.train, kept), all_but(kept, rest)
-    counts = ltaug.profile_counts(cfg.profile, ltaug.class_counts(labels[rest], len(names)), cfg.imbalance_ratio, names)
-    train = rest[ltaug.subsample(labels[rest], counts, seed=cfg.data_seed)]
+        chosen["held_out"], rest = (source.train, kept), rest[~torch.isin(rest, kept)]
+    train = rest[thin_out(labels[rest], cfg.profile, cfg.imbalance_ratio, names, cfg.data_seed)]
     return decode(cfg, source, {"train": (source.train, train), **chosen})
 
 
@@ -217,15 +221,10 @@ def choose_test(cfg: Any, source: SoundSource) -> Tensor:
     if not len(test):
         folds = ", ".join(map(str, source.folds.unique().tolist()))
         raise ValueError(f"`test_fold`={cfg.test_fold} is no fold of {source.name}, which has {folds}.")
-    if (missing := (ltaug.class_counts(labels[test], len(names)) == 0).nonzero()[:, 0]).numel():
+    if (missing := (counts_of(labels[test], len(names)) == 0).nonzero()[:, 0]).numel() and labels.ndim == 1:
         k = int(missing[0])
         raise ValueError(f"`test_fold`={cfg.test_fold} has no clip of class {k} ({names[k]}). Choose another one.")
     return test
-
-
-def all_but(taken: Tensor, indices: Tensor) -> Tensor:
-    """The other ones of some indices, in order."""
-    return indices[~torch.isin(indices, taken)]
 
 
 def decode(cfg: Any, source: SoundSource, chosen: dict[str, tuple[Any, Tensor]]) -> Data:
@@ -240,10 +239,10 @@ def decode(cfg: Any, source: SoundSource, chosen: dict[str, tuple[Any, Tensor]])
         left = indices[torch.tensor([clip is not None for clip in mine], dtype=torch.bool)]
         clips[split] = [torch.from_numpy(clip) for clip in mine if clip is not None]
         labels[split], files[split] = part.labels[left], [part.names[k] for k in left.tolist()]
-        for k in (part.labels[indices].bincount() > 0).nonzero()[:, 0].tolist():
-            if not (labels[split] == k).any():
-                raise ValueError(f"None of the {split} clips of class {k} ({source.class_names[k]}) can be read.")
-    counts = ltaug.class_counts(labels["train"], len(source.class_names))
+        there, found = (counts_of(y, len(source.class_names)) for y in (part.labels[indices], labels[split]))
+        for k in ((there > 0) & (found == 0)).nonzero()[:, 0].tolist():
+            raise ValueError(f"None of the {split} clips of class {k} ({source.class_names[k]}) can be read.")
+    counts = counts_of(labels["train"], len(source.class_names))
     left_out = len(sounds) - sum(map(len, clips.values()))
     preprocessing = {name: getattr(cfg, name) for name in ("sample_rate", "trim_silence", "crop_length", "test_crops")}
     index_hash = ltaug.index_hash(chosen["train"][1])

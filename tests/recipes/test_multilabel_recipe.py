@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pytest
+import soundfile
 import torch
 from PIL import Image
 from pyarrow import parquet
@@ -140,3 +143,99 @@ def test_a_split_to_test_on_is_needed(recipe: Recipe, tmp_path: Path) -> None:
     write_split(tmp_path / "train-0.parquet", 20)
     with pytest.raises(UserError, match="several labels an image and no split to test on"):
         recipe.train("erm", tmp_path / "run", **settings_for(tmp_path, profile="natural"))
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of sounds with a table of their labels: tones of three pitches."""
+    folder, random = tmp_path_factory.mktemp("sounds"), np.random.default_rng(0)
+    (folder / "clips").mkdir()
+    table = [["file_name", "labels", "fold"]]
+    for k in range(60):
+        present = [] if k % 7 == 0 else [n for n, share in enumerate((0.6, 0.3, 0.2)) if random.random() < share]
+        time = np.arange(4000) / 16_000
+        wave = 0.05 * random.standard_normal(4000) + sum(0.2 * np.sin(2e3 * (n + 1) * time) for n in present)
+        soundfile.write(folder / "clips" / f"{k}.wav", wave, 16_000)
+        table.append([f"clips/{k}.wav", ";".join(NAMES[n] for n in present), str(1 + k % 5)])
+    (folder / "metadata.csv").write_text("".join(",".join(row) + "\n" for row in table))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sound_recipe() -> Iterator[Recipe]:
+    with imported(ROOT / "recipes" / "esc50_lt") as recipe:
+        yield recipe
+
+
+class TestSounds:
+    def settings(self, sounds: Path, **more: object) -> dict[str, object]:
+        return {
+            "dataset": "folder",
+            "data_dir": sounds,
+            "profile": "natural",
+            "test_crops": 2,
+            "cache_dir": "none",
+        } | more
+
+    def test_it_is_trained_and_scored(self, sound_recipe: Recipe, sounds: Path, tmp_path: Path) -> None:
+        run = sound_recipe.train("lob_bc", tmp_path / "run", **self.settings(sounds, epochs=1))
+        _, labels = RunFolder.open(run).load_logits()
+        assert (labels.dtype, labels.shape) == (torch.bool, (12, 3))
+        with (sounds / "metadata.csv").open() as file:
+            table = [row for row in csv.DictReader(file) if row["fold"] == "5"]
+        assert [[NAMES[k] for k in row.nonzero()[:, 0]] for row in labels] == [
+            row["labels"].split(";") if row["labels"] else [] for row in table
+        ]
+        assert 0 <= summary(run)["final"]["map"] <= 1
+        prior = torch.tensor(info(run)["logits_prior"])
+        assert bool(((prior > 0) & (prior < 1)).all())
+
+    def test_lists_and_splits_in_jsonl(self, sound_recipe: Recipe, sounds: Path, tmp_path: Path) -> None:
+        (tmp_path / "clips").symlink_to(sounds / "clips")
+        rows = [
+            {"file_name": f"clips/{k}.wav", "labels": NAMES[: k % 3], "split": ("train", "test", "validation")[k % 3]}
+            for k in range(30)
+        ]
+        rows[0]["labels"] = ["cat"]
+        (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        settings = self.settings(tmp_path, allow_outside=True)
+        data = sys_data(sound_recipe).load_data(sound_recipe.settings("erm", **settings))
+        assert {split: tuple(labels.shape) for split, labels in data.labels.items()} == {
+            "train": (10, 3),
+            "test": (10, 3),
+            "held_out": (10, 3),
+        }
+        assert data.class_names == NAMES
+        assert data.labels["test"].sum(0).tolist() == [10, 0, 0]
+
+    @pytest.mark.parametrize(
+        ("table", "more", "message"),
+        [
+            ("file_name,labels\na.wav,ant;bee\n", {}, r"`test_per_class`=8 draws by classes"),
+            ("file_name,labels,fold\na.wav,ant;bee,x\n", {}, "whole numbers in `fold`"),
+            ("file_name,labels\n,ant;bee\n", {}, "must have a `file_name` and `labels` in every row, .* row 1 has"),
+            ("file_name,labels,split\na.wav,ant;bee,test\n", {}, "must have a split named 'train', but has test"),
+            ("file_name,labels,fold\n../a.wav,ant;bee,1\n", {}, "allow_outside"),
+            (None, {"profile": "pareto"}, "`profile` is pareto, which goes by classes"),
+            (None, {"held_out_per_class": 2}, "`held_out_per_class`=2 draws by classes"),
+        ],
+    )
+    def test_faults(
+        self,
+        sound_recipe: Recipe,
+        sounds: Path,
+        tmp_path: Path,
+        table: str | None,
+        more: dict[str, object],
+        message: str,
+    ) -> None:
+        if table is not None:
+            (tmp_path / "metadata.csv").write_text(table)
+        with pytest.raises((UserError, ValueError), match=message):
+            sound_recipe.train("erm", tmp_path / "run", **self.settings(sounds if table is None else tmp_path, **more))
+
+
+def sys_data(recipe: Recipe) -> Any:
+    """The recipe's data.py."""
+    assert recipe.script.parent == Path(sys.modules["data"].__file__ or "").parent
+    return sys.modules["data"]
