@@ -146,7 +146,7 @@ class TestMetrics:
         probs = logits.softmax(1)
         found, wanted = metric(probs, labels, ignore_index=VOID), metric(positions(probs, kept), labels[kept])
         assert str(found) == str(wanted)
-        with pytest.raises(ValueError, match="must not all be 255|on no sample"):
+        with pytest.raises(ValueError, match=r"must not all be 255|on no sample"):
             metric(probs, torch.full_like(labels, VOID), ignore_index=VOID)
 
     def test_batch_by_batch(self) -> None:
