@@ -160,6 +160,24 @@ class TestMetrics:
         assert report.compute() == pytest.approx(wanted, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        ltaug.TemperatureScaling,
+        lambda: ltaug.VectorScaling(3),
+        lambda: ltaug.BiasCorrectedTemperatureScaling(3),
+        lambda: ltaug.StructuredMatrixScaling(3),
+    ],
+)
+def test_calibrators_are_fitted_to_the_positions_with_labels(make: Any) -> None:
+    logits, labels, kept = batch()
+    found = make().fit(logits, labels.long(), ignore_index=VOID)(logits)
+    wanted = make().fit(positions(logits, kept), labels[kept].long())(logits)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="must not all be 255"):
+        make().fit(logits, torch.full_like(labels, VOID).long(), ignore_index=VOID)
+
+
 def test_weights_and_priors_of_pixels() -> None:
     """Counted from label maps, without holes."""
     _, labels, kept = batch()

@@ -56,6 +56,7 @@ class Calibration(KeptBuffers, ABC):
         weights: Logits | None = None,
         prior_std: float = 3.0,
         logits_prior: Counts | None = None,
+        ignore_index: int | None = None,
     ) -> Self:
         """Fit to held-out samples: minimise the negative log likelihood, by L-BFGS.
 
@@ -77,6 +78,7 @@ class Calibration(KeptBuffers, ABC):
             logits_prior: the prior that the logits are under, [C], counts or probabilities; by default the class mix of
                 the held-out samples. Either way a class without held-out samples has the mean of the others' numbers:
                 that none was held out does not say how rare it is. With a prior it takes no part in the fit, either.
+            ignore_index: a label whose samples, or positions, are left out, such as 255.
 
         Returns:
             The calibration itself, fitted anew whatever it was before.
@@ -89,7 +91,7 @@ class Calibration(KeptBuffers, ABC):
         # Here, not above: no training step needs scipy, so importing the library must not wait for it.
         from scipy.optimize import minimize
 
-        likelihood, prior_std = self.read(logits, labels, weights, prior_std, logits_prior)
+        likelihood, prior_std = self.read(logits, labels, weights, prior_std, logits_prior, ignore_index)
         precision = 1.0 / (prior_std**2 * len(likelihood.rows))
         with torch.inference_mode(False), torch.enable_grad():
             start = torch.cat([values.detach().double().cpu().flatten() for values in self.start])
@@ -118,12 +120,25 @@ class Calibration(KeptBuffers, ABC):
         return self
 
     def read(
-        self, logits: Logits, labels: Counts, weights: Logits | None, prior_std: float, logits_prior: Counts | None
+        self,
+        logits: Logits,
+        labels: Counts,
+        weights: Logits | None,
+        prior_std: float,
+        logits_prior: Counts | None,
+        ignore_index: int | None = None,
     ) -> tuple[Likelihood, float]:
         """Check the arguments of :meth:`fit`; returns the likelihood of its samples and ``prior_std``."""
         logits = on_wide_device(with_values(self.check(logits), "logits"))
         labels = comparable(with_values(as_array(labels, "labels"), "labels")).to(logits.device)
         weights = None if weights is None else as_reals(weights, "weights").to(logits.device)
+        kept = None if ignore_index is None else labels != ignore_index
+        if kept is not None:
+            if not bool(kept.any()):
+                raise ValueError(
+                    f"`labels` must not all be {ignore_index}, the `ignore_index`: none is left to fit to."
+                )
+            labels = labels.masked_fill(~kept, 0)
         _check_samples(logits, labels, weights)
         prior_std = as_number(prior_std, "prior_std")
         if not prior_std > 0.0:
@@ -131,8 +146,10 @@ class Calibration(KeptBuffers, ABC):
         rows = logits.detach().movedim(1, -1).flatten(0, -2)
         check_no_probabilities(rows)
         share = torch.ones(labels.shape, device=rows.device) if weights is None else weights.detach()
-        share = share.double().flatten()
-        return Likelihood(rows, labels.detach().flatten().long(), share / share.sum(), logits_prior), prior_std
+        share, labels = share.double().flatten(), labels.detach().flatten().long()
+        if kept is not None:
+            rows, labels, share = (each[kept.flatten()] for each in (rows, labels, share))
+        return Likelihood(rows, labels, share / share.sum(), logits_prior), prior_std
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """Cut a vector into the numbers that it holds one after the other."""

@@ -69,6 +69,7 @@ class StructuredMatrixScaling(Calibration):
         weights: Logits | None = None,
         prior_std: float = 1.0,
         logits_prior: Counts | None = None,
+        ignore_index: int | None = None,
     ) -> StructuredMatrixScaling:
         """Fit to held-out samples: minimise the negative log likelihood and the penalties, by L-BFGS.
 
@@ -79,6 +80,7 @@ class StructuredMatrixScaling(Calibration):
             prior_std: the penalties are divided by its square: 1 is the paper's, infinity is no penalty.
             logits_prior: the prior that the logits are under, [C], as for :meth:`TemperatureScaling.fit`. A class
                 without held-out samples takes no part in the fit, and has the mean of the others' v and b.
+            ignore_index: a label whose samples, or positions, are left out, such as 255.
 
         Returns:
             The calibration itself, fitted anew whatever it was before.
@@ -89,8 +91,8 @@ class StructuredMatrixScaling(Calibration):
         # Here, not above: importing the library must not wait for scipy.
         from scipy.optimize import minimize
 
-        likelihood, prior_std = self.read(logits, labels, weights, prior_std, logits_prior)
-        first = TemperatureScaling().fit(logits, labels, weights, logits_prior=logits_prior)
+        likelihood, prior_std = self.read(logits, labels, weights, prior_std, logits_prior, ignore_index)
+        first = TemperatureScaling().fit(logits, labels, weights, logits_prior=logits_prior, ignore_index=ignore_index)
         size, present = len(self.bias), likelihood.present.numpy()
         start = np.hstack([np.eye(size) / first.temperature, np.zeros((size, 1))])  # of the matrix, and the bias
         ridge = size / (prior_std**2 * len(likelihood.rows))
