@@ -502,7 +502,7 @@ def _agree(found: np.ndarray, wanted: np.ndarray, numbered_anew: bool) -> bool:
     """Whether labels are the same; or whether each of them is always the same one of the others."""
     if not numbered_anew:
         return bool((found == wanted).all())
-    return np.unique(np.stack([found, wanted]), axis=1).shape[1] == len(np.unique(found))
+    return bool(np.unique(np.stack([found, wanted]), axis=1).shape[1] == len(np.unique(found)))
 
 
 def _split_by_scale(optimizer: torch.optim.Optimizer, scaled: list[dict[str, Any]]) -> None:
