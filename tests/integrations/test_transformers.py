@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -359,6 +360,20 @@ class TestLongTailTrainer:
         assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric)
         again = transformers.ViTForImageClassification.from_pretrained(trainer.state.best_model_checkpoint)
         assert torch.equal(weights_of(again), weights_of(trainer.model))
+
+    def test_a_model_that_was_loaded_is_saved_as_it_came(self, tmp_path: Path) -> None:
+        # Checkpoints have the present names, what is saved after all those of the release that the model came from.
+        vit().save_pretrained(tmp_path / "first")
+        model = transformers.ViTForImageClassification.from_pretrained(tmp_path / "first")
+        arguments = settings(tmp_path / "run", save_strategy="epoch")
+        trainer = LongTailTrainer(model, arguments, train_dataset=Samples(), plan=plan_of())
+        trainer.train()
+        trainer.save_model(str(tmp_path / "last"))
+        names = [
+            set(load_file(tmp_path / each / "model.safetensors")) for each in ("first", "last", "run/checkpoint-8")
+        ]
+        assert names[0] == names[1]
+        assert names[2] == set(model.state_dict())
 
     def test_a_checkpoint_of_another_model(self, tmp_path: Path) -> None:
         arguments = settings(tmp_path, save_strategy="epoch")
