@@ -658,7 +658,11 @@ def cases() -> list[Case]:
     # posthoc
     moved = logits(any_values=True, meta=True, free=True, empty=True, columns=True, rank=(3,))
     add(posthoc.shift_logits, logits=moved, **SHIFT, strength=within(1.0), dim=whole(1, fits=lambda x: x in (1, -1)))
-    add(posthoc.log_prior_shift, **SHIFT, strength=within(1.0))
+    a_row = {  # one row of priors is fine here, where there are no logits of other rows
+        name: Arg(arg.value, lambda value, arg=arg: (each for each in arg.spoil(value) if each.label != "leading dim"))
+        for name, arg in SHIFT.items()
+    }
+    add(posthoc.log_prior_shift, **a_row, strength=within(1.0))
 
     def calibrated(make: Callable[[], Any]) -> Callable[..., Any]:
         return lambda **given: make().fit(**given)(LOGITS)
@@ -670,9 +674,10 @@ def cases() -> list[Case]:
         (posthoc.TemperatureScaling, "TemperatureScaling.fit"),
         (lambda: posthoc.BiasCorrectedTemperatureScaling(3), "BiasCorrectedTemperatureScaling.fit"),
         (lambda: posthoc.VectorScaling(3), "VectorScaling.fit"),
+        (lambda: posthoc.StructuredMatrixScaling(3), "StructuredMatrixScaling.fit"),
     ):
         table.append(Case(name, calibrated(make), {**held_out, "logits_prior": prior()}))
-    for scaling in (posthoc.BiasCorrectedTemperatureScaling, posthoc.VectorScaling):
+    for scaling in (posthoc.BiasCorrectedTemperatureScaling, posthoc.VectorScaling, posthoc.StructuredMatrixScaling):
         add(scaling, used(scaling, "logits"), **CLASSES, logits=moved)
     shifted = used(posthoc.PriorShift, "logits")
     add(
@@ -732,6 +737,12 @@ def cases() -> list[Case]:
         shrinkage=within(0.01, 0.0))  # fmt: skip
     interval = {"level": above(0.9, 0.0, 1.0), "replicates": whole(4, 2), "seed": whole(0)}
     add(labelshift.prior_interval, **estimated, **interval)
+
+    def run_on(logits: Any, **given: Any) -> Any:
+        return labelshift.RunningPrior(**given).update(logits)
+
+    streamed = {"forget": within(0.1, 0.0, 1.0), "center": prior(), "pseudo_count": above(1.0, 0.0)}
+    add(labelshift.RunningPrior, run_on, **estimated, **streamed)
     # analysis
     mixer = thing(mixers.MixUp(3))
     tau = {"first_tau": scalar_or_counts(1.0), "partner_tau": scalar_or_counts(0.0)}
@@ -946,7 +957,10 @@ def all_targets() -> dict[str, Any]:
         }
     found |= {
         f"{each.__name__}.fit": each.fit
-        for each in (posthoc.TemperatureScaling, posthoc.BiasCorrectedTemperatureScaling, posthoc.VectorScaling)
+        for each in (
+            *(posthoc.TemperatureScaling, posthoc.BiasCorrectedTemperatureScaling, posthoc.VectorScaling),
+            posthoc.StructuredMatrixScaling,
+        )
     }
     return found
 

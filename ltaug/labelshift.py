@@ -288,6 +288,7 @@ class RunningPrior(PriorBuffers):
         self.register_buffer("prior", self.center.clone())
         self.register_buffer("seen", torch.zeros_like(source))
 
+    @checked
     def update(self, logits: Given) -> Given:
         """Take in the next samples of the stream.
 

@@ -279,7 +279,8 @@ class TestRunningPrior:
         logits, labels, prior = running.known(0, samples=2000)
         run = RunFolder(tmp_path / "erm", {"method": "erm"})
         run.save_logits(logits, labels)
-        run.save_logits(2 * logits[:1000], labels[:1000], name="held_out.safetensors")
+        order = torch.randperm(2000)[:1000]
+        run.save_logits(2 * logits[order], labels[order], name="held_out.safetensors")
         run.write_json("ltaug.json", {"method": "erm", "logits_prior": prior})
         words = ["--samples", "400", "--streams", "2", "--waves", "300", "--held_out", "--memory", "20", "50"]
         running.main([str(run.path), *words])
