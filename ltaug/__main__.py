@@ -89,7 +89,7 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def _compare(paths: Sequence[Path], page: Path, title: str) -> None:
     from ltaug.commands._runs import published_beside
-    from ltaug.report import RUN_COLUMNS, results_table, write_comparison
+    from ltaug.report import columns_of, results_table, write_comparison
     from ltaug.tables import published_in_words, published_numbers, run_labels, training_set
 
     results: dict[str, Any] = {}
@@ -99,7 +99,7 @@ def _compare(paths: Sequence[Path], page: Path, title: str) -> None:
             results[label] = summary["final"]
         else:
             _warn(f"Not in the table: {path} is not finished.")
-    _say(results_table(results, RUN_COLUMNS))
+    _say(results_table(results, columns_of(results.values())))
     if data := "; ".join(dict.fromkeys(filter(None, map(training_set, summaries.values())))):
         _say(f"\nTrained on {data}.")
     published = {

@@ -40,7 +40,16 @@ __all__ = [
     "write_tables",
 ]
 
-COLUMNS = {"top1": "top-1", "top5": "top-5", "many": "many", "medium": "medium", "few": "few", "ece": "ECE15"}
+COLUMNS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "map": "mAP",
+    "many": "many",
+    "medium": "medium",
+    "few": "few",
+    "ece": "ECE15",
+    "labelwise_ece": "label-wise ECE15",
+}
 """Metrics of the table, and their heads."""
 ACCURACIES = ("top1", "top5", "many", "medium", "few")
 """Those of them that can be shown as errors, 100 % minus the accuracy."""

@@ -894,7 +894,7 @@ class Run(RunFolder):
     def _write_results(
         self, model: nn.Module, results: Mapping[str, tuple[Tensor, Tensor]], state_dict: Mapping[str, Tensor]
     ) -> None:
-        from ltaug.report import LABEL_COLUMNS, RUN_COLUMNS, results_table, write_report
+        from ltaug.report import columns_of, results_table, write_report
 
         cfg, data, settings = self.cfg, self.data, vars(self.cfg)
         logits, labels = results["test"]
@@ -948,7 +948,7 @@ class Run(RunFolder):
             **classes,
         }
         self.write_json("summary.json", summary)
-        print(f"\n{results_table({cfg.label: final}, LABEL_COLUMNS if several else RUN_COLUMNS)}")
+        print(f"\n{results_table({cfg.label: final}, columns_of([final]))}")
         if cfg.report:
             sections = data.sections(logits, labels) if hasattr(data, "sections") else ()
             print(f"\nReport: {write_report(self.path, sections)}")

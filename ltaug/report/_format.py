@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 METRICS = {
@@ -53,6 +53,14 @@ LABEL_COLUMNS = {
     "nll": "NLL",
 }
 """The same of samples with several labels."""
+
+
+def columns_of(results: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Columns of a table of final metrics: of one class a sample, of several labels, or of both."""
+    names = set().union(*results)
+    if "map" not in names:
+        return RUN_COLUMNS
+    return LABEL_COLUMNS if "top1" not in names else RUN_COLUMNS | LABEL_COLUMNS
 
 
 def results_table(

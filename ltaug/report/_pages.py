@@ -24,8 +24,8 @@ from ltaug.report._figures import Picture, draw
 from ltaug.report._format import (
     HIGHER_IS_BETTER,
     METRICS,
-    RUN_COLUMNS,
     as_number,
+    columns_of,
     count,
     duration,
     flat,
@@ -134,13 +134,14 @@ def write_comparison(
     if not runs:
         raise ValueError("`run_dirs` is empty. Pass at least one run folder.")
     path, records = Path(path), dict(zip(run_labels(folders), runs, strict=True))
-    keys = [key for key in RUN_COLUMNS if any(key in run.final for run in runs)]
+    columns = columns_of(run.final for run in runs)
+    keys = [key for key in columns if any(key in run.final for run in runs)]
     drawn = _drawn(records)
     page = _templates().get_template("comparison.html.j2")
     text = page.render(
         title=title,
         trained_on=list(dict.fromkeys(run.training_set for run in runs if run.training_set)),
-        heads=["run", *(RUN_COLUMNS[key] + unit(key) for key in keys), *COSTS],
+        heads=["run", *(columns[key] + unit(key) for key in keys), *COSTS],
         rows=_comparison_rows(records, keys, path),
         differing_data=differing_data(records),
         damaged={name: text for name, run in records.items() if (text := run.damaged(*run.problems))},

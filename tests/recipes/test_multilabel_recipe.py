@@ -106,6 +106,12 @@ def test_corrections_of_classes_are_refused(run: Path, capsys: pytest.CaptureFix
     assert "corrections here are of classes that exclude each other" in capsys.readouterr().err
 
 
+def test_it_is_compared(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command(["compare", str(run), "--out", str(tmp_path / "page.html")])
+    assert "| mAP %" in capsys.readouterr().out.splitlines()[0]
+    assert "label-wise ECE15" in (tmp_path / "page.html").read_text().replace("\N{NON-BREAKING HYPHEN}", "-")
+
+
 def test_it_resumes(recipe: Recipe, data: Path, tmp_path: Path) -> None:
     more = settings_for(data, profile="natural")
     recipe.train("distribution_balanced", tmp_path / "run", **(more | {"epochs": 1}))
