@@ -25,10 +25,10 @@ From the name that a paper or a repository uses to the method, its parts, the co
 [methods.md](methods.md) says what a plan is.
 
 *Parts* are classes of `ltaug`, for a loop of your own. *Command* is what follows
-`accelerate launch recipes/RECIPE/train.py`, in any recipe; `BetweenClass` is for sounds alone. *Printed* is top-1 in
-percent on CIFAR-100-LT at imbalance ratio 100 with ResNet-32, by the first paper that prints it; *ours* is measured
-with this code: last epoch, 200 epochs of the recipe's own schedule. Methods marked * also train on samples with
-[several labels](multilabel.md) each, with the binary forms of these losses.
+`accelerate launch recipes/cifar_lt/train.py`, or another recipe's; `BetweenClass` is for sounds alone. *Printed* is
+top-1 in percent on CIFAR-100-LT at imbalance ratio 100 with ResNet-32, by the first paper that prints it; *ours* is
+measured with this code: last epoch, 200 epochs of the recipe's own schedule. Methods marked * also train on samples
+with [several labels](multilabel.md) each, with the binary forms of these losses.
 
 """
 LABELS = torch.tensor([0] * 6 + [1] * 3 + [2])

@@ -28,10 +28,7 @@ IMAGENET = "ILSVRC/imagenet-1k"
 
 Found = tuple[list[str], dict[str, Images]]
 """Class names, and images by split."""
-_OR_A_TABLE = (
-    ", or one of parquet files, or leave it out and set `hub_id` to a data set with these images; `--protocol digits` "
-    "tries a recipe without any files"
-)
+_OR_A_TABLE = ", or one of parquet files, or leave it out and set `hub_id` to a data set with these images"
 
 
 def read_imagenet_lt(
