@@ -275,7 +275,7 @@ class Correction(PriorBuffers):
             )
         if self._estimator is not None and self.target is None:
             raise ValueError("`target_prior` is not estimated yet: call `estimate` on unlabelled samples first.")
-        if self.strength is None:
+        if self.strength is None and self.target is not None:
             raise ValueError("`strength` is not found yet: call `tune`, and correct some logits.")
         info = {
             "class_names": self.class_names,
@@ -306,7 +306,8 @@ class Correction(PriorBuffers):
             kind, size = info["calibrator"], int(info["num_classes"])
             calibrator = None if kind is None else CALIBRATORS[kind](size)
             source, target = tensors["logits_prior"], tensors.get("target")
-            loaded = cls(source, target, info["strength"], calibrator, info["class_names"])
+            strength = 1.0 if info["strength"] is None else info["strength"]  # of no shift, there may be none
+            loaded = cls(source, target, strength, calibrator, info["class_names"])
             loaded.load_state_dict(tensors)
             if (loaded.strength, target is not None, len(source)) != (info["strength"], info["shifts"], size):
                 raise ValueError("strength, target or number of classes differ")

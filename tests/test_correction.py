@@ -452,6 +452,12 @@ class TestModule:
         loaded.save(tmp_path / "deep" / "again.v2")  # and once more, under a stem of its own
         assert torch.equal(Correction.load(tmp_path / "deep" / "again.v2")(logits), correction(logits))
 
+    def test_a_strength_of_no_shift_is_none(self, tmp_path: Path) -> None:
+        correction = make(None, "grid", calibrate="temperature")
+        correction.tune(*samples(100, 1))
+        correction.save(tmp_path)
+        assert (Correction.load(tmp_path).strength, correction.strength) == (None, None)
+
     def test_the_words_of_its_file(self, tmp_path: Path) -> None:
         ready("vector", "searched").save(tmp_path)
         found = json.loads((tmp_path / "correction.json").read_text())
@@ -530,8 +536,9 @@ class TestModule:
         with pytest.raises(ValueError, match="fix it with `estimate` before an export"):
             torch.export.export(correction, (samples(5, 0)[0],))
 
-    @pytest.mark.parametrize("rows", [False, True], ids=["one prior", "a prior a row"])
-    @pytest.mark.parametrize("calibrate", ["none", *CALIBRATORS])
+    @pytest.mark.parametrize(
+        ("calibrate", "rows"), [*((word, False) for word in ("none", *CALIBRATORS)), ("vector", True)]
+    )
     def test_runs_as_onnx(self, calibrate: str, rows: bool, tmp_path: Path) -> None:
         runtime = pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
