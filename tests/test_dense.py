@@ -110,7 +110,9 @@ class TestMixers:
         assert not torch.equal(mixed, images)
 
     def test_cutmix_refuses_maps_of_another_size(self) -> None:
-        with pytest.raises(ValueError, match=r"each position of inputs .*\[N, 8, 8\].*have shape \[4, 5, 6\]"):
+        with pytest.raises(
+            ValueError, match=r"each position of inputs .*\[N, 8, 8\].*have labels of \[5, 6\] positions"
+        ):
             ltaug.CutMix(3)(torch.rand(4, 3, 8, 8), batch()[1] * batch()[2])
 
     def test_of_single_samples(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -131,11 +132,9 @@ CALIBRATIONS = (
     lambda: VectorScaling(3),
     lambda: StructuredMatrixScaling(3),
 )
-METRICS = [
-    name
-    for name in metrics.__all__
-    if name[0].islower() and name not in ("segmentation_scores", "shot_accuracy", "classification_report")
-]
+OF_LABELS = ("average_precision", "labelwise_calibration_error")
+OTHERS = ("segmentation_scores", "shot_accuracy", "classification_report", "multilabel_report", *OF_LABELS)
+METRICS = [name for name in metrics.__all__ if name[0].islower() and name not in OTHERS]
 
 
 def corrected(z: Tensor, y: Tensor, n: Tensor) -> Any:
@@ -194,6 +193,9 @@ def arithmetic() -> Iterator[tuple[str, Callable[[Tensor, Tensor, Tensor], Any]]
         yield name, lambda z, y, n, name=name: getattr(metrics, name)(z.softmax(1), y)
     for name in ("shot_accuracy", "classification_report"):
         yield name, lambda z, y, n, name=name: getattr(metrics, name)(z.softmax(1), y, n)
+    for name in OF_LABELS:
+        yield name, lambda z, y, n, name=name: getattr(metrics, name)(z.sigmoid(), F.one_hot(y, z.shape[1]))
+    yield "labels", lambda z, y, n: metrics.multilabel_report(z.sigmoid(), F.one_hot(y, z.shape[1]), n)
     yield "segmentation", lambda z, y, n: metrics.segmentation_scores(metrics.confusion_matrix(y, y)).class_iou
     yield "effective prior", lambda z, y, n: effective_prior(n.float(), UniMix(n), first_tau=n, partner_tau=n.float())
     yield "logits prior", lambda z, y, n: analysis.logits_prior(n.float(), n)

@@ -215,6 +215,8 @@ class TestPriors:
         own = plan_of("erm")
         own.criterion = nn.BCEWithLogitsLoss(pos_weight=torch.ones(4))
         assert own.logits_prior() is None
+        assert "unmixed samples have fewer labels" in plan_of("mixup").logits_prior_reason()
+        assert "approximation" not in plan_of("bayias").logits_prior_reason()
 
     def test_mixed_labels_of_both(self) -> None:
         p = ROWS.double().mean(0)

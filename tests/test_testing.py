@@ -35,7 +35,7 @@ from ltaug.losses import (
     effective_number_weights,
 )
 from ltaug.mixers import Mixer, MixUp, UniMix
-from ltaug.samplers import ClassPowerSampler, DeferredSampler, PairDataset, PairSampler
+from ltaug.samplers import ClassPowerSampler, DeferredSampler, PairDataset, PairSampler, RepeatFactorSampler
 from ltaug.testing import ContractError, check_loss, check_mixer, check_sampler
 from ltaug.testing._base import generator_states
 
@@ -63,6 +63,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 # What cannot be made from labels and a seed alone.
 FACTORIES: dict[str, Callable[..., Any]] = {
+    "RepeatFactorSampler": lambda labels, seed=0: RepeatFactorSampler(
+        F.one_hot(torch.as_tensor(labels), int(max(labels)) + 1), threshold=0.3, seed=seed
+    ),
     "PairSampler": lambda labels, seed: PairSampler(
         ClassPowerSampler(labels, tau=1.0, seed=seed), ClassPowerSampler(labels, tau=-1.0, seed=seed)
     ),
@@ -71,6 +74,8 @@ FACTORIES: dict[str, Callable[..., Any]] = {
     ),
 }
 NOT_CHECKED = {
+    "DistributionBalancedLoss": "for several labels a sample; see test_multilabel.py",
+    "PriorCorrectedBCELoss": "likewise",
     "ClassWeightedLoss": "a wrapper; see test_wrapped_losses",
     "DeferredLoss": "likewise",
     "Mixer": "the base class",

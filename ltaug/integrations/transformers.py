@@ -231,10 +231,12 @@ class LongTailMixin:
             )
         config = getattr(self.model, "config", None)
         kind = getattr(config, "problem_type", None)
-        if kind not in (None, "single_label_classification"):
+        wanted = "single" if plan.several is None else "multi"
+        if kind not in (None, f"{wanted}_label_classification"):
+            labels = "have one class" if plan.several is None else "may have several labels"
             raise ValueError(
-                f"The model's `config.problem_type` is {kind!r}, but the classes of a plan exclude each other. Set it "
-                "to 'single_label_classification'."
+                f"The model's `config.problem_type` is {kind!r}, but the samples of the plan {labels}. Set it to "
+                f"'{wanted}_label_classification'."
             )
         if getattr(config, RECORD, None) is not None:
             raise ValueError(
@@ -243,7 +245,7 @@ class LongTailMixin:
             )
         if config is not None:
             # Else a model that is given probabilities as labels takes them for several labels a sample.
-            config.problem_type = "single_label_classification"
+            config.problem_type = f"{wanted}_label_classification"
 
     def _check_dataset(self, dataset: Any) -> None:
         """Raise ValueError unless samples can be drawn by index, and their labels are those of the plan."""
@@ -268,7 +270,11 @@ class LongTailMixin:
             # As arrow has it: neither transformed nor decoded.
             found = dataset.select_columns(names[0]).with_format("arrow")[:][names[0]].to_numpy()
             changed = dataset.format["type"] == "custom"  # a transform may number the classes anew
-            if found.dtype.kind == "i" and not _agree(found, self.plan.labels.numpy(), changed):
+            if (
+                self.plan.several is None
+                and found.dtype.kind == "i"
+                and not _agree(found, self.plan.labels.numpy(), changed)
+            ):
                 raise ValueError(
                     f"`plan` was made from other labels than those in column {names[0]!r} of `train_dataset`, or in "
                     "another order. Make it from the set that is trained on, after shuffling and filtering."

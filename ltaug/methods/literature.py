@@ -68,6 +68,9 @@ METHODS: dict[str, Method] = {
     "focal": Method(loss="focal", paper="Lin et al., ICCV 2017, gamma 1 as in the released long-tail codes"),
     "cb_focal": Method(loss="focal", **_cb, paper=_CUI),
     "cb_ce": Method(**_cb, paper=_CUI),
+    "reweight": Method(
+        class_weights="inverse", paper="re-weighting by the inverse frequency, a baseline of many tables"
+    ),
     "cdt": Method(loss="cdt", paper="Ye et al., 2020; gamma is this library's default"),
     "causal_norm": Method(classifier="causal_norm", paper="Tang et al., NeurIPS 2020"),
     "ldam": _ldam,

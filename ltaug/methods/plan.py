@@ -327,7 +327,9 @@ class TrainingPlan:
                 else:
                     prior = (prior.logit() + strength * target.logit()).sigmoid()
                 reason += ", times the target prior"
-        elif m.loss != "ce":
+        if self.label_prior is not None and mixing and m.label_mixing == "union":
+            reason += "; an approximation, since unmixed samples have fewer labels than those it was trained on"
+        elif m.loss not in ("ce", "prior_corrected", "lade"):
             reason += f"; an approximation, since {_NO_POSTERIOR[m.loss]}"
         if m.class_weights != "none" and self._reached(self.epochs - 1, m.reweight_from):
             prior = prior * self._class_weights()

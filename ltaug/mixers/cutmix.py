@@ -106,25 +106,29 @@ class CutMix(Mixer):
             shape = [1] * inputs.ndim
             shape[0], shape[dim] = along.shape
             inside = inside & along.view(shape)
-        if targets.ndim > 1 + targets.is_floating_point():
-            kept = self._kept(inside, inputs, targets)
+        rows = targets.is_floating_point() or self.multi_label is not None
+        if targets.ndim > 1 + rows:
+            kept = self._kept(inside, inputs, targets.shape[1 + rows :])
         return torch.where(inside, partner_inputs, inputs), kept
 
-    def _kept(self, inside: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+    def _kept(self, inside: Tensor, inputs: Tensor, where: torch.Size) -> Tensor:
         """Where the first sample's labels are left, bool [N, ...], of a label at every position."""
-        where = targets.shape[1 + targets.is_floating_point() :]
         if where != inputs.shape[2:] or inside.shape[1] != 1:
             raise ValueError(
                 f"`targets` must have a label for each sample, or for each position of inputs of shape "
                 f"{list(inputs.shape)}, [N, {', '.join(map(str, inputs.shape[2:]))}], to be cut with them, but have "
-                f"shape {list(targets.shape)}. Resize them, or take another mixer."
+                f"labels of {list(where)} positions. Resize them, or take another mixer."
             )
         return ~inside.squeeze(1).expand(len(inputs), *where)
 
     def _mixed_targets(self, targets: Tensor, partner_targets: Tensor, lam: Tensor) -> Tensor:
         if lam.dtype != torch.bool:
             return super()._mixed_targets(targets, partner_targets, lam)
-        return torch.where(lam.unsqueeze(1), self._one_hot(targets), self._one_hot(partner_targets))
+        first, second = (
+            each.to(torch.get_default_dtype()) if self.multi_label else self._one_hot(each)
+            for each in (targets, partner_targets)
+        )
+        return torch.where(lam.unsqueeze(1), first, second)
 
     def __repr__(self) -> str:
         return f"CutMix(num_classes={self.num_classes}, alpha={self.alpha}, dims={self.dims}{self._rule()})"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltaug.priors import class_counts
+from ltaug.priors import counts_of, rarest_label
 from ltaug.samplers import ClassPowerSampler, PairSampler
 from ltaug.testing._base import Report, Rule, form_of, kind_of, restored_generators
 
@@ -27,7 +27,8 @@ DATA_RULES = {
         "return an object of a class with these names from `load_data(cfg)`",
     ),
     "labels": Rule(
-        "`train_labels` is an int64 tensor [N], one class a training sample, each in 0..C-1",
+        "`train_labels` is an int64 tensor [N], one class a training sample, each in 0..C-1; or multi-hot rows, bool "
+        "[N, C], of samples with several labels",
         "map the labels to consecutive integers from 0: `torch.tensor([class_names.index(name) for name in column])`",
     ),
     "class names": Rule(
@@ -36,7 +37,7 @@ DATA_RULES = {
         "`ltaug.loaders.folders.printable`",
     ),
     "class counts": Rule(
-        "`class_counts` is an int64 tensor [C], the number of training samples of each class",
+        "`class_counts` is an int64 tensor [C], the number of training samples of each class, or with each label",
         "`ltaug.class_counts(self.train_labels, len(self.class_names))`",
     ),
     "splits": Rule(
@@ -53,8 +54,8 @@ DATA_RULES = {
         "leave out what does not apply",
     ),
     "batches": Rule(
-        "a loader has a length and yields (inputs, labels): finite float inputs [B, ...] and labels int64 [B], "
-        "both on the accelerator's device",
+        "a loader has a length and yields (inputs, labels): finite float inputs [B, ...] and labels like "
+        "`train_labels`, both on the accelerator's device",
         "convert in the loader, `inputs.to(accelerator.device).float()`; let the data set return the class index",
     ),
     "order of the sampler": Rule(
@@ -179,7 +180,7 @@ def _check_parts(report: Report, data: Any) -> None:
         if not hasattr(data, name):
             raise report.broken("parts", f"no `{name}`")
     labels, names, counts = data.train_labels, data.class_names, data.class_counts
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1 or not len(labels):
+    if not isinstance(labels, Tensor) or not _are_labels(labels) or not len(labels):
         raise report.broken("labels", f"`train_labels` is {kind_of(labels)}")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         other = next((name for name in names if not isinstance(name, str)), names) if isinstance(names, list) else names
@@ -187,13 +188,17 @@ def _check_parts(report: Report, data: Any) -> None:
     for name, times in Counter(names).items():
         if times > 1 or not _is_text(name):
             raise report.broken("class names", f"`class_names` has {name!r}{' twice' if times > 1 else ''}"[:200])
-    if not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
+    if labels.ndim > 1 and labels.shape[1] != len(names):
+        raise report.broken(
+            "labels", f"`train_labels` have {labels.shape[1]} columns, but there are {len(names)} names"
+        )
+    if labels.ndim == 1 and not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
         raise report.broken(
             "labels", f"`train_labels` range from {labels.min()} to {labels.max()}, but there are {len(names)} names"
         )
     if not isinstance(counts, Tensor) or counts.dtype != torch.int64 or counts.shape != (len(names),):
         raise report.broken("class counts", f"`class_counts` is {kind_of(counts)}, for {len(names)} names")
-    true = class_counts(labels, len(names))
+    true = counts_of(labels, len(names)).cpu()
     if not counts.cpu().equal(true):
         raise report.broken(
             "class counts", f"`class_counts` are {_start(counts)}, but `train_labels` have {_start(true)}"
@@ -232,7 +237,7 @@ def _check_training(
         found, again = (_batches(report, loader, rule, where, alone, batches, epoch=1, paired=paired) for _ in range(2))
         sampler = _sampler(data.train_labels, paired)
         sampler.set_epoch(1)
-        wanted = data.train_labels[sampler.indices()].view(len(sampler), -1)
+        wanted = data.train_labels[sampler.indices().view(len(sampler), -1)]
         for k, batch in enumerate(found):
             expected = wanted[k * cfg.batch_size : (k + 1) * cfg.batch_size].unbind(1)
             for (_, y), z in zip(batch, expected, strict=True):
@@ -246,7 +251,13 @@ def _check_training(
         _check_shares(report, where, found, shares, several, batches, whole=loader, paired=paired)
 
 
+def _are_labels(tensor: Tensor) -> bool:
+    """Whether a tensor holds classes, int64 [N], or multi-hot rows, bool [N, C]."""
+    return (tensor.dtype, tensor.ndim) in ((torch.int64, 1), (torch.bool, 2))
+
+
 def _sampler(labels: Tensor, paired: bool) -> Any:
+    labels = rarest_label(labels) if labels.ndim > 1 else labels
     plain = ClassPowerSampler(labels, tau=1.0, replacement=False)
     return PairSampler(plain, ClassPowerSampler(labels, tau=0.0)) if paired else plain
 
@@ -260,7 +271,10 @@ def _check_evaluation(
     if not all(map(_equal, found, again)):
         raise report.broken("evaluation", f"{where}: the second iteration differs from the first")
     labels = torch.cat([y.cpu() for ((_, y),) in found])
-    if not 0 <= int(labels.min()) <= int(labels.max()) < len(data.class_names):
+    if labels.ndim > 1:
+        if labels.shape[1] != len(data.class_names):
+            raise report.broken("evaluation", f"{where}: labels have {labels.shape[1]} columns")
+    elif not 0 <= int(labels.min()) <= int(labels.max()) < len(data.class_names):
         raise report.broken("evaluation", f"{where}: labels range from {labels.min()} to {labels.max()}")
     if split == "train":
         expected = data.train_labels if len(found) == len(loader) else data.train_labels[: len(labels)]
@@ -329,7 +343,7 @@ def _batches(
             if not isinstance(part, list | tuple) or len(part) != 2 or not all(isinstance(x, Tensor) for x in part):
                 raise report.broken("batches", f"{where}: batch {k} has {kind_of(part)}")
             x, y = part
-            fits = x.is_floating_point() and y.dtype == torch.int64 and y.ndim == 1 and x.shape[:1] == y.shape
+            fits = x.is_floating_point() and _are_labels(y) and x.shape[:1] == y.shape[:1]
             on_device = x.device.type == y.device.type == process.device.type
             if fits and not x.isfinite().all():
                 raise report.broken("batches", f"{where}: batch {k} has inputs that are NaN or infinite")

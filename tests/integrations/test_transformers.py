@@ -283,7 +283,10 @@ class TestLongTailTrainer:
             loss = F.cross_entropy(trainer.model.eval()(pixel_values=IMAGES).logits, LABELS)
         assert trainer.evaluate()["eval_loss"] == pytest.approx(loss.item(), rel=1e-4)
 
-    @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "between_class" not in method.mixer])
+    @pytest.mark.parametrize(
+        "name",
+        [name for name, method in METHODS.items() if method.single_label and "between_class" not in method.mixer],
+    )
     def test_every_method_for_images_trains(self, name: str, tmp_path: Path) -> None:
         method = METHODS[name]
         if name == "manifold_mixup":
@@ -302,6 +305,23 @@ class TestLongTailTrainer:
         after = weights_of(model)
         assert bool(after.isfinite().all())
         assert not torch.equal(after, before)
+
+    @pytest.mark.parametrize("name", ["mixup_bayias", "distribution_balanced"])
+    def test_several_labels_a_sample(self, name: str, tmp_path: Path) -> None:
+        rows = torch.stack([LABELS == 0, LABELS > 0, LABELS == 2], 1).float()
+        samples = [{"pixel_values": image, "labels": row} for image, row in zip(IMAGES, rows, strict=True)]
+        model, plan = resnet(), METHODS[name].plan(rows, epochs=1, batch_size=8)
+        arguments = settings(tmp_path, num_train_epochs=1, max_steps=2)
+        trainer = LongTailTrainer(model, arguments, train_dataset=samples, eval_dataset=samples, plan=plan)
+        trainer.train()
+        assert model.config.problem_type == "multi_label_classification"
+        with torch.no_grad():
+            loss = F.binary_cross_entropy_with_logits(model.eval()(pixel_values=IMAGES).logits, rows)
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(loss.item(), rel=1e-4)
+        with pytest.raises(
+            ValueError, match=r"'multi_label_classification', but the samples of the plan have one class"
+        ):
+            LongTailTrainer(model, arguments, train_dataset=Samples(), plan=plan_of("erm", epochs=1))
 
     def test_a_second_stage(self, tmp_path: Path) -> None:
         plan = plan_of("mislas", epochs=1)

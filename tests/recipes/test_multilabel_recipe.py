@@ -23,6 +23,7 @@ from ltaug import multilabel_report, shift_binary_logits
 from ltaug.__main__ import main as command
 from ltaug.errors import UserError
 from ltaug.run import RunFolder
+from ltaug.testing import ContractError, check_data
 
 NAMES = ["ant", "bee", "cat"]
 
@@ -104,6 +105,15 @@ def test_corrections_of_classes_are_refused(run: Path, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         command(["correct", str(run)])
     assert "corrections here are of classes that exclude each other" in capsys.readouterr().err
+
+
+def test_its_data_keep_the_contract(recipe: Recipe, data: Path) -> None:
+    cfg = recipe.settings("erm", **settings_for(data, profile="natural"))
+    found = sys_data(recipe).load_data(cfg)
+    check_data(found, cfg)
+    found.sets["train"].labels = found.train_labels.long()
+    with pytest.raises(ContractError, match="multi-hot rows, bool"):
+        check_data(found, cfg)
 
 
 def test_it_is_compared(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,6 +222,7 @@ class TestSounds:
             "held_out": (10, 3),
         }
         assert data.class_names == NAMES
+        check_data(data, sound_recipe.settings("erm", **settings))
         assert data.labels["test"].sum(0).tolist() == [10, 0, 0]
 
     @pytest.mark.parametrize(
