@@ -167,7 +167,13 @@ PAPERS = {
     "UniMix": Paper(
         "UniMix and Bayias (Xu et al., NeurIPS 2021)",
         [
-            Table("1", "Table 1: CIFAR-LT, ResNet-32"),
+            Table(
+                "1",
+                "Table 1: CIFAR-LT, ResNet-32",
+                "`unimix` and `unimix_bayias` are the paper's text: partners from the whole set, tau -1 (CIFAR-10) "
+                "and 0. The released code, which may have made these numbers, is `unimix_bayias_official`: partners "
+                "from the batch, tau 0.5 and 0.9.",
+            ),
             Table("2", "Table 2: calibration", "The bins of the paper are 15, as here. The runs are those of Table 1."),
             Table("3", "Table 3: large sets", "The paper's settings are not released: these are the recipes' own."),
             Table("4", "Table 4: parts"),
@@ -234,7 +240,7 @@ PAPERS = {
                 (
                     trained(
                         "cifar_lt",
-                        "method=mislas set.smoothing_shape=concave,linear,convex "
+                        "method=mislas set.smoothing_shape=concave,linear,convex,power "
                         + _CIFAR100.replace("seed=0", "seed=0,1,2"),
                         "--protocol mislas",
                         "runs/mislas/shapes",
@@ -259,21 +265,25 @@ PAPERS = {
             Table(
                 "calibration",
                 "Calibration (the numbers of these tables are not at hand)",
-                "ECE of 20 bins; `ltaug correct` prints it of 15.",
+                "ECE of 20 bins: `ltaug correct` writes it to corrected.json, as `ece20`; tables have that of 15.",
             ),
         ],
         [
             Other("Table 7", "settings", ("ltaug methods lade",), "in the method itself", "the same"),
             Other("Figure 2", "mean probability of each class", ("ltaug report RUN",)),
             Other("Figure 3", "logits of own and other classes, mean and variance", ("ltaug report RUN",)),
-            Other("Figures 4, 6", "reliability diagrams, 20 bins", ("ltaug compare RUN RUN",)),
+            Other("Figures 4, 6", "reliability diagrams, 20 bins; here 15", ("ltaug compare RUN RUN",)),
         ],
     ),
     "IC": Paper(
         "IC and UNO-IC (Tian et al., NeurIPS 2020)",
         [
             Table("2", "Table 2: CIFAR-LT, exponential and step imbalance"),
-            Table("3", "Table 3: iNaturalist 2018"),
+            Table(
+                "3",
+                "Table 3: iNaturalist 2018",
+                "The settings follow LDAM's, which are not released for this set: these are the recipe's own.",
+            ),
             Table(
                 "4",
                 "Table 4: Synthia, RGB",
@@ -319,7 +329,7 @@ PAPERS = {
             ),
             Other(
                 "Figure 3",
-                "accuracy by lambda, iNaturalist 2018",
+                "accuracy by lambda, iNaturalist 2018; here top-1 alone",
                 (
                     trained("inaturalist", "method=erm seed=0,1,2", "--held_out_per_class 2", "runs/ic/lambda"),
                     "ltaug correct RUN --preset ic",
@@ -620,31 +630,60 @@ def _printed(line: Line, name: str, errors: bool) -> str:
 
 
 def add_runs(folders: Sequence[Path]) -> None:
-    """Add the finished runs of sweeps to measured.csv: a line for all seeds of equal settings."""
+    """Add the finished runs of sweeps to measured.csv: a line for all seeds of equal settings, and for each correction.
+
+    Lines of the same command stay where the runs have nothing of their correction and test set.
+    """
     lines = read_lines(MEASURED)
     for folder in folders:
         groups: dict[str, list[Path]] = {}
         for name in read_summaries(folder):
             groups.setdefault(_command_of(folder / name), []).append(folder / name)
         for command, runs in groups.items():
-            lines = [line for line in lines if line["command"] != command]
-            finals = [json.loads((run / "summary.json").read_text())["final"] for run in runs]
-            seeds = sorted(str(read_config(run / "config.yaml")["seed"]) for run in runs)
-            line = {"command": command, "method": str(read_config(runs[0] / "config.yaml")["method"])}
-            line |= {"seeds": " ".join(seeds), "where": str(folder)}
-            for name in METRICS:
-                values = [final[name] for final in finals if isinstance(final.get(name), (int, float))]
-                scale, digits = (1, 5) if name in ("classwise_ece", "brier", "nll") else (100, 1)
-                if values:
-                    line[name] = f"{scale * statistics.fmean(values):.{digits}f}"
-                if len(values) > 1:
-                    line[f"{name}_std"] = f"{scale * statistics.stdev(values):.{digits}f}"
-            lines.append(line)
+            found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+            seeds: dict[tuple[str, str], list[str]] = {}
+            for run in runs:
+                for key, metrics in _results(run):
+                    found.setdefault(key, []).append(metrics)
+                    seeds.setdefault(key, []).append(str(read_config(run / "config.yaml")["seed"]))
+            same = lambda line: (line.get("correction") or "", line.get("test_set") or "")  # noqa: E731
+            lines = [line for line in lines if line["command"] != command or same(line) not in found]
+            for (correction, test_set), finals in found.items():
+                line = {"command": command, "method": str(read_config(runs[0] / "config.yaml")["method"])}
+                line |= {"correction": correction, "test_set": test_set}
+                line |= {"seeds": " ".join(sorted(seeds[correction, test_set])), "where": str(folder)}
+                for name in METRICS:
+                    values = [final[name] for final in finals if isinstance(final.get(name), (int, float))]
+                    scale, digits = (1, 5) if name in ("classwise_ece", "brier", "nll") else (100, 1)
+                    if values:
+                        line[name] = f"{scale * statistics.fmean(values):.{digits}f}"
+                    if len(values) > 1:
+                        line[f"{name}_std"] = f"{scale * statistics.stdev(values):.{digits}f}"
+                lines.append(line)
     names = list(dict.fromkeys(name for line in lines for name in line))
     with MEASURED.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
+
+
+def _results(run: Path) -> Iterator[tuple[tuple[str, str], Mapping[str, Any]]]:
+    """What a run measured, by correction and test set, both as in published.csv; of what `ltaug correct` left, too."""
+    final = dict(json.loads((run / "summary.json").read_text())["final"])
+    path = run / "corrected.json"
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    final |= {name: value for name, value in (content.get("uncorrected") or {}).items() if name not in final}
+    yield ("", ""), final
+    target = content.get("target_prior") or []
+    uniform = bool(target) and max(target) - min(target) < 1e-9 and content["calibration"] == "none"
+    if uniform and str(content["from_prior_reason"]).startswith("given, the training set"):
+        if content["strength_by"] == "search":
+            yield ("ic", ""), content["final"]
+        elif content["strength"] == 1.0 and content["strength_by"] is None:
+            yield ("pc_softmax", ""), content["final"]
+    for row, correction in (("none", ""), ("given", "given")):
+        for test_set, top1 in ((content.get("shifted") or {}).get(row) or {}).items():
+            yield (correction, test_set), {"top1": top1}
 
 
 def _command_of(run: Path) -> str:
@@ -831,12 +870,15 @@ def head(count: Count) -> list[str]:
         "and what was measured in this repository (`docs/measured.csv`). Every command is read by its own parser,",
         "and must train what its row is of. `python docs/papers.py RUNS` adds the runs of a sweep.",
         "",
-        "- **Printed** numbers are in percent, with a dash where the paper has none. A number in brackets is a note",
-        "  below the table: how many seeds, which epoch, another network, or that this is not stated.",
-        "- **Ours** are of the last epoch, with seeds; mean and standard deviation where there are several. What was",
-        "  not trained as the command says stands in brackets.",
+        "- **Printed** accuracies, errors and ECE are in percent, with a dash where the paper has none; class-wise",
+        "  ECE, Brier score, NLL and lambda are not. A number in brackets is a note below the table: how many seeds,",
+        "  which epoch, another network, or that this is not stated.",
+        "- **Ours** are of the last epoch, with seeds; mean and standard deviation where there are several. Where the",
+        "  schedule was not that of the command, brackets say how. `docs/measured.csv` has the commits.",
         "- **Commands** train all columns of a row with three seeds, first stages included. `RUN` is each of their",
-        "  run folders, `DATA` the folder of the images.",
+        "  run folders, `DATA` the folder of the images. Rows that a table takes from another paper are trained under",
+        "  the schedule of the table's own paper, so that its rows compare: a number that stands in several tables has",
+        "  several commands, and was made by one of them at most. BBN and decoupling keep their own schedules.",
         "",
     ]
 

@@ -55,6 +55,8 @@ def correct(arguments: argparse.Namespace) -> None:
         run, target, arguments.strength, arguments.calibrate, source, arguments.folds, arguments.unlabelled
     )
     _say(made.source_in_words)
+    if made.doubt:
+        _say(made.doubt)
     if made.tuned_on:
         _say(f"Tuned on {made.tuned_on}.")
     if made.estimated_on:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ltaug._arguments import as_number
 from ltaug.labelshift import estimate_prior
 from ltaug.longtail import shifted_sets
-from ltaug.metrics import classification_report
+from ltaug.metrics import classification_report, expected_calibration_error
 from ltaug.posthoc import (
     BiasCorrectedTemperatureScaling,
     StructuredMatrixScaling,
@@ -346,9 +346,9 @@ class Correction(PriorBuffers):
             class_counts: training samples a class, [C], of which shot groups are made.
 
         Returns:
-            Metrics by name, each a mapping as :func:`ltaug.metrics.classification_report` returns it: `uncorrected`,
-            `calibrated` (None where nothing is both calibrated and shifted) and `final`. `top1_on_target`: accuracy
-            `uncorrected` and `corrected`, with the test samples weighted to the target prior; as they are where that
+            Metrics by name, each a mapping as :func:`ltaug.metrics.classification_report` returns it, and `ece20`:
+            `uncorrected`, `calibrated` (None where nothing is both calibrated and shifted) and `final`.
+            `top1_on_target`: accuracy `uncorrected` and `corrected`, with the test samples weighted to the target prior; as they are where that
             was estimated from them, since weighted to itself even a wrong estimate looks right, or is one a row.
             `target_prior`, `strength`, `strength_by`, `strength_curve`: what was corrected for, and how.
         """
@@ -363,9 +363,9 @@ class Correction(PriorBuffers):
             "strength": None if self.target_prior is None else self.strength,
             "strength_by": None if self.target_prior is None else self.strength_by,
             "strength_curve": self.curve,
-            "uncorrected": classification_report(raw.softmax(1), labels, counts),
-            "calibrated": classification_report(self.calibrate(raw).softmax(1), labels, counts) if both else None,
-            "final": classification_report(corrected.softmax(1), labels, counts),
+            "uncorrected": _report(raw, labels, counts),
+            "calibrated": _report(self.calibrate(raw), labels, counts) if both else None,
+            "final": _report(corrected, labels, counts),
             "top1_on_target": {
                 "uncorrected": weighted_accuracy(raw, labels, target),
                 "corrected": weighted_accuracy(corrected, labels, target),
@@ -564,6 +564,13 @@ def tuned_strength(
     as_good = [strength for strength, gap in gaps.items() if float(gap.sum()) <= float(gap.square().sum().sqrt())]
     chosen = min(as_good, key=lambda strength: (abs(strength - 1.0), strength))
     return chosen, curve
+
+
+def _report(logits: Tensor, labels: Tensor, counts: Tensor) -> dict[str, float]:
+    """The report of logits, and the ECE of 20 bins, which LADE (Hong et al., CVPR 2021) prints."""
+    probs = logits.softmax(1)
+    found = classification_report(probs, labels, counts)
+    return {**found, "ece20": expected_calibration_error(probs, labels, bins=20)}
 
 
 def weighted_accuracy(logits: Tensor, labels: Tensor, prior: Tensor) -> float:

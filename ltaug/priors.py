@@ -71,7 +71,7 @@ def class_counts(labels: Counts, num_classes: int | None = None, ignore_index: i
     """
     if ignore_index is not None:
         flat = comparable(as_array(labels, "labels")).flatten()
-        labels = flat[flat != ignore_index]
+        labels = flat[flat.long() != ignore_index]  # not in bytes, in which -100 is 156
     labels = as_integers(labels)
     if num_classes is None:
         num_classes = int(labels.max()) + 1 if labels.numel() else 0

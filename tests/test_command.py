@@ -249,6 +249,19 @@ class TestCorrect:
             (run / name).exists() for name in ("corrected.json", "correction.json", "correction.safetensors")
         )
 
+    @pytest.mark.parametrize("preset", ["pc_softmax", "ic"])
+    def test_a_loss_that_has_corrected_is_told(
+        self, preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        reason = "labels seen in the last epoch, over the training prior that the loss corrects"
+        run = make_run(tmp_path / "bayias", logits_prior_reason=reason)
+        words = ("--preset", preset)
+        assert "from `train` it is taken out twice" in said(capsys, "correct", run, *words)
+        assert "taken out twice" not in said(capsys, "correct", make_run(tmp_path / "erm"), *words)
+        assert "taken out twice" not in said(capsys, "correct", run, "--target_prior", "uniform")
+        final = json.loads((run / "corrected.json").read_text())["final"]
+        assert 0.0 <= final["ece20"] <= 1.0
+
     def test_folds_of_the_test_samples(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         run = make_run(tmp_path / "erm", held_out=False)
         text = said(capsys, "correct", run, "--preset", "ic", "--folds", 3)
@@ -405,9 +418,7 @@ class TestCorrect:
         assert "| none | as trained |" in text
         assert "| given | temperature |" in text
         legend = text[text.index("Top-1 in percent") :]
-        assert (
-            "in F50 (forward) the most frequent class\nof the training is 50 times as frequent as its rarest" in legend
-        )
+        assert "in F50 (forward) the classes fall\nlike 50^(-k / C), k = 0 to C - 1" in legend
         for row in ("none", "calibrated", "given", "estimated", "trend", "center", "kept"):
             assert f"\n  {row} " in legend
         assert "calibrated " not in said(capsys, "correct", run, "--shifted")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ltaug.correction import CALIBRATORS, Correction, prior_estimators, shifted_accuracy, tuned_strength
 from ltaug.labelshift import estimate_prior
 from ltaug.longtail import shifted_sets
-from ltaug.metrics import classification_report
+from ltaug.metrics import classification_report, expected_calibration_error
 from ltaug.posthoc import (
     BiasCorrectedTemperatureScaling,
     TemperatureScaling,
@@ -213,7 +213,9 @@ class TestEvaluate:
         found = correction.evaluate(logits, labels, COUNTS)
 
         def report(z: Tensor) -> dict[str, float]:
-            return classification_report(z.softmax(1), labels, torch.tensor(COUNTS))
+            probs = z.softmax(1)
+            ece20 = expected_calibration_error(probs, labels, bins=20)  # LADE's
+            return {**classification_report(probs, labels, torch.tensor(COUNTS)), "ece20": ece20}
 
         assert found["uncorrected"] == report(logits)
         assert found["calibrated"] == report(correction.calibrate(logits))

@@ -76,8 +76,34 @@ class TestLosses:
         ):
             ltaug.PriorCorrectedLoss(COUNTS)(torch.zeros(2, 7, 3), torch.zeros(2, 7, dtype=torch.long))
 
+    def test_bytes_hold_no_minus_100(self) -> None:
+        """Class 156 of label maps in bytes, which is -100 there."""
+        labels = torch.tensor([156, 3], dtype=torch.uint8)
+        assert ltaug.class_counts(labels, 200, ignore_index=-100).sum() == 2
+        assert metrics.accuracy(labels, labels, ignore_index=-100) == 1.0
+        mixer = ltaug.MixUp(200)
+        mixer.ignore_index = -100
+        assert mixer(torch.rand(2, 3), labels)[1].sum() == pytest.approx(2.0)
+        loss = ltaug.PriorCorrectedLoss(torch.ones(256), ignore_index=-1)
+        logits = torch.randn(2, 256)
+        torch.testing.assert_close(loss(logits, labels + 99), loss(logits, (labels + 99).long()))
+
+    def test_torchs_own_index_is_none_beside_another(self) -> None:
+        loss = ltaug.PriorCorrectedLoss(COUNTS, ignore_index=VOID)
+        with pytest.raises(ValueError, match="outside"):
+            loss(torch.zeros(2, 3), torch.tensor([0, -100]))
+
 
 class TestMixers:
+    @pytest.mark.parametrize(
+        "mixer", [ltaug.UniMix(COUNTS), ltaug.ReMix(COUNTS), ltaug.UniMix(COUNTS, in_batch_tau=0.5)]
+    )
+    def test_mixers_by_counts_leave_out_samples_without_a_label(self, mixer: Mixer) -> None:
+        mixer.ignore_index = -100
+        _, rows = mixer(torch.rand(2, 4), torch.tensor([0, -100]), torch.rand(2, 4), torch.tensor([1, 1]))
+        assert rows.sum(1).tolist() == pytest.approx([1.0, 0.0])
+        mixer(torch.rand(3, 4), torch.tensor([0, -100, 2]))
+
     def test_mixup_leaves_out_where_a_label_is_missing(self) -> None:
         _, labels, kept = batch()
         _, others, also = batch(1)

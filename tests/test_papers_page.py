@@ -172,3 +172,37 @@ class TestRunsOfASweep:
         again, asked = (papers.settings_of_sweep(each, {}) for each in (mine["command"], command))
         assert papers.differences(again[0], asked[0]) == []
         assert papers.differences(again[1] or {}, asked[1] or {}) == []
+
+    def test_corrections_of_runs_are_lines_of_their_own(
+        self, papers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        measured = tmp_path / "measured.csv"
+        shutil.copy(papers.MEASURED, measured)
+        monkeypatch.setattr(papers, "MEASURED", measured)
+        sweep, command = tmp_path / "sweep", f"{SWEEP} method=erm -- --protocol lade"
+        for seed, top1 in enumerate((0.5, 0.52)):
+            self.plant(papers, sweep, seed, top1, command)
+        runs = [each.parent for each in sorted(sweep.glob("*/summary.json"))]
+        prior = {"from_prior_reason": "given, the training set's class counts", "calibration": "none"}
+        prior |= {"target_prior": [0.5, 0.5], "strength": 1.0, "strength_by": None}
+        shifted = {"none": {"forward 50": 0.6}, "given": {"forward 50": 0.7}, "from_prior_reason": "recorded"}
+        for k, run in enumerate(runs):
+            content = {**prior, "uncorrected": {"top1": 0.0, "ece20": 0.2}, "final": {"top1": 0.6 + 0.02 * k}}
+            (run / "corrected.json").write_text(json.dumps({**content, "shifted": shifted}))
+        papers.add_runs([sweep])
+        searched = {**prior, "strength": 1.3, "strength_by": "search", "final": {"top1": 0.7}}
+        for run in runs:
+            (run / "corrected.json").write_text(json.dumps(searched))
+        papers.add_runs([sweep])  # adds the search, and keeps what the runs have no longer
+        found = {
+            (line["correction"], line["test_set"]): (line["top1"], line.get("ece20") or "")
+            for line in self.lines(papers)
+            if line["where"] == str(sweep)
+        }
+        assert found == {
+            ("", ""): ("51.0", ""),
+            ("pc_softmax", ""): ("61.0", ""),
+            ("ic", ""): ("70.0", ""),
+            ("", "forward 50"): ("60.0", ""),
+            ("given", "forward 50"): ("70.0", ""),
+        }

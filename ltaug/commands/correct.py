@@ -124,6 +124,17 @@ class RunCorrection:
         ends = f"from {high:.3g} % ({self.names[top]}) to {low:.3g} % ({self.names[bottom]})"
         return f"The logits are under a prior {ends}: {self.reason}."
 
+    @property
+    def doubt(self) -> str:
+        """Why the training prior may be the wrong one to start from, in a sentence; empty where it is not."""
+        recorded = str(self.info.get("logits_prior_reason") or "")
+        if self.from_word != "train" or "that the loss corrects" not in recorded:
+            return ""
+        return (
+            "But the loss of this run has taken the training prior out already: from `train` it is taken out twice. "
+            "LADE, section 4.3, starts such a model from the recorded prior: leave out --preset, or --from_prior."
+        )
+
     def _description(self, strength: float | None) -> str:
         """What was done, for tables: how a strength was found, too, and from which prior if not the recorded one."""
         by = self.correction.strength_by
@@ -206,8 +217,8 @@ class RunCorrection:
         legend = "\n".join(f"  {row.ljust(size)}  {text}" for row, text in shown.items())
         return (
             f"{table}\n\nTop-1 in percent on test sets of other class mixes, all drawn from the run's: in F50 "
-            "(forward) the most frequent class\nof the training is 50 times as frequent as its rarest, in B50 "
-            f"(backward) the rarest as the most frequent; U is uniform.\n{legend}"
+            "(forward) the classes fall\nlike 50^(-k / C), k = 0 to C - 1, from the most frequent one of the training "
+            f"on, in B50 (backward) from its\nrarest one on; U is uniform.\n{legend}"
         )
 
     def published(self, lines: Published, corrected: bool, shifted: bool) -> list[str]:

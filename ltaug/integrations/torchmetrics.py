@@ -17,6 +17,8 @@ from ltaug.priors import Counts
 
 __all__ = ["LongTailReport"]
 
+NAMES = ("top1", "top5", "many", "medium", "few", "confidence", "ece", "mce", "classwise_ece", "brier", "nll")
+
 
 class LongTailReport(Metric):
     """Accuracy by shot group, calibration errors and proper scores of all batches and processes.
@@ -71,8 +73,10 @@ class LongTailReport(Metric):
             setattr(self, name, total)
 
     def compute(self) -> dict[str, Tensor]:
-        """The numbers of all samples so far, by name, as fractions."""
+        """The numbers of all samples so far, by name, as fractions; NaN where all are of ``ignore_index``."""
         self.report.state = {name: getattr(self, name) for name in self.report.state}
+        if self.report.ignore_index is not None and not bool(self.report.state["labels"].any()):
+            return {name: torch.tensor(float("nan")) for name in NAMES}
         return {name: torch.tensor(value) for name, value in self.report.compute().items()}
 
     def set_dtype(self, dst_type: Any) -> LongTailReport:

@@ -65,8 +65,8 @@ def trainer_loss(criterion: Callable[[Tensor, Tensor], Tensor]) -> Callable[...,
     dealt to processes. The obvious ``lambda outputs, labels, **_: criterion(outputs.logits, labels)`` is k times as
     large: with 4 batches a step it trains at four times the learning rate, or clips all gradients, and says nothing.
 
-    A loss that is no mean over samples, as the regulariser of LADE, or ``nn.CrossEntropyLoss(weight=...)``, which
-    divides by the sum of the weights of a batch, still depends on how the samples are cut into batches.
+    A loss that is no mean over samples, as the regulariser of LADE, still depends on how the samples are cut into
+    batches.
 
     Args:
         criterion: ``criterion(logits, targets)``, the mean over the samples whose label is not -100. A module moves to
@@ -78,7 +78,8 @@ def trainer_loss(criterion: Callable[[Tensor, Tensor], Tensor]) -> Callable[...,
         that holds ``logits``, or a tuple that begins with them.
 
     Raises:
-        ValueError: ``criterion`` is no function; or, when called, there are no labels or no logits.
+        ValueError: ``criterion`` is no function, has weights that it would average over (torch's ``weight``), or leaves
+            out another label than -100; or, when called, there are no labels or no logits.
 
     >>> loss = trainer_loss(nn.CrossEntropyLoss())
     >>> logits, labels = torch.zeros(4, 2), torch.tensor([0, 1, 1, -100])
@@ -91,6 +92,17 @@ def trainer_loss(criterion: Callable[[Tensor, Tensor], Tensor]) -> Callable[...,
             f"{criterion!r}."
         )
 
+    if getattr(criterion, "weight", None) is not None:
+        raise ValueError(
+            "`criterion` divides by the sum of its `weight` in each batch, which is no mean over samples. Take "
+            "`ClassWeightedLoss(nn.CrossEntropyLoss(), weight)`."
+        )
+    if getattr(criterion, "ignore_index", IGNORED) != IGNORED:
+        raise ValueError(
+            f"`criterion` leaves out the label {criterion.ignore_index}, but the Trainer counts all that are not "  # type: ignore[attr-defined]
+            "-100. Give such positions the label -100 in the data set, and leave `ignore_index` out."
+        )
+
     def compute_loss(outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         if labels is None:
             raise ValueError(
@@ -101,6 +113,11 @@ def trainer_loss(criterion: Callable[[Tensor, Tensor], Tensor]) -> Callable[...,
         if isinstance(criterion, nn.Module):
             criterion.to(logits.device)
         labels = labels.to(logits.device)
+        if getattr(criterion, "ignores_rows", False) and labels.is_floating_point():
+            raise ValueError(
+                "`labels` are probabilities, of which `criterion` leaves out rows of zeros, but the Trainer counts "
+                "all. Leave its `ignore_index` out."
+            )
         if num_items_in_batch is None:
             return criterion(logits, labels)
         counted = labels.ne(IGNORED).sum()

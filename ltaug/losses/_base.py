@@ -55,7 +55,9 @@ class ClassLoss(KeptBuffers, ABC):
                 return self._without_zeros(logits, targets)
             kept = targets
             if self.ignore_index != IGNORED:
-                kept = targets.long().masked_fill(targets == self.ignore_index, IGNORED)
+                kept = targets.long()  # not in bytes, in which -100 is 156
+                # What torch would leave out is a class outside: it is not what was asked for.
+                kept = kept.masked_fill(kept == IGNORED, IGNORED - 1).masked_fill(kept == self.ignore_index, IGNORED)
             return self.compute(logits, kept)
         except (IndexError, RuntimeError):
             if targets.device.type == "cpu":  # an accelerator that has failed can compute nothing more

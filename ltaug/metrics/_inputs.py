@@ -55,7 +55,7 @@ def leave_out(tensor: Tensor, labels: Counts, ignore_index: int | None) -> tuple
     tensor, flat = flatten_dense(tensor, comparable(as_array(labels, "labels")))
     if flat.ndim != 1 or len(flat) != len(tensor):
         return tensor, flat  # does not fit, and an error says so
-    kept = (flat != ignore_index).to(tensor.device)
+    kept = (flat.long() != ignore_index).to(tensor.device)  # not in bytes, in which -100 is 156
     if len(kept) and not bool(kept.any()):
         raise ValueError(f"`labels` must not all be {ignore_index}, the `ignore_index`: no metric is defined on none.")
     return tensor[kept], flat.to(tensor.device)[kept]

@@ -211,7 +211,7 @@ def confusion_matrix(
     """
     tensor, labels = flatten_dense(as_tensor(probs), comparable(as_array(labels, "labels")))
     if ignore_index is not None and labels.ndim == 1 and len(labels) == len(tensor):
-        keep = (labels != ignore_index).to(tensor.device)
+        keep = (labels.long() != ignore_index).to(tensor.device)
         if len(keep) and not bool(keep.any()):
             size = tensor.shape[1] if tensor.ndim > 1 else num_classes or int(tensor.max()) + 1
             return torch.zeros(size, size, dtype=torch.int64, device=tensor.device)

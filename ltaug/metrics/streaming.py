@@ -137,7 +137,7 @@ class StreamingReport:
         """
         if self.ignore_index is not None:
             labels = comparable(as_array(labels, "labels"))
-            if bool((labels == self.ignore_index).all()):
+            if bool((labels.long() == self.ignore_index).all()):
                 return  # another batch has more
         read = read_logits if self.logits else read_probs
         tensor, labels = read(outputs, labels, self.ignore_index)

@@ -27,7 +27,8 @@ class Mixer:
     Attributes:
         mixup_enabled: set it to False to leave batches as they are from then on, as loops of timm do near the end; the
             targets stay dense.
-        prob: share of the batches that are mixed, in 0..1; the others are left as they are.
+        prob: share of the batches that are mixed, in 0..1; the others are left as they are. Below 1 it is drawn in
+            Python, so compile the model, not the mixer.
         ignore_index: class index of positions without a label, such as 255 of label maps [N, H, W]; None: there are
             none. A mixed position without one of its two labels has a row of zeros, which a loss of this library with
             an ``ignore_index`` leaves out.
@@ -98,10 +99,11 @@ class Mixer:
         if self._rests():
             return inputs, self._unmixed(targets)
         if partner_inputs is None or partner_targets is None:
-            chosen = self.partners(targets)
+            chosen = self.partners(self._safe(targets))
             partner_targets = targets.index_select(0, chosen)
+            pair = self._safe(targets), self._safe(partner_targets)
             # Nobody else holds the gathered partners: mixing into them saves a second tensor of the batch's size.
-            mixed, lam = self.mix(inputs, take_rows(inputs, chosen), targets, partner_targets, overwrite=True)
+            mixed, lam = self.mix(inputs, take_rows(inputs, chosen), *pair, overwrite=True)
         else:
             if partner_inputs.shape != inputs.shape:
                 raise ValueError(
@@ -113,7 +115,8 @@ class Mixer:
                     f"`partner_inputs` must be of the type of `inputs`, {inputs.dtype}, but are {partner_inputs.dtype}."
                 )
             check_batch(inputs, partner_targets, "partner_targets")
-            mixed, lam = self.mix(inputs, partner_inputs, targets, partner_targets, overwrite=False)
+            pair = self._safe(targets), self._safe(partner_targets)
+            mixed, lam = self.mix(inputs, partner_inputs, *pair, overwrite=False)
         return mixed, self._mix_targets(targets, partner_targets, lam)
 
     def mix(
@@ -205,9 +208,15 @@ class Mixer:
             return self._mixed_indices(targets, partner_targets, lam) * (kept & also).unsqueeze(1)
         return self._mixed_indices(targets, partner_targets, lam)
 
+    def _safe(self, targets: Tensor) -> Tensor:
+        """Targets that weights can be drawn by: class indices that are ignored are 0, and their rows will be zeros."""
+        ignores = self.ignore_index is not None and not targets.is_floating_point()
+        return self._labelled(targets)[0] if ignores else targets
+
     def _labelled(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Class indices with 0 where they are to be ignored, and where they are not."""
-        kept = targets.ne(-100 if self.ignore_index is None else self.ignore_index)
+        # Not in bytes, in which -100 is 156.
+        kept = targets.long().ne(-100 if self.ignore_index is None else self.ignore_index)
         return targets.masked_fill(~kept, 0), kept
 
     def _one_hot(self, targets: Tensor) -> Tensor:

@@ -132,7 +132,7 @@ class Calibration(KeptBuffers, ABC):
         logits = on_wide_device(with_values(self.check(logits), "logits"))
         labels = comparable(with_values(as_array(labels, "labels"), "labels")).to(logits.device)
         weights = None if weights is None else as_reals(weights, "weights").to(logits.device)
-        kept = None if ignore_index is None else labels != ignore_index
+        kept = None if ignore_index is None else labels.long() != ignore_index
         if kept is not None:
             if not bool(kept.any()):
                 raise ValueError(

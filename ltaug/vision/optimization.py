@@ -31,7 +31,8 @@ def scale_learning_rates(
         groups: those of :meth:`ltaug.methods.TrainingPlan.parameter_groups`.
         model: whose parameters they are.
         layer_decay: learning rate of a layer over that of the next one, as timm has it; ``None``: the same for all.
-        head_lr_factor: learning rate of the classifier over that of its group.
+        head_lr_factor: learning rate of the classifier over that of the rest; where all the rest is frozen, as in a
+            second stage, there is none to be over, and it does nothing.
         weight_decay: of the groups of ``layer_decay``; others have the optimiser's.
     """
     if head_lr_factor != 1.0 and not hasattr(model, "get_classifier"):
@@ -48,4 +49,6 @@ def scale_learning_rates(
         others = [parameter for parameter in group["params"] if id(parameter) not in head]
         scale = group.get("lr_scale", 1.0) * head_lr_factor
         found += [{**group, "params": others}, {**group, "params": ours, "lr_scale": scale}]
-    return [group for group in found if group["params"]]
+    found = [group for group in found if group["params"]]
+    alone = all(id(parameter) in head for group in found for parameter in group["params"])
+    return [dict(group) for group in groups] if alone else found

@@ -80,6 +80,16 @@ def _all() -> tuple[Tensor, Tensor, list[int]]:
     return logits.softmax(1), labels, COUNTS
 
 
+def test_a_batch_without_labels_adds_nothing() -> None:
+    report = LongTailReport(COUNTS, ignore_index=255)
+    alone = report(torch.randn(2, 3), torch.tensor([255, 255]))
+    for batch in batches(0):
+        found = report(*batch)
+    assert values(report.compute()) == wanted(batches(0))
+    assert alone.keys() == found.keys()
+    assert all(bool(value.isnan()) for value in alone.values())
+
+
 def test_errors_are_those_of_the_report() -> None:
     with pytest.raises(ValueError, match="`bins` must be at least 1"):
         LongTailReport(COUNTS, bins=0)

@@ -236,6 +236,17 @@ def written_out(plan: TrainingPlan, model: nn.Module, steps: list[tuple[int, int
     return model
 
 
+def test_losses_that_the_trainer_would_count_wrongly() -> None:
+    with pytest.raises(ValueError, match=r"sum of its `weight`.*ClassWeightedLoss"):
+        trainer_loss(nn.CrossEntropyLoss(weight=torch.ones(3)))
+    with pytest.raises(ValueError, match=r"leaves out the label 255, .* -100 in the data set"):
+        trainer_loss(BayiasLoss([3, 2, 1], ignore_index=255))
+    loss = trainer_loss(BayiasLoss([3, 2, 1], ignore_index=-100))
+    assert loss(torch.zeros(2, 3), torch.tensor([0, -100]), num_items_in_batch=1).isfinite()
+    with pytest.raises(ValueError, match="rows of zeros"):
+        loss(torch.zeros(1, 3), torch.zeros(1, 3))
+
+
 class TestLongTailTrainer:
     @pytest.mark.parametrize("workers", [0, 2])
     @pytest.mark.parametrize("name", ["erm", "unimix_bayias", "drs"])

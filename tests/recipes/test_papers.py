@@ -279,6 +279,28 @@ def test_schedules(recipe: Recipe, read: Any) -> None:
             assert (cfg.batch_size, cfg.weight_decay) == (wanted.batch, wanted.decay), protocol
 
 
+def test_other_lengths(recipe: Recipe, read: Any) -> None:
+    """Tables of 90 and 300 epochs: every place of the schedule moves along."""
+    for name, protocol, words, wanted in (
+        ("imagenet_lt", "lade", ("--epochs", "90"), replace(SCHEDULES["imagenet_lt", "lade"], epochs=90)),
+        ("inaturalist", "bbn", ("--epochs", "90"), Schedule(90, 128, 0.05, 1e-4, {60: 0.1, 80: 0.01})),
+        ("cifar_lt", "ldam", ("--epochs", "300"), Schedule(300, 128, 0.1, 2e-4, {240: 0.01, 270: 0.0001}, warmup=5)),
+    ):
+        if name == recipe.name:
+            cfg = read(protocol, *words)
+            within = 0.0 if wanted.falls is None else None
+            rates = [learning_rate(cfg, epoch, within) for epoch in range(cfg.epochs)]
+            assert rates == pytest.approx([wanted.rate(epoch) for epoch in range(wanted.epochs)]), protocol
+
+
+def test_a_second_stage_has_no_factor_of_the_first(recipe: Recipe, read: Any) -> None:
+    """LADE's Places-LT trains the classifier at 50 times the rate of the network; decoupled, at the stage's own."""
+    if recipe.name == "imagenet_lt":
+        cfg = read("lade_places", "--method", "lws", second=True)
+        assert (cfg.lr, cfg.epochs) == (0.1, 10)
+        assert cfg.head_lr_factor == 50  # and is over nothing: see test_a_classifier_alone_has_the_rate_of_its_stage
+
+
 def test_rows(recipe: Recipe, read: Any) -> None:
     """Every method of every table on its data: what it is made of, where it switches, and that a plan comes of it."""
     checked = 0

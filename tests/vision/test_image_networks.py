@@ -342,6 +342,16 @@ class TestLearningRates:
         assert found["pos_embed"] == (0.5**7, 0.0)
         assert found["patch_embed.proj.weight"] == (0.5**7, 0.05)
 
+    @pytest.mark.parametrize("method", ["crt", "lws", "mislas"])
+    def test_a_classifier_alone_has_the_rate_of_its_stage(self, method: str) -> None:
+        """The factor is over the rate of the rest, which a second stage has frozen."""
+        model, plan = make(), METHODS[method].plan(torch.arange(CLASSES), epochs=1)
+        plan.attach(model)
+        groups = plan.parameter_groups(model)
+        found = scale_learning_rates(groups, model, head_lr_factor=50.0)
+        assert [group["lr_scale"] for group in found] == [group["lr_scale"] for group in groups]
+        assert max(group["lr_scale"] for group in found) == 1.0
+
     def test_a_classifier_that_shares_its_layer_has_its_own_rate(self) -> None:
         """timm counts ConvNeXt's last norm to the same layer as the classifier, whose bias is not decayed either."""
         found = self.rates(make("test_convnext"), layer_decay=0.5, head_lr_factor=10.0)
