@@ -348,8 +348,9 @@ class Correction(PriorBuffers):
         Returns:
             Metrics by name, each a mapping as :func:`ltaug.metrics.classification_report` returns it, and `ece20`:
             `uncorrected`, `calibrated` (None where nothing is both calibrated and shifted) and `final`.
-            `top1_on_target`: accuracy `uncorrected` and `corrected`, with the test samples weighted to the target prior; as they are where that
-            was estimated from them, since weighted to itself even a wrong estimate looks right, or is one a row.
+            `top1_on_target`: accuracy `uncorrected` and `corrected`, with the test samples weighted to the target
+            prior; as they are where that was estimated from them, since weighted to itself even a wrong estimate looks
+            right, or is one a row.
             `target_prior`, `strength`, `strength_by`, `strength_curve`: what was corrected for, and how.
         """
         (raw, labels), counts = _labelled(logits, labels), as_counts(class_counts)
