@@ -202,8 +202,10 @@ class PriorCorrectedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
         shifts = sample_weight is not None and not np.allclose(self._train_prior(y, None), self.train_prior_)
         if not found and others:
             found = f"`{others[0]}`, which weights a part of it"
-        if not found and shifts and isinstance(model, UNWEIGHTED):
-            found = f"a {type(model).__name__} with `sample_weight`, which do not weight its probabilities alike"
+        if not found and shifts and not isinstance(model, BaggingClassifier | CalibratedClassifierCV):
+            parts = [type(each) for each in (model, *model.get_params().values()) if isinstance(each, UNWEIGHTED)]
+            if parts:
+                found = f"a {parts[0].__name__} with `sample_weight`, which do not weight its probabilities alike"
         if not found and isinstance(own, str) and sample_weight is not None:
             found = f"class_weight={own!r} and `sample_weight`"
         if found:

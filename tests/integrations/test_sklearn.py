@@ -261,8 +261,9 @@ def test_weights_of_samples_in_a_pipeline() -> None:
 def test_weights_that_do_not_reach_the_probabilities() -> None:
     weights = np.where(y == "owl", 9.0, 1.0)
     forest = RandomForestClassifier(5)
-    with pytest.raises(ValueError, match=r"must be given for a RandomForestClassifier with `sample_weight`"):
-        PriorCorrectedClassifier(forest).fit(X, y, sample_weight=weights)
+    for model in (forest, VotingClassifier([("a", GaussianNB()), ("b", forest)], voting="soft")):
+        with pytest.raises(ValueError, match=r"must be given for a RandomForestClassifier with `sample_weight`"):
+            PriorCorrectedClassifier(model).fit(X, y, sample_weight=weights)
     found = PriorCorrectedClassifier(forest).fit(X, y, sample_weight=np.full(len(y), 2.0))
     np.testing.assert_allclose(found.source_prior_, np.array([600, 90, 10]) / 700)
 
