@@ -56,7 +56,7 @@ class PriorCorrectedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
     Computation 2002, https://doi.org/10.1162/089976602753284446). Nothing is fitted but the classifier.
 
     Forests, bagging and nearest neighbours count votes: a rare class often has none, and no factor lifts a zero. There
-    one more vote, split as the training set is, is counted first: (T p + pi) / (T + 1) with T votes.
+    one more vote, split as pi is, is counted first: (T p + pi) / (T + 1) with T votes.
 
     Args:
         estimator: a classifier with ``predict_proba``. A pipeline, a ``GridSearchCV`` and a ``FrozenEstimator`` are
@@ -229,7 +229,7 @@ class PriorCorrectedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
         return normed
 
     def _counted(self, p: Floats) -> Floats:
-        """Probabilities after one more vote, split as the training set is, where they are shares of votes."""
+        """Probabilities after one more vote, split as the prior is, where they are shares of votes."""
         model = _innermost(self.estimator_)
         if isinstance(model, RandomForestClassifier | ExtraTreesClassifier | BaggingClassifier):
             votes = len(model.estimators_)
