@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -75,16 +77,91 @@ def test_every_epoch_has_draws_of_its_own_and_comes_again() -> None:
     assert stream.dataset.epoch == 3
 
 
-def test_in_workers() -> None:
-    def epochs() -> list[list[int]]:
-        loader = DataLoader(ClassPowerStream(Numbers(), COUNTS, 1.0, partner_tau=0.0), 50, num_workers=2)
-        torch.manual_seed(3)
-        return [[k for _, partner in ((b[0], b[1]) for b in loader) for k in partner[0].tolist()] for _ in range(2)]
+def drawn(loader: DataLoader) -> list[int]:
+    return [k for _, partner in loader for k in partner[0].tolist()]
 
-    first, second = epochs()
-    assert len(first) == 1000
-    assert first != second  # although each epoch's workers start from one and the same object
-    assert epochs() == [first, second]
+
+def stream_of(seed: int = 0, epoch: int | None = None) -> ClassPowerStream:
+    stream = ClassPowerStream(Numbers(), COUNTS, 1.0, partner_tau=0.0, seed=seed)
+    if epoch is not None:
+        stream.set_epoch(epoch)
+    return stream
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_in_workers(persistent: bool) -> None:
+    """Draws depend on seed and epoch alone, which move on by themselves or are chosen."""
+
+    def loader_of(stream: ClassPowerStream) -> DataLoader:
+        return DataLoader(stream, 50, num_workers=2, persistent_workers=persistent)
+
+    stream = stream_of()
+    loader = loader_of(stream)
+    epochs = [drawn(loader) for _ in range(3)]
+    assert stream.epoch == 2
+    assert len(epochs[0]) == 1000
+    assert len({tuple(each) for each in epochs}) == 3
+    torch.manual_seed(5)  # whatever the state of torch's generator
+    for epoch in (0, 2):
+        assert drawn(loader_of(stream_of(epoch=epoch))) == epochs[epoch]
+    stream.set_epoch(1)  # of the same loader
+    assert [drawn(loader), drawn(loader)] == epochs[1:]
+    assert drawn(loader_of(stream_of(seed=1))) != epochs[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*worker processes in total.*")
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_agree_on_the_epoch(persistent: bool) -> None:
+    """Also where loops break off, and where the loader's generator is seeded alike for each epoch."""
+    for broken in range(3):
+        stream, generator = stream_of(), torch.Generator()
+        loader = DataLoader(stream, 50, num_workers=3, persistent_workers=persistent, generator=generator)
+        for _ in range(broken):
+            generator.manual_seed(0)
+            next(iter(loader))
+        generator.manual_seed(0)
+        wanted = drawn(DataLoader(stream_of(epoch=broken), 50, num_workers=3))
+        assert drawn(loader) == wanted
+        assert stream.epoch == broken
+
+
+def test_workers_and_none_count_on_from_each_other() -> None:
+    alone, stream = stream_of(), stream_of()
+    epochs = [list(alone) for _ in range(3)]
+    drawn(DataLoader(stream, 50, num_workers=1))
+    assert list(stream) == epochs[1]
+    drawn(DataLoader(stream, 50, num_workers=2))
+    assert stream.epoch == 2
+    assert list(copy.deepcopy(stream)) == list(stream) == list(stream_of(epoch=3))
+    assert pickle.loads(pickle.dumps(stream)).epoch == 3
+
+
+def test_workers_tell_datasets_the_epoch() -> None:
+    """Whose epoch is in shared memory, where two workers would count it up at the same time."""
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"x": [k for k, _ in SAMPLES], "label": [y for _, y in SAMPLES]})
+
+    def epochs(workers: int, first: int = 0) -> list[list[int]]:
+        table = rows.to_iterable_dataset(num_shards=2).shuffle(seed=0, buffer_size=100)
+        stream = ClassPowerStream(table, COUNTS, 1.0, label="label")
+        stream.set_epoch(first)
+        loader = DataLoader(stream, 50, num_workers=workers)
+        return [[k for batch in loader for k in batch["x"].tolist()] for _ in range(3 - first)]
+
+    for workers in (0, 2):
+        found = epochs(workers)
+        assert len({tuple(each) for each in found}) == 3
+        assert all(sorted(each) == list(range(1000)) for each in found)
+        assert epochs(workers, first=1) == found[1:]
+
+
+def test_set_epoch_warns_only_of_what_was_not_drawn(recwarn: pytest.WarningsRecorder) -> None:
+    stream = stream_of(epoch=3)
+    drawn(DataLoader(stream, 50, num_workers=1))
+    stream.set_epoch(2)
+    assert not recwarn
+    with pytest.warns(UserWarning, match=r"`set_epoch\(1\)` came after `set_epoch\(2\)`"):
+        stream.set_epoch(1)
 
 
 def test_a_transform_is_of_what_is_drawn() -> None:
@@ -100,6 +177,12 @@ def test_errors() -> None:
         ClassPowerStream(3, COUNTS)
     with pytest.raises(ValueError, match=r"`label`='label' must be where samples have their class"):
         next(iter(ClassPowerStream(SAMPLES, COUNTS, label="label")))
+    for label in (0.7, torch.tensor(1.5), "1"):
+        with pytest.raises(ValueError, match=r"`label`=1 must be where samples have their class: .*no whole number"):
+            list(ClassPowerStream([(0, label)], COUNTS))
+    assert list(ClassPowerStream([(0, 1.0)], COUNTS)) == [(0, 1.0)]
+    with pytest.raises(ValueError, match=r"`dataset` must be iterated anew in each epoch, but a generator comes only"):
+        ClassPowerStream((sample for sample in SAMPLES), COUNTS)
     for counts in (COUNTS[:2], [1, 0, 1]):
         with pytest.raises(ValueError, match=r"`class_counts` must count every class of the stream, but a sample has"):
             list(ClassPowerStream(SAMPLES, counts))

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from torch.utils.data import StackDataset, Subset, TensorDataset
+
+from ltaug.integrations.datasets import WRAPPERS, labels_of
 from ltaug.methods import TrainingPlan
+from ltaug.priors import rarest_label
 
 
 def check_plan(plan: Any, epochs: int, setting: str) -> None:
@@ -41,6 +47,48 @@ def check_samples(plan: TrainingPlan, samples: int) -> None:
             f"`plan` was made from the labels of {len(plan.labels)} samples, but the training set has {samples}. Make "
             "it from the labels of this very set, in its order."
         )
+
+
+def check_labels(plan: TrainingPlan, dataset: Any, columns: Sequence[str] = ()) -> None:
+    """Raise ValueError if the labels of a data set are known, and are not those of the plan, in their order.
+
+    Args:
+        plan: of as many samples as the data set has.
+        dataset: of any kind; labels are read as :func:`ltaug.labels_of` does, which loads no sample.
+        columns: where they may be in a table of ``datasets``, the first that it has; else they are not known.
+    """
+    inner = dataset
+    while isinstance(inner, Subset) or (type(inner).__module__.partition(".")[0], type(inner).__name__) in WRAPPERS:
+        inner = inner.dataset
+    library = type(inner).__module__.partition(".")[0]
+    table = library == "datasets"
+    column = next((name for name in columns if table and name in inner.column_names), None)
+    parts = inner.tensors if isinstance(inner, TensorDataset) else getattr(inner, "datasets", (0, 0))
+    if (table and column is None) or (isinstance(inner, TensorDataset | StackDataset) and len(parts) != 2):
+        return
+    try:
+        found = labels_of(dataset, column)
+        if found.ndim == 2 and plan.several is not None:
+            found = rarest_label(found, len(plan.class_counts))
+        elif found.ndim == 2 or plan.several is not None:
+            return
+    except Exception:  # of a class of anybody's own: no labels, or something else by such a name
+        return
+    # A transform, or a class of one's own, may number the classes anew.
+    exact = inner.format["type"] != "custom" if table else library in ("timm", "torchvision")
+    if not _agree(found.cpu().numpy(), plan.labels.numpy(), not (exact or isinstance(inner, TensorDataset))):
+        where = "of" if column is None else f"in column {column!r} of"
+        raise ValueError(
+            f"`plan` was made from other labels than those {where} the training set, or in another order. Make it from "
+            "the set that is trained on, after shuffling and filtering."
+        )
+
+
+def _agree(found: Any, wanted: Any, numbered_anew: bool) -> bool:
+    """Whether labels are the same; or whether each of them is always the same one of the others."""
+    if not numbered_anew:
+        return bool((found == wanted).all())
+    return bool(np.unique(np.stack([found, wanted]), axis=1).shape[1] == len(np.unique(found)))
 
 
 def identity(plan: TrainingPlan) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, IterableDataset, StackDataset, Subset, TensorDataset
@@ -35,11 +36,13 @@ def labels_of(dataset: Any, column: str | None = None) -> Tensor:
             "labels" or "target".
 
     Returns:
-        int64 [N]; for a column of label lists, multi-hot bool [N, L].
+        int64 [N]; for a column of lists, multi-hot bool [N, L]. Lists of ``ClassLabel`` hold label indices; lists of
+        a fixed length, of flags or of floats are rows of 0 and 1; of other integers, label indices.
 
     Raises:
         TypeError: the data set is a stream, or has no labels at a place that is known.
-        ValueError: there are several columns that could be meant, or the labels are no class indices, one a sample.
+        ValueError: there are several columns that could be meant, the labels are no class indices, one a sample, or
+            lists of integers could be rows as well as label indices, ``[[0, 1], [1, 0]]``.
 
     >>> from torch.utils.data import TensorDataset, random_split
     >>> data = TensorDataset(torch.rand(4, 8), torch.tensor([0, 0, 1, 0]))
@@ -70,7 +73,7 @@ def mix_batch(mixer: Any, batch: Any, inputs: str = "image", labels: str = "labe
         A copy of the batch, of the first samples, with these two columns mixed: the labels are probabilities [N, C].
 
     Raises:
-        ValueError: a column is missing.
+        ValueError: a column is missing, or is no tensor.
 
     >>> from ltaug import MixUp
     >>> batch = {"image": torch.rand(8, 3, 4, 4), "label": torch.randint(5, (8,)), "name": list("abcdefgh")}
@@ -86,7 +89,14 @@ def mix_batch(mixer: Any, batch: Any, inputs: str = "image", labels: str = "labe
     for half in halves:
         for name, column in (("inputs", inputs), ("labels", labels)):
             if column not in half:
-                raise ValueError(f"`{name}`={column!r} must be a column of the batch, which has {', '.join(half)}.")
+                raise ValueError(
+                    f"`{name}`={column!r} must be a column of the batch, which has {', '.join(map(str, half))}."
+                )
+            if not isinstance(half[column], Tensor):
+                raise ValueError(
+                    f"`{name}`={column!r} must be a tensor in the batch, but is a {type(half[column]).__name__}. Let "
+                    'the samples be of tensors, `dataset.with_format("torch")`, or collate them to one.'
+                )
     pairs = [(half[inputs], half[labels]) for half in halves]
     if hasattr(mixer, "mix") and hasattr(mixer, "criterion"):  # a plan
         mixed = mixer.mix(tuple(pairs) if several else pairs[0])
@@ -136,19 +146,60 @@ def _of_table(dataset: Any, column: str | None) -> Any:
     values = dataset.data.column(column).combine_chunks()
     if dataset._indices is not None:  # of rows that were shuffled or chosen; `dataset[:]` takes them one by one
         values = values.take(dataset._indices.column(0).combine_chunks())
-    if feature is not _item(feature):  # lists of labels
-        lengths = torch.as_tensor(values.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).copy()).long()
-        flat = as_integers(values.flatten().to_numpy(zero_copy_only=False), column).long()
-        size = size or (int(flat.max()) + 1 if len(flat) else 0)
-        hot = torch.zeros(len(lengths), size, dtype=torch.bool)
-        hot[torch.arange(len(lengths)).repeat_interleave(lengths), flat] = True
-        return hot
+    if feature is not _item(feature):
+        return _of_lists(values, column, size, getattr(feature, "length", -1) >= 0)
     if getattr(feature, "dtype", "") in ("string", "large_string"):
         raise ValueError(
             f"`column`={column!r} must hold class indices, but holds texts. Number them first: "
             f"`dataset.class_encode_column({column!r})`."
         )
     return values.to_numpy(zero_copy_only=False)
+
+
+def _of_lists(values: Any, column: str, size: int | None, fixed: bool) -> Tensor:
+    """Multi-hot labels [N, L] of an arrow column of lists: of label indices, or of 0 and 1 as they are.
+
+    Args:
+        values: the column.
+        column: its name.
+        size: L of lists of ``ClassLabel``, which are indices; else None.
+        fixed: all lists have the same length by their type, as the rows of an array have.
+    """
+    rows, flat = len(values), values.flatten().to_numpy(zero_copy_only=False)
+    if values.null_count:
+        missing = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
+        raise ValueError(f"`column`={column!r} must hold lists, but that at place {missing} is missing (None).")
+    if hasattr(values.type, "list_size"):
+        lengths = torch.full((rows,), values.type.list_size, dtype=torch.int64)
+    else:
+        lengths = torch.from_numpy(values.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64))
+    width = int(lengths[0]) if rows else 0
+    binary = bool(np.isin(flat, (0, 1)).all())
+    if size is None and (fixed or flat.dtype.kind in "bf" or flat.dtype == object):
+        if not binary or not bool((lengths == width).all()):
+            raise ValueError(
+                f"`column`={column!r} must hold rows of 0 and 1, all of one length, or lists of label indices, but has "
+                f"{'other numbers' if not binary else 'rows of several lengths'}. Label indices are "
+                f"`dataset.cast_column({column!r}, List(ClassLabel(num_classes=...)))`."
+            )
+        return torch.from_numpy(flat.astype(bool)).reshape(rows, width)
+    if size is None and len(flat) and binary and bool((lengths == width).all()):
+        raise ValueError(
+            f"`column`={column!r} has lists of {width} numbers each, all 0 or 1: they could be multi-hot rows or label "
+            f"indices. Rows are `dataset.cast_column({column!r}, List(Value('bool')))`, indices "
+            f"`dataset.cast_column({column!r}, List(ClassLabel(num_classes=...)))`."
+        )
+    labels = as_integers(flat, column).long()
+    if size is None:
+        size = int(labels.max()) + 1 if len(labels) else 0
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < size:
+        raise ValueError(
+            f"`column`={column!r} must hold lists of label indices in 0..{size - 1}, but has {int(labels.min())} to "
+            f"{int(labels.max())}. Take out what stands for an unknown label."
+        )
+    hot = torch.zeros(rows, size, dtype=torch.bool)
+    hot[torch.arange(rows).repeat_interleave(lengths), labels] = True
+    return hot
 
 
 def _item(feature: Any) -> Any:

@@ -18,12 +18,13 @@ Written for Lightning 2.5 and 2.6, as ``lightning`` or as ``pytorch_lightning``.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
-from ltaug.integrations._plans import check_identity, check_plan, check_samples, identity
+from ltaug.integrations._plans import check_identity, check_labels, check_plan, check_samples, identity
+from ltaug.integrations.datasets import mix_batch
 from ltaug.methods import TrainingPlan
 
 try:
@@ -43,9 +44,11 @@ class LongTailCallback(Callback):  # type: ignore[misc]
     """Callback that lets a Trainer of Lightning follow a plan.
 
     The module's ``training_step`` gets ``(inputs, targets)``, mixed in the main process, which knows the epoch, and on
-    the device, in place of the loader's batch; other hooks get the batch as it was loaded. The callback chooses the
-    epoch of the plan before the loader is read, also when a training is resumed and workers read ahead, moves the
-    losses to the device, and sets batch norm in second stages. Validation, testing and prediction are untouched.
+    the device, in place of the loader's batch; of batches that are dictionaries it gets one with both mixed, as
+    :func:`ltaug.integrations.datasets.mix_batch` makes it. Other hooks get the batch as it was loaded. The callback
+    chooses the epoch of the plan before the loader is read, also when a training is resumed and workers read ahead,
+    moves the losses to the device, and sets batch norm in second stages. Validation, testing and prediction are
+    untouched.
 
     Yours remain: the loader, ``DataLoader(PairDataset(dataset), sampler=plan.sampler)``, which Lightning divides
     between processes; ``plan.attach(model)`` where the module makes its network; the optimiser, of
@@ -59,15 +62,18 @@ class LongTailCallback(Callback):  # type: ignore[misc]
 
     Args:
         plan: made from the labels of the training set, in its order, with as many epochs as ``max_epochs``.
+        inputs: of batches that are dictionaries, as those of ``datasets`` are, the column that is mixed.
+        labels: of such batches, the column of the labels. ``training_step`` gets the dictionary with these two mixed.
 
     Raises:
-        ValueError: when a training starts: the numbers of epochs or samples differ, the method has nothing to train,
-            the loader does not draw from ``plan.sampler``, or a checkpoint was made by another plan.
+        ValueError: when a training starts: the numbers of epochs or samples differ, or the labels, where
+            :func:`ltaug.labels_of` can read them; the method has nothing to train, the loader does not draw from
+            ``plan.sampler``, or a checkpoint was made by another plan. In a step: a dictionary has no such columns.
     """
 
-    def __init__(self, plan: TrainingPlan) -> None:
+    def __init__(self, plan: TrainingPlan, *, inputs: str = "image", labels: str = "label") -> None:
         check_plan(plan, getattr(plan, "epochs", 0), "max_epochs")
-        self.plan = plan
+        self.plan, self.inputs, self.labels = plan, inputs, labels
         self._changed: nn.Module | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -115,7 +121,12 @@ class LongTailCallback(Callback):  # type: ignore[misc]
     def _mixing(self, step: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(step)  # Lightning looks at its arguments
         def training_step(batch: Any, *arguments: Any, **options: Any) -> Any:
-            return step(self.plan.mix(batch), *arguments, **options)
+            several = isinstance(batch, list | tuple) and bool(batch)
+            if isinstance(batch[0] if several else batch, Mapping):
+                mixed: Any = mix_batch(self.plan, batch, self.inputs, self.labels)
+            else:
+                mixed = self.plan.mix(batch)
+            return step(mixed, *arguments, **options)
 
         self._before = step
         return training_step
@@ -155,3 +166,4 @@ class LongTailCallback(Callback):  # type: ignore[misc]
                 "`use_distributed_sampler` at True."
             )
         check_samples(self.plan, len(loader.dataset))
+        check_labels(self.plan, loader.dataset, (self.labels,))

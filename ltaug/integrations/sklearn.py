@@ -10,11 +10,23 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 try:
-    from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
-    from sklearn.ensemble import BaggingClassifier, ExtraTreesClassifier, RandomForestClassifier
+    from sklearn import get_config
+    from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone, is_classifier
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.ensemble import (
+        AdaBoostClassifier,
+        BaggingClassifier,
+        ExtraTreesClassifier,
+        HistGradientBoostingClassifier,
+        RandomForestClassifier,
+        StackingClassifier,
+    )
     from sklearn.frozen import FrozenEstimator
+    from sklearn.linear_model import LogisticRegression, SGDClassifier
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import Pipeline
+    from sklearn.svm import SVC, NuSVC
+    from sklearn.tree import DecisionTreeClassifier
     from sklearn.utils import get_tags
     from sklearn.utils.class_weight import compute_class_weight
     from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
@@ -28,6 +40,12 @@ __all__ = ["PriorCorrectedClassifier"]
 
 Floats = NDArray[np.float64]
 
+WEIGHTED = (LogisticRegression, SGDClassifier, HistGradientBoostingClassifier)
+"""Their probabilities minimise a weighted log loss: they are under the prior that the class weights make."""
+UNWEIGHTED = (SVC, NuSVC, DecisionTreeClassifier, RandomForestClassifier, ExtraTreesClassifier)
+"""Weights move their boundaries, but not, or not by as much, their probabilities: Platt's fit counts samples, and so
+do the leaves of grown trees, which hold one class whatever it weighs."""
+
 
 class PriorCorrectedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # untyped
     r"""A classifier whose probabilities are corrected from the training set's class mix to another one.
@@ -38,18 +56,22 @@ class PriorCorrectedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
     Computation 2002, https://doi.org/10.1162/089976602753284446). Nothing is fitted but the classifier.
 
     Forests, bagging and nearest neighbours count votes: a rare class often has none, and no factor lifts a zero. There
-    one more vote, split as the training set is, is counted first: (T p + pi) / (T + 1) with T votes.
+    one more vote, split as pi is, is counted first: (T p + pi) / (T + 1) with T votes.
 
     Args:
         estimator: a classifier with ``predict_proba``. A pipeline, a ``GridSearchCV`` and a ``FrozenEstimator`` are
             ones, too.
         target_prior: "uniform"; "estimate", by expectation maximisation on the very samples that are predicted
-            (:func:`ltaug.estimate_prior`: of one row nothing can be estimated); "train", which corrects nothing but the
-            classifier's own class weights; numbers in the order of ``classes_``; or numbers by class.
+            (:func:`ltaug.estimate_prior`: of one row nothing can be estimated); "train", the training labels weighted
+            by ``sample_weight``, which corrects nothing but the classifier's own class weights; numbers in the order of
+            ``classes_``; or numbers by class, in a dictionary or a pandas Series.
         source_prior: the prior that the classifier's probabilities are under, in the same forms but "estimate". By
-            default that of the training labels, weighted by ``sample_weight`` and the estimator's ``class_weight``,
-            so that it is uniform with ``class_weight="balanced"``. Name it for classifiers that balance in another way,
-            and for a ``FrozenEstimator``, whose training labels are not those of ``fit``.
+            default that of the training labels, weighted by ``sample_weight``; and by the ``class_weight`` of a
+            ``LogisticRegression``, ``SGDClassifier`` of log loss, or ``HistGradientBoostingClassifier``, alone or at
+            the end of a pipeline or search, so that it is uniform with ``class_weight="balanced"``. It must be given
+            for all others that have class weights or priors, themselves or in an estimator inside them; where support
+            vector machines, trees or forests have weights of samples; for AdaBoost and imbalanced-learn, which balance
+            by themselves; and for a ``FrozenEstimator``, whose training labels are not those of ``fit``.
         strength: exponent of the correction, from 0; 1 is Bayes' rule.
 
     Attributes:
@@ -85,15 +107,18 @@ class PriorCorrectedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
         Args:
             X: samples [N, ...].
             y: their classes, [N].
-            sample_weight: weights [N], for classifiers that take them; they weight the prior, too.
-            fit_params: further arguments of the classifier's ``fit``.
+            sample_weight: weights [N], for classifiers that take them; they weight the prior, too. A pipeline takes
+                them by the name of its last step, ``logisticregression__sample_weight``.
+            fit_params: further arguments of the classifier's ``fit``, as they are, or with metadata routing as it says.
 
         Raises:
-            ValueError: a prior does not fit the classes, or the classifier gives no probabilities.
+            ValueError: a prior does not fit the classes, the classifier gives no probabilities, or ``source_prior``
+                is not known.
         """
         if not isinstance(self.strength, int | float | np.number) or not 0.0 <= self.strength < np.inf:
             raise ValueError(f"`strength` must be a number from 0, but is {self.strength!r}.")
-        passed = dict(process_routing(self, "fit", **fit_params).estimator.fit) if fit_params else {}
+        routed = fit_params and get_config()["enable_metadata_routing"]
+        passed = dict(process_routing(self, "fit", **fit_params).estimator.fit) if routed else fit_params
         if sample_weight is not None:
             passed["sample_weight"] = sample_weight
         self.estimator_ = clone(self.estimator).fit(X, y, **passed)
@@ -106,8 +131,14 @@ class PriorCorrectedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(self.estimator_, name):
                 setattr(self, name, getattr(self.estimator_, name))
-        self.train_prior_ = self._train_prior(np.asarray(y).ravel(), sample_weight)
-        self.source_prior_ = self._prior("source_prior", self.source_prior)
+        name, others = _weights_name(self.estimator_, passed)
+        weights = passed.get(name)
+        y = np.asarray(y).ravel()
+        self.train_prior_ = self._train_prior(y, weights)
+        if isinstance(self.source_prior, str) and self.source_prior == "train":
+            self.source_prior_ = self._weighted_prior(y, weights, others)
+        else:
+            self.source_prior_ = self._prior("source_prior", self.source_prior)
         self._prior("target_prior", self.target_prior)  # raises now if it will not do
         return self
 
@@ -125,6 +156,12 @@ class PriorCorrectedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
         total = shifted.sum(1, keepdims=True)
         # Only classes that the target excludes had a probability: there is nothing to say but the target itself.
         return np.where(total > 0.0, shifted / np.where(total > 0.0, total, 1.0), target)
+
+    def predict_log_proba(self, X: Any) -> Floats:
+        """Logarithms of the corrected probabilities of samples, float64 [N, C]; -inf for classes that cannot be."""
+        with np.errstate(divide="ignore"):
+            logs: Floats = np.log(self.predict_proba(X))
+        return logs
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Most probable classes of samples after the correction, [N]."""
@@ -145,33 +182,54 @@ class PriorCorrectedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
         return tags
 
     def _train_prior(self, y: NDArray[Any], sample_weight: ArrayLike | None) -> Floats:
-        """Frequencies of the classes in training, weighted as the classifier weights them."""
+        """Frequencies of the classes in training, weighted by sample."""
         places = np.searchsorted(self.classes_, y)
         weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+        if strange := sorted(set(y.tolist()) - set(self.classes_.tolist())):  # a frozen classifier knows others
+            raise ValueError(f"`y` must hold classes of the classifier, but holds {strange[0]!r}.")
         counts = np.bincount(places, weights, minlength=len(self.classes_)).astype(np.float64)
-        model = _innermost(self.estimator_)
-        own = model.get_params(deep=False).get("class_weight")
-        unknown = isinstance(own, str) and sample_weight is not None and f"class_weight={own!r} and `sample_weight`"
-        if isinstance(model, FrozenEstimator):
-            unknown = "a FrozenEstimator, whose training labels it does not know"
-        if unknown and isinstance(self.source_prior, str) and self.source_prior == "train":
-            raise ValueError(
-                f"`source_prior` must be given for {unknown}: the prior that its probabilities are under, such as the "
-                "class frequencies of its training set, or 'uniform' if it was balanced."
-            )
-        if own is not None:
-            balanced = "balanced" if isinstance(own, str) else own
-            counts *= compute_class_weight(balanced, classes=self.classes_, y=y)
-        if not (counts > 0.0).all():
-            empty = self.classes_[int((counts <= 0.0).argmax())]
-            raise ValueError(
-                f"`sample_weight` must be positive for some sample of each class, but class {empty!r} has none."
-            )
+        if not counts.sum() > 0.0:
+            raise ValueError("`sample_weight` must be positive for some samples, but none is.")
         prior: Floats = counts / counts.sum()
         return prior
 
+    def _weighted_prior(self, y: NDArray[Any], sample_weight: ArrayLike | None, others: list[str]) -> Floats:
+        """The prior of the classifier's probabilities, that of training as it weights it; an error if unknown."""
+        model = _innermost(self.estimator_)
+        own = model.get_params(deep=False).get("class_weight")
+        known = isinstance(model, WEIGHTED) and getattr(model, "loss", "log_loss") == "log_loss"
+        found = _balancing(self.estimator_, model, but=("class_weight",) if known else ())
+        shifts = sample_weight is not None and not np.allclose(self._train_prior(y, None), self.train_prior_)
+        if not found and others:
+            found = f"`{others[0]}`, which weights a part of it"
+        if not found and shifts and not isinstance(model, BaggingClassifier | CalibratedClassifierCV):
+            parts = [type(each) for each in (model, *model.get_params().values()) if isinstance(each, UNWEIGHTED)]
+            if parts:
+                found = f"a {parts[0].__name__} with `sample_weight`, which do not weight its probabilities alike"
+        if not found and isinstance(own, str) and sample_weight is not None:
+            found = f"class_weight={own!r} and `sample_weight`"
+        if found:
+            raise ValueError(
+                f"`source_prior` must be given for {found}: the prior that its probabilities are under, such as the "
+                "class frequencies of its training set, or 'uniform' if it was balanced."
+            )
+        prior = self.train_prior_
+        if not (prior > 0.0).all():
+            empty = self.classes_[int((prior <= 0.0).argmax())]
+            raise ValueError(
+                f"`sample_weight` must be positive for some sample of each class, but class {empty!r} has none."
+            )
+        if own is not None:
+            balanced = "balanced" if isinstance(own, str) else own
+            prior = prior * compute_class_weight(balanced, classes=self.classes_, y=y)
+        if not (prior > 0.0).all():
+            empty = self.classes_[int((prior <= 0.0).argmax())]
+            raise ValueError(f"`class_weight` must be positive for each class, but is not for {empty!r}.")
+        normed: Floats = prior / prior.sum()
+        return normed
+
     def _counted(self, p: Floats) -> Floats:
-        """Probabilities after one more vote, split as the training set is, where they are shares of votes."""
+        """Probabilities after one more vote, split as the prior is, where they are shares of votes."""
         model = _innermost(self.estimator_)
         if isinstance(model, RandomForestClassifier | ExtraTreesClassifier | BaggingClassifier):
             votes = len(model.estimators_)
@@ -190,10 +248,14 @@ class PriorCorrectedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimato
             if given not in words:
                 raise ValueError(f"`{name}` must be {', '.join(words)}, or a number a class, but is {given!r}.")
             return self.train_prior_ if given == "train" else np.full(size, 1.0 / size)
+        given = _by_class(given, name)
         if isinstance(given, Mapping):
             known = self.classes_.tolist()
             if missing := [each for each in known if each not in given]:
-                raise ValueError(f"`{name}` must have a number for every class, but has none for {missing[0]!r}.")
+                raise ValueError(
+                    f"`{name}` must have a number for every class, but has none for {missing[0]!r}. Numbers in the "
+                    "order of `classes_` come as a list or an array."
+                )
             if surplus := [each for each in given if each not in known]:
                 raise ValueError(
                     f"`{name}` has a number for {surplus[0]!r}, which is none of the classes {known[:10]}."
@@ -218,3 +280,82 @@ def _innermost(model: Any) -> Any:
             model = model.best_estimator_
         else:
             return model
+
+
+def _by_class(given: Any, name: str) -> Any:
+    """Numbers of classes as a dictionary, where they come with their classes as pandas has them; else as they are."""
+    if getattr(given, "ndim", 0) == 2 and hasattr(given, "iloc"):  # a table of one column, or of one row
+        given = given.iloc[:, 0] if given.shape[1] == 1 else given.iloc[0] if given.shape[0] == 1 else given
+    index: Any = getattr(given, "index", None)  # a method of lists
+    if callable(index) or not hasattr(index, "tolist") or getattr(given, "ndim", 1) != 1:
+        return given
+    # `value_counts()` of a table has tuples of one.
+    classes = [each[0] if isinstance(each, tuple) and len(each) == 1 else each for each in index.tolist()]
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"`{name}` must have one number a class, but its index has classes that stand there twice.")
+    return dict(zip(classes, np.asarray(given).tolist(), strict=True))
+
+
+def _weights_name(model: Any, passed: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """The name of the weights of samples of the classifier inside a pipeline or search, and of other parts of it."""
+    prefix, unrelated = "", []
+    while True:
+        if isinstance(model, Pipeline):
+            unrelated += [f"{prefix}{step}__" for step, _ in model.steps[:-1]]  # they fit what comes before it
+            prefix, model = f"{prefix}{model.steps[-1][0]}__", model[-1]
+        elif hasattr(model, "best_estimator_"):
+            model = model.best_estimator_
+        else:
+            break
+    name = f"{prefix}sample_weight"
+    ours = [each for each in passed if each.endswith("sample_weight") and each != name]
+    if get_config()["enable_metadata_routing"] and "sample_weight" in ours:
+        name = "sample_weight"  # which the pipeline hands to the steps that ask for it
+        ours.remove(name)
+    return name, [each for each in ours if not each.startswith(tuple(unrelated))]
+
+
+def _balancing(whole: Any, model: Any, but: tuple[str, ...]) -> str:
+    """Say what makes the prior of a classifier's probabilities unknown; nothing where it is that of training.
+
+    Args:
+        whole: the fitted classifier.
+        model: the innermost one of its pipelines and searches.
+        but: parameters of ``model`` itself whose effect is known.
+    """
+    kind = type(model).__name__
+    if isinstance(model, FrozenEstimator):
+        return "a FrozenEstimator, whose training labels it does not know"
+    # Steps before a classifier may have weights of their own, but only those that change the samples change its prior.
+    steps = list(whole.get_params(deep=True).values())
+    settings = model.get_params(deep=True)
+    for part in [whole, *steps, model, *settings.values()]:
+        foreign = type(part).__module__.partition(".")[0] == "imblearn" and not isinstance(part, Pipeline)
+        if foreign or hasattr(part, "fit_resample"):
+            return f"a {type(part).__name__}, which balances the classes by itself"
+    for part in [model, *settings.values()]:
+        if isinstance(part, AdaBoostClassifier):
+            return f"a {type(part).__name__}, which weights the samples by itself"
+        fitted_after = isinstance(model, CalibratedClassifierCV | StackingClassifier)
+        if isinstance(part, FrozenEstimator) and is_classifier(part) and not fitted_after:
+            return f"a {kind} of a FrozenEstimator, whose training labels it does not know"
+    for name, value in settings.items():
+        if name not in but and _balances(name, value):
+            shown = repr(value)
+            return f"a {kind} with {name}={shown if len(shown) < 50 else '...'}, whose effect on it is not known"
+    return ""
+
+
+def _balances(name: str, value: Any) -> bool:
+    """Whether a parameter, or what a search inside tries, weights the classes or sets their prior."""
+    last = name.rpartition("__")[2]
+    if last in ("param_grid", "param_distributions"):
+        grids = [value] if isinstance(value, Mapping) else value
+        return any(_balances(each, True) for grid in grids for each in grid)
+    if last == "fit_prior":
+        return value is False  # the prior is uniform then
+    if last == "scale_pos_weight":
+        return value is not None and not (isinstance(value, int | float) and value == 1)
+    if last == "is_unbalance":
+        return bool(value)
+    return value is not None and last.endswith(("class_weight", "class_weights", "prior", "priors"))

@@ -17,13 +17,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from ltaug._arguments import as_number, checked
-from ltaug.integrations._plans import check_identity, check_plan, check_samples, identity
+from ltaug.integrations._plans import check_identity, check_labels, check_plan, check_samples, identity
 from ltaug.methods import TrainingPlan, find_classifier
 from ltaug.posthoc.shift import as_target, log_prior_shift
 from ltaug.priors import Counts, as_counts
@@ -274,28 +273,12 @@ class LongTailMixin:
                 f"{type(dataset).__name__}. Load it without streaming."
             )
         check_samples(self.plan, len(dataset))
-        if not _of_the_hub(dataset):
-            return
-        columns = dataset.column_names
-        if self.args.remove_unused_columns and dataset.format["type"] == "custom":
+        if _of_the_hub(dataset) and self.args.remove_unused_columns and dataset.format["type"] == "custom":
             raise ValueError(
                 "`train_dataset` has a transform (`set_transform`), but `remove_unused_columns` would take its columns "
                 "away before it. Set `remove_unused_columns=False`."
             )
-        names = [name for name in (self.label_name, "label", "label_ids") if name in columns]
-        if names:
-            # As arrow has it: neither transformed nor decoded.
-            found = dataset.select_columns(names[0]).with_format("arrow")[:][names[0]].to_numpy()
-            changed = dataset.format["type"] == "custom"  # a transform may number the classes anew
-            if (
-                self.plan.several is None
-                and found.dtype.kind == "i"
-                and not _agree(found, self.plan.labels.numpy(), changed)
-            ):
-                raise ValueError(
-                    f"`plan` was made from other labels than those in column {names[0]!r} of `train_dataset`, or in "
-                    "another order. Make it from the set that is trained on, after shuffling and filtering."
-                )
+        check_labels(self.plan, dataset, (self.label_name, "label", "label_ids"))
 
     def _attach(self) -> None:
         """Give the model the method's classifier, unless it has it."""
@@ -525,13 +508,6 @@ def _present_names(model: Any) -> Iterator[None]:
 def _of_the_hub(dataset: Any) -> bool:
     """Whether it is a data set of Hugging Face's ``datasets``."""
     return all(hasattr(dataset, name) for name in ("column_names", "select_columns", "format"))
-
-
-def _agree(found: np.ndarray, wanted: np.ndarray, numbered_anew: bool) -> bool:
-    """Whether labels are the same; or whether each of them is always the same one of the others."""
-    if not numbered_anew:
-        return bool((found == wanted).all())
-    return bool(np.unique(np.stack([found, wanted]), axis=1).shape[1] == len(np.unique(found)))
 
 
 def _split_by_scale(optimizer: torch.optim.Optimizer, scaled: list[dict[str, Any]]) -> None:

@@ -115,6 +115,51 @@ class TestTables:
             [False] * 4,
         ]
 
+    @pytest.mark.parametrize(
+        "feature",
+        [
+            datasets.List(datasets.Value("int64"), length=3),
+            datasets.List(datasets.Value("float32")),
+            datasets.List(datasets.Value("bool")),
+        ],
+        ids=["fixed length", "floats", "flags"],
+    )
+    def test_rows_of_0_and_1_are_multi_hot(self, feature: Any) -> None:
+        rows = [[0, 1, 0], [1, 0, 0], [1, 1, 1], [0, 0, 0]]
+        data = datasets.Dataset.from_dict({"label": rows}, datasets.Features({"label": feature}))
+        assert labels_of(data.select([3, 2, 1, 0])).tolist() == [[x == 1 for x in row] for row in rows[::-1]]
+        for wrong in ([[0, 1, 2]], [[0, 1, None]], [None]):
+            if wrong == [[0, 1, 2]] and feature.feature.dtype == "bool":
+                continue
+            data = datasets.Dataset.from_dict({"label": wrong}, datasets.Features({"label": feature}))
+            with pytest.raises(ValueError, match=r"`column`='label' must hold"):
+                labels_of(data)
+
+    def test_lists_that_could_be_either(self) -> None:
+        """The rule of `label_counts`, and the two ways out that the message names."""
+        rows = [[0, 1, 0], [1, 0, 0]]
+        data = datasets.Dataset.from_dict({"label": rows})
+        with pytest.raises(ValueError, match=r"multi-hot rows or label indices.*Rows are .*'bool'.*indices `dataset"):
+            labels_of(data)
+        as_rows = data.cast_column("label", datasets.List(datasets.Value("bool")))
+        assert labels_of(as_rows).tolist() == [[False, True, False], [True, False, False]]
+        as_indices = data.cast_column("label", datasets.List(datasets.ClassLabel(num_classes=3)))
+        assert labels_of(as_indices).tolist() == [[True, True, False]] * 2
+        assert labels_of(datasets.Dataset.from_dict({"label": [[0, 1], [1]]})).tolist() == [[True, True], [False, True]]
+
+    @pytest.mark.parametrize(("rows", "shown"), [([[0, -1], [2]], "-1 to 2"), ([[0, 3], [2]], "0 to 3")])
+    def test_labels_that_are_none(self, rows: Any, shown: str) -> None:
+        """An unknown label is no last class."""
+        if shown == "-1 to 2":
+            with pytest.raises(ValueError, match=rf"label indices in 0\.\.2, but has {shown}"):
+                labels_of(datasets.Dataset.from_dict({"label": rows}))
+        plain = datasets.Dataset.from_dict({"label": rows}).data.table
+        kinds = datasets.Features({"label": datasets.List(datasets.ClassLabel(num_classes=3))})
+        with pytest.raises(ValueError, match=rf"label indices in 0\.\.2, but has {shown}"):
+            labels_of(datasets.Dataset(datasets.table.InMemoryTable(plain), datasets.DatasetInfo(features=kinds)))
+        with pytest.raises(ValueError, match=r"at place 1 is missing \(None\)"):
+            labels_of(datasets.Dataset.from_dict({"label": [[0, 2], None]}))
+
     def test_missing_labels(self) -> None:
         with pytest.raises(ValueError, match=r"place 1 is missing"):
             labels_of(datasets.Dataset.from_dict({"label": [0, None, 1]}))
@@ -242,6 +287,8 @@ class TestMixBatch:
     def test_what_is_no_batch(self) -> None:
         with pytest.raises(ValueError, match=r"`inputs`='pixel_values' must be a column.*image, label, name"):
             mix_batch(MixUp(3), BATCH, inputs="pixel_values")
+        with pytest.raises(ValueError, match=r"`labels`='label' must be a tensor in the batch, but is a list"):
+            mix_batch(MixUp(3), {"image": torch.rand(3, 2), "label": [0, 1, 2]})
         with pytest.raises(ValueError, match=r"a dictionary, or two .* but is Tensor, Tensor"):
             mix_batch(MixUp(3), (torch.rand(2, 2), torch.tensor([0, 1])))
 

@@ -169,6 +169,47 @@ class TestTraining:
         assert [planned for _, planned, *_ in module.seen] == [k for k in range(3) for _ in range(4)]
 
 
+class TestDictionaries:
+    @staticmethod
+    def table(**more: Any) -> Any:
+        datasets = pytest.importorskip("datasets")
+        columns = {"pixels": SAMPLES.tensors[0].tolist(), "kind": LABELS.tolist(), **more}
+        return datasets.Dataset.from_dict(columns).with_format("torch")
+
+    @staticmethod
+    def fit(plan: TrainingPlan, table: Any, **names: str) -> list[Any]:
+        seen = []
+
+        class OfDictionaries(Module):
+            def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+                seen.append(batch)
+                return self.plan.criterion(self.net(batch["pixels"]), batch["kind"])
+
+        loader = DataLoader(PairDataset(table), batch_size=8, sampler=plan.sampler)
+        trainer_of(plan, callbacks=[LongTailCallback(plan, **names)]).fit(OfDictionaries(plan), loader)
+        return seen
+
+    @pytest.mark.parametrize("name", ["unimix_bayias", "erm"])
+    def test_are_mixed(self, name: str) -> None:
+        plan = plan_of(name, epochs=1)
+        plan.mixer = Constant(3) if plan.mixer else None
+        seen = self.fit(plan, self.table(place=list(range(32))), inputs="pixels", labels="kind")
+        plan.set_epoch(0)
+        for batch, chosen in zip(seen, plan.sampler.indices().split(8), strict=True):
+            first, second = chosen.T if chosen.ndim == 2 else (chosen, chosen)
+            assert batch["place"].tolist() == first.tolist()
+            wanted = 0.25 * NUMBERS[first] + 0.75 * NUMBERS[second]
+            torch.testing.assert_close(batch["pixels"][:, 0], wanted)
+            assert batch["kind"].shape == ((8, 3) if name == "unimix_bayias" else (8,))
+
+    def test_errors_name_the_column(self) -> None:
+        plan = plan_of("unimix", epochs=1)
+        with pytest.raises(ValueError, match=r"`inputs`='image' must be a column of the batch, which has pixels, kind"):
+            self.fit(plan, self.table())
+        with pytest.raises(ValueError, match=r"other labels than those in column 'kind' of the training set"):
+            self.fit(plan, self.table().shuffle(seed=1), inputs="pixels", labels="kind")
+
+
 class TestResuming:
     @pytest.mark.parametrize("workers", [0, 1])
     def test_equals_the_uninterrupted_training(self, workers: int, tmp_path: Path) -> None:
@@ -255,6 +296,16 @@ class TestErrors:
         loader = DataLoader(PairDataset(longer), batch_size=8, sampler=plan.sampler)
         with pytest.raises(ValueError, match="labels of 32 samples, but the training set has 64"):
             trainer_of(plan).fit(Module(plan), loader)
+
+    def test_labels_in_another_order(self) -> None:
+        plan = plan_of("erm")
+        order = torch.randperm(32, generator=torch.Generator().manual_seed(0)).tolist()
+        for samples in (torch.utils.data.Subset(SAMPLES, order), torch.utils.data.StackDataset(NUMBERS, LABELS[order])):
+            loader = DataLoader(PairDataset(samples), batch_size=8, sampler=plan.sampler)
+            with pytest.raises(
+                ValueError, match="made from other labels than those of the training set, or in another"
+            ):
+                trainer_of(plan).fit(Module(plan), loader)
 
 
 # --- several processes ------------------------------------------------------------------------------------------------

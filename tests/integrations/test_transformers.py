@@ -548,6 +548,53 @@ class TestDatasets:
             LongTailTrainer(vit(), arguments, train_dataset=table.to_iterable_dataset(), plan=plan_of())
 
 
+class TestOrder:
+    """Labels that a data set of torch keeps beside its samples."""
+
+    def make(self, folder: Path, dataset: Any, plan: TrainingPlan | None = None) -> None:
+        LongTailTrainer(vit(), settings(folder), train_dataset=dataset, plan=plan or plan_of())
+
+    def test_another_one(self, tmp_path: Path) -> None:
+        order = torch.randperm(32, generator=torch.Generator().manual_seed(0)).tolist()
+        for dataset in (torch.utils.data.Subset(Samples(), order), Samples(LABELS[order])):
+            with pytest.raises(ValueError, match="other labels than those of the training set, or in another order"):
+                self.make(tmp_path, dataset)
+
+    def test_another_one_of_several_labels(self, tmp_path: Path) -> None:
+        rows = F.one_hot(LABELS, 3)
+        rows[5:15, 2] = 1
+        order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
+        self.make(tmp_path, Samples(rows), METHODS["distribution_balanced"].plan(rows, epochs=2))
+        with pytest.raises(ValueError, match="other labels than those of the training set, or in another order"):
+            self.make(tmp_path, Samples(rows[order]), METHODS["distribution_balanced"].plan(rows, epochs=2))
+
+    def test_what_is_not_known_to_be_the_label_is_no_error(self, tmp_path: Path) -> None:
+        """A class that numbers its labels anew; names by the name of labels; an index as a third part; a property."""
+
+        class Anew(Samples):
+            def __getitem__(self, index: int) -> Any:
+                return {"pixel_values": IMAGES[index], "labels": self.labels[index] - 3}
+
+        class Raises(Samples):
+            labels = property(lambda self: explode())  # type: ignore[assignment]
+
+            def __init__(self) -> None:
+                pass
+
+            def __len__(self) -> int:
+                return 32
+
+        def explode() -> Any:
+            raise RuntimeError("not now")
+
+        names = Samples(LABELS)
+        names.labels = list("abc")  # type: ignore[assignment]
+        names.__class__ = type("Named", (Samples,), {"__len__": lambda self: 32})
+        third = torch.utils.data.TensorDataset(IMAGES, LABELS, torch.arange(32))
+        for dataset in (Anew(LABELS + 3), Raises(), names, third):
+            self.make(tmp_path, dataset)
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("arguments", "message"),
