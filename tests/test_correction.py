@@ -388,8 +388,32 @@ class TestEstimateOnUnlabelled:
         corrected = correction(few)
         assert torch.equal(correction.target, found)  # not that of three samples
         torch.testing.assert_close(corrected, shift_logits(correction.calibrate(few), SOURCE, found))
+        assert correction.target_prior is correction.target
+        newer = samples(4000, 6, UNIFORM, sharpness=3.0)[0]  # a month later
+        again = correction.estimate(newer)
+        torch.testing.assert_close(again, estimate_prior(correction.calibrate(newer), SOURCE))
+        correction(few)
+        assert torch.equal(correction.target, again)
         with pytest.raises(ValueError, match="`target_prior` is given, so there is nothing to estimate"):
-            correction.estimate(unlabelled)
+            make(UNIFORM).estimate(unlabelled)
+
+    @pytest.mark.parametrize("by", ["estimate", "call"])
+    def test_a_checkpoint_brings_it_back(self, by: str) -> None:
+        unlabelled, few = samples(4000, 1, UNIFORM)[0], samples(1, 5)[0]
+        first, second = (make(prior_estimators(COUNTS)["estimate"]) for _ in range(2))
+        empty = {**first.state_dict()}
+        first.estimate(unlabelled) if by == "estimate" else first(unlabelled)
+        kept = first.target.clone()
+        second.load_state_dict(first.state_dict())
+        corrected = second(few)
+        assert torch.equal(second.target, kept)  # not that of a single row
+        torch.testing.assert_close(corrected, shift_logits(few, SOURCE, kept))
+        newer = samples(4000, 6, SOURCE)[0]
+        torch.testing.assert_close(second.estimate(newer), estimate_prior(newer, SOURCE))
+        third = make(prior_estimators(COUNTS)["estimate"])
+        third.load_state_dict(empty)  # nothing was estimated yet
+        third(newer)
+        torch.testing.assert_close(third.target, estimate_prior(newer, SOURCE))
 
     def test_test_samples_are_weighted_to_it(self) -> None:
         logits, labels = samples(2000, 8, UNIFORM)
@@ -438,8 +462,7 @@ class TestModule:
         )
         other.load_state_dict(correction.state_dict())
         assert torch.equal(other.calibrate(logits), correction.calibrate(logits))
-        if target != "estimated":  # that one asks anew
-            assert torch.equal(other(logits), correction(logits))
+        assert torch.equal(other(logits), correction(logits))
         assert other.strength == correction.strength
         path = correction.save(tmp_path)
         assert {each.name for each in tmp_path.iterdir()} == {"correction.safetensors", "correction.json"}
