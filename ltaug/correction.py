@@ -27,7 +27,7 @@ from ltaug.posthoc import (
 )
 from ltaug.posthoc._buffers import PriorBuffers
 from ltaug.posthoc.shift import Given, Logits, Priors, as_logits, as_priors, like
-from ltaug.priors import Counts, as_counts, as_labels, class_counts, class_prior, on_wide_device
+from ltaug.priors import Counts, as_array, as_counts, as_labels, class_counts, class_prior, on_wide_device
 
 __all__ = [
     "CALIBRATORS",
@@ -157,17 +157,18 @@ class Correction(PriorBuffers):
         """Prior to correct for, [C] or [N, C], or what estimates it."""
         return self._estimator if self._anew else self.target
 
-    def tune(self, logits: Logits, labels: Counts) -> None:
+    def tune(self, logits: Logits, labels: Counts, ignore_index: int | None = None) -> None:
         """Fit the calibrator, and keep what a strength is searched on: labelled samples that nothing was trained on.
 
         Args:
-            logits: as the model gives them, float [N, C].
-            labels: int [N], of any class mix.
+            logits: as the model gives them, float [N, C, ...].
+            labels: int [N, ...], of any class mix; for segmentation [N, H, W].
+            ignore_index: a label whose samples, or positions, are left out, such as 255.
 
         Raises:
-            ValueError: there are none.
+            ValueError: there are none, or shapes do not fit.
         """
-        logits, labels = _labelled(logits, labels)
+        logits, labels = _labelled_rows(logits, labels, ignore_index)
         if not len(labels):
             raise ValueError("`labels` must be those of held-out samples, but there are none to tune on.")
         if self.calibrator is not None:
@@ -583,6 +584,27 @@ def _weights_towards(prior: Tensor, labels: Tensor) -> Tensor:
 def _labelled(logits: Logits, labels: Counts) -> tuple[Tensor, Tensor]:
     """Logits and their labels as tensors, where there is float64."""
     return on_wide_device(as_logits(logits)), on_wide_device(as_labels(labels))
+
+
+def _labelled_rows(logits: Logits, labels: Counts, ignore_index: int | None) -> tuple[Tensor, Tensor]:
+    """Logits [N, C, ...] and labels [N, ...] as rows, [N', C] and [N'], without those that are ignored."""
+    z = on_wide_device(as_logits(logits))
+    y = on_wide_device(as_array(labels, "labels")).to(z.device)
+    if z.ndim < 2 or y.shape != (z.shape[0], *z.shape[2:]):
+        raise ValueError(
+            "`labels` must be one class index for each sample or position of `logits` [N, C, ...], shape [N, ...], but "
+            f"have shape {list(y.shape)} for logits of shape {list(z.shape)}."
+        )
+    rows, flat = z.movedim(1, -1).flatten(0, -2), as_labels(y.flatten())
+    if ignore_index is not None:
+        kept = flat != ignore_index
+        rows, flat = rows[kept], flat[kept]
+    if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < z.shape[1]:
+        raise ValueError(
+            f"`labels` must lie in 0..{z.shape[1] - 1}, the classes of `logits`, but range from {int(flat.min())} to "
+            f"{int(flat.max())}. Leave out samples without a label by `ignore_index`."
+        )
+    return rows, flat
 
 
 def _counts(labels: Tensor, num_classes: int) -> Tensor:

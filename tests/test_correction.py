@@ -203,6 +203,29 @@ class TestTuning:
     def test_it_needs_samples(self) -> None:
         with pytest.raises(ValueError, match="there are none to tune on"):
             make(calibrate="vector").tune(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+        with pytest.raises(ValueError, match="there are none to tune on"):
+            make(calibrate="vector").tune(torch.zeros(3, 4), [255, 255, 255], ignore_index=255)
+        for shape in ([2], [2, 6], [3, 5]):
+            with pytest.raises(ValueError, match=r"`labels` must be one class index for each sample or position"):
+                make(UNIFORM, "grid").tune(torch.zeros(2, 4, 5), torch.zeros(shape, dtype=torch.int64))
+
+    @pytest.mark.parametrize("read", [lambda x: x, lambda x: x.numpy()], ids=["tensors", "arrays"])
+    @pytest.mark.parametrize("calibrate", ["none", "vector", "structured_matrix"])
+    def test_labels_of_every_position(self, calibrate: str, read: Any) -> None:
+        rows, flat = samples(2 * 15 * 20, 4, sharpness=2.0)
+        labels, logits = flat.view(2, 15, 20).clone(), rows.view(2, 15, 20, 4).movedim(-1, 1).contiguous()
+        labels[0, :3] = 255
+        kept = labels.flatten() != 255
+        dense, plain = (make(UNIFORM, "grid", calibrate=calibrate) for _ in range(2))
+        dense.tune(read(logits), read(labels), ignore_index=255)
+        plain.tune(rows[kept], flat[kept])
+        corrected = dense(logits)
+        torch.testing.assert_close(corrected.movedim(1, -1).reshape(-1, 4), plain(rows))
+        assert (dense.strength, dense.curve) == (plain.strength, plain.curve)
+        with pytest.raises(
+            ValueError, match=r"range from 0 to 255\. Leave out samples without a label by `ignore_index`"
+        ):
+            make(UNIFORM, "grid", calibrate=calibrate).tune(read(logits), read(labels))
 
 
 class TestEvaluate:
