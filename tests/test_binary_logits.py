@@ -165,6 +165,14 @@ class TestCalibration:
         three = PlattScaling(3)
         assert three(torch.zeros(2, 3, 4).half()).dtype == torch.float16
 
+    def test_a_cast_costs_it_nothing(self) -> None:
+        z, truth = a_world(self.share)
+        fitted, z = PlattScaling(3).fit(3.0 * z, truth), z.float()
+        expected, rounded = fitted(z), fitted(z.bfloat16().float()).bfloat16()
+        torch.nn.Sequential(fitted).bfloat16()
+        assert torch.equal(fitted(z), expected)
+        assert torch.equal(fitted(z.bfloat16()), rounded)
+
     def test_errors(self) -> None:
         z, truth = torch.zeros(4, 3), torch.zeros(4, 3)
         for logits, targets, message in (

@@ -526,8 +526,9 @@ class TestModule:
         assert not list(tmp_path.iterdir())
 
     def test_damaged_files(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"correction\.json"):
-            Correction.load(tmp_path)
+        for place, missing in ((tmp_path, "correction.json"), (tmp_path / "no" / "where", "where.json")):
+            with pytest.raises(FileNotFoundError, match=rf"There is no saved correction at `.*{missing}` is missing"):
+                Correction.load(place)
         path, words = ready("vector", "given").save(tmp_path), tmp_path / "correction.json"
         text, numbers = words.read_text(), path.read_bytes()
         for content, message in (
@@ -543,6 +544,9 @@ class TestModule:
             with pytest.raises(ValueError, match=message):
                 Correction.load(tmp_path)
         words.write_text(text)
+        path.unlink()
+        with pytest.raises(FileNotFoundError, match=r"correction\.safetensors` is missing beside .*Copy both"):
+            Correction.load(tmp_path)
         path.write_bytes(numbers[:-9])
         with pytest.raises(ValueError, match=r"correction\.safetensors` is damaged"):
             Correction.load(tmp_path)
@@ -556,6 +560,17 @@ class TestModule:
         assert outer[0].weight.dtype == torch.float16
         assert correction.logits_prior.dtype == correction.target.dtype == torch.float64
         assert outer(torch.randn(2, 2).half()).dtype == torch.float16
+
+    @pytest.mark.parametrize("calibrate", CALIBRATORS)
+    def test_a_cast_costs_the_calibrator_nothing(self, calibrate: str) -> None:
+        correction, logits = ready(calibrate, "given"), 10 * samples(200, 3)[0].float()
+        expected, state = correction(logits), {k: v.clone() for k, v in correction.state_dict().items()}
+        rounded = correction.calibrate(logits.bfloat16().float())
+        nn.Sequential(nn.Linear(2, 4), correction).bfloat16()
+        assert all(torch.equal(value, state[name]) for name, value in correction.state_dict().items())
+        assert torch.equal(correction(logits), expected)
+        # Logits of half precision are rounded once, on the way out.
+        assert torch.equal(correction.calibrate(logits.bfloat16()), rounded.bfloat16())
 
     def test_moves(self, device: torch.device) -> None:
         correction = ready("vector", "given").to(device)

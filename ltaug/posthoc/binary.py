@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ltaug._arguments import as_number, as_whole, checked
-from ltaug.posthoc._buffers import KeptBuffers
-from ltaug.posthoc.shift import Logits, as_logits, check_finite
+from ltaug.posthoc._buffers import PriorBuffers
+from ltaug.posthoc.shift import Given, Logits, as_logits, check_finite, like, wide
 from ltaug.priors import Column, Labels, as_array, label_pairs, on_wide_device, with_values
 
 __all__ = [
@@ -135,7 +135,7 @@ def estimate_label_prior(logits: Logits, logits_prior: Shares) -> Tensor:
 Self = TypeVar("Self", bound="LabelCalibration")
 
 
-class LabelCalibration(KeptBuffers):
+class LabelCalibration(PriorBuffers):
     """Base of the calibrations of labels that may come together: scale * z + bias for each label, fitted for itself.
 
     Scales stay positive, so that the order of the samples, and each average precision, stays. The numbers are buffers,
@@ -153,15 +153,16 @@ class LabelCalibration(KeptBuffers):
         self.register_buffer("scale", torch.tensor([1.0] * size, device="cpu"))
         self.register_buffer("bias", torch.tensor([0.0] * size, device="cpu"))
 
-    def forward(self, logits: Logits) -> Tensor:
-        """Calibrate logits [N, L, ...], or [N] of one label; returns their shape and type."""
-        logits = as_logits(logits)
+    def forward(self, logits: Given) -> Given:
+        """Calibrate logits [N, L, ...], or [N] of one label; returns their shape and type, arrays for arrays."""
+        tensor = as_logits(logits)
         size = self.scale.numel()
-        if size > 1 or logits.ndim > 1:
-            check_labels_of(logits, size)
-        shape = (-1, *(1,) * (logits.ndim - 2))
-        scale, bias = (values.to(logits).view(shape) for values in (self.scale, self.bias))
-        return logits * scale + bias
+        if size > 1 or tensor.ndim > 1:
+            check_labels_of(tensor, size)
+        z = wide(tensor)
+        shape = (-1, *(1,) * (z.ndim - 2))
+        scale, bias = (values.to(z).view(shape) for values in (self.scale, self.bias))
+        return like(logits, (z * scale + bias).to(tensor.dtype))
 
     def fit(self: Self, logits: Logits, targets: Labels, prior_std: float = 3.0) -> Self:
         """Fit each label to held-out samples: minimise its binary cross-entropy, by BFGS in double precision.

@@ -179,6 +179,11 @@ def as_logits(logits: Logits, name: str = "logits") -> Tensor:
     return tensor.to(torch.get_default_dtype()) if plain else tensor
 
 
+def wide(logits: Tensor) -> Tensor:
+    """Logits in single precision at least, to compute with: half precision would round every step."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def check_classes(prior: Tensor, num_classes: int, name: str, of: str) -> None:
     """Raise ValueError for a prior, [C] or [N, C], of another number of classes."""
     if prior.shape[-1] != num_classes:
