@@ -27,7 +27,7 @@ from ltaug.posthoc import (
 )
 from ltaug.posthoc._buffers import PriorBuffers
 from ltaug.posthoc.shift import Given, Logits, Priors, as_logits, as_priors, like
-from ltaug.priors import Counts, as_counts, as_labels, class_counts, class_prior, on_wide_device
+from ltaug.priors import Counts, as_array, as_counts, as_labels, class_counts, class_prior, on_wide_device
 
 __all__ = [
     "CALIBRATORS",
@@ -80,8 +80,8 @@ class Correction(PriorBuffers):
     Args:
         logits_prior: prior that the logits are under, [C].
         target_prior: prior to correct for, [C], or one a row, [N, C]; or an estimator, which is asked for the prior of
-            the very logits that are corrected, unless :meth:`estimate` has named others, see :func:`prior_estimators`;
-            or None for no shift.
+            the very logits that are corrected, unless :meth:`estimate` has named others or a checkpoint has brought a
+            prior, see :func:`prior_estimators`; or None for no shift.
         strength: of the shift, from 0; or how it is found on the labelled samples of :meth:`tune`, see
             :func:`tuned_strength`: "search" as in IC (Tian et al., NeurIPS 2020, https://arxiv.org/abs/2010.11820),
             "grid", or "auto", which is ours.
@@ -123,6 +123,7 @@ class Correction(PriorBuffers):
             shape = list(self.logits_prior.shape)
             raise ValueError(f"`logits_prior` must hold one number a class, shape [C], but has shape {shape}.")
         self._estimator: PriorEstimator | None = None
+        self._anew = callable(target_prior)  # whether it is asked for every call
         target = None
         if callable(target_prior):
             self._estimator = target_prior
@@ -154,19 +155,20 @@ class Correction(PriorBuffers):
     @property
     def target_prior(self) -> Tensor | PriorEstimator | None:
         """Prior to correct for, [C] or [N, C], or what estimates it."""
-        return self.target if self._estimator is None else self._estimator
+        return self._estimator if self._anew else self.target
 
-    def tune(self, logits: Logits, labels: Counts) -> None:
+    def tune(self, logits: Logits, labels: Counts, ignore_index: int | None = None) -> None:
         """Fit the calibrator, and keep what a strength is searched on: labelled samples that nothing was trained on.
 
         Args:
-            logits: as the model gives them, float [N, C].
-            labels: int [N], of any class mix.
+            logits: as the model gives them, float [N, C, ...].
+            labels: int [N, ...], of any class mix; for segmentation [N, H, W].
+            ignore_index: a label whose samples, or positions, are left out, such as 255.
 
         Raises:
-            ValueError: there are none.
+            ValueError: there are none, or shapes do not fit.
         """
-        logits, labels = _labelled(logits, labels)
+        logits, labels = _labelled_rows(logits, labels, ignore_index)
         if not len(labels):
             raise ValueError("`labels` must be those of held-out samples, but there are none to tune on.")
         if self.calibrator is not None:
@@ -178,6 +180,7 @@ class Correction(PriorBuffers):
         """Estimate the prior to correct for from unlabelled samples of the place where the model is used, and keep it.
 
         Without it, an estimator is asked anew for the prior of the very logits of each call, which must then be many.
+        Call it again for newer samples.
 
         Args:
             logits: of those samples, as the model gives them, float [N, C].
@@ -194,7 +197,7 @@ class Correction(PriorBuffers):
                 "`prior_estimators(class_counts)` as its `target_prior`."
             )
         self.target = self._estimated(self.calibrate(as_logits(logits)))
-        self._estimator = None
+        self._anew = False
         return like(logits, self.target)
 
     def calibrate(self, logits: Given) -> Given:
@@ -224,7 +227,7 @@ class Correction(PriorBuffers):
         """
         tensor = self.calibrate(as_logits(logits))
         if target_prior is None:
-            if self._estimator is not None:
+            if self._anew:
                 self.target = self._estimated(tensor)
             target_prior = self.target
         if target_prior is None:
@@ -273,7 +276,7 @@ class Correction(PriorBuffers):
                 else f"`calibrator` must be one of {', '.join(CALIBRATORS)} to be saved, but is a "
                 f"{type(self.calibrator).__name__}. Keep its `state_dict` by yourself."
             )
-        if self._estimator is not None and self.target is None:
+        if self._anew and self.target is None:
             raise ValueError("`target_prior` is not estimated yet: call `estimate` on unlabelled samples first.")
         if self.strength is None and self.target is not None:
             raise ValueError("`strength` is not found yet: call `tune`, and correct some logits.")
@@ -333,6 +336,7 @@ class Correction(PriorBuffers):
         found = state_dict.get(f"{prefix}target")
         if found is not None and (self.target is None or self.target.shape != found.shape):
             self.target = torch.ones(found.shape, dtype=found.dtype, device=self.logits_prior.device)
+        self._anew = self._anew and found is None  # or else the next call would estimate over it
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     # -- labelled test logits ------------------------------------------------------------------------------------------
@@ -356,7 +360,7 @@ class Correction(PriorBuffers):
         (raw, labels), counts = _labelled(logits, labels), as_counts(class_counts)
         corrected = self(raw)
         target = self.target
-        if target is None or target.ndim == 2 or self._estimator is not None:
+        if target is None or target.ndim == 2 or self._anew:
             target = class_prior(_counts(labels, len(self.logits_prior)))
         both = self.target_prior is not None and self.calibrator is not None
         return {
@@ -588,6 +592,27 @@ def _weights_towards(prior: Tensor, labels: Tensor) -> Tensor:
 def _labelled(logits: Logits, labels: Counts) -> tuple[Tensor, Tensor]:
     """Logits and their labels as tensors, where there is float64."""
     return on_wide_device(as_logits(logits)), on_wide_device(as_labels(labels))
+
+
+def _labelled_rows(logits: Logits, labels: Counts, ignore_index: int | None) -> tuple[Tensor, Tensor]:
+    """Logits [N, C, ...] and labels [N, ...] as rows, [N', C] and [N'], without those that are ignored."""
+    z = on_wide_device(as_logits(logits))
+    y = on_wide_device(as_array(labels, "labels")).to(z.device)
+    if z.ndim < 2 or y.shape != (z.shape[0], *z.shape[2:]):
+        raise ValueError(
+            "`labels` must be one class index for each sample or position of `logits` [N, C, ...], shape [N, ...], but "
+            f"have shape {list(y.shape)} for logits of shape {list(z.shape)}."
+        )
+    rows, flat = z.movedim(1, -1).flatten(0, -2), as_labels(y.flatten())
+    if ignore_index is not None:
+        kept = flat != ignore_index
+        rows, flat = rows[kept], flat[kept]
+    if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < z.shape[1]:
+        raise ValueError(
+            f"`labels` must lie in 0..{z.shape[1] - 1}, the classes of `logits`, but range from {int(flat.min())} to "
+            f"{int(flat.max())}. Leave out samples without a label by `ignore_index`."
+        )
+    return rows, flat
 
 
 def _counts(labels: Tensor, num_classes: int) -> Tensor:

@@ -6,6 +6,7 @@ import copy
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -98,6 +99,40 @@ class TestShift:
         with pytest.raises(ValueError, match=message):
             shift_binary_logits(*arguments)
 
+    def test_a_prior_of_each_row(self) -> None:
+        z, site = torch.randn(6, 3, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1, 0])
+        shares = torch.tensor([[0.1, 0.2, 0.3], [0.6, 0.5, 0.9]])
+        moved = shift_binary_logits(z, 0.5, shares[site], 0.7)
+        back = shift_binary_logits(moved, shares[site].numpy(), 0.5, 0.7)
+        both = shift_binary_logits(z, shares[site], shares[1 - site])
+        dense = shift_binary_logits(z.unsqueeze(2).expand(6, 3, 4), [0.2, 0.3, 0.4], shares[site])
+        for k in range(6):
+            own, other = shares[site[k]], shares[1 - site[k]]
+            torch.testing.assert_close(moved[k : k + 1], shift_binary_logits(z[k : k + 1], 0.5, own, 0.7))
+            torch.testing.assert_close(both[k : k + 1], shift_binary_logits(z[k : k + 1], own, other))
+            wanted = shift_binary_logits(z[k : k + 1], [0.2, 0.3, 0.4], own)
+            torch.testing.assert_close(dense[k], wanted.T.expand(3, 4))
+        torch.testing.assert_close(back, z)
+        one = shift_binary_logits(z[:, 0], 0.5, shares[site, :1])
+        torch.testing.assert_close(one, z[:, 0] + shares[site, 0].double().logit())
+        for rows, message in (
+            (shares, r"`logits` must have a row, on dim 0, for each of the 2 rows"),
+            (shares[site][:, :2], r"`logits` must have shape \[N, 2, \.\.\.\]"),
+            (shares[site] * 2, r"label 0 has 1\.2 in row 1\. Divide counts"),
+            (shares[site][None], r"`to_prior` must hold one share a label"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                shift_binary_logits(z, 0.5, rows)
+        with pytest.raises(ValueError, match="must have as many rows, but have 2 and 6"):
+            shift_binary_logits(z, shares, shares[site])
+
+    def test_shares_that_come_with_their_labels(self) -> None:
+        pandas = pytest.importorskip("pandas")
+        z, expected = np.zeros((2, 3)), [[math.log(q / (1 - q)) for q in (0.1, 0.2, 0.3)]] * 2
+        series = pandas.Series([0.3, 0.1, 0.2], index=[2, 0, 1])
+        for shares in (series, series.to_dict(), pandas.DataFrame([series] * 2, index=[1, 0])):
+            np.testing.assert_allclose(shift_binary_logits(z, 0.5, shares), expected)
+
     def test_vector(self) -> None:
         assert log_odds_shift(0.5, [0.5, 0.8]).tolist() == pytest.approx([0.0, math.log(4)])
 
@@ -165,6 +200,14 @@ class TestCalibration:
         three = PlattScaling(3)
         assert three(torch.zeros(2, 3, 4).half()).dtype == torch.float16
 
+    def test_a_cast_costs_it_nothing(self) -> None:
+        z, truth = a_world(self.share)
+        fitted, z = PlattScaling(3).fit(3.0 * z, truth), z.float()
+        expected, rounded = fitted(z), fitted(z.bfloat16().float()).bfloat16()
+        torch.nn.Sequential(fitted).bfloat16()
+        assert torch.equal(fitted(z), expected)
+        assert torch.equal(fitted(z.bfloat16()), rounded)
+
     def test_errors(self) -> None:
         z, truth = torch.zeros(4, 3), torch.zeros(4, 3)
         for logits, targets, message in (
@@ -179,6 +222,30 @@ class TestCalibration:
             PlattScaling(3).fit(z, truth, prior_std=0.0)
         with pytest.raises(ValueError, match="`num_labels` must be at least 1"):
             PlattScaling(0)
+
+
+@pytest.mark.parametrize("read", [lambda x: x.numpy(), lambda x: x.tolist()], ids=["arrays", "lists"])
+def test_arrays_give_arrays(read: Any) -> None:
+    share = torch.tensor([0.3, 0.6])
+    ratio, truth = a_world(share, 500)
+    fitted = PlattScaling(2).fit(ratio, truth)
+    given, flags = read(ratio), truth.numpy()
+    for found, expected in (
+        (shift_binary_logits(given, read(share), 0.5), shift_binary_logits(ratio, share, 0.5)),
+        (shift_binary_logits(given, 0.1, 0.5), shift_binary_logits(ratio, 0.1, 0.5)),
+        (shift_binary_logits(read(ratio[:, 0]), 0.1, 0.5), shift_binary_logits(ratio[:, 0], 0.1, 0.5)),
+        (estimate_label_prior(given, 0.5), estimate_label_prior(ratio, 0.5)),
+        (PlattScaling(2).fit(given, flags)(given), fitted(ratio)),
+    ):
+        assert (type(found), type(expected)) == (np.ndarray, Tensor)
+        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-5)
+    # One label: flags [N], of any form.
+    one = PlattScaling(1).fit(ratio[:, 0], truth[:, 0])
+    for labels in (read(truth[:, 0].long()), flags[:, 0], flags[:, :1], [[0] * int(y) for y in truth[:, 0]]):
+        again = PlattScaling(1).fit(read(ratio[:, 0]), labels)
+        torch.testing.assert_close(torch.stack([again.scale, again.bias]), torch.stack([one.scale, one.bias]))
+    with pytest.raises(ValueError, match="`targets` must be multi-hot rows of 0 and 1, but hold 2"):
+        PlattScaling(1).fit(read(ratio[:3, 0]), np.array([0, 1, 2]))
 
 
 class TestEstimate:

@@ -203,6 +203,29 @@ class TestTuning:
     def test_it_needs_samples(self) -> None:
         with pytest.raises(ValueError, match="there are none to tune on"):
             make(calibrate="vector").tune(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+        with pytest.raises(ValueError, match="there are none to tune on"):
+            make(calibrate="vector").tune(torch.zeros(3, 4), [255, 255, 255], ignore_index=255)
+        for shape in ([2], [2, 6], [3, 5]):
+            with pytest.raises(ValueError, match=r"`labels` must be one class index for each sample or position"):
+                make(UNIFORM, "grid").tune(torch.zeros(2, 4, 5), torch.zeros(shape, dtype=torch.int64))
+
+    @pytest.mark.parametrize("read", [lambda x: x, lambda x: x.numpy()], ids=["tensors", "arrays"])
+    @pytest.mark.parametrize("calibrate", ["none", "vector", "structured_matrix"])
+    def test_labels_of_every_position(self, calibrate: str, read: Any) -> None:
+        rows, flat = samples(2 * 15 * 20, 4, sharpness=2.0)
+        labels, logits = flat.view(2, 15, 20).clone(), rows.view(2, 15, 20, 4).movedim(-1, 1).contiguous()
+        labels[0, :3] = 255
+        kept = labels.flatten() != 255
+        dense, plain = (make(UNIFORM, "grid", calibrate=calibrate) for _ in range(2))
+        dense.tune(read(logits), read(labels), ignore_index=255)
+        plain.tune(rows[kept], flat[kept])
+        corrected = dense(logits)
+        torch.testing.assert_close(corrected.movedim(1, -1).reshape(-1, 4), plain(rows))
+        assert (dense.strength, dense.curve) == (plain.strength, plain.curve)
+        with pytest.raises(
+            ValueError, match=r"range from 0 to 255\. Leave out samples without a label by `ignore_index`"
+        ):
+            make(UNIFORM, "grid", calibrate=calibrate).tune(read(logits), read(labels))
 
 
 class TestEvaluate:
@@ -390,8 +413,32 @@ class TestEstimateOnUnlabelled:
         corrected = correction(few)
         assert torch.equal(correction.target, found)  # not that of three samples
         torch.testing.assert_close(corrected, shift_logits(correction.calibrate(few), SOURCE, found))
+        assert correction.target_prior is correction.target
+        newer = samples(4000, 6, UNIFORM, sharpness=3.0)[0]  # a month later
+        again = correction.estimate(newer)
+        torch.testing.assert_close(again, estimate_prior(correction.calibrate(newer), SOURCE))
+        correction(few)
+        assert torch.equal(correction.target, again)
         with pytest.raises(ValueError, match="`target_prior` is given, so there is nothing to estimate"):
-            correction.estimate(unlabelled)
+            make(UNIFORM).estimate(unlabelled)
+
+    @pytest.mark.parametrize("by", ["estimate", "call"])
+    def test_a_checkpoint_brings_it_back(self, by: str) -> None:
+        unlabelled, few = samples(4000, 1, UNIFORM)[0], samples(1, 5)[0]
+        first, second = (make(prior_estimators(COUNTS)["estimate"]) for _ in range(2))
+        empty = {**first.state_dict()}
+        first.estimate(unlabelled) if by == "estimate" else first(unlabelled)
+        kept = first.target.clone()
+        second.load_state_dict(first.state_dict())
+        corrected = second(few)
+        assert torch.equal(second.target, kept)  # not that of a single row
+        torch.testing.assert_close(corrected, shift_logits(few, SOURCE, kept))
+        newer = samples(4000, 6, SOURCE)[0]
+        torch.testing.assert_close(second.estimate(newer), estimate_prior(newer, SOURCE))
+        third = make(prior_estimators(COUNTS)["estimate"])
+        third.load_state_dict(empty)  # nothing was estimated yet
+        third(newer)
+        torch.testing.assert_close(third.target, estimate_prior(newer, SOURCE))
 
     def test_test_samples_are_weighted_to_it(self) -> None:
         logits, labels = samples(2000, 8, UNIFORM)
@@ -440,8 +487,7 @@ class TestModule:
         )
         other.load_state_dict(correction.state_dict())
         assert torch.equal(other.calibrate(logits), correction.calibrate(logits))
-        if target != "estimated":  # that one asks anew
-            assert torch.equal(other(logits), correction(logits))
+        assert torch.equal(other(logits), correction(logits))
         assert other.strength == correction.strength
         path = correction.save(tmp_path)
         assert {each.name for each in tmp_path.iterdir()} == {"correction.safetensors", "correction.json"}
@@ -482,8 +528,9 @@ class TestModule:
         assert not list(tmp_path.iterdir())
 
     def test_damaged_files(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"correction\.json"):
-            Correction.load(tmp_path)
+        for place, missing in ((tmp_path, "correction.json"), (tmp_path / "no" / "where", "where.json")):
+            with pytest.raises(FileNotFoundError, match=rf"There is no saved correction at `.*{missing}` is missing"):
+                Correction.load(place)
         path, words = ready("vector", "given").save(tmp_path), tmp_path / "correction.json"
         text, numbers = words.read_text(), path.read_bytes()
         for content, message in (
@@ -499,6 +546,9 @@ class TestModule:
             with pytest.raises(ValueError, match=message):
                 Correction.load(tmp_path)
         words.write_text(text)
+        path.unlink()
+        with pytest.raises(FileNotFoundError, match=r"correction\.safetensors` is missing beside .*Copy both"):
+            Correction.load(tmp_path)
         path.write_bytes(numbers[:-9])
         with pytest.raises(ValueError, match=r"correction\.safetensors` is damaged"):
             Correction.load(tmp_path)
@@ -512,6 +562,17 @@ class TestModule:
         assert outer[0].weight.dtype == torch.float16
         assert correction.logits_prior.dtype == correction.target.dtype == torch.float64
         assert outer(torch.randn(2, 2).half()).dtype == torch.float16
+
+    @pytest.mark.parametrize("calibrate", CALIBRATORS)
+    def test_a_cast_costs_the_calibrator_nothing(self, calibrate: str) -> None:
+        correction, logits = ready(calibrate, "given"), 10 * samples(200, 3)[0].float()
+        expected, state = correction(logits), {k: v.clone() for k, v in correction.state_dict().items()}
+        rounded = correction.calibrate(logits.bfloat16().float())
+        nn.Sequential(nn.Linear(2, 4), correction).bfloat16()
+        assert all(torch.equal(value, state[name]) for name, value in correction.state_dict().items())
+        assert torch.equal(correction(logits), expected)
+        # Logits of half precision are rounded once, on the way out.
+        assert torch.equal(correction.calibrate(logits.bfloat16()), rounded.bfloat16())
 
     def test_moves(self, device: torch.device) -> None:
         correction = ready("vector", "given").to(device)

@@ -847,6 +847,58 @@ class TestOwnParts:
         assert plan.logits_prior() is None
         assert plan.logits_prior_reason().startswith("the label distribution after mixing is not known: ")
 
+    @pytest.mark.parametrize("again", [True, False], ids=["an epoch begins", "within an epoch"])
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda plan: setattr(plan.mixer, "prob", 0.3),
+            lambda plan: setattr(plan.mixer, "mixup_enabled", False),
+            lambda plan: setattr(plan.mixer, "alpha", 0.1),
+            lambda plan: setattr(plan, "mixer", MixUp(6)),
+            lambda plan: setattr(plan, "mixer", None),
+        ],
+        ids=["prob", "mixup_enabled", "alpha", "another", "none"],
+    )
+    def test_the_loss_corrects_what_a_changed_mixer_makes(self, change: Any, again: bool) -> None:
+        plan = plan_of("unimix_bayias_effective", epochs=10)
+        before, planned = plan.criterion, plan.seen_prior()
+        assert plan.criterion is before
+        change(plan)
+        if again:
+            plan.set_epoch(0)
+        seen = plan.seen_prior()
+        assert not torch.allclose(seen, planned, atol=1e-3)
+        corrected = (torch.zeros(1, 6) + plan.criterion.shift.float()).softmax(1)[0]  # type: ignore[operator, union-attr]
+        torch.testing.assert_close(corrected.double(), seen, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(plan.logits_prior(), torch.full((6,), 1 / 6, dtype=torch.float64))
+        assert plan.criterion is plan.criterion
+
+    def test_the_ratio_of_a_mixer_counts_and_a_prior_that_is_fixed_does_not_move(self) -> None:
+        plan = plan_of(METHODS["unimix_bc_bayias"].replace(prior="effective"), epochs=10)
+        planned = plan.criterion.shift.clone()  # type: ignore[operator, union-attr]
+        plan.mixer.ratio.alpha = 0.1
+        assert not torch.allclose(plan.criterion.shift, planned, atol=1e-3)  # type: ignore[arg-type]
+        fixed = plan_of("unimix_bayias", epochs=10)
+        loss = fixed.criterion
+        fixed.mixer.prob = 0.3
+        fixed.set_epoch(0)
+        assert fixed.criterion is loss
+        n = COUNTS.double()
+        prior = fixed.seen_prior() / (n / n.sum())
+        torch.testing.assert_close(fixed.logits_prior(), prior / prior.sum())
+
+    def test_a_loss_of_one_s_own_needs_no_prior(self) -> None:
+        class Chosen(MixUp):
+            def partners(self, targets: Tensor) -> Tensor:
+                return targets.argmax().expand(len(targets))
+
+        plan = plan_of(Method(mixer="mixup", partner="batch", loss="prior_corrected", prior="effective"), epochs=10)
+        plan.mixer = Chosen(6)
+        with pytest.raises(ValueError, match="chooses partners from the batch in a way of its own"):
+            plan.set_epoch(0)  # it corrected the planned mixer's prior otherwise
+        plan.criterion = nn.CrossEntropyLoss()
+        plan.set_epoch(0)
+
     def test_a_mixer_for_a_method_without(self) -> None:
         plan = plan_of("erm", epochs=10)
         plan.mixer = MixUp(6, alpha=0.2)

@@ -15,6 +15,7 @@ from ltaug import (
     METHODS,
     DistributionBalancedLoss,
     Method,
+    MixUp,
     PriorCorrectedBCELoss,
     label_counts,
     multi_hot,
@@ -185,6 +186,38 @@ class TestPriors:
         torch.testing.assert_close(plan.seen_prior(), p / 2 + (1 - (1 - p) ** 2) / 2)
         convex = plan_of(METHODS["mixup"].replace(partner="batch", label_mixing="convex"))
         torch.testing.assert_close(convex.seen_prior(), p)
+
+    @pytest.mark.parametrize("rule", ["union", "convex"])
+    @pytest.mark.parametrize(("prob", "enabled"), [(0.5, True), (1.0, False), (0.5, False)])
+    def test_a_mixer_that_rests(self, rule: str, prob: float, enabled: bool) -> None:
+        p = ROWS.double().mean(0)
+        both = 1 - (1 - p) ** 2 if rule == "union" else p
+        share = prob if enabled else 0.0
+        for method in (METHODS["mixup_bayias"], METHODS["mixup_bayias"].replace(partner="batch")):
+            plan = plan_of(method.replace(label_mixing=rule, prior="effective"), batch_size=60)
+            plan.mixer.prob, plan.mixer.mixup_enabled = prob, enabled
+            alone = 1 / 60 if method.partner == "batch" else 0.0
+            mixed = alone * p + (1 - alone) * both
+            torch.testing.assert_close(plan.seen_prior(), share * mixed + (1 - share) * p)
+            corrected = plan.criterion.shift.double().sigmoid()  # type: ignore[operator, union-attr]
+            torch.testing.assert_close(corrected, plan.seen_prior(), rtol=1e-5, atol=1e-6)
+
+    def test_it_is_what_is_mixed(self) -> None:
+        plan = plan_of("mixup")
+        plan.mixer.prob = 0.3
+        mass = torch.cat([plan.mix(batch)[1].double() for _ in range(30) for batch in batches(plan)]).mean(0)
+        torch.testing.assert_close(mass, plan.seen_prior(), rtol=0, atol=0.03)
+
+    def test_a_mixer_of_one_s_own_has_its_own_rule(self) -> None:
+        p = ROWS.double().mean(0)
+        plan = plan_of(METHODS["mixup"].replace(partner_tau=0.0))
+        partners = plan_of("class_balanced").seen_prior()
+        plan.mixer = MixUp(4, multi_label="convex")
+        torch.testing.assert_close(plan.seen_prior(), (p + partners) / 2)
+        plan = plan_of(METHODS["mixup"].replace(label_mixing="convex"))
+        plan.mixer = lambda *batch: batch[:2]
+        assert plan.logits_prior() is None
+        assert "`mixer` must have `expected_weights`" in plan.logits_prior_reason()
 
     def test_of_the_logits(self) -> None:
         p = ROWS.double().mean(0)

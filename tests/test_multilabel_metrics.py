@@ -117,7 +117,11 @@ class TestReport:
         probs, truth = a_set()
         p, y = probs[:, 0], truth[:, 0]
         report = multilabel_report(p.unsqueeze(1), y.unsqueeze(1), [5])
-        assert multilabel_report(p, y, [5]) == pytest.approx(report, nan_ok=True)
+        for probs, labels in ((p, y), (p.numpy(), y.numpy()), (p, y.long().tolist()), (p.unsqueeze(1), y.numpy())):
+            assert multilabel_report(probs, labels, [5]) == pytest.approx(report, nan_ok=True)
+            torch.testing.assert_close(average_precision(probs, labels).item(), report["map"])
+        with pytest.raises(ValueError, match="`targets` must be multi-hot rows of 0 and 1, but hold 2"):
+            multilabel_report(p.numpy(), 2 * y.numpy(), [5])
 
     def test_perfect_and_overconfident_probabilities(self) -> None:
         truth = torch.tensor([[1, 0], [0, 1]])

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ltaug import class_prior, shift_logits
+from ltaug.correction import Correction
 from ltaug.posthoc import PriorShift, log_prior_shift, search_strength, strength_curve
 
 PRIORS = st.lists(st.integers(1, 5000), min_size=4, max_size=4)
@@ -198,6 +199,27 @@ class TestPriorOfEachRow:
         vector = log_prior_shift([6, 3, 1], read(ROWS))
         assert (vector.dtype, list(vector.shape)) == (torch.float64, [5, 3])
         assert not bool(log_prior_shift(read(ROWS), read(ROWS)).any())
+
+    def test_the_columns_of_a_table_are_the_classes(self) -> None:
+        pandas = pytest.importorskip("pandas")
+        table = pandas.DataFrame(ROWS, index=[3, 0, 1, 4, 2])  # what its rows are called is nothing
+        logits = torch.randn(5, 3)
+        expected = shift_logits(logits, [6, 3, 1], ROWS)
+        for order in ([0, 1, 2], [2, 0, 1]):
+            torch.testing.assert_close(shift_logits(logits, [6, 3, 1], table[order]), expected)
+            torch.testing.assert_close(log_prior_shift(table[order], [6, 3, 1]), -log_prior_shift([6, 3, 1], ROWS))
+            shifted = PriorShift(nn.Identity(), [6, 3, 1], table[order])
+            torch.testing.assert_close(shifted(logits), expected)
+            torch.testing.assert_close(Correction([6, 3, 1], table[order])(logits), expected)
+            torch.testing.assert_close(Correction([6, 3, 1])(logits, target_prior=table[order]), expected)
+        for columns in (list("abc"), ["0", "1", "2"], [1, 2, 3], [0, 1, 1]):
+            named = table.set_axis(columns, axis=1)
+            with pytest.raises(ValueError, match=r"`to_prior` is a table with the columns .* pass `\.to_numpy\(\)`"):
+                shift_logits(logits, [6, 3, 1], named)
+            torch.testing.assert_close(shift_logits(logits, [6, 3, 1], named.to_numpy()), expected)
+        polars = pytest.importorskip("polars")  # whose columns have names
+        with pytest.raises(ValueError, match="table with the columns 'column_0'"):
+            shift_logits(logits, [6, 3, 1], polars.DataFrame(np.array(ROWS)))
 
     def test_sites_of_several_mixes_are_right_again(self) -> None:
         # Two Gaussians seen at three sites: the posterior under one mix becomes that of each sample's own site.

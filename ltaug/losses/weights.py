@@ -20,7 +20,10 @@ __all__ = ["ClassWeightedLoss", "DeferredLoss", "effective_number_weights", "inv
 def effective_number_weights(class_counts: Counts, beta: float = 0.9999) -> Tensor:
     """Class-balanced weights, w_y ~ (1 - beta) / (1 - beta^n_y), scaled to sum to C.
 
-    Cui et al. (CVPR 2019, https://arxiv.org/abs/1901.05555).
+    Cui et al. (CVPR 2019, https://arxiv.org/abs/1901.05555). The effective number saturates at 1 / (1 - beta) samples,
+    10,000 for the default: classes that all have several times as many get the weight 1, and nothing is re-weighted.
+    Counts in millions, of the pixels of segmentation, need a beta of 1 - 1 / n with n of the most frequent class, or
+    :func:`inverse_frequency_weights`.
 
     Args:
         class_counts: training samples a class, [C], all positive.
@@ -31,6 +34,9 @@ def effective_number_weights(class_counts: Counts, beta: float = 0.9999) -> Tens
 
     >>> effective_number_weights([100, 1], beta=0.9)
     tensor([0.1818, 1.8182], dtype=torch.float64)
+    >>> pixels = [4_000_000, 60_000]
+    >>> effective_number_weights(pixels), effective_number_weights(pixels, beta=1 - 1 / max(pixels))
+    (tensor([0.9988, 1.0012], dtype=torch.float64), tensor([0.0460, 1.9540], dtype=torch.float64))
     """
     weights = 1.0 / effective_number(as_counts(class_counts, positive=True), beta)
     return weights * (weights.numel() / weights.sum())

@@ -37,6 +37,7 @@ from ltaug.losses import (
 )
 from ltaug.methods.method import Method
 from ltaug.mixers import BetweenClass, CutMix, ManifoldMixUp, MixUp, OccurrenceMixUp, ReMix, UniMix
+from ltaug.mixers._base import Mixer
 from ltaug.priors import Labels, class_counts, class_prior, effective_number, label_pairs
 from ltaug.samplers import (
     ClassAwareSampler,
@@ -100,7 +101,9 @@ class TrainingPlan:
         self.mixer: Any = self._make_mixer(sample_rate)
         self._planned_mixer = self.mixer
         self.sampler: Sampler[Any] = _PlannedSampler(self)
-        self._losses: dict[tuple[Any, ...], nn.Module] = {}
+        self._losses: dict[
+            tuple[bool, ...], tuple[list[Any], nn.Module]
+        ] = {}  # of a phase: what it was made by, and it
         self._own_criterion: nn.Module | None = None
         self.classifier_name = ""
         self.tau = method.classifier_tau
@@ -128,12 +131,16 @@ class TrainingPlan:
             self.mixer.alpha = cumulative_alpha(epoch, self.epochs)
             if self._branches is not None:
                 self._branches.alpha.fill_(self.mixer.alpha)
-        self._planned_criterion = self._criterion(epoch)
+        if self._own_criterion is None:
+            self._criterion(epoch)
 
     @property
     def criterion(self) -> nn.Module:
-        """What the current epoch minimises, ``criterion(logits, targets)``; one that you set stays for all epochs."""
-        return self._planned_criterion if self._own_criterion is None else self._own_criterion
+        """What the current epoch minimises, ``criterion(logits, targets)``; one that you set stays for all epochs.
+
+        A loss that corrects the effective prior is made anew where the mixer was changed or replaced.
+        """
+        return self._criterion(self.epoch) if self._own_criterion is None else self._own_criterion
 
     @criterion.setter
     def criterion(self, criterion: nn.Module) -> None:
@@ -143,7 +150,6 @@ class TrainingPlan:
         """Move the losses to a device."""
         self.device = torch.device(device)
         self._losses.clear()
-        self._planned_criterion = self._criterion(self.epoch)
         if self._own_criterion is not None:
             self._own_criterion.to(self.device)
         return self
@@ -242,13 +248,21 @@ class TrainingPlan:
         if not self.mixes(epoch):
             return mine
         partners = mine if m.partner == "batch" else self._shares_of(partner_tau)
-        if m.label_mixing == "convex":
-            weight = float(self.mixer.expected_weights()[0, 0]) if hasattr(self.mixer, "expected_weights") else 0.5
-            return weight * mine + (1.0 - weight) * partners
-        union = 1.0 - (1.0 - mine) * (1.0 - partners)
+        if getattr(self.mixer, "multi_label", m.label_mixing) == "convex":
+            if not hasattr(self.mixer, "expected_weights"):
+                raise ValueError(
+                    "`mixer` must have `expected_weights` for the shares of labels that are mixed by its weights, but "
+                    f"a {type(self.mixer).__name__} has none."
+                )
+            weight = float(self.mixer.expected_weights()[0, 0])
+            mixed = weight * mine + (1.0 - weight) * partners
+        else:
+            mixed = 1.0 - (1.0 - mine) * (1.0 - partners)
         # Of a permutation of the batch, one in so many samples is its own partner.
         alone = 1.0 / self.share if m.partner == "batch" and self.share else 0.0
-        return alone * mine + (1.0 - alone) * union
+        if isinstance(self.mixer, Mixer):  # which may leave some batches as they are, or all
+            alone = 1.0 - (1.0 - alone) * (self.mixer.prob if self.mixer.mixup_enabled else 0.0)
+        return alone * mine + (1.0 - alone) * mixed
 
     def _shares_of(self, first: Any, repeated: bool = False) -> Tensor:
         """Share that has each label, where samples are drawn by the class distribution ``first`` of the rarest."""
@@ -482,14 +496,14 @@ class TrainingPlan:
         return effective_number_weights(self.class_counts, self.method.beta)
 
     def _criterion(self, epoch: int) -> nn.Module:
-        """The loss of an epoch; made once for each phase of the training, or epoch where its prior moves."""
+        """The loss of an epoch; made once for each phase of the training, or anew where the prior it corrects moves."""
         m, counts = self.method, self.class_counts
         target = torch.tensor(m.target_prior, dtype=torch.float64) if m.target_prior else None
         weighted = m.class_weights != "none" and self._reached(epoch, m.reweight_from)
         phase = (self._reached(epoch, m.rebalance_from), self.mixes(epoch), weighted)
-        moves = m.prior == "effective" and (m.sampler == "progressive" or m.mixer == "bilateral")
-        key = (*phase, epoch if moves else 0)
-        if key not in self._losses:
+        moves = m.sampler == "progressive" or m.mixer == "bilateral"
+        cause = [epoch if moves else 0, *_parts(self.mixer)] if m.prior == "effective" else []
+        if phase not in self._losses or not _same(self._losses[phase][0], cause):
             make: dict[str, Callable[[], nn.Module]] = {
                 "ce": nn.CrossEntropyLoss,
                 "prior_corrected": lambda: PriorCorrectedLoss(self.corrected_prior(epoch), m.loss_tau, target),
@@ -523,8 +537,25 @@ class TrainingPlan:
             loss = make[m.loss]()
             if weighted:
                 loss = ClassWeightedLoss(loss, self._class_weights())
-            self._losses[key] = loss.to(self.device)
-        return self._losses[key]
+            self._losses[phase] = cause, loss.to(self.device)
+        return self._losses[phase][1]
+
+
+def _parts(mixer: Any) -> list[Any]:
+    """All that the labels which a mixer makes depend on: itself, its public attributes, and those of its ratio."""
+    parts = [mixer]
+    for name, value in getattr(mixer, "__dict__", {}).items():
+        if not name.startswith("_"):
+            parts += [name, *(_parts(value) if isinstance(value, Mixer) else [value])]
+    return parts
+
+
+def _same(before: list[Any], now: list[Any]) -> bool:
+    """Whether two lists hold the same objects, or equal numbers and words."""
+    plain = bool | int | float | str
+    return len(before) == len(now) and all(
+        a is b or (isinstance(a, plain) and isinstance(b, plain) and a == b) for a, b in zip(before, now, strict=True)
+    )
 
 
 class _PlannedSampler(Epochs, Sampler[Any]):

@@ -11,6 +11,7 @@ from ltaug._arguments import checked
 from ltaug.metrics._inputs import CHUNK, Probs, as_tensor
 from ltaug.metrics.calibration import bin_index, check_bins
 from ltaug.metrics.scores import shot_means
+from ltaug.posthoc.binary import label_rows
 from ltaug.priors import Counts, Labels, as_counts, label_pairs
 
 __all__ = ["average_precision", "labelwise_calibration_error", "multilabel_report"]
@@ -24,7 +25,8 @@ def multilabel_report(
 
     Args:
         probs: probability of each label, [N, L], each in 0..1: ``logits.sigmoid()``. [N] for one label.
-        targets: the labels of the test samples: multi-hot rows [N, L], or N lists of label indices.
+        targets: the labels of the test samples: multi-hot rows [N, L], or N lists of label indices; [N] of 0 and 1 for
+            one label.
         label_counts: **training** samples that have each label, [L].
         bins: bins of the calibration error.
         many: labels with more training samples are "many".
@@ -116,11 +118,7 @@ def labelwise_calibration_error(probs: Probs, targets: Labels, bins: int = 15) -
 def _read(probs: Probs, targets: Labels) -> tuple[Tensor, Tensor]:
     """Check probabilities [N, L] and convert targets to flags of their shape, on their device."""
     tensor = as_tensor(probs)
-    given = targets
-    if tensor.ndim == 1:
-        tensor = tensor.unsqueeze(1)
-        if isinstance(targets, Tensor) and targets.ndim == 1:
-            given = targets.unsqueeze(1)
+    tensor = tensor.unsqueeze(1) if tensor.ndim == 1 else tensor
     if tensor.ndim != 2 or not tensor.is_floating_point():
         raise ValueError(
             f"`probs` must be floating point with one row a sample, shape [N, L], but are {tensor.dtype} of shape "
@@ -135,7 +133,7 @@ def _read(probs: Probs, targets: Labels) -> tuple[Tensor, Tensor]:
             f"`probs` must be probabilities, each in 0..1, but row {row} has {float(tensor[row, label]):.6g} for label "
             f"{label}. If these are logits, pass `logits.sigmoid()`."
         )
-    samples, pairs, _ = label_pairs(given, tensor.shape[1], "targets")
+    samples, pairs, _ = label_pairs(label_rows(targets, tensor.shape[1]), tensor.shape[1], "targets")
     if samples != len(tensor):
         raise ValueError(
             f"`targets` must hold the labels of {len(tensor)} samples as `probs`, but hold those of {samples}. "

@@ -35,10 +35,10 @@ class KeptBuffers(nn.Module):
 
 
 class PriorBuffers(KeptBuffers):
-    """Base of modules whose buffers are priors: they keep their type, too, whatever type the model is cast to.
+    """Base of modules whose buffers are priors, or fitted numbers: they keep their type, whatever the model is cast to.
 
-    ``half()`` and the like are for the model: they would round the prior of a rare class to 0. Where a device has no
-    float64, buffers of that type stay on the CPU.
+    ``half()`` and the like are for the model: they would round the prior of a rare class to 0, and with a calibrator's
+    numbers all logits that it is given. Where a device has no float64, buffers of that type stay on the CPU.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:

@@ -50,6 +50,11 @@ def read(place: Place, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = _with(stem, "json")
     try:
         info = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"There is no saved {name} at `{place}`: `{path}` is missing. Name the folder or the file that its `save` "
+            "was given."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"`{path}` is damaged ({error}). Save it again.") from error
     if not isinstance(info, dict) or info.get("kind") != name:
@@ -57,6 +62,10 @@ def read(place: Place, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = _with(stem, "safetensors")
     try:
         return load(path.read_bytes()), info
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"`{path}` is missing beside `{_with(stem, 'json')}`: the saved {name} is these two files. Copy both."
+        ) from error
     except SafetensorError as error:
         raise ValueError(f"`{path}` is damaged ({error}). Save it again.") from error
 

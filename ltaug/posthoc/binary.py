@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ltaug._arguments import as_number, as_whole, checked
-from ltaug.posthoc._buffers import KeptBuffers
-from ltaug.posthoc.shift import Logits, as_logits, check_finite
-from ltaug.priors import Column, Labels, as_array, label_pairs, on_wide_device, with_values
+from ltaug.posthoc._buffers import PriorBuffers
+from ltaug.posthoc.shift import Given, Logits, as_logits, check_finite, class_columns, like, shifted, wide
+from ltaug.priors import Column, Labels, as_array, holds_several, label_pairs, on_wide_device, with_values
 
 __all__ = [
     "LabelwiseTemperatureScaling",
@@ -22,24 +23,28 @@ __all__ = [
     "shift_binary_logits",
 ]
 
-Shares = Tensor | Column | list[float] | tuple[float, ...] | float
+Shares = Tensor | Column | Sequence[float] | Mapping[int, float] | float
 """Share of the samples that have each label, [L]; one number for one label, or for all alike."""
+SharesOrRows = Shares | Sequence[Sequence[float]]
+"""Such shares, or those of every row, [N, L]."""
 
 
 @checked
-def log_odds_shift(from_prior: Shares, to_prior: Shares, strength: float = 1.0) -> Tensor:
+def log_odds_shift(from_prior: SharesOrRows, to_prior: SharesOrRows, strength: float = 1.0) -> Tensor:
     """Compute strength * (log odds of to_prior - log odds of from_prior): what :func:`shift_binary_logits` adds.
 
     Args:
-        from_prior: shares pi of the samples that have each label, [L], between 0 and 1; or one number for all.
-        to_prior: the shares to move to, in the same form.
+        from_prior: shares pi of the samples that have each label, [L], between 0 and 1; or one number for all; or
+            shares a row, [N, L].
+        to_prior: the shares to move to, in the same form; either may be of all rows, and the other one a row.
         strength: 1 is Bayes' rule.
 
     Returns:
-        float64 [L], on the device of ``from_prior``, or on the CPU where that has no float64.
+        float64 [L], or [N, L] where shares are a row's, on the device of ``from_prior``, or on the CPU where that has
+        no float64.
 
     Raises:
-        ValueError: a share is not between 0 and 1 (its log odds are infinite), the numbers of labels differ, or
+        ValueError: a share is not between 0 and 1 (its log odds are infinite), the numbers of labels or rows differ, or
             ``strength`` is NaN or infinite.
 
     >>> log_odds_shift([0.5, 0.2], 0.5)
@@ -48,17 +53,25 @@ def log_odds_shift(from_prior: Shares, to_prior: Shares, strength: float = 1.0) 
     strength = as_number(strength, "strength", "0 leaves the logits, 1 is Bayes' rule.")
     if not math.isfinite(strength):
         raise ValueError(f"`strength` must be finite, but is {strength}. 0 leaves the logits, 1 is Bayes' rule.")
-    source, target = as_shares(from_prior, "from_prior"), as_shares(to_prior, "to_prior")
-    if source.numel() != target.numel() and 1 not in (source.numel(), target.numel()):
+    source, target = (
+        as_shares(prior, name, rows=True) for prior, name in ((from_prior, "from_prior"), (to_prior, "to_prior"))
+    )
+    labels = source.shape[-1], target.shape[-1]
+    if labels[0] != labels[1] and 1 not in labels:
         raise ValueError(
-            f"`from_prior` and `to_prior` must have one share a label each, but have {source.numel()} and "
-            f"{target.numel()}."
+            f"`from_prior` and `to_prior` must have one share a label each, but have {labels[0]} and {labels[1]}."
+        )
+    if source.ndim == target.ndim == 2 and len(source) != len(target):
+        raise ValueError(
+            f"`from_prior` and `to_prior` must have as many rows, but have {len(source)} and {len(target)}."
         )
     return strength * (target.to(source.device).logit() - source.logit())
 
 
 @checked
-def shift_binary_logits(logits: Logits, from_prior: Shares, to_prior: Shares, strength: float = 1.0) -> Tensor:
+def shift_binary_logits(
+    logits: Given, from_prior: SharesOrRows, to_prior: SharesOrRows, strength: float = 1.0
+) -> Given:
     """Move the logits of labels that do not exclude each other from one prior to another, label by label.
 
     z + strength * (log(pi' / (1 - pi')) - log(pi / (1 - pi))), by Bayes' rule for each label alone: the odds p(l | x) /
@@ -71,11 +84,12 @@ def shift_binary_logits(logits: Logits, from_prior: Shares, to_prior: Shares, st
     Args:
         logits: [N, L, ...]; [N] or [N, 1] for one label; a tensor, an array or nested lists.
         from_prior: shares that the logits are under, [L], or one number for all labels.
-        to_prior: the shares to move to.
+        to_prior: the shares to move to; or those of each row, [N, L], where the rows come from several places or dates:
+            ``prior_of_site[site]``. So may ``from_prior`` be.
         strength: 0 leaves the logits, 1 is Bayes' rule.
 
     Returns:
-        Logits of the same shape and type.
+        Logits of the same shape and type: a tensor for a tensor, else a NumPy array.
 
     Raises:
         ValueError: as in :func:`log_odds_shift`, or ``logits`` have another number of labels or are integers.
@@ -83,18 +97,20 @@ def shift_binary_logits(logits: Logits, from_prior: Shares, to_prior: Shares, st
     >>> shift_binary_logits(torch.zeros(1, 2), from_prior=[0.5, 0.5], to_prior=[0.9, 0.1]).sigmoid()
     tensor([[0.9000, 0.1000]])
     """
-    logits = as_logits(logits)
-    if not logits.is_floating_point():
-        raise ValueError(f"`logits` must be floating point, but are {logits.dtype}: the shift would be rounded.")
-    shift = log_odds_shift(from_prior, to_prior, strength).to(logits.dtype).to(logits.device)
-    if shift.numel() > 1:
-        check_labels_of(logits, shift.numel())
-        shift = shift.view(-1, *(1,) * (logits.ndim - 2))
-    return logits + shift
+    tensor = as_logits(logits)
+    if not tensor.is_floating_point():
+        raise ValueError(f"`logits` must be floating point, but are {tensor.dtype}: the shift would be rounded.")
+    shift = log_odds_shift(from_prior, to_prior, strength)
+    if shift.numel() == 1 and shift.ndim == 1:
+        return like(logits, tensor + shift.to(tensor.dtype).to(tensor.device))
+    if tensor.ndim == 1 and shift.shape[-1] == 1:  # a share a row, of one label
+        return like(logits, shifted(tensor.unsqueeze(1), shift).squeeze(1))
+    check_labels_of(tensor, shift.shape[-1])
+    return like(logits, shifted(tensor, shift))
 
 
 @checked
-def estimate_label_prior(logits: Logits, logits_prior: Shares) -> Tensor:
+def estimate_label_prior(logits: Given, logits_prior: Shares) -> Given:
     """Estimate how frequent each label is among unlabelled samples, from calibrated logits of a model.
 
     The maximum of the likelihood of each label's share q, sum_i log(q r_i + 1 - q) with the likelihood ratios r_i =
@@ -108,8 +124,8 @@ def estimate_label_prior(logits: Logits, logits_prior: Shares) -> Tensor:
         logits_prior: shares that the logits are under, [L], or one number for all labels.
 
     Returns:
-        float64 [L], on the device of the logits, or on the CPU where that has no float64. Between 1 / (2 N) and
-        1 - 1 / (2 N), so that the log odds are finite.
+        float64 [L], on the device of the logits, or on the CPU where that has no float64; an array for arrays. Between
+        1 / (2 N) and 1 - 1 / (2 N), so that the log odds are finite.
 
     Raises:
         ValueError: there is no sample, a logit is not finite, or ``logits_prior`` does not fit.
@@ -129,13 +145,13 @@ def estimate_label_prior(logits: Logits, logits_prior: Shares) -> Tensor:
         middle = (low + high) / 2
         above = (ratio + middle).sigmoid().mean(0) > middle.sigmoid()
         low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-    return ((low + high) / 2).sigmoid()
+    return like(logits, ((low + high) / 2).sigmoid())
 
 
 Self = TypeVar("Self", bound="LabelCalibration")
 
 
-class LabelCalibration(KeptBuffers):
+class LabelCalibration(PriorBuffers):
     """Base of the calibrations of labels that may come together: scale * z + bias for each label, fitted for itself.
 
     Scales stay positive, so that the order of the samples, and each average precision, stays. The numbers are buffers,
@@ -153,15 +169,15 @@ class LabelCalibration(KeptBuffers):
         self.register_buffer("scale", torch.tensor([1.0] * size, device="cpu"))
         self.register_buffer("bias", torch.tensor([0.0] * size, device="cpu"))
 
-    def forward(self, logits: Logits) -> Tensor:
-        """Calibrate logits [N, L, ...], or [N] of one label; returns their shape and type."""
-        logits = as_logits(logits)
+    def forward(self, logits: Given) -> Given:
+        """Calibrate logits [N, L, ...], or [N] of one label; returns their shape and type, arrays for arrays."""
+        tensor = as_logits(logits)
         size = self.scale.numel()
-        if size > 1 or logits.ndim > 1:
-            check_labels_of(logits, size)
-        shape = (-1, *(1,) * (logits.ndim - 2))
-        scale, bias = (values.to(logits).view(shape) for values in (self.scale, self.bias))
-        return logits * scale + bias
+        if size > 1 or tensor.ndim > 1:
+            check_labels_of(tensor, size)
+        z = wide(tensor)
+        scale, bias = (values.to(z).view(-1, *[1] * (z.ndim - 2)) for values in (self.scale, self.bias))
+        return like(logits, (z * scale + bias).to(tensor.dtype))
 
     def fit(self: Self, logits: Logits, targets: Labels, prior_std: float = 3.0) -> Self:
         """Fit each label to held-out samples: minimise its binary cross-entropy, by BFGS in double precision.
@@ -173,7 +189,7 @@ class LabelCalibration(KeptBuffers):
 
         Args:
             logits: [N, L], of samples that the model was not trained on; [N] or [N, 1] for one label.
-            targets: multi-hot rows [N, L] of 0 and 1, or N lists of label indices.
+            targets: multi-hot rows [N, L] of 0 and 1, or N lists of label indices; [N] of 0 and 1 for one label.
             prior_std: standard deviation of the Gaussian prior; infinity for plain maximum likelihood.
 
         Returns:
@@ -191,8 +207,7 @@ class LabelCalibration(KeptBuffers):
             raise ValueError(f"`prior_std` must be positive, but is {prior_std}.")
         rows, size = _label_rows(logits), self.scale.numel()
         check_labels_of(rows, size)
-        given: Any = targets.unsqueeze(1) if isinstance(targets, Tensor) and targets.ndim == size == 1 else targets
-        samples, (sample, label), _ = label_pairs(given, size, "targets")
+        samples, (sample, label), _ = label_pairs(label_rows(targets, size), size, "targets")
         if samples != len(rows):
             raise ValueError(f"`targets` must hold the labels of {len(rows)} samples as `logits`, but of {samples}.")
         truth = np.zeros((samples, size))
@@ -272,29 +287,40 @@ def _label_rows(logits: Logits) -> Tensor:
     return rows
 
 
+def label_rows(targets: Labels, num_labels: int) -> Labels:
+    """Flags [N] of a single label, of any form, as rows [N, 1]; other targets as they are."""
+    if num_labels != 1 or holds_several(targets):
+        return targets
+    flags = as_array(targets, "targets")
+    return flags.unsqueeze(1) if flags.ndim == 1 else flags
+
+
 def check_labels_of(logits: Tensor, num_labels: int) -> None:
     """Raise ValueError for logits that do not have ``num_labels`` on dim 1."""
     if logits.ndim < 2 or logits.shape[1] != num_labels:
         raise ValueError(f"`logits` must have shape [N, {num_labels}, ...], but have {list(logits.shape)}.")
 
 
-def as_shares(prior: Shares, name: str, num_labels: int | None = None) -> Tensor:
+def as_shares(prior: SharesOrRows, name: str, num_labels: int | None = None, rows: bool = False) -> Tensor:
     """Convert shares of samples [L], or one number, to float64 [L]; raise ValueError unless they are between 0 and 1.
 
-    The tensor is on a device that has float64, the CPU if need be.
+    With ``rows`` they may be those of every row, [N, L]. The tensor is on a device that has float64, the CPU if need
+    be.
     """
     given: Any = [prior] if isinstance(prior, int | float) and not isinstance(prior, bool) else prior
-    shares = on_wide_device(with_values(as_array(given, name), name)).detach()
-    if shares.ndim > 1 or shares.numel() == 0 or shares.dtype == torch.bool or num_labels not in (None, shares.numel()):
+    shares = on_wide_device(with_values(class_columns(given, name, expected="hold one share a label"), name)).detach()
+    size = shares.shape[-1] if shares.ndim else 1
+    if shares.ndim > 1 + rows or not shares.numel() or shares.dtype == torch.bool or num_labels not in (None, size):
         expected = "L" if num_labels is None else num_labels
         raise ValueError(
             f"`{name}` must hold one share a label, shape [{expected}], but is {shares.dtype} of shape "
             f"{list(shares.shape)}."
         )
-    shares = shares.double().view(-1)
-    if not bool(((shares > 0) & (shares < 1)).all()):
-        bad = int((~((shares > 0) & (shares < 1))).nonzero()[0])
-        value = float(shares[bad])
+    shares = shares.double().reshape(*shares.shape[:-1], size)
+    wrong = ~((shares > 0) & (shares < 1))
+    if bool(wrong.any()):
+        *row, bad = wrong.nonzero()[0].tolist()
+        value = float(shares[wrong][0])
         if value in (0.0, 1.0):
             way = (
                 "Its log odds are infinite: drop a label that no sample or every sample has, or smooth the shares, "
@@ -303,6 +329,7 @@ def as_shares(prior: Shares, name: str, num_labels: int | None = None) -> Tensor
         else:
             way = "Divide counts by the number of samples; `label_prior(labels)` does."
         raise ValueError(
-            f"`{name}` must hold shares of the samples, between 0 and 1, but label {bad} has {value:g}. {way}"
+            f"`{name}` must hold shares of the samples, between 0 and 1, but label {bad} has {value:g}"
+            f"{f' in row {row[0]}' if row else ''}. {way}"
         )
     return shares

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ltaug._arguments import as_number, as_whole, checked
-from ltaug.posthoc._buffers import KeptBuffers
-from ltaug.posthoc.shift import Given, Logits, as_logits, check_finite, check_no_probabilities, like
+from ltaug.posthoc._buffers import PriorBuffers
+from ltaug.posthoc.shift import Given, Logits, as_logits, check_finite, check_no_probabilities, like, wide
 from ltaug.priors import Counts, as_array, as_counts, as_reals, comparable, on_wide_device, with_values
 
 __all__ = ["BiasCorrectedTemperatureScaling", "TemperatureScaling", "VectorScaling"]
@@ -24,7 +24,7 @@ _BLOCK = 1 << 18
 """Logits of a block of samples, few enough for the processor's cache."""
 
 
-class Calibration(KeptBuffers, ABC):
+class Calibration(PriorBuffers, ABC):
     """Base of the calibrations: scale * z + bias a class, by fitted numbers that start as the identity.
 
     If there are biases, they are the last of the numbers. The numbers are buffers, not parameters: an optimiser of the
@@ -45,9 +45,9 @@ class Calibration(KeptBuffers, ABC):
     def forward(self, logits: Given) -> Given:
         """Calibrate logits [N, C, ...]; returns their shape and type, a tensor for a tensor, else a NumPy array."""
         tensor = self.check(logits)
-        numbers = (cast(Tensor, getattr(self, name)) for name in self.names)
-        scale, bias = (_along_classes(values.to(tensor), tensor) for values in self.scale_and_bias(*numbers))
-        return like(logits, tensor * scale + bias)
+        numbers, z = (cast(Tensor, getattr(self, name)) for name in self.names), wide(tensor)
+        scale, bias = (_along_classes(values.to(z), z) for values in self.scale_and_bias(*numbers))
+        return like(logits, (z * scale + bias).to(tensor.dtype))
 
     def fit(
         self: Self,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ltaug._arguments import as_whole, checked
 from ltaug.posthoc.calibration import Calibration, Likelihood, TemperatureScaling
-from ltaug.posthoc.shift import Given, Logits, like
+from ltaug.posthoc.shift import Given, Logits, like, wide
 from ltaug.priors import Counts
 
 __all__ = ["StructuredMatrixScaling"]
@@ -57,10 +57,11 @@ class StructuredMatrixScaling(Calibration):
     def forward(self, logits: Given) -> Given:
         """Calibrate logits [N, C, ...]; returns their shape and type, a tensor for a tensor, else a NumPy array."""
         tensor = self.check(logits)
-        weight, bias = self.weight.to(tensor), self.bias.to(tensor)
-        about = (tensor - tensor.mean(1, keepdim=True)).movedim(1, -1)
+        z = wide(tensor)
+        weight, bias = self.weight.to(z), self.bias.to(z)
+        about = (z - z.mean(1, keepdim=True)).movedim(1, -1)
         change = about @ (weight - torch.eye(len(bias), dtype=weight.dtype, device=weight.device)).T + bias
-        return like(logits, tensor + change.movedim(-1, 1))
+        return like(logits, (z + change.movedim(-1, 1)).to(tensor.dtype))
 
     def fit(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -94,7 +94,8 @@ def shift_logits(logits: Given, from_prior: Priors, to_prior: Priors, strength: 
         from_prior: the prior that the logits are under, [C]: the training prior for a model trained with plain
             cross-entropy, uniform for a prior-corrected one. Counts or probabilities.
         to_prior: the prior to move to, [C]; or one a row, [N, C], where the rows come from several places or dates:
-            ``prior_of_site[site]``. So may ``from_prior`` be. Rows are on dimension 0 of the logits.
+            ``prior_of_site[site]``. So may ``from_prior`` be. Rows are on dimension 0 of the logits; the columns of a
+            pandas table are named by the classes, 0..C-1.
         strength: 0 leaves the logits, 1 is Bayes' rule.
         dim: where the classes are.
 
@@ -147,7 +148,7 @@ def as_priors(prior: Priors, name: str) -> Tensor:
     """Convert a prior, [C], as :func:`ltaug.priors.as_counts` does, or one a row, [N, C]; positive, float64."""
     if torch.compiler.is_compiling():
         return torch.as_tensor(prior).double()  # compiled code has no checks
-    values = by_class(prior, name, " Pass a list, an array or a tensor.", "hold one number a class")
+    values = class_columns(prior, name, " Pass a list, an array or a tensor.", "hold one number a class")
     if values.ndim != 2 or values.dtype == torch.bool or not values.numel():
         return as_counts(values, name, integers=False, positive=True).double()
     rows = on_wide_device(with_values(values, name)).double()
@@ -159,6 +160,24 @@ def as_priors(prior: Priors, name: str) -> Tensor:
             "class that does not occur there a tiny probability, `prior.clamp(min=1e-9)`."
         )
     return rows
+
+
+def class_columns(values: Any, name: str, advice: str = "", expected: str = "hold one number a class") -> Tensor:
+    """Convert numbers of classes as :func:`ltaug.priors.by_class` does, or rows of them, [N, C].
+
+    The columns of a table are the classes, in the order of their names, whatever its rows are called.
+    """
+    columns = getattr(values, "column_names", getattr(values, "columns", None))
+    if columns is None or isinstance(values, Tensor | Mapping):
+        return by_class(values, name, advice, expected)
+    names = list(columns)
+    if set(names) != set(range(len(names))):
+        some = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+        raise ValueError(
+            f"`{name}` is a table with the columns {some}, but must have one for each class, 0..{len(names) - 1}, by "
+            "this number. Rename them, or pass `.to_numpy()` of the table with the classes in order."
+        )
+    return as_array(np.asarray(values)[:, sorted(range(len(names)), key=names.__getitem__)], name, advice, expected)
 
 
 def as_target(prior: Counts, num_classes: int, name: str = "target_prior", of: str = "class_counts") -> Tensor:
@@ -177,6 +196,11 @@ def as_logits(logits: Logits, name: str = "logits") -> Tensor:
     # Plain numbers have no type of their own: they get torch's usual one, as in `torch.tensor`.
     plain = type(entry) in (int, float) and tensor.is_floating_point()
     return tensor.to(torch.get_default_dtype()) if plain else tensor
+
+
+def wide(logits: Tensor) -> Tensor:
+    """Logits in single precision at least, to compute with: half precision would round every step."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def check_classes(prior: Tensor, num_classes: int, name: str, of: str) -> None:
