@@ -60,6 +60,7 @@ from ltaug.metrics import classification_report, multilabel_report
 from ltaug.mixers import BetweenClass, CutMix, ManifoldMixUp, MixUp, ReMix, UniMix
 from ltaug.posthoc import (
     BiasCorrectedTemperatureScaling,
+    LabelwisePriorShift,
     LabelwiseTemperatureScaling,
     PlattScaling,
     PriorShift,
@@ -119,6 +120,7 @@ __all__ = [
     "LADELoss",
     "LDAMLoss",
     "LabelAwareSmoothingLoss",
+    "LabelwisePriorShift",
     "LabelwiseTemperatureScaling",
     "LearnableWeightScaling",
     "LogitAdjustedLoss",

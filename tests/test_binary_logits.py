@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltaug import (
+    LabelwisePriorShift,
     LabelwiseTemperatureScaling,
     PlattScaling,
     PriorCorrectedBCELoss,
@@ -278,3 +279,37 @@ class TestEstimate:
             estimate_label_prior(torch.zeros(0, 2), 0.5)
         with pytest.raises(ValueError, match="`logits` must be finite"):
             estimate_label_prior(torch.tensor([[math.inf]]), 0.5)
+
+
+class TestLabelwisePriorShift:
+    SOURCE, TARGET = [0.3, 0.05, 0.5], [0.1, 0.4, 0.5]
+
+    def test_is_the_shift_as_a_layer(self) -> None:
+        logits = torch.randn(5, 3)
+        model = LabelwisePriorShift(nn.Identity(), self.SOURCE, self.TARGET, strength=0.7)
+        torch.testing.assert_close(model(logits), shift_binary_logits(logits, self.SOURCE, self.TARGET, 0.7))
+        half = LabelwisePriorShift(nn.Identity(), self.SOURCE)
+        torch.testing.assert_close(half(logits), shift_binary_logits(logits, self.SOURCE, 0.5))
+        rows = torch.rand(5, 3).clamp(0.1, 0.9)
+        torch.testing.assert_close(
+            half(logits, target_prior=rows), shift_binary_logits(logits, self.SOURCE, rows), atol=1e-5, rtol=1e-5
+        )
+        torch.testing.assert_close(model.retarget(self.SOURCE)(logits), logits)
+
+    def test_is_saved_and_compiled(self) -> None:
+        logits = torch.randn(5, 3)
+        model = LabelwisePriorShift(nn.Identity(), self.SOURCE, self.TARGET)
+        other = LabelwisePriorShift(nn.Identity(), self.TARGET)
+        other.load_state_dict(model.state_dict())
+        torch.testing.assert_close(other(logits), model(logits))
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        target = torch.tensor(self.TARGET)
+        torch.testing.assert_close(compiled(logits, target_prior=target), model(logits))
+
+    def test_errors(self) -> None:
+        with pytest.raises(ValueError, match=r"`logits_prior` must hold shares of the samples, .* label 0 has 30"):
+            LabelwisePriorShift(nn.Identity(), [30, 5, 50])
+        with pytest.raises(ValueError, match="target_prior"):
+            LabelwisePriorShift(nn.Identity(), self.SOURCE, [0.5, 0.5])
+        with pytest.raises(ValueError, match="`strength` must be finite"):
+            LabelwisePriorShift(nn.Identity(), self.SOURCE, strength=float("inf"))

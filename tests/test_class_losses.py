@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -237,6 +238,29 @@ class TestWeights:
         assert inverse_frequency_weights(COUNTS).tolist() == pytest.approx(wanted.tolist())
         with pytest.raises(ValueError, match="class 1 has 0"):
             inverse_frequency_weights([3, 0])
+
+    def test_by_word_and_by_name(self) -> None:
+        """What people look for: words, and numbers by the names of classes."""
+
+        def made(weights: Any, **more: Any) -> list[float]:
+            return ClassWeightedLoss(nn.CrossEntropyLoss(), weights, **more).class_weights.tolist()
+
+        counts = {"class_counts": COUNTS}
+        for word in ("auto", "inverse"):
+            assert made(word, **counts) == pytest.approx(inverse_frequency_weights(COUNTS).tolist(), rel=1e-6)
+        assert made("effective_number", **counts) == pytest.approx(effective_number_weights(COUNTS).tolist(), rel=1e-6)
+        names = {"class_names": ["cat", "dog"]}
+        assert made({"dog": 3.0, "cat": 1.0}, **names) == [1.0, 3.0]
+        with pytest.raises(ValueError, match=r"effective_number, inverse, auto with .*, but is 'balanced'"):
+            made("balanced", **counts)
+        with pytest.raises(ValueError, match="'auto' without them"):
+            made("auto")
+        with pytest.raises(ValueError, match="give the `class_names`"):
+            made({"dog": 3.0, "cat": 1.0})
+        with pytest.raises(ValueError, match="must have a number for 'cat'"):
+            made({"dog": 3.0}, **names)
+        with pytest.raises(ValueError, match="has a number for 'cow', which is none of the `class_names`"):
+            made({"dog": 3.0, "cat": 1.0, "cow": 1.0}, **names)
 
     def test_effective_number_weights(self) -> None:
         raw = [(1 - 0.99) / (1 - 0.99**n) for n in COUNTS]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +75,10 @@ class ClassWeightedLoss(ClassLoss):
             targets and have a ``reduction``, which is adopted, as is an ``ignore_index``. A copy is kept; the loss
             itself is not changed.
         class_weights: w, [C]; :func:`effective_number_weights` are the class-balanced ones,
-            :func:`inverse_frequency_weights` scikit-learn's.
+            :func:`inverse_frequency_weights` scikit-learn's. Or "effective_number", or "inverse" (also called "auto"),
+            which need ``class_counts``. Or numbers by the names of classes, which need ``class_names``.
+        class_counts: training samples a class, [C], for weights that are asked for by a word.
+        class_names: C names in the order of the classes, for weights that come by name.
 
     Raises:
         ValueError: the loss is not a mean over samples, not linear (torch's ``label_smoothing``), or has class weights
@@ -88,7 +93,13 @@ class ClassWeightedLoss(ClassLoss):
     class_weights: Tensor
 
     @checked
-    def __init__(self, loss: nn.Module, class_weights: Counts) -> None:
+    def __init__(
+        self,
+        loss: nn.Module,
+        class_weights: Counts | str | Mapping[str, float],
+        class_counts: Counts | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
         super().__init__(str(getattr(loss, "reduction", "mean")))
         if isinstance(loss, LADELoss | DeferredLoss | ClassWeightedLoss) or not hasattr(loss, "reduction"):
             raise ValueError(
@@ -114,7 +125,7 @@ class ClassWeightedLoss(ClassLoss):
         self.loss.reduction = "none"  # type: ignore[assignment]
         self.ignore_index = int(getattr(loss, "ignore_index", IGNORED))
         self.ignores_rows = bool(getattr(loss, "ignores_rows", False))
-        weights = check_class_weights(class_weights)
+        weights = check_class_weights(_asked_for(class_weights, class_counts, class_names))
         if weights is None:
             raise ValueError(
                 "`class_weights` must hold one number a class, but is None. Use the loss as it is instead."
@@ -147,6 +158,30 @@ class ClassWeightedLoss(ClassLoss):
                 f'`reduction="none"`, but {type(self.loss).__name__} returned shape {list(loss.shape)}.'
             )
         return loss
+
+
+def _asked_for(weights: Any, counts: Counts | None, names: Sequence[str] | None) -> Any:
+    """Class weights that are asked for by a word, or that come by the names of classes."""
+    make = {"effective_number": effective_number_weights} | dict.fromkeys(
+        ("inverse", "auto"), inverse_frequency_weights
+    )
+    if isinstance(weights, str):
+        if weights not in make or counts is None:
+            raise ValueError(
+                f"`class_weights` must be numbers, or {', '.join(make)} with the `class_counts`, but is {weights!r}"
+                f"{'' if counts is not None else ' without them'}."
+            )
+        return make[weights](counts)
+    if not isinstance(weights, Mapping) or not any(isinstance(name, str) for name in weights):
+        return weights
+    if names is None:
+        raise ValueError("`class_weights` come by name: give the `class_names`, in the order of the classes.")
+    for given, known, words in ((weights, names, "has a number for"), (names, weights, "must have a number for")):
+        wrong = [name for name in given if name not in known]
+        if wrong:
+            others = ", which is none of the `class_names`" if given is weights else ""
+            raise ValueError(f"`class_weights` {words} {wrong[0]!r}{others} ({len(wrong)} such).")
+    return [weights[name] for name in names]
 
 
 class DeferredLoss(nn.Module):

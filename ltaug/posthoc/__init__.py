@@ -1,6 +1,7 @@
 """Prior correction of logits, the one shift that training losses and test-time corrections share, and calibration."""
 
 from ltaug.posthoc.binary import (
+    LabelwisePriorShift,
     LabelwiseTemperatureScaling,
     PlattScaling,
     estimate_label_prior,
@@ -15,6 +16,7 @@ from ltaug.posthoc.shift import log_prior_shift, shift_logits
 
 __all__ = [
     "BiasCorrectedTemperatureScaling",
+    "LabelwisePriorShift",
     "LabelwiseTemperatureScaling",
     "PlattScaling",
     "PriorShift",

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from ltaug._arguments import as_number, as_whole, checked
 from ltaug.posthoc._buffers import PriorBuffers
+from ltaug.posthoc.prior_shift import PriorShift
 from ltaug.posthoc.shift import Given, Logits, as_logits, check_finite, class_columns, like, shifted, wide
 from ltaug.priors import Column, Labels, as_array, holds_several, label_pairs, on_wide_device, with_values
 
 __all__ = [
+    "LabelwisePriorShift",
     "LabelwiseTemperatureScaling",
     "PlattScaling",
     "estimate_label_prior",
@@ -299,6 +301,42 @@ def check_labels_of(logits: Tensor, num_labels: int) -> None:
     """Raise ValueError for logits that do not have ``num_labels`` on dim 1."""
     if logits.ndim < 2 or logits.shape[1] != num_labels:
         raise ValueError(f"`logits` must have shape [N, {num_labels}, ...], but have {list(logits.shape)}.")
+
+
+class LabelwisePriorShift(PriorShift):
+    """Wrapper that moves the logits of a model of several labels to other shares: :func:`shift_binary_logits`.
+
+    It saves, exports and takes targets with every batch as :class:`PriorShift` does.
+
+    Args:
+        model: returns logits [N, L, ...], one of each label, or an object that holds them.
+        logits_prior: shares of the samples with each label that the logits are under, [L], between 0 and 1; of a plan,
+            ``plan.logits_prior()``.
+        target_prior: the shares to move to, [L], or one set a row, [N, L]; by default 1/2.
+        strength: 1 is Bayes' rule, 0 leaves the logits.
+        output: as for :class:`PriorShift`.
+
+    Raises:
+        ValueError: a share is not between 0 and 1, the numbers of labels differ, or ``strength`` is not finite.
+
+    >>> from torch import nn
+    >>> model = LabelwisePriorShift(nn.Identity(), logits_prior=[0.5, 0.5], target_prior=[0.5, 0.2])
+    >>> model(torch.zeros(1, 2)).sigmoid()
+    tensor([[0.5000, 0.2000]])
+    """
+
+    def _source(self, prior: Any) -> Tensor:
+        return as_shares(prior, "logits_prior")
+
+    def _default(self, prior: Tensor) -> Tensor:
+        return torch.full_like(prior, 0.5)
+
+    def _target(self, prior: Any, name: str) -> Tensor:
+        # A graph that is exported with its target cannot look at it.
+        return prior if torch.compiler.is_compiling() else as_shares(prior, name, rows=True)
+
+    def _difference(self, source: Tensor, target: Tensor) -> Tensor:
+        return target.logit() - source.logit()
 
 
 def as_shares(prior: SharesOrRows, name: str, num_labels: int | None = None, rows: bool = False) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from ltaug._arguments import check_dense, checked
 from ltaug.posthoc._buffers import PriorBuffers
-from ltaug.posthoc.shift import Priors, as_priors, check_classes, difference, log_prior_shift, shifted
+from ltaug.posthoc.shift import Priors, as_priors, check_classes, difference, shifted
 from ltaug.priors import Counts, as_counts
 
 __all__ = ["PriorShift"]
@@ -63,13 +64,30 @@ class PriorShift(PriorBuffers):
     ) -> None:
         super().__init__()
         self.model, self.output = model, output
-        prior = as_counts(logits_prior, "logits_prior", integers=False, positive=True).double().cpu()
+        prior = self._source(logits_prior).cpu()
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
-        self.register_buffer("logits_prior", (prior / prior.sum()).to(dtype))
+        self.register_buffer("logits_prior", prior.to(dtype))
         # Made from the prior, never anew: inside `torch.device("meta")` new tensors have no values.
         self.register_buffer("strength", torch.ones_like(self.logits_prior[0]))
         self.register_buffer("shift", torch.zeros_like(self.logits_prior))
-        self._aim(torch.ones_like(prior) if target_prior is None else target_prior, strength, "target_prior")
+        self._aim(self._default(prior) if target_prior is None else target_prior, strength, "target_prior")
+
+    def _source(self, prior: Any) -> Tensor:
+        """Read the prior that the logits are under, float64 [C]."""
+        counts = as_counts(prior, "logits_prior", integers=False, positive=True).double()
+        return counts / counts.sum()
+
+    def _default(self, prior: Tensor) -> Tensor:
+        """The prior that is moved to if none is given."""
+        return torch.ones_like(prior)
+
+    def _target(self, prior: Any, name: str) -> Tensor:
+        """Read a prior to move to, [C] or [N, C]."""
+        return as_priors(prior, name)
+
+    def _difference(self, source: Tensor, target: Tensor) -> Tensor:
+        """What a strength of 1 adds to the logits, [C] or [N, C]."""
+        return difference(source, target)
 
     @checked
     def retarget(self, prior: Priors, strength: float | None = None) -> PriorShift:
@@ -90,9 +108,11 @@ class PriorShift(PriorBuffers):
         return self
 
     def _aim(self, prior: Priors, strength: float, name: str) -> None:
-        target = as_priors(prior, name).cpu()
+        target = self._target(prior, name).cpu()
         check_classes(target, self.logits_prior.numel(), name, "logits_prior")
-        shift = log_prior_shift(self.logits_prior.cpu(), target, strength)
+        if not math.isfinite(strength):
+            raise ValueError(f"`strength` must be finite, but is {strength}. 0 leaves the logits, 1 is Bayes' rule.")
+        shift = strength * self._difference(self.logits_prior.cpu().double(), target)
         with torch.no_grad():
             self.strength.fill_(strength)
             if shift.shape == self.shift.shape:
@@ -140,9 +160,9 @@ class PriorShift(PriorBuffers):
             )
         if target_prior is None:
             return shifted(logits, self.shift)
-        target = as_priors(target_prior, "target_prior").to(self.shift.dtype)
+        target = self._target(target_prior, "target_prior").to(self.shift.dtype)
         check_classes(target, classes, "target_prior", "logits_prior")
-        return shifted(logits, self.strength * difference(self.logits_prior, target))
+        return shifted(logits, self.strength * self._difference(self.logits_prior, target))
 
     def extra_repr(self) -> str:
         """Shown by ``print(model)``."""
