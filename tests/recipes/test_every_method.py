@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.datasets
-from recipe_support import RECIPES, Recipe, imported, info, rows, summary
+from recipe_support import RECIPES, ROOT, Recipe, imported, info, rows, summary
 
 import ltaug
 from ltaug.__main__ import main as command
@@ -45,7 +46,30 @@ def methods_of(recipe: str) -> list[str]:
     return sorted(names, key=lambda name: METHODS[name].second_stage)
 
 
-@pytest.fixture(scope="module", params=RECIPES, ids=lambda path: path.name)
+# inaturalist's train.py is imagenet_lt's, but for its text and defaults: see test_the_same_loop.
+PARAMS = [
+    pytest.param(path, marks=pytest.mark.slow) if path.name == "inaturalist" else pytest.param(path) for path in RECIPES
+]
+
+
+def test_the_same_loop() -> None:
+    """Two recipes of one modality differ in words and in the values of settings, in nothing that runs."""
+
+    def code(name: str) -> str:
+        tree = ast.parse((ROOT / "recipes" / name / "train.py").read_text())
+        for node in ast.walk(tree):
+            body = getattr(node, "body", [])
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(node, ast.AST):
+                del body[0]  # its docstring
+            if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Constant):
+                node.value = ast.Constant("a default")
+        return ast.dump(tree)
+
+    assert code("imagenet_lt") == code("inaturalist")
+    assert code("imagenet_lt") != code("cifar_lt")
+
+
+@pytest.fixture(scope="module", params=PARAMS, ids=lambda path: path.name)
 def recipe(request: pytest.FixtureRequest) -> Iterator[Recipe]:
     """A recipe whose embedded data are few: some digits of each class, or sounds of a quarter of a second."""
     pixels, targets = sklearn.datasets.load_digits(return_X_y=True)
