@@ -20,6 +20,7 @@ import shlex
 import statistics
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -897,6 +898,10 @@ def tail(measured: Sequence[Line], count: Count) -> list[str]:
     return lines
 
 
+def _wrapped(remark: str) -> list[str]:
+    return [*textwrap.wrap(remark, 120, break_on_hyphens=False), ""] if remark else []
+
+
 def page() -> str:
     """The whole page."""
     lines, measured, body, count = printed_lines(), read_lines(MEASURED), list[str](), Count()
@@ -907,7 +912,7 @@ def page() -> str:
         for table in paper.tables:
             chosen = [(recipe, line) for recipe, line in lines if (line["paper"], line["table"]) == (key, table.name)]
             seen += len(chosen)
-            body += [f"### {table.title}", ""] + ([table.remark, ""] if table.remark else [])
+            body += [f"### {table.title}", "", *_wrapped(table.remark)]
             errors = paper.errors and "not error" not in table.remark
             for part in parts_of(chosen):
                 body += table_part(key, errors, part, measured, count)

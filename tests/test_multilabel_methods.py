@@ -91,7 +91,6 @@ class TestPlan:
         plan = plan_of("class_balanced", labels, num_classes=4)
         assert torch.equal(plan.class_counts, label_counts(ROWS))
         assert torch.equal(plan.labels, rarest_label(ROWS))
-        assert plan.label_prior is not None
         torch.testing.assert_close(plan.label_prior, ROWS.double().mean(0))
         assert torch.equal(plan.sampler.indices(), plan_of("class_balanced").sampler.indices())  # type: ignore[attr-defined]
 
@@ -158,7 +157,6 @@ class TestPlan:
 
             optimizer.step(closure)
             prior = plan.logits_prior()
-            assert prior is not None
             ratio = shift_binary_logits(net(torch.zeros(1, 3)), prior, 0.5)  # at x = 0 it is 0, with independent labels
             limit = 0.5 if name == "class_balanced" else 0.25  # which makes labels dependent
             assert float(ratio.detach().abs().max()) < limit, (name, ratio)
@@ -223,9 +221,7 @@ class TestPriors:
         p = ROWS.double().mean(0)
 
         def prior_of(method: Method) -> Tensor:
-            prior = plan_of(method).logits_prior()
-            assert prior is not None
-            return prior
+            return plan_of(method).logits_prior()
 
         torch.testing.assert_close(prior_of(METHODS["erm"]), p)
         torch.testing.assert_close(prior_of(METHODS["bayias"]), torch.full((4,), 0.5).double())

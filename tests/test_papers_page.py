@@ -144,6 +144,13 @@ class TestRunsOfASweep:
                 summary = {"final": {"top1": top1, "ece": 0.1}, "settings": settings}
                 (out / name / "summary.json").write_text(json.dumps(summary))
 
+    @pytest.fixture(autouse=True)
+    def _measured(self, papers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A copy that runs are added to."""
+        measured = tmp_path / "measured.csv"
+        shutil.copy(papers.MEASURED, measured)
+        monkeypatch.setattr(papers, "MEASURED", measured)
+
     def lines(self, papers: ModuleType) -> list[dict[str, Any]]:
         with papers.MEASURED.open() as file:
             return list(csv.DictReader(file))
@@ -156,11 +163,8 @@ class TestRunsOfASweep:
         ],
     )
     def test_are_added_by_a_command_that_trains_them_again(
-        self, method: str, words: str, papers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, method: str, words: str, papers: ModuleType, tmp_path: Path
     ) -> None:
-        measured = tmp_path / "measured.csv"
-        shutil.copy(papers.MEASURED, measured)
-        monkeypatch.setattr(papers, "MEASURED", measured)
         sweep, command = tmp_path / "sweep", f"{SWEEP} method={method} -- {words}"
         for seed, top1 in enumerate((0.5, 0.52)):
             self.plant(papers, sweep, seed, top1, command)
@@ -173,12 +177,7 @@ class TestRunsOfASweep:
         assert papers.differences(again[0], asked[0]) == []
         assert papers.differences(again[1] or {}, asked[1] or {}) == []
 
-    def test_corrections_of_runs_are_lines_of_their_own(
-        self, papers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        measured = tmp_path / "measured.csv"
-        shutil.copy(papers.MEASURED, measured)
-        monkeypatch.setattr(papers, "MEASURED", measured)
+    def test_corrections_of_runs_are_lines_of_their_own(self, papers: ModuleType, tmp_path: Path) -> None:
         sweep, command = tmp_path / "sweep", f"{SWEEP} method=erm -- --protocol lade"
         for seed, top1 in enumerate((0.5, 0.52)):
             self.plant(papers, sweep, seed, top1, command)

@@ -158,8 +158,8 @@ class ClassPowerStream(Epochs, IterableDataset[Any]):
     def _draws(self, epoch: int) -> Iterator[Any]:
         info = get_worker_info()
         key = (epoch, self.rank) if info is None else (epoch, self.rank, info.id)
-        random = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
-        held = _Held(self.class_counts.numpy(), self.held, random)
+        generator = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
+        held = _Held(self.class_counts.numpy(), self.held, generator)
         dataset = self._dataset_at(epoch)
 
         def read() -> Iterator[Any]:
@@ -213,8 +213,8 @@ def _count(shared: Tensor) -> int:
 class _Held:
     """Some samples of each class that has come by, and draws of them."""
 
-    def __init__(self, counts: np.ndarray[Any, Any], size: int, random: np.random.Generator) -> None:
-        self.counts, self.size, self.random = counts, size, random
+    def __init__(self, counts: np.ndarray[Any, Any], size: int, generator: np.random.Generator) -> None:
+        self.counts, self.size, self.generator = counts, size, generator
         self.samples: dict[int, list[Any]] = {}
         self.order: list[int] = []
         self.seen: dict[int, int] = {}
@@ -230,7 +230,7 @@ class _Held:
         self.seen[label] += 1
         if len(held) < self.size:
             held.append(sample)
-        elif (place := int(self.random.integers(self.seen[label]))) < self.size:
+        elif (place := int(self.generator.integers(self.seen[label]))) < self.size:
             held[place] = sample
 
     def draw(self, tau: float) -> Any:
@@ -239,6 +239,6 @@ class _Held:
             self.sums[tau] = ClassPowerSampler.class_probabilities(self.counts[self.order], tau).cumsum()
         sums = self.sums[tau]
         # The sum of the probabilities may end a rounding below 1.
-        place = min(int(np.searchsorted(sums, self.random.random(), side="right")), len(sums) - 1)
+        place = min(int(np.searchsorted(sums, self.generator.random(), side="right")), len(sums) - 1)
         held = self.samples[self.order[place]]
-        return held[int(self.random.integers(len(held)))]
+        return held[int(self.generator.integers(len(held)))]
