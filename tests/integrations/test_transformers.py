@@ -6,8 +6,6 @@ import copy
 import importlib
 import json
 import os
-import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -688,18 +686,6 @@ class TestErrors:
 
 # --- several processes ------------------------------------------------------------------------------------------------
 
-SCRIPT = """
-import sys
-from pathlib import Path
-
-import torch
-
-sys.path.insert(0, {tests!r})
-from test_transformers import *
-
-for name, how in PROCESSES.items():
-    torch.save(weights_of(in_processes(Path({folder!r}) / name, *how)), Path({folder!r}) / f"{{name}}.pt")
-"""
 PROCESSES = {
     "loss": (True, False, 2),
     "plain": (False, False, 2),
@@ -743,28 +729,19 @@ def in_processes(folder: Path, loss: bool, mixed: bool, accumulate: int) -> nn.M
     return trainer.model
 
 
-def test_two_processes_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(script)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for rank in ranks:
-        _, errors = rank.communicate(timeout=240)
-        assert rank.returncode == 0, errors
+def all_in_processes(folder: Path) -> None:
+    for name, how in PROCESSES.items():
+        trained = weights_of(in_processes(folder / name, *how))
+        torch.save(trained, folder / f"{name}-{os.environ['RANK']}.pt")
+
+
+def test_two_processes_train_as_one(tmp_path: Path, on_two_ranks: Callable[..., None]) -> None:
+    on_two_ranks(all_in_processes, tmp_path)
     for name, how in PROCESSES.items():
         wanted = weights_of(in_processes(tmp_path / "one" / name.replace("resumed", "whole"), *how))
-        torch.testing.assert_close(torch.load(tmp_path / f"{name}.pt"), wanted, rtol=1e-4, atol=1e-6, msg=name)
+        for rank in range(2):
+            found = torch.load(tmp_path / f"{name}-{rank}.pt")
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6, msg=name)
 
 
 # --- the prior of a finished model ------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from recipe_support import ROOT, Done, Launcher, Recipe, copy_recipe, imported, 
 
 import ltaug.commandline
 import ltaug.process
+import ltaug.report._figures
 import ltaug.run
 
 OURS = ("ACCELERATE_", "HF_", "RANK", "LOCAL_", "WORLD_", "MASTER_", "PYTHON", "LTAUG_")
@@ -59,6 +60,8 @@ def _this_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         # Slow, and of no use to a test: collecting garbage at a run's end; asking git and pip again for every run.
         patch.setattr(accelerate.utils.memory, "gc", SimpleNamespace(collect=lambda: None))
         patch.setattr(ltaug.run, "environment", _environment)
+        # The same of encoding the figures of a report, which takes longer than a training; processes encode theirs.
+        patch.setattr(ltaug.report._figures, "encode", lambda figure: ltaug.report._figures.Picture("data:,", 520, 320))
         patch.setattr(os, "fsync", lambda handle: None)  # nothing here outlives the machine
         # The same of reading the sources for the texts of --help, whenever settings are parsed.
         patch.setattr(ltaug.commandline, "set_parsing_settings", lambda **_: None)
