@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import math
-import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -959,7 +958,7 @@ def every_figure(num_classes: int) -> list[Figure]:
     ]
 
 
-@pytest.mark.parametrize("num_classes", [2, pytest.param(10, marks=pytest.mark.slow), 8142])
+@pytest.mark.parametrize("num_classes", [2, pytest.param(10, marks=pytest.mark.slow), 2000])
 def test_every_figure_of_few_and_many_classes(num_classes: int) -> None:
     for figure in every_figure(num_classes):
         assert png(figure).startswith(b"\x89PNG")
@@ -993,16 +992,6 @@ def test_figures_can_be_made_in_threads() -> None:
     with ThreadPoolExecutor(4) as pool:
         images = list(pool.map(lambda _: png(plots.class_counts([500, 50, 5])), range(8)))
     assert len(set(images)) == 1
-
-
-def test_matplotlib_is_imported_late_and_pyplot_never() -> None:
-    code = (
-        "import io, sys, ltaug.plots as plots\n"
-        "assert 'matplotlib' not in sys.modules\n"
-        "plots.class_counts([3, 2]).savefig(io.BytesIO(), format='png')\n"
-        "assert 'matplotlib.figure' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,14 +106,25 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_figures, "encode", lambda figure: _figures.Picture("data:,", 520, 320))
 
 
-@pytest.fixture
-def quick(drawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are not even drawn; what is missing for them is still said."""
-
+def draw_only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     def draw(function: Any, *data: Any, missing: str = "", **options: Any) -> _figures.Picture:
+        if any(function in (getattr(plots, name, None), getattr(_pages, name, None)) for name in names):
+            return _figures.draw(function, *data, missing=missing, **options)
         return _figures.draw(lambda *arguments: None, *data, missing=missing)
 
     monkeypatch.setattr(_pages, "draw", draw)
+
+
+@pytest.fixture
+def quick(drawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are not even drawn; what is missing for them is still said."""
+    draw_only(monkeypatch)
+
+
+@pytest.fixture
+def corrections_drawn(drawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, but for those of a correction: the others do not depend on it."""
+    draw_only(monkeypatch, "_strength_figure", "shifted_test_accuracy")
 
 
 def results(counts: torch.Tensor, per_class: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -542,7 +553,7 @@ def test_a_correction_says_what_it_was_tuned_on_and_gains_on_its_own_class_mix(t
     assert "Prior of the logits: &lt;mixing&gt; with even classes." in page
 
 
-@pytest.mark.usefixtures("drawn")
+@pytest.mark.usefixtures("corrections_drawn")
 def test_the_strength_of_a_correction_has_its_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple] = []
     original = plots.accuracy_against_lambda
@@ -556,7 +567,7 @@ def test_the_strength_of_a_correction_has_its_figure(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("write", [correct, correct_as_in_0_1])
-@pytest.mark.usefixtures("drawn")
+@pytest.mark.usefixtures("corrections_drawn")
 def test_the_figure_of_a_correction_has_its_accuracies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any
 ) -> None:
@@ -580,7 +591,7 @@ def test_a_damaged_correction_is_named(tmp_path: Path, name: str, content: str) 
 
 
 @pytest.mark.parametrize("content", ["prior,sideways 3\nnone,0.1\n", "prior,uniform\n<b>,<b>,3,4\n", "prior\nnone\n"])
-@pytest.mark.usefixtures("drawn")
+@pytest.mark.usefixtures("corrections_drawn")
 def test_an_odd_correction_of_0_1_makes_a_page(tmp_path: Path, content: str) -> None:
     path = make_run(tmp_path / "run")
     correct(path, uncorrected=None, final={"top1": "<i>", "other": 3}, description=None, shifted=None)
@@ -604,7 +615,7 @@ def test_an_odd_correction_of_0_1_makes_a_page(tmp_path: Path, content: str) -> 
         {"uncorrected": None, "final": None},
     ],
 )
-@pytest.mark.usefixtures("drawn")
+@pytest.mark.usefixtures("corrections_drawn")
 def test_an_odd_correction_makes_a_page(tmp_path: Path, changes: dict[str, Any]) -> None:
     path = make_run(tmp_path / "run")
     correct(path, **changes)
