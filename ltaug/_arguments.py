@@ -116,8 +116,8 @@ def check_labels(*limits: Tensor, name: str = "targets") -> None:
         if not -ROW_TOLERANCE <= value <= 1.0 + ROW_TOLERANCE:
             raise ValueError(
                 f"`{name}` must be 0, 1 or between them for each label, but an entry is {value:.4g}. Class indices "
-                "become rows by `torch.nn.functional.one_hot`, lists of labels by `ltaug.multi_hot`; positions without "
-                'a known label are left out with `reduction="none"` and a mask.'
+                "become rows by `torch.nn.functional.one_hot`, lists of labels by `ltaug.multi_hot`; entries without "
+                "a known label, such as -1, are left out by the `ignore_index` of a loss."
             )
 
 

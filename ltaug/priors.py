@@ -162,13 +162,14 @@ def shot_groups(class_counts: Counts, many: int = 100, few: int = 20) -> dict[st
 
 
 @checked
-def label_counts(labels: Labels, num_labels: int | None = None) -> Tensor:
+def label_counts(labels: Labels, num_labels: int | None = None, ignore_index: int | None = None) -> Tensor:
     """Count the samples that have each label, where a sample may have several labels, or none.
 
     Args:
         labels: multi-hot rows [N, L] of 0 and 1 in a tensor or an array, or N lists of label indices.
         num_labels: L; rows have it in their shape. Of lists it is by default the largest label plus one, which hides
             trailing labels that no sample has.
+        ignore_index: what rows hold where it is not known whether a sample has a label, such as -1: neither 0 nor 1.
 
     Returns:
         int64 [L]; their sum is not N.
@@ -180,40 +181,52 @@ def label_counts(labels: Labels, num_labels: int | None = None) -> Tensor:
     >>> label_counts([[0, 2], [2], []], num_labels=4)
     tensor([1, 0, 2, 0])
     """
+    labels, _ = without_missing(labels, ignore_index)
     _, pairs, size = label_pairs(labels, num_labels)
     return torch.bincount(pairs[1], minlength=size)
 
 
 @checked
-def label_prior(labels: Labels, num_labels: int | None = None) -> Tensor:
+def label_prior(labels: Labels, num_labels: int | None = None, ignore_index: int | None = None) -> Tensor:
     """Share of the samples that have each label, pi_l = n_l / N: as many binary priors as there are labels.
 
     Args:
         labels: as in :func:`label_counts`.
         num_labels: as in :func:`label_counts`.
+        ignore_index: as in :func:`label_counts`; N is then, label by label, the number of samples of which it is known.
 
     Returns:
         float64 [L], each in 0..1; they do not sum to 1.
 
     Raises:
-        ValueError: as in :func:`label_counts`, or there is no sample.
+        ValueError: as in :func:`label_counts`, there is no sample, or none of which a label is known.
 
     >>> label_prior([[0, 2], [2], [], [2]])
     tensor([0.2500, 0.0000, 0.7500], dtype=torch.float64)
+    >>> label_prior(torch.tensor([[1, -1], [0, 1], [0, 0]]), ignore_index=-1)
+    tensor([0.3333, 0.5000], dtype=torch.float64)
     """
+    labels, known = without_missing(labels, ignore_index)
     samples, pairs, size = label_pairs(labels, num_labels)
     if samples == 0:
         raise ValueError("`labels` must hold at least one sample, but is empty.")
-    return torch.bincount(pairs[1], minlength=size).double() / samples
+    total = torch.full((size,), samples, device=pairs.device) if known is None else known.sum(0)
+    if bool((total == 0).any()):
+        raise ValueError(
+            f"`labels` must say of at least one sample whether it has label {int(total.argmin())}, but are all "
+            f"{ignore_index}, the `ignore_index`. Drop the label."
+        )
+    return torch.bincount(pairs[1], minlength=size).double() / total
 
 
 @checked
-def rarest_label(labels: Labels, num_labels: int | None = None) -> Tensor:
+def rarest_label(labels: Labels, num_labels: int | None = None, ignore_index: int | None = None) -> Tensor:
     """The label of each sample that the fewest samples have: one class a sample, so that any class sampler takes it.
 
     Args:
         labels: as in :func:`label_counts`.
         num_labels: as in :func:`label_counts`.
+        ignore_index: as in :func:`label_counts`; of what is not known, no sample is drawn for.
 
     Returns:
         int64 [N]. Of labels that are equally rare the lower index; **L for a sample without labels**: they are a class
@@ -225,6 +238,7 @@ def rarest_label(labels: Labels, num_labels: int | None = None) -> Tensor:
     >>> rarest_label([[0, 2], [2], [], [0], [1, 0]])
     tensor([2, 2, 3, 0, 1])
     """
+    labels, _ = without_missing(labels, ignore_index)
     samples, (sample, label), size = label_pairs(labels, num_labels)
     order = torch.bincount(label, minlength=size).argsort(stable=True)  # the labels, the rarest first
     rank = torch.empty_like(order)
@@ -264,8 +278,7 @@ def label_pairs(labels: Labels, num_labels: int | None = None, name: str = "labe
     ``name`` is that of the caller's argument, for the message.
     """
     given: Any = labels
-    numbers = getattr(getattr(given, "dtype", None), "kind", "O") in "biuf"
-    if isinstance(given, Tensor) or numbers or getattr(given, "ndim", 1) == 2:  # a table of columns, of pandas
+    if _holds_rows(given):
         rows = comparable(with_values(as_array(given, name), name))
         if rows.ndim != 2 or (num_labels is not None and rows.shape[1] != num_labels):
             width = "L" if num_labels is None else num_labels
@@ -277,10 +290,38 @@ def label_pairs(labels: Labels, num_labels: int | None = None, name: str = "labe
         if not bool((rows[held] == 1).all()):
             raise ValueError(
                 f"`{name}` must be multi-hot rows of 0 and 1, but hold {float(rows[held & (rows != 1)][0]):g}. Label "
-                "indices come as lists, one a sample; probabilities have no counts."
+                "indices come as lists, one a sample; probabilities have no counts. What is not known, such as -1, is "
+                "left out where there is an `ignore_index`."
             )
         return rows.shape[0], held.nonzero().T, rows.shape[1]
     return _listed_pairs(given, num_labels, name)
+
+
+def without_missing(labels: Labels, ignore_index: int | None, name: str = "labels") -> tuple[Labels, Tensor | None]:
+    """Multi-hot rows with 0 in place of ``ignore_index``, and which entries are known, [N, L]; None if all are."""
+    if ignore_index is None:
+        return labels, None
+    check_missing(ignore_index)
+    if not _holds_rows(labels):
+        raise ValueError(
+            f"`{name}` must be multi-hot rows [N, L] in a tensor or an array for an `ignore_index`: a list of label "
+            "indices has no place for what is not known."
+        )
+    rows = comparable(with_values(as_array(labels, name), name))
+    known = known_labels(rows, ignore_index)
+    return rows.masked_fill(~known, 0), known
+
+
+def known_labels(targets: Tensor, ignore_index: int) -> Tensor:
+    """Which entries are not ``ignore_index``."""
+    exact = targets.is_floating_point() or targets.dtype == torch.bool
+    return (targets if exact else targets.long()) != ignore_index  # not in bytes, in which -100 is 156
+
+
+def check_missing(ignore_index: int | None) -> None:
+    """Raise ValueError for an ``ignore_index`` that a known label has."""
+    if ignore_index in (0, 1):
+        raise ValueError(f"`ignore_index` must be another number than 0 and 1, such as -1, but is {ignore_index}.")
 
 
 def counts_of(labels: Tensor, num_classes: int) -> Tensor:
@@ -296,6 +337,12 @@ def holds_several(labels: Any) -> bool:
     first: Any = next(iter(column), None) if hasattr(column, "__iter__") else None
     first = first.as_py() if hasattr(first, "as_py") else first
     return isinstance(first, list | tuple) or getattr(first, "ndim", 0) > 0
+
+
+def _holds_rows(given: Any) -> bool:
+    """Whether several labels a sample come as rows of numbers, not as lists of indices."""
+    numbers = getattr(getattr(given, "dtype", None), "kind", "O") in "biuf"
+    return isinstance(given, Tensor) or numbers or getattr(given, "ndim", 1) == 2  # a table of columns, of pandas
 
 
 def _listed_pairs(labels: Any, num_labels: int | None, name: str) -> tuple[int, Tensor, int]:

@@ -248,6 +248,18 @@ def test_arrays_give_arrays(read: Any) -> None:
     with pytest.raises(ValueError, match="`targets` must be multi-hot rows of 0 and 1, but hold 2"):
         PlattScaling(1).fit(read(ratio[:3, 0]), np.array([0, 1, 2]))
 
+    @pytest.mark.parametrize("make", [PlattScaling, LabelwiseTemperatureScaling])
+    def test_each_label_is_fitted_to_what_is_known_of_it(self, make: Any) -> None:
+        logits = 3.0 * torch.randn(200, 2)
+        targets = (torch.rand(200, 2) < (logits / 2).sigmoid()).long()
+        known = torch.rand(200, 2) < 0.5
+        found = make(2).fit(logits, targets.masked_fill(~known, -1), ignore_index=-1)
+        for k, kept in enumerate(known.T):
+            alone = make(1).fit(logits[kept, k], targets[kept, k])
+            assert (found.scale[k], found.bias[k]) == (alone.scale[0], alone.bias[0])
+        with pytest.raises(ValueError, match=r"hold -1.*`ignore_index`"):
+            make(2).fit(logits, targets.masked_fill(~known, -1))
+
 
 class TestEstimate:
     def test_finds_the_shares_of_another_world(self) -> None:

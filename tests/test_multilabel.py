@@ -78,6 +78,20 @@ class TestStatistics:
         drawn = ClassPowerSampler(rarest, tau=0.0, num_samples=4000).indices()
         assert drawn.bincount(minlength=5)[2] == pytest.approx(1000, abs=150)  # one class of four
 
+    @pytest.mark.parametrize("missing", [-1, -100])
+    def test_what_is_not_known_is_neither_positive_nor_negative(self, missing: int) -> None:
+        rows = torch.tensor([[1, missing, 0], [0, 1, missing], [missing, 0, 1], [1, 1, missing], [0, missing, missing]])
+        for labels in (rows, rows.numpy(), rows.float(), rows.to(torch.int8)):
+            assert label_counts(labels, ignore_index=missing).tolist() == [2, 2, 1]
+            assert label_prior(labels, ignore_index=missing).tolist() == pytest.approx([2 / 4, 2 / 3, 1 / 2])
+            assert rarest_label(labels, ignore_index=missing).tolist() == [0, 1, 2, 0, 3]
+        assert torch.equal(label_prior(ROWS, ignore_index=missing), label_prior(ROWS))
+        with pytest.raises(ValueError, match=rf"but hold {missing}.*`ignore_index`"):
+            label_counts(rows)
+        rows[:, 1] = missing
+        with pytest.raises(ValueError, match="whether it has label 1, but are all"):
+            label_prior(rows, ignore_index=missing)
+
     def test_no_samples(self) -> None:
         assert label_counts([], 3).tolist() == [0, 0, 0]
         assert rarest_label(torch.zeros(0, 3)).tolist() == []
@@ -267,6 +281,49 @@ class TestDistributionBalanced:
 
 
 LOSSES = [PriorCorrectedBCELoss(SHARES), DistributionBalancedLoss(COUNTS, 100)]
+
+
+MAKERS = [
+    lambda **more: PriorCorrectedBCELoss(SHARES, **more),
+    lambda **more: DistributionBalancedLoss([50, 10, 2], 100, **more),
+]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("missing", [-1, -100])
+class TestWhatIsNotKnown:
+    def test_it_is_left_out(self, make: Any, missing: int, device: torch.device) -> None:
+        logits = torch.randn(6, 3, 2, device=device, dtype=torch.float64)
+        targets = (torch.rand(6, 3, 2, device=device) < 0.5).double()
+        known = torch.rand(6, 3, 2, device=device) < 0.6
+        logits[~known] = torch.tensor([math.inf, -math.inf, math.nan]).double().to(device).repeat(20)[: (~known).sum()]
+        logits.requires_grad_()
+        rows = targets.masked_fill(~known, missing)
+        # A missing label is none that the sample would be drawn for: as a negative, but for its own entry.
+        each = make(reduction="none").to(device)(logits.detach().nan_to_num(0.0, 0.0, 0.0), targets * known)
+        expected = {"none": each * known, "sum": each[known].sum(), "mean": each[known].mean()}
+        for reduction, value in expected.items():
+            for held in (rows, rows.long(), rows.to(torch.int8)):
+                loss = make(reduction=reduction, ignore_index=missing).to(device)
+                torch.testing.assert_close(loss(logits, held), value)
+        (gradient,) = torch.autograd.grad(loss(logits, rows), logits)
+        assert bool((gradient[~known] == 0).all())
+        assert bool((gradient[known] != 0).all())
+
+    def test_nothing_is_known(self, make: Any, missing: int) -> None:
+        logits = torch.randn(2, 3, requires_grad=True)
+        loss = make(ignore_index=missing)(logits, torch.full((2, 3), missing))
+        loss.backward()
+        assert loss == 0
+        assert bool((logits.grad == 0).all())
+
+    def test_it_is_off_by_default(self, make: Any, missing: int) -> None:
+        with pytest.raises(ValueError, match=f"an entry is {missing}.*`ignore_index` of a loss"):
+            make()(torch.zeros(1, 3), torch.tensor([[0, 1, missing]]))
+        with pytest.raises(ValueError, match="an entry is -7"):  # another one is none
+            make(ignore_index=missing)(torch.zeros(1, 3), torch.tensor([[missing, 1, -7]]))
+        with pytest.raises(ValueError, match="`ignore_index` must be another number than 0 and 1"):
+            make(ignore_index=1)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)

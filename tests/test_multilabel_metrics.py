@@ -113,6 +113,34 @@ class TestReport:
         truth[:, 3] = False
         assert math.isnan(multilabel_report(probs, truth, COUNTS)["few"])
 
+    def test_what_is_not_known_counts_nowhere(self) -> None:
+        probs, truth = a_set()
+        known = torch.rand(truth.shape) > 0.3
+        known[:, 3] = False
+        rows = truth.long().masked_fill(~known, -1)
+        report = multilabel_report(probs, rows, COUNTS, ignore_index=-1)
+        one = [multilabel_report(probs[kept, k], truth[kept, k], [COUNTS[k]]) for k, kept in enumerate(known.T[:3])]
+        for name in ("map", "f1", "labelwise_ece"):
+            assert report[name] == pytest.approx(np.mean([each[name] for each in one]), rel=1e-12)
+        sizes = known[:, :3].sum(0).numpy()
+        for name in ("brier", "nll"):
+            assert report[name] == pytest.approx(np.average([each[name] for each in one], weights=sizes), rel=1e-12)
+        assert report["unscored"] == 1.0
+        other = torch.where(known, probs, torch.rand(probs.shape, dtype=torch.float64))
+        assert multilabel_report(other, rows, COUNTS, ignore_index=-1) == pytest.approx(report, rel=1e-12)
+        assert average_precision(probs, rows, -1)[:3].tolist() == pytest.approx([each["map"] for each in one])
+        assert labelwise_calibration_error(probs, rows, ignore_index=-1) == report["labelwise_ece"]
+        bytes_ = truth.to(torch.uint8)  # in which -100 would be 156, and -255 be 1
+        assert multilabel_report(probs, bytes_, COUNTS, ignore_index=-255) == multilabel_report(probs, truth, COUNTS)
+        with pytest.raises(ValueError, match=r"but hold -1.*`ignore_index`"):
+            multilabel_report(probs, rows, COUNTS)
+        with pytest.raises(ValueError, match="`targets` must not all be -1"):
+            average_precision(probs, torch.full((300, 4), -1), ignore_index=-1)
+        with pytest.raises(ValueError, match="must be another number than 0 and 1"):
+            average_precision(probs, rows, ignore_index=0)
+        with pytest.raises(ValueError, match="has no place for what is not known"):
+            average_precision(probs, [[0]] * 300, ignore_index=-1)
+
     def test_one_label(self) -> None:
         probs, truth = a_set()
         p, y = probs[:, 0], truth[:, 0]

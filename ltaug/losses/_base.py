@@ -11,7 +11,7 @@ from torch import Tensor
 from ltaug._arguments import check_labels, check_rows, check_tensor, checked, label_limits, row_limits
 from ltaug.losses.functional import IGNORED, check_indices, check_reduction
 from ltaug.posthoc._buffers import KeptBuffers
-from ltaug.priors import Counts, by_class
+from ltaug.priors import Counts, by_class, check_missing, known_labels
 
 
 class ClassLoss(KeptBuffers, ABC):
@@ -78,11 +78,26 @@ class ClassLoss(KeptBuffers, ABC):
 
 
 class LabelLoss(ClassLoss):
-    """Base of losses of labels that do not exclude each other: logits and targets [N, L, ...], a sigmoid a label."""
+    """Base of losses of labels that do not exclude each other: logits and targets [N, L, ...], a sigmoid a label.
 
-    def __init__(self, reduction: str) -> None:
+    Args:
+        reduction: "mean", "sum" or "none".
+        ignore_index: what targets hold where a label is not known; None where all are.
+    """
+
+    @checked
+    def __init__(self, reduction: str, ignore_index: int | None = None) -> None:
         super().__init__(reduction)
-        self._rows = _FirstRows(label_limits, check_labels)
+        check_missing(ignore_index)
+        self.missing = None if ignore_index is None else int(ignore_index)
+        self.ignore_index = IGNORED if ignore_index is None else int(ignore_index)
+        self._rows = _FirstRows(self._limits, check_labels)
+
+    def _limits(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The smallest and the largest entry of the targets that count."""
+        if self.missing is None:
+            return label_limits(targets)
+        return label_limits(targets.masked_fill(~known_labels(targets, self.missing), 0))
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of ``logits`` [N, L, ...] against ``targets`` of their shape."""

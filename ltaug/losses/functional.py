@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltaug._arguments import check_labels, check_rows, checked, label_limits, row_limits, values_of
-from ltaug.priors import with_values
+from ltaug.priors import check_missing, known_labels, with_values
 
 __all__ = [
     "cdt_loss",
@@ -346,7 +346,7 @@ def lade_loss(
 
 @explained
 def prior_corrected_binary_cross_entropy(
-    logits: Tensor, targets: Tensor, shift: Tensor, reduction: str = "mean"
+    logits: Tensor, targets: Tensor, shift: Tensor, reduction: str = "mean", ignore_index: int | None = None
 ) -> Tensor:
     """Binary cross-entropy of shifted logits, BCE(z + B), of labels that do not exclude each other.
 
@@ -355,15 +355,17 @@ def prior_corrected_binary_cross_entropy(
         targets: of the shape of ``logits``, 0, 1 or between them.
         shift: B, [L]; ``log_odds_shift(target_prior, prior, tau)`` of :mod:`ltaug.posthoc`.
         reduction: "mean" (over samples and labels), "sum" or "none" (of the shape of ``logits``).
+        ignore_index: what targets hold where a label is not known, such as -1: such entries are left out, also of the
+            mean.
 
     >>> prior_corrected_binary_cross_entropy(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), torch.tensor([-2.0, 0.0]))
     tensor(1.4100)
     """
     shape = logits.shape
-    logits, targets = prepare_labels(logits, targets, shift.numel(), shift=shift)
+    logits, targets, kept = prepare_labels(logits, targets, shift.numel(), ignore_index, shift=shift)
     with torch.autocast(logits.device.type, enabled=False):
         loss = F.binary_cross_entropy_with_logits(logits + per_class(shift, logits), targets, reduction="none")
-        return reduce(loss, reduction).view(shape if reduction == "none" else ())
+        return reduce(loss, reduction, kept).view(shape if reduction == "none" else ())
 
 
 @explained
@@ -377,6 +379,7 @@ def distribution_balanced_loss(
     beta: float = 10.0,
     mu: float = 0.2,
     reduction: str = "mean",
+    ignore_index: int | None = None,
 ) -> Tensor:
     """Distribution-balanced loss of multi-label classification: re-balanced weights, and tolerance of negatives.
 
@@ -388,7 +391,8 @@ def distribution_balanced_loss(
 
     r_l is how often label l alone would have the sample drawn, over how often all of its labels would, so that what is
     drawn for a rare label does not raise the weight of the frequent ones beside it. A sample without labels has the
-    limit r = infinity. No gradient flows through the weights.
+    limit r = infinity. No gradient flows through the weights. A label that is not known is none that would have the
+    sample drawn.
 
     Args:
         logits: [N, L, ...]; [N] or [N, 1] for one label.
@@ -400,6 +404,7 @@ def distribution_balanced_loss(
         beta: steepness of the weights.
         mu: the ratio in the middle of them.
         reduction: "mean" (over samples and labels), "sum" or "none" (of the shape of ``logits``).
+        ignore_index: see :func:`prior_corrected_binary_cross_entropy`.
 
     >>> counts, margins = torch.tensor([100.0, 1.0]), torch.zeros(2)
     >>> distribution_balanced_loss(torch.zeros(1, 2), torch.tensor([[1.0, 1.0]]), counts, margins, reduction="none")
@@ -408,20 +413,24 @@ def distribution_balanced_loss(
     if not neg_scale >= 1.0:
         raise ValueError(f"`neg_scale` must be at least 1, which is no tolerance, but is {neg_scale}.")
     shape = logits.shape
-    logits, targets = prepare_labels(logits, targets, label_counts.numel(), label_counts=label_counts, margins=margins)
+    by_label = {"label_counts": label_counts, "margins": margins}
+    logits, targets, kept = prepare_labels(logits, targets, label_counts.numel(), ignore_index, **by_label)
     with torch.autocast(logits.device.type, enabled=False):
         rate = per_class(label_counts, logits).reciprocal()
         ratio = rate / (targets * rate).sum(1, keepdim=True)  # infinite without labels, whose sigmoid is 1
         weight = alpha + torch.sigmoid(beta * (ratio - mu))
         z = logits - per_class(margins, logits)
         loss = weight * (targets * F.softplus(-z) + (1.0 - targets) * F.softplus(neg_scale * z) / neg_scale)
-        return reduce(loss, reduction).view(shape if reduction == "none" else ())
+        return reduce(loss, reduction, kept).view(shape if reduction == "none" else ())
 
 
 def prepare_labels(
-    logits: Tensor, targets: Tensor, num_labels: int, **by_label: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Check shapes as :func:`prepare` does; returns logits and targets [N, L, ...] of one type, float32 at least."""
+    logits: Tensor, targets: Tensor, num_labels: int, ignore_index: int | None = None, **by_label: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Check shapes as :func:`prepare` does; returns logits and targets [N, L, ...] of one type, float32 at least.
+
+    And which entries count, None if all do; both are 0 where they do not, so that nothing there is ever infinite.
+    """
     for name, values in by_label.items():
         if values is not None:
             check_per_class(values, name, num_labels)
@@ -441,9 +450,14 @@ def prepare_labels(
         )
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
+    kept = None
+    if ignore_index is not None:
+        check_missing(ignore_index)
+        kept = known_labels(targets, ignore_index)
+        logits, targets = logits.masked_fill(~kept, 0.0), targets.masked_fill(~kept, 0)
     if targets.device.type == "cpu" and targets.dtype != torch.bool and targets.numel():
         check_labels(*label_limits(targets))
-    return logits, targets.to(logits.dtype)
+    return logits, targets.to(logits.dtype), kept
 
 
 def prepare(

@@ -36,6 +36,9 @@ class PriorCorrectedBCELoss(LabelLoss):
         tau: strength; 0 is plain binary cross-entropy.
         target_prior: pi', [L], or one number for all labels; 1/2 by default.
         reduction: "mean" (over samples and labels), "sum" or "none".
+        ignore_index: what targets hold where a label is not known, such as -1, as in chest X-rays whose report leaves a
+            finding open: such an entry has no gradient, and is left out of the mean. Take the prior of the others,
+            ``label_prior(rows, ignore_index=-1)``.
 
     Shapes:
         logits [N, L, ...], targets of the same shape: 0, 1 or between them, also as flags or integers. For one label
@@ -54,9 +57,14 @@ class PriorCorrectedBCELoss(LabelLoss):
 
     @checked
     def __init__(
-        self, prior: Shares, tau: float = 1.0, target_prior: Shares | None = None, reduction: str = "mean"
+        self,
+        prior: Shares,
+        tau: float = 1.0,
+        target_prior: Shares | None = None,
+        reduction: str = "mean",
+        ignore_index: int | None = None,
     ) -> None:
-        super().__init__(reduction)
+        super().__init__(reduction, ignore_index)
         shares = as_shares(prior, "prior")
         if target_prior is not None and (target := as_shares(target_prior, "target_prior")).numel() > 1:
             as_shares(target, "target_prior", shares.numel())
@@ -67,7 +75,7 @@ class PriorCorrectedBCELoss(LabelLoss):
 
     def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of raw ``logits`` [N, L, ...] against ``targets``."""
-        return prior_corrected_binary_cross_entropy(logits, targets, self.shift, self.reduction)
+        return prior_corrected_binary_cross_entropy(logits, targets, self.shift, self.reduction, self.missing)
 
     def extra_repr(self) -> str:
         """Shown by ``print(loss)``."""
@@ -93,6 +101,7 @@ class DistributionBalancedLoss(LabelLoss):
         beta: steepness of the weights; 10 in the paper.
         mu: the ratio in the middle of them; 0.2 for COCO-MLT, 0.3 for VOC-MLT.
         reduction: "mean" (over samples and labels), "sum" or "none".
+        ignore_index: what targets hold where a label is not known, see :class:`PriorCorrectedBCELoss`.
 
     Shapes:
         logits [N, L, ...], targets of the same shape: 0, 1 or between them. Mixed targets count as that share of a
@@ -121,8 +130,9 @@ class DistributionBalancedLoss(LabelLoss):
         beta: float = 10.0,
         mu: float = 0.2,
         reduction: str = "mean",
+        ignore_index: int | None = None,
     ) -> None:
-        super().__init__(reduction)
+        super().__init__(reduction, ignore_index)
         counts = as_counts(label_counts, "label_counts", positive=True)
         if int(counts.max()) >= num_samples:
             raise ValueError(
@@ -141,7 +151,13 @@ class DistributionBalancedLoss(LabelLoss):
     def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of ``logits`` [N, L, ...] against ``targets``."""
         return distribution_balanced_loss(
-            logits, targets, self.label_counts, self.margins, reduction=self.reduction, **self.settings
+            logits,
+            targets,
+            self.label_counts,
+            self.margins,
+            reduction=self.reduction,
+            ignore_index=self.missing,
+            **self.settings,
         )
 
     def extra_repr(self) -> str:

@@ -12,14 +12,21 @@ from ltaug.metrics._inputs import CHUNK, Probs, as_tensor
 from ltaug.metrics.calibration import bin_index, check_bins
 from ltaug.metrics.scores import shot_means
 from ltaug.posthoc.binary import label_rows
-from ltaug.priors import Counts, Labels, as_counts, label_pairs
+from ltaug.priors import Counts, Labels, as_counts, label_pairs, without_missing
 
 __all__ = ["average_precision", "labelwise_calibration_error", "multilabel_report"]
 
 
 @checked
 def multilabel_report(
-    probs: Probs, targets: Labels, label_counts: Counts, *, bins: int = 15, many: int = 100, few: int = 20
+    probs: Probs,
+    targets: Labels,
+    label_counts: Counts,
+    *,
+    bins: int = 15,
+    many: int = 100,
+    few: int = 20,
+    ignore_index: int | None = None,
 ) -> dict[str, float]:
     """Every number of a long-tailed results table of labels that may come together, as fractions.
 
@@ -31,6 +38,8 @@ def multilabel_report(
         bins: bins of the calibration error.
         many: labels with more training samples are "many".
         few: labels with fewer are "few"; the thresholds themselves are "medium".
+        ignore_index: what rows of targets hold where a label is not known, such as -1: each label is scored on the
+            samples of which it is, and such entries count nowhere.
 
     Returns:
         Floats under the keys map, many, medium, few, f1, labelwise_ece, brier, nll, unscored. map is the mean over the
@@ -44,36 +53,37 @@ def multilabel_report(
     >>> report["map"], report["many"], report["few"], report["unscored"]
     (1.0, 1.0, 1.0, 0.0)
     """
-    tensor, truth = _read(probs, targets)
+    tensor, truth, known = _read(probs, targets, ignore_index)
     counts = as_counts(label_counts, "label_counts")
     if counts.numel() != tensor.shape[1]:
         raise ValueError(
             f"`label_counts` must agree with the {tensor.shape[1]} columns of `probs`, but has {counts.numel()} "
             "labels. A label without samples still needs its column and its count."
         )
-    precisions = _average_precisions(tensor, truth)
-    f1, square, nll = [], 0.0, 0.0
-    for p, y in _columns(tensor, truth):
-        found = p >= 0.5
+    precisions = _average_precisions(tensor, truth, known)
+    f1, square, nll, total = [], 0.0, 0.0, 0
+    for p, y, kept in _columns(tensor, truth, known):
+        found = (p >= 0.5) & kept
         f1.append(2.0 * (found & y).sum(0).double() / (found.sum(0) + y.sum(0)))  # 0 / 0: neither found nor there
-        square += float((p.double() - y.double()).square().sum())
-        own = torch.where(y, p, 1.0 - p).double()
+        square += float((p.double() - y.double())[kept].square().sum())
+        own = torch.where(y, p, 1.0 - p)[kept].double()
         nll -= float(own.clamp(1e-15, 1.0).log().sum())
+        total += int(kept.sum())
     scored = ~precisions.isnan()
     scores = torch.cat(f1)[scored]
     return {
         "map": float(precisions.nanmean()),
         **shot_means(precisions, counts, many, few),
         "f1": float(scores.mean()) if len(scores) else float("nan"),
-        "labelwise_ece": _calibration_error(tensor, truth, bins),
-        "brier": square / tensor.numel(),
-        "nll": nll / tensor.numel(),
+        "labelwise_ece": _calibration_error(tensor, truth, known, bins),
+        "brier": square / total,
+        "nll": nll / total,
         "unscored": float((~scored).sum()),
     }
 
 
 @checked
-def average_precision(probs: Probs, targets: Labels) -> Tensor:
+def average_precision(probs: Probs, targets: Labels, ignore_index: int | None = None) -> Tensor:
     """Average precision of each label: the mean over its positives of the precision at their place.
 
     AP = sum_k (R_k - R_(k-1)) P_k over the thresholds, from the highest probability down; samples of equal probability
@@ -83,6 +93,7 @@ def average_precision(probs: Probs, targets: Labels) -> Tensor:
     Args:
         probs: scores of each label, [N, L], probabilities in 0..1. [N] for one label.
         targets: multi-hot rows [N, L], or N lists of label indices.
+        ignore_index: what rows hold where a label is not known, see :func:`multilabel_report`.
 
     Returns:
         float64 [L]; NaN for a label without positives in ``targets``.
@@ -90,11 +101,13 @@ def average_precision(probs: Probs, targets: Labels) -> Tensor:
     >>> average_precision([[0.9, 0.2, 0.5], [0.4, 0.6, 0.5], [0.1, 0.7, 0.5]], [[0], [0], [0, 1]])
     tensor([1., 1., nan], dtype=torch.float64)
     """
-    return _average_precisions(*_read(probs, targets))
+    return _average_precisions(*_read(probs, targets, ignore_index))
 
 
 @checked
-def labelwise_calibration_error(probs: Probs, targets: Labels, bins: int = 15) -> float:
+def labelwise_calibration_error(
+    probs: Probs, targets: Labels, bins: int = 15, ignore_index: int | None = None
+) -> float:
     """Label-wise expected calibration error: the binary ECE of each label's probability, averaged over the labels.
 
     ``1 / L sum_l sum_m |B_ml| / N * |mean y over B_ml - mean p over B_ml|``, B_ml the samples whose p(l) lies in bin m.
@@ -104,6 +117,8 @@ def labelwise_calibration_error(probs: Probs, targets: Labels, bins: int = 15) -
         probs: probability of each label, [N, L], each in 0..1. [N] for one label.
         targets: multi-hot rows [N, L], or N lists of label indices.
         bins: number of equal, right-closed bins; 15 is usual.
+        ignore_index: what rows hold where a label is not known, see :func:`multilabel_report`. A label that is known of
+            no sample is left out of the mean.
 
     Returns:
         A float in 0..1. It is small where most labels are rare, because most probabilities are then small and right:
@@ -112,11 +127,11 @@ def labelwise_calibration_error(probs: Probs, targets: Labels, bins: int = 15) -
     >>> labelwise_calibration_error([[0.75, 0.0]] * 4, [[0], [0], [0], []])
     0.0
     """
-    return _calibration_error(*_read(probs, targets), bins)
+    return _calibration_error(*_read(probs, targets, ignore_index), bins)
 
 
-def _read(probs: Probs, targets: Labels) -> tuple[Tensor, Tensor]:
-    """Check probabilities [N, L] and convert targets to flags of their shape, on their device."""
+def _read(probs: Probs, targets: Labels, ignore_index: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Check probabilities [N, L]; convert targets to flags of their shape, on their device, and say which are known."""
     tensor = as_tensor(probs)
     tensor = tensor.unsqueeze(1) if tensor.ndim == 1 else tensor
     if tensor.ndim != 2 or not tensor.is_floating_point():
@@ -133,7 +148,8 @@ def _read(probs: Probs, targets: Labels) -> tuple[Tensor, Tensor]:
             f"`probs` must be probabilities, each in 0..1, but row {row} has {float(tensor[row, label]):.6g} for label "
             f"{label}. If these are logits, pass `logits.sigmoid()`."
         )
-    samples, pairs, _ = label_pairs(label_rows(targets, tensor.shape[1]), tensor.shape[1], "targets")
+    given, known = without_missing(label_rows(targets, tensor.shape[1]), ignore_index, "targets")
+    samples, pairs, _ = label_pairs(given, tensor.shape[1], "targets")
     if samples != len(tensor):
         raise ValueError(
             f"`targets` must hold the labels of {len(tensor)} samples as `probs`, but hold those of {samples}. "
@@ -141,36 +157,41 @@ def _read(probs: Probs, targets: Labels) -> tuple[Tensor, Tensor]:
         )
     truth = torch.zeros(tensor.shape, dtype=torch.bool, device=tensor.device)
     truth[pairs[0], pairs[1]] = True
-    return tensor, truth
+    known = torch.ones_like(truth) if known is None else known.to(truth.device)
+    if not bool(known.any()):
+        raise ValueError(f"`targets` must not all be {ignore_index}, the `ignore_index`: no metric is defined on none.")
+    return tensor, truth, known
 
 
-def _columns(probs: Tensor, truth: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _columns(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield blocks of labels with a bounded number of entries."""
-    size = max(1, CHUNK // len(probs))
-    return zip(torch.split(probs, size, 1), torch.split(truth, size, 1), strict=True)
+    size = max(1, CHUNK // len(tensors[0]))
+    return zip(*(torch.split(each, size, 1) for each in tensors), strict=True)
 
 
-def _average_precisions(probs: Tensor, truth: Tensor) -> Tensor:
+def _average_precisions(probs: Tensor, truth: Tensor, known: Tensor) -> Tensor:
     found = []
-    for p, y in _columns(probs, truth):
-        scores, order = p.sort(0, descending=True)
+    for p, y, kept in _columns(probs, truth, known):
+        # What is not known comes last, where it changes the precision of nothing before it.
+        scores, order = torch.where(kept, p, -1.0).sort(0, descending=True)
         hits = y.gather(0, order).double()
-        place = torch.arange(1, len(p) + 1, device=p.device).unsqueeze(1)
-        precision = hits.cumsum(0) / place
+        index = torch.arange(len(p), device=p.device).unsqueeze(1)
+        precision = hits.cumsum(0) / (index + 1)
         # Samples of equal score come at once, with the precision at the last of them.
         last = torch.ones_like(y)
         last[:-1] = scores[1:] != scores[:-1]
-        end = torch.where(last, place - 1, len(p)).flip(0).cummin(0).values.flip(0)
+        end = torch.where(last, index, len(p)).flip(0).cummin(0).values.flip(0)
         found.append((hits * precision.gather(0, end)).sum(0) / hits.sum(0))  # 0 / 0: NaN without positives
     return torch.cat(found)
 
 
-def _calibration_error(probs: Tensor, truth: Tensor, bins: int) -> float:
+def _calibration_error(probs: Tensor, truth: Tensor, known: Tensor, bins: int) -> float:
     check_bins(bins)
-    total = 0.0
-    for p, y in _columns(probs, truth):
+    errors = []
+    for p, y, kept in _columns(probs, truth, known):
         p = p.double()
         gaps = torch.zeros(bins, p.shape[1], dtype=torch.float64, device=p.device)
-        gaps.scatter_add_(0, bin_index(p, bins), p - y.double())  # |B| |mean y - mean p| is the size of the sum
-        total += float(gaps.abs().sum())
-    return total / probs.numel()
+        # |B| |mean y - mean p| is the size of the sum
+        gaps.scatter_add_(0, bin_index(p, bins), (p - y.double()).masked_fill(~kept, 0.0))
+        errors.append(gaps.abs().sum(0) / kept.sum(0))  # 0 / 0: known of no sample
+    return float(torch.cat(errors).nanmean())

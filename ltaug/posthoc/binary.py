@@ -14,7 +14,16 @@ from ltaug._arguments import as_number, as_whole, checked
 from ltaug.posthoc._buffers import PriorBuffers
 from ltaug.posthoc.prior_shift import PriorShift
 from ltaug.posthoc.shift import Given, Logits, as_logits, check_finite, class_columns, like, shifted, wide
-from ltaug.priors import Column, Labels, as_array, holds_several, label_pairs, on_wide_device, with_values
+from ltaug.priors import (
+    Column,
+    Labels,
+    as_array,
+    holds_several,
+    label_pairs,
+    on_wide_device,
+    with_values,
+    without_missing,
+)
 
 __all__ = [
     "LabelwisePriorShift",
@@ -181,7 +190,9 @@ class LabelCalibration(PriorBuffers):
         scale, bias = (values.to(z).view(-1, *[1] * (z.ndim - 2)) for values in (self.scale, self.bias))
         return like(logits, (z * scale + bias).to(tensor.dtype))
 
-    def fit(self: Self, logits: Logits, targets: Labels, prior_std: float = 3.0) -> Self:
+    def fit(
+        self: Self, logits: Logits, targets: Labels, prior_std: float = 3.0, ignore_index: int | None = None
+    ) -> Self:
         """Fit each label to held-out samples: minimise its binary cross-entropy, by BFGS in double precision.
 
         The held-out samples must have the labels as often as the logits' prior says; else move the logits there first
@@ -193,6 +204,8 @@ class LabelCalibration(PriorBuffers):
             logits: [N, L], of samples that the model was not trained on; [N] or [N, 1] for one label.
             targets: multi-hot rows [N, L] of 0 and 1, or N lists of label indices; [N] of 0 and 1 for one label.
             prior_std: standard deviation of the Gaussian prior; infinity for plain maximum likelihood.
+            ignore_index: what rows of targets hold where a label is not known, such as -1: each label is fitted to the
+                samples of which it is.
 
         Returns:
             The calibration itself, fitted anew whatever it was before.
@@ -209,18 +222,24 @@ class LabelCalibration(PriorBuffers):
             raise ValueError(f"`prior_std` must be positive, but is {prior_std}.")
         rows, size = _label_rows(logits), self.scale.numel()
         check_labels_of(rows, size)
-        samples, (sample, label), _ = label_pairs(label_rows(targets, size), size, "targets")
+        given, known = without_missing(label_rows(targets, size), ignore_index, "targets")
+        samples, (sample, label), _ = label_pairs(given, size, "targets")
         if samples != len(rows):
             raise ValueError(f"`targets` must hold the labels of {len(rows)} samples as `logits`, but of {samples}.")
         truth = np.zeros((samples, size))
         truth[sample.cpu().numpy(), label.cpu().numpy()] = 1.0
         z = rows.detach().double().cpu().numpy()
-        precision = 1.0 / (prior_std**2 * samples)
+        counted = np.ones(truth.shape, bool) if known is None else known.cpu().numpy()
         numbers = np.zeros((size, 2))
         for k in range(size):
-            x, y = z[:, k], truth[:, k]
+            x, y = z[counted[:, k], k], truth[counted[:, k], k]
+            if y.all() or not y.any():
+                continue
+            precision = 1.0 / (prior_std**2 * len(y))
 
-            def loss(point: np.ndarray[Any, Any], x: Any = x, y: Any = y) -> tuple[float, np.ndarray[Any, Any]]:
+            def loss(
+                point: np.ndarray[Any, Any], x: Any = x, y: Any = y, precision: float = precision
+            ) -> tuple[float, np.ndarray[Any, Any]]:
                 scaled = np.exp(point[0]) * x
                 u = scaled + (point[1] if self.biased else 0.0)
                 rest = expit(u) - y
@@ -229,8 +248,7 @@ class LabelCalibration(PriorBuffers):
                     slope + precision * point
                 )
 
-            if 0.0 < y.mean() < 1.0:
-                numbers[k] = minimize(loss, np.zeros(2), jac=True, method="BFGS", options={"gtol": 1e-8}).x
+            numbers[k] = minimize(loss, np.zeros(2), jac=True, method="BFGS", options={"gtol": 1e-8}).x
         with torch.no_grad():
             self.scale.copy_(torch.from_numpy(np.exp(numbers[:, 0])))
             self.bias.copy_(torch.from_numpy(numbers[:, 1]))
