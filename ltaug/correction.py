@@ -168,7 +168,7 @@ class Correction(PriorBuffers):
         Raises:
             ValueError: there are none, or shapes do not fit.
         """
-        logits, labels = _labelled_rows(logits, labels, ignore_index)
+        logits, labels, _ = _labelled_rows(logits, labels, ignore_index)
         if not len(labels):
             raise ValueError("`labels` must be those of held-out samples, but there are none to tune on.")
         if self.calibrator is not None:
@@ -341,13 +341,16 @@ class Correction(PriorBuffers):
 
     # -- labelled test logits ------------------------------------------------------------------------------------------
 
-    def evaluate(self, logits: Given, labels: Counts, class_counts: Counts) -> dict[str, Any]:
+    def evaluate(
+        self, logits: Given, labels: Counts, class_counts: Counts, ignore_index: int | None = None
+    ) -> dict[str, Any]:
         """Correct labelled test logits, and compare them with what they were.
 
         Args:
-            logits: of the test set, as the model gives them, float [N, C].
-            labels: int [N].
-            class_counts: training samples a class, [C], of which shot groups are made.
+            logits: of the test set, as the model gives them, float [N, C, ...].
+            labels: int [N, ...]; for segmentation [N, H, W], where every position counts as a sample.
+            class_counts: training samples (or positions) a class, [C], of which shot groups are made.
+            ignore_index: a label whose samples, or positions, are left out, such as 255; also of an estimate.
 
         Returns:
             Metrics by name, each a mapping as :func:`ltaug.metrics.classification_report` returns it, and `ece20`:
@@ -356,9 +359,19 @@ class Correction(PriorBuffers):
             prior; as they are where that was estimated from them, since weighted to itself even a wrong estimate looks
             right, or is one a row.
             `target_prior`, `strength`, `strength_by`, `strength_curve`: what was corrected for, and how.
+
+        Raises:
+            ValueError: shapes do not fit, a label is none of the classes, or none is left.
         """
-        (raw, labels), counts = _labelled(logits, labels), as_counts(class_counts)
-        corrected = self(raw)
+        counts, shape = as_counts(class_counts), as_logits(logits).shape
+        raw, labels, kept = _labelled_rows(logits, labels, ignore_index)
+        if not len(labels):
+            raise ValueError("`labels` must be those of test samples, but there are none to evaluate on.")
+        if self.target is not None and self.target.ndim == 2:  # that of each sample, for all of its positions
+            own = on_wide_device(self.target).repeat_interleave(math.prod(shape[2:]), 0)
+            corrected = self(raw, own[kept.to(own.device)] if len(own) == len(kept) else self.target)
+        else:
+            corrected = self(raw)
         target = self.target
         if target is None or target.ndim == 2 or self._anew:
             target = class_prior(_counts(labels, len(self.logits_prior)))
@@ -594,8 +607,8 @@ def _labelled(logits: Logits, labels: Counts) -> tuple[Tensor, Tensor]:
     return on_wide_device(as_logits(logits)), on_wide_device(as_labels(labels))
 
 
-def _labelled_rows(logits: Logits, labels: Counts, ignore_index: int | None) -> tuple[Tensor, Tensor]:
-    """Logits [N, C, ...] and labels [N, ...] as rows, [N', C] and [N'], without those that are ignored."""
+def _labelled_rows(logits: Logits, labels: Counts, ignore_index: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits [N, C, ...] and labels [N, ...] as rows, [N', C] and [N'], and which of all rows these are."""
     z = on_wide_device(as_logits(logits))
     y = on_wide_device(as_array(labels, "labels")).to(z.device)
     if z.ndim < 2 or y.shape != (z.shape[0], *z.shape[2:]):
@@ -604,15 +617,14 @@ def _labelled_rows(logits: Logits, labels: Counts, ignore_index: int | None) -> 
             f"have shape {list(y.shape)} for logits of shape {list(z.shape)}."
         )
     rows, flat = z.movedim(1, -1).flatten(0, -2), as_labels(y.flatten())
-    if ignore_index is not None:
-        kept = flat != ignore_index
-        rows, flat = rows[kept], flat[kept]
+    kept = torch.ones_like(flat, dtype=torch.bool) if ignore_index is None else flat != ignore_index
+    rows, flat = rows[kept], flat[kept]
     if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < z.shape[1]:
         raise ValueError(
             f"`labels` must lie in 0..{z.shape[1] - 1}, the classes of `logits`, but range from {int(flat.min())} to "
             f"{int(flat.max())}. Leave out samples without a label by `ignore_index`."
         )
-    return rows, flat
+    return rows, flat, kept
 
 
 def _counts(labels: Tensor, num_classes: int) -> Tensor:

@@ -275,7 +275,7 @@ class TestPartnersFromTheBatch:
         eff = effective_prior(COUNTS, mixer, batch_size=batch_size)
         assert eff.sum().item() == pytest.approx(1.0, abs=1e-12)
         means = []
-        for _ in range(1000):
+        for _ in range(400):
             labels = torch.multinomial(class_prior(COUNTS), batch_size, replacement=True)
             means.append(mixer(torch.zeros(batch_size, 1), labels)[1].double().mean(0))
         drawn = torch.stack(means)  # batches are independent, their samples are not

@@ -226,6 +226,25 @@ class TestTuning:
             ValueError, match=r"range from 0 to 255\. Leave out samples without a label by `ignore_index`"
         ):
             make(UNIFORM, "grid", calibrate=calibrate).tune(read(logits), read(labels))
+        found = dense.evaluate(read(logits), read(labels), COUNTS, ignore_index=255)
+        wanted = plain.evaluate(rows[kept], flat[kept], COUNTS)
+        for name in ("uncorrected", "final", "top1_on_target"):
+            assert found[name] == pytest.approx(wanted[name], rel=1e-9)
+        with pytest.raises(ValueError, match="there are none to evaluate on"):
+            dense.evaluate(logits, torch.full_like(labels, 255), COUNTS, ignore_index=255)
+
+    def test_a_prior_of_each_sample_is_that_of_its_positions(self) -> None:
+        rows, flat = samples(3 * 40, 4)
+        labels, logits = flat.view(3, 5, 8).clone(), rows.view(3, 5, 8, 4).movedim(-1, 1)
+        labels[1, 2] = 255
+        priors = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4], [0.25] * 4])
+        found = make(priors).evaluate(logits, labels, COUNTS, ignore_index=255)
+        kept = labels.flatten() != 255
+        probs = make(priors)(logits).movedim(1, -1).flatten(0, -2)[kept].softmax(1)
+        wanted = classification_report(probs, flat[kept], COUNTS)
+        assert {name: found["final"][name] for name in wanted} == pytest.approx(wanted)
+        with pytest.raises(ValueError, match="rows of the prior"):
+            make(priors).evaluate(logits[:2], labels[:2], COUNTS, ignore_index=255)
 
 
 class TestEvaluate:
@@ -599,17 +618,24 @@ class TestModule:
         with pytest.raises(ValueError, match="fix it with `estimate` before an export"):
             torch.export.export(correction, (samples(5, 0)[0],))
 
-    @pytest.mark.parametrize(
-        ("calibrate", "rows"), [*((word, False) for word in ("none", *CALIBRATORS)), ("vector", True)]
-    )
-    def test_runs_as_onnx(self, calibrate: str, rows: bool, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("rows", [False, True])
+    def test_runs_as_onnx(self, rows: bool, tmp_path: Path) -> None:
         runtime = pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
-        correction, logits = ready(calibrate, "given").eval(), samples(20, 3)[0].float()
-        prior = torch.tensor([0.4, 0.3, 0.2, 0.1])
-        batch = {0: torch.export.Dim("batch", min=1)}
+        logits, prior = samples(20, 3)[0].float(), torch.tensor([0.4, 0.3, 0.2, 0.1])
+
+        class Several(nn.Module):  # one export for all
+            def __init__(self) -> None:
+                super().__init__()
+                words = ["vector"] if rows else ["none", *CALIBRATORS]
+                self.corrections = nn.ModuleList(ready(word, "given") for word in words)
+
+            def forward(self, logits: Tensor, target_prior: Tensor) -> list[Tensor]:
+                return [each(logits, target_prior=target_prior) for each in self.corrections]
+
+        model, batch = Several().eval(), {0: torch.export.Dim("batch", min=1)}
         torch.onnx.export(
-            *(correction, (logits[:5],), str(tmp_path / "correction.onnx")),
+            *(model, (logits[:5],), str(tmp_path / "correction.onnx")),
             kwargs={"target_prior": prior.repeat(5, 1) if rows else prior},
             dynamo=True,
             verbose=False,
@@ -618,8 +644,9 @@ class TestModule:
         )
         session = runtime.InferenceSession(str(tmp_path / "correction.onnx"), providers=["CPUExecutionProvider"])
         others = torch.rand(20, 4) + 0.1 if rows else torch.tensor([0.1, 0.1, 0.1, 0.7])
-        (found,) = session.run(None, {"logits": logits.numpy(), "target_prior": others.numpy()})
-        np.testing.assert_allclose(found, correction(logits, target_prior=others).numpy(), rtol=1e-5, atol=1e-5)
+        found = session.run(None, {"logits": logits.numpy(), "target_prior": others.numpy()})
+        for values, wanted in zip(found, model(logits, others), strict=True):
+            np.testing.assert_allclose(values, wanted.numpy(), rtol=1e-5, atol=1e-5)
 
 
 def load_file_of(content: bytes, folder: Path) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score, f1_score
 from torch import Tensor
 
 from ltaug import metrics
@@ -360,8 +361,8 @@ def test_perfect_one_hot_predictions() -> None:
     labels = torch.arange(7).repeat(3)
     report = metrics.classification_report(torch.eye(7)[labels], labels, [300, 200, 100, 50, 20, 5, 1])
     ones, zeros = (
-        ("top1", "top5", "many", "medium", "few", "confidence"),
-        ("ece", "mce", "classwise_ece", "brier", "nll"),
+        ("top1", "top5", "many", "medium", "few", "balanced_accuracy", "macro_f1", "confidence"),
+        ("ece", "mce", "classwise_ece", "brier", "nll", "adaptive_ece"),
     )
     assert report == {**dict.fromkeys(ones, 1.0), **dict.fromkeys(zeros, 0.0)}
     assert math.copysign(1.0, report["nll"]) == 1.0  # prints as 0.0, not as -0.0
@@ -449,14 +450,20 @@ def test_report_equals_the_single_metrics() -> None:
         "top1": top1,
         "top5": top5,
         **metrics.shot_accuracy(probs, labels, counts, many=150, few=60),
+        "balanced_accuracy": metrics.balanced_accuracy(probs, labels),
+        "macro_f1": metrics.macro_f1(probs, labels),
         "confidence": probs.max(1).values.double().mean().item(),
         "ece": metrics.expected_calibration_error(probs, labels, 20),
         "mce": metrics.maximum_calibration_error(probs, labels, 20),
         "classwise_ece": metrics.classwise_calibration_error(probs, labels, 20),
         "brier": metrics.brier_score(probs, labels),
         "nll": metrics.negative_log_likelihood(probs, labels),
+        "adaptive_ece": metrics.adaptive_calibration_error(probs, labels, 20),
     }
     report = metrics.classification_report(probs, labels, counts, bins=20, many=150, few=60)
+    predictions = probs.argmax(1).numpy()
+    assert report["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels.numpy(), predictions))
+    assert report["macro_f1"] == pytest.approx(f1_score(labels.numpy(), predictions, average="macro"))
     assert list(report) == list(expected)
     assert report == pytest.approx(expected, rel=1e-12)  # other chunks, other sums
     assert all(type(value) is float for value in report.values())

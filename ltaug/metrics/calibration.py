@@ -161,12 +161,17 @@ def adaptive_calibration_error(probs: Probs, labels: Counts, bins: int = 15, ign
     """
     probs, labels = read_probs(probs, labels, ignore_index)
     check_bins(bins)
-    top, predictions = probs.double().max(1)
-    right, n = (predictions == labels).double(), len(top)
+    top, predictions = probs.max(1)
+    return adaptive_error(top, predictions == labels, bins)
+
+
+def adaptive_error(top: Tensor, right: Tensor, bins: int) -> float:
+    """Adaptive ECE from the confidence of every sample, and whether it is right, each [N]."""
+    top, n = top.double(), len(top)
     last = torch.arange(1, bins, device=top.device) * n // bins  # one past the last of each bin but the last one
     borders = top.sort().values[(last - 1).clamp(min=0)]
     index = torch.searchsorted(borders, top)
-    gaps = torch.zeros(bins, dtype=torch.float64, device=top.device).index_add_(0, index, right - top)
+    gaps = torch.zeros(bins, dtype=torch.float64, device=top.device).index_add_(0, index, right.double() - top)
     return float(gaps.abs().sum()) / n
 
 

@@ -53,14 +53,14 @@ def multilabel_report(
     >>> report["map"], report["many"], report["few"], report["unscored"]
     (1.0, 1.0, 1.0, 0.0)
     """
-    tensor, truth, known = _read(probs, targets, ignore_index)
+    tensor, truth, known = read_labels(probs, targets, ignore_index)
     counts = as_counts(label_counts, "label_counts")
     if counts.numel() != tensor.shape[1]:
         raise ValueError(
             f"`label_counts` must agree with the {tensor.shape[1]} columns of `probs`, but has {counts.numel()} "
             "labels. A label without samples still needs its column and its count."
         )
-    precisions = _average_precisions(tensor, truth, known)
+    precisions = average_precisions(tensor, truth, known)
     f1, square, nll, total = [], 0.0, 0.0, 0
     for p, y, kept in _columns(tensor, truth, known):
         found = (p >= 0.5) & kept
@@ -101,7 +101,7 @@ def average_precision(probs: Probs, targets: Labels, ignore_index: int | None = 
     >>> average_precision([[0.9, 0.2, 0.5], [0.4, 0.6, 0.5], [0.1, 0.7, 0.5]], [[0], [0], [0, 1]])
     tensor([1., 1., nan], dtype=torch.float64)
     """
-    return _average_precisions(*_read(probs, targets, ignore_index))
+    return average_precisions(*read_labels(probs, targets, ignore_index))
 
 
 @checked
@@ -127,10 +127,10 @@ def labelwise_calibration_error(
     >>> labelwise_calibration_error([[0.75, 0.0]] * 4, [[0], [0], [0], []])
     0.0
     """
-    return _calibration_error(*_read(probs, targets, ignore_index), bins)
+    return _calibration_error(*read_labels(probs, targets, ignore_index), bins)
 
 
-def _read(probs: Probs, targets: Labels, ignore_index: int | None) -> tuple[Tensor, Tensor, Tensor]:
+def read_labels(probs: Probs, targets: Labels, ignore_index: int | None) -> tuple[Tensor, Tensor, Tensor]:
     """Check probabilities [N, L]; convert targets to flags of their shape, on their device, and say which are known."""
     tensor = as_tensor(probs)
     tensor = tensor.unsqueeze(1) if tensor.ndim == 1 else tensor
@@ -169,7 +169,7 @@ def _columns(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(torch.split(each, size, 1) for each in tensors), strict=True)
 
 
-def _average_precisions(probs: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+def average_precisions(probs: Tensor, truth: Tensor, known: Tensor) -> Tensor:
     found = []
     for p, y, kept in _columns(probs, truth, known):
         # What is not known comes last, where it changes the precision of nothing before it.

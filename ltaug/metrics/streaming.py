@@ -15,7 +15,15 @@ from ltaug.metrics._inputs import (
     read_logits,
     read_probs,
 )
-from ltaug.metrics.calibration import add_gaps, bin_sums, check_bins, expected_error, leading_classes, maximum_error
+from ltaug.metrics.calibration import (
+    adaptive_calibration_error,
+    add_gaps,
+    bin_sums,
+    check_bins,
+    expected_error,
+    leading_classes,
+    maximum_error,
+)
 from ltaug.metrics.scores import leading_ranks, nll_of_logits, nll_of_probs, residuals, shot_means, square_sum
 from ltaug.priors import Counts, as_array, as_counts, comparable, shot_groups
 
@@ -33,21 +41,23 @@ def classification_report(
     few: int = 20,
     ignore_index: int | None = None,
 ) -> dict[str, float]:
-    """Every number of a long-tailed results table, as fractions, in one pass over the probabilities.
+    """Every number of a long-tailed results table, as fractions.
 
     Args:
         probs: probabilities [N, C] of the test samples.
         labels: their class indices, int [N].
         class_counts: **training** samples a class, [C].
-        bins: bins of the three calibration errors.
+        bins: bins of the four calibration errors.
         many: as in :func:`shot_accuracy`.
         few: as in :func:`shot_accuracy`.
         ignore_index: a label whose samples are left out, such as 255; labels [N, ...] may then be dense, too.
 
     Returns:
-        Floats under the keys top1, top5, many, medium, few, confidence, ece, mce, classwise_ece, brier, nll. top5 is
-        the accuracy of the top min(5, C), so it is informative only for C > 5 and is 1 otherwise. confidence is the
-        mean probability of the predicted class. An empty shot group is NaN.
+        Floats under the keys top1, top5, many, medium, few, balanced_accuracy, macro_f1, confidence, ece, mce,
+        classwise_ece, brier, nll, adaptive_ece. top5 is the accuracy of the top min(5, C), so it is informative only
+        for C > 5 and is 1 otherwise. confidence is the mean probability of the predicted class. An empty shot group is
+        NaN. The others are those of the functions of these names: :func:`balanced_accuracy`,
+        :func:`adaptive_calibration_error`.
 
     >>> report = classification_report([[0.75, 0.25]] * 4, [0, 0, 0, 1], class_counts=[500, 5])
     >>> report["top1"], report["many"], report["few"], report["ece"]
@@ -55,14 +65,15 @@ def classification_report(
     """
     report = StreamingReport(class_counts, bins=bins, many=many, few=few, logits=False, ignore_index=ignore_index)
     report.update(probs, labels)
-    return report.compute()
+    return report.compute() | {"adaptive_ece": adaptive_calibration_error(probs, labels, bins, ignore_index)}
 
 
 class StreamingReport:
     """Classification report of a set that comes batch by batch, on one process or several.
 
-    Only sums are kept, C * (bins + 2) numbers and a few more, never the logits: enough for a training set of any size.
-    The result is that of :func:`classification_report` on the whole set, within rounding. From logits the NLL is
+    Only sums are kept, C * (bins + 3) numbers and a few more, never the logits: enough for a training set of any size.
+    The result is that of :func:`classification_report` on the whole set, within rounding, but for adaptive_ece, whose
+    bins depend on all samples. From logits the NLL is
     log-sum-exp minus the label's logit, which stays right where the probability underflows and
     :func:`negative_log_likelihood` has to clip it.
 
@@ -112,8 +123,9 @@ class StreamingReport:
             return torch.zeros(shape, dtype=torch.float64)
 
         self.state: dict[str, Tensor] = {
-            "labels": zeros(num_classes).long(),  # samples of every class, and the correct ones
+            "labels": zeros(num_classes).long(),  # samples of every class, the correct ones, the predictions
             "hits": zeros(num_classes).long(),
+            "predicted": zeros(num_classes).long(),
             "top5": zeros().long(),
             "bin_counts": zeros(bins).long(),  # by confidence: samples, correct ones, summed confidence
             "bin_hits": zeros(bins).long(),
@@ -153,6 +165,7 @@ class StreamingReport:
             leading = leading_classes(probs, self.bins)
             top, ranks = leading[0][:, 0], leading_ranks(leading[0], probs, block, y)
             state["hits"] += torch.bincount(y[ranks < 1], minlength=num_classes)
+            state["predicted"] += torch.bincount(block.argmax(1), minlength=num_classes)
             state["top5"] += (ranks < min(5, num_classes)).sum()
             for name, total in zip(("counts", "hits", "confidence"), bin_sums(top, ranks < 1, self.bins), strict=True):
                 state[f"bin_{name}"] += total
@@ -186,7 +199,7 @@ class StreamingReport:
         """Compute the report of all samples so far; more may follow.
 
         Returns:
-            The numbers of :func:`classification_report`.
+            The numbers of :func:`classification_report`, but for adaptive_ece.
 
         Raises:
             ValueError: there was no sample yet.
@@ -196,11 +209,14 @@ class StreamingReport:
         if n == 0:
             raise ValueError("No metric is defined on no sample: call `update(outputs, labels)` before `compute()`.")
         recalls = state["hits"].double() / state["labels"]  # 0 / 0 is the NaN of a class without samples
+        occur = state["labels"] + state["predicted"]
         sums = state["bin_counts"], state["bin_hits"], state["bin_confidence"]
         return {
             "top1": int(state["hits"].sum()) / n,
             "top5": int(state["top5"]) / n,
             **shot_means(recalls, self.class_counts, self.many, self.few),
+            "balanced_accuracy": float(recalls.nanmean()),
+            "macro_f1": float((2.0 * state["hits"].double() / occur).nanmean()),
             "confidence": float(state["bin_confidence"].sum()) / n,
             "ece": expected_error(*sums),
             "mce": maximum_error(*sums),

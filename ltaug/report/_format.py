@@ -12,8 +12,11 @@ METRICS = {
     "many": ("many-shot accuracy", "classes with more than 100 training samples"),
     "medium": ("medium-shot accuracy", "classes with 20 to 100 training samples"),
     "few": ("few-shot accuracy", "classes with fewer than 20 training samples"),
+    "balanced_accuracy": ("balanced accuracy", "mean of the classes' accuracies"),
+    "macro_f1": ("macro F1", "harmonic mean of a class's precision and recall, mean over classes"),
     "confidence": ("mean confidence", "probability of the predicted class; that of a calibrated model is its accuracy"),
     "ece": ("ECE", "expected calibration error: mean gap between confidence and accuracy"),
+    "adaptive_ece": ("adaptive ECE", "the same in bins that hold equally many samples"),
     "mce": ("MCE", "maximum calibration error: largest gap of a confidence bin"),
     "classwise_ece": ("class-wise ECE", "calibration error of every class's probability, mean over classes"),
     "brier": ("Brier score", "squared error of the probabilities, mean over samples; 0 is perfect, 2 the worst"),
@@ -23,7 +26,7 @@ METRICS = {
     "labelwise_ece": ("label-wise ECE", "calibration error of each label's probability, mean over labels"),
 }
 """Name and meaning of every metric, in the order of the pages."""
-HIGHER_IS_BETTER = ("top1", "top5", "many", "medium", "few", "map", "f1")
+HIGHER_IS_BETTER = ("top1", "top5", "many", "medium", "few", "balanced_accuracy", "macro_f1", "map", "f1")
 DECIMALS = {"classwise_ece": 5, "brier": 3, "nll": 3}
 """Metrics that are printed as they are, as in the literature; the others are percentages."""
 MAX_LETTERS = 300
