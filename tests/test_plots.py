@@ -930,6 +930,65 @@ def test_bad_arguments_of_mean_probabilities_are_refused() -> None:
         plots.mean_class_probability({"run": torch.full((2, 2), 0.5)}, [0, 1], [5, 4, 3])
 
 
+# Several labels a sample
+
+
+def label_predictions(num_labels: int = 5, samples: int = 4000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Probabilities that are right for the frequent labels, and too low for the rare ones; where they are known."""
+    generator = torch.Generator().manual_seed(0)
+    right = torch.rand(samples, num_labels, generator=generator, dtype=torch.float64)
+    targets = (torch.rand(samples, num_labels, generator=generator) < right).long()
+    probs = right.clone()
+    probs[:, -1] = right[:, -1] ** 2
+    return probs, targets, torch.rand(samples, num_labels, generator=generator) < 0.8
+
+
+def test_reliability_of_labels_has_a_line_a_group() -> None:
+    probs, targets, known = label_predictions()
+    counts = [50, 500, 300, 40, 3]
+    rows = targets.masked_fill(~known, -1)
+    figure = plots.labelwise_reliability(probs, rows, counts, bins=10, ignore_index=-1)
+    ax = figure.axes[0]
+    groups = {"many": [1, 2], "medium": [0, 3], "few": [4]}
+    errors = {
+        name: metrics.labelwise_calibration_error(probs[:, mine], rows[:, mine], 10, ignore_index=-1)
+        for name, mine in groups.items()
+    }
+    assert legend(figure) == [*(f"{name} {100 * error:.1f}" for name, error in errors.items()), "ideal"]
+    assert errors["few"] > 3 * errors["many"]
+    whole = metrics.labelwise_calibration_error(probs, rows, 10, ignore_index=-1)
+    assert ax.texts[0].get_text() == f"label-wise ECE {100 * whole:.1f} %"
+    few = ax.lines[2]
+    assert few.get_color() == plots.GROUP_COLORS["few"]
+    p, y = probs[known[:, 4], 4], targets[known[:, 4], 4].double()
+    inside = (p > 0.5) & (p <= 0.6)
+    assert few.get_xdata()[5] == pytest.approx(100 * p[inside].mean().item())
+    assert few.get_ydata()[5] == pytest.approx(100 * y[inside].mean().item())
+    sizes = figure.axes[1].patches[2].get_data().values
+    assert sizes.sum() == pytest.approx(int(known[:, 4].sum()))
+    png(figure)
+    alone = plots.labelwise_reliability(probs[:5], targets[:5], counts)  # too few entries for any point
+    assert [len(line.get_xdata()) for line in alone.axes[0].lines[:-1]] == [0, 0, 0]
+    with pytest.raises(ValueError, match="`label_counts` must agree with the 5 columns of `probs`, but has 2"):
+        plots.labelwise_reliability(probs, targets, [5, 4])
+
+
+def test_precision_of_labels_is_drawn_as_accuracy_of_classes() -> None:
+    figure = plots.per_label_precision([0.25, 0.75, None], [5, 500, 50], label_names=["ant", "bee", "cow"])
+    assert heights(figure) == pytest.approx([75, 25])
+    assert figure.axes[0].get_ylabel() == "average precision (%)"
+    assert "no positive in the test set" in legend(figure)
+    assert figure.axes[1].get_xlabel() == "label, most training samples first"
+    png(figure)
+    with pytest.raises(ValueError, match="`precision` must hold one number for each of the 2 labels in `label_counts`"):
+        plots.per_label_precision([0.5], [5, 4])
+    text = plots.class_counts([5, 4], several=True).axes[0].texts[0].get_text()
+    assert text.startswith("2 labels\n5 to 4 a label")
+    curves = plots.learning_curves([{"epoch": 0, "map": 0.25, "many": 0.5}])
+    assert legend(curves) == ["all 25.0", "many 50.0"]
+    assert curves.axes[0].get_ylabel() == "mean average\nprecision (%)"
+
+
 # All of them
 
 

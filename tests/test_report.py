@@ -645,6 +645,56 @@ def test_own_sections_stand_after_the_figures_and_are_kept_for_later_calls(tmp_p
     assert "More" not in replaced.sections
 
 
+# Several labels a sample
+
+
+def several_labels(path: Path, num_labels: int = 6) -> Path:
+    counts = exponential_counts(300, num_labels, 60)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(200, num_labels, generator=generator) * 2 - 2
+    labels = torch.rand(200, num_labels, generator=generator) < logits.sigmoid()
+    labels[:, -1] = False  # a label without positives
+    final = metrics.multilabel_report(logits.sigmoid(), labels, counts)
+    run = RunFolder(path, {"loss": "prior_corrected"}, data={"class_counts": counts})
+    for epoch in range(3):
+        run.log(epoch=epoch, loss=1.0 - epoch / 4, lr=0.1, **final)
+    run.save_logits(logits, labels)
+    names = [f"finding {i}" for i in range(num_labels)]
+    precisions = metrics.average_precision(logits.sigmoid(), labels)
+    run.save_per_class(names, counts, precisions, "test_average_precision")
+    summary = {"name": "bayias", "final": final, "class_counts": counts, "class_names": names, "epochs": 3}
+    run.write_json("summary.json", summary)
+    return path
+
+
+@pytest.mark.usefixtures("drawn")
+def test_a_run_of_several_labels_has_figures_of_its_own(
+    tmp_path: Path, asked: dict[str, tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = several_labels(tmp_path / "run")
+    page = Page(write_report(path))
+    assert_self_contained(page)
+    assert {"Average precision of every label", "Reliability of every label", "Training samples"} <= set(page.sections)
+    assert not {"Confusions", "Logits of every class", "Confidence during training"} & set(page.sections)
+    assert (len(page.images), "Not drawn" in page.source) == (4, False)
+    logits, labels = RunFolder.open(path).load_logits()
+    probs, rows, counts = asked["labelwise_reliability"]
+    assert torch.equal(probs, logits.sigmoid())
+    assert torch.equal(rows, labels)
+    precision = metrics.average_precision(logits.sigmoid(), labels)
+    torch.testing.assert_close(asked["per_label_precision"][0], precision, equal_nan=True)
+    assert page.row("finding 0") == ["finding 0", "300", f"{100 * precision[0]:.1f} %"]
+    assert "1 label without positives is left out" in page.text("Worst and best labels")
+    assert f"have 6 labels, {int(counts.sum()):,} times in all" in page.text("Data")
+    # From the table alone, and beside a run of classes, of which it has no figure.
+    (path / "logits.safetensors").unlink()
+    page = Page(write_report(path))
+    torch.testing.assert_close(asked["per_label_precision"][0], precision, atol=1e-5, rtol=0, equal_nan=True)
+    assert "logits.safetensors is not there" in page.sections["Reliability of every label"]
+    both = [several_labels(tmp_path / "again"), make_run(tmp_path / "classes", 6)]
+    assert "finding" not in write_comparison(both, tmp_path / "all.html").read_text().split("<h2>Settings")[0]
+
+
 # Runs that are not complete
 
 

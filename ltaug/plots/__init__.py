@@ -37,6 +37,7 @@ from ltaug.plots.confusion import MAX_CELLS as MAX_CELLS
 from ltaug.plots.confusion import compare_log_confusion_matrices, log_confusion_matrix
 from ltaug.plots.correction import accuracy_against_lambda, correction_factors, shifted_test_accuracy
 from ltaug.plots.model import batch_norm_statistics, classifier_weight_norms, logit_statistics
+from ltaug.plots.multi_label import labelwise_reliability, per_label_precision
 from ltaug.plots.sound import spectrogram
 from ltaug.plots.sweeps import accuracy_by_setting, accuracy_by_two_settings
 from ltaug.plots.training import confidence_accuracy_density, learning_curves
@@ -56,11 +57,13 @@ __all__ = [
     "correction_factors",
     "label_occurrence",
     "label_suppression",
+    "labelwise_reliability",
     "learning_curves",
     "log_confusion_matrix",
     "logit_statistics",
     "mean_class_probability",
     "per_class_accuracy",
+    "per_label_precision",
     "probability_violins",
     "reliability_diagram",
     "shifted_test_accuracy",

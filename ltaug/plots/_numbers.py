@@ -43,15 +43,16 @@ def known_mean(values: Floats) -> float:
 
 
 def sorted_by_count(
-    accuracy: Values, class_counts: Counts, name: str = "accuracy"
+    accuracy: Values, class_counts: Counts, name: str = "accuracy", word: str = "class"
 ) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
     """Counts and accuracy of the classes, most frequent class first, and their order."""
-    counts = as_counts(class_counts).cpu().numpy()
+    counts = as_counts(class_counts, f"{word}_counts").cpu().numpy()
     values = as_floats(accuracy)
     if values.shape != counts.shape:
+        kinds, without = ("classes", "test sample") if word == "class" else ("labels", "positives")
         raise ValueError(
-            f"`{name}` must hold one number for each of the {len(counts)} classes in `class_counts`, "
-            f"but has shape {list(values.shape)}. Pass NaN for a class without test sample."
+            f"`{name}` must hold one number for each of the {len(counts)} {kinds} in `{word}_counts`, "
+            f"but has shape {list(values.shape)}. Pass NaN for a {word} without {without}."
         )
     order = np.argsort(-counts, kind="stable")
     return counts[order], values[order], order

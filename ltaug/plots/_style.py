@@ -150,9 +150,9 @@ def class_ticks(
     return True
 
 
-def class_axis(named: bool) -> str:
+def class_axis(named: bool, word: str = "class") -> str:
     """The label of an axis of classes with the ticks of :func:`class_ticks`."""
-    return "class, most training samples first" if named else "class, 1 = most training samples"
+    return f"{word}, most training samples first" if named else f"{word}, 1 = most training samples"
 
 
 def log_scale(axis: Axis, counts: NDArray[Any], least: float = 0.6) -> float:

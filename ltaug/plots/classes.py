@@ -54,13 +54,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def class_counts(counts: Counts, ax: Axes | None = None, *, class_names: Sequence[str] | None = None) -> Figure:
+def class_counts(
+    counts: Counts, ax: Axes | None = None, *, class_names: Sequence[str] | None = None, several: bool = False
+) -> Figure:
     """The long tail itself: training samples a class, most frequent first, on a logarithmic axis.
 
     Args:
         counts: training samples a class, [C].
         ax: where to draw.
         class_names: names a class, shown where there are at most 20.
+        several: whether a sample may have several labels, so that the counts do not add up to the samples.
 
     Returns:
         The figure; the legend says how many classes each shot group has.
@@ -79,9 +82,11 @@ def class_counts(counts: Counts, ax: Axes | None = None, *, class_names: Sequenc
         edges = np.arange(start, stop + 1) + 0.5
         ax.stairs(sizes[start:stop], edges, baseline=low, fill=True, color=GROUP_COLORS[name], alpha=0.8, label=label)
     named = class_ticks(ax.xaxis, order, class_names)
-    style_axes(ax, xlabel=class_axis(named), ylabel="training samples")
+    word = "label" if several else "class"
+    style_axes(ax, xlabel=class_axis(named, word), ylabel="training samples")
     most, least = int(sizes[0]), int(sizes[-1])
-    text = f"{len(sizes):,} classes\n{int(sizes.sum()):,} samples\n{most:,} to {least:,} a class"
+    total = "" if several else f"\n{int(sizes.sum()):,} samples"
+    text = f"{len(sizes):,} {'labels' if several else 'classes'}{total}\n{most:,} to {least:,} a {word}"
     if least > 0:
         text += f"\nratio {most / least:,.4g}"
     box = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": "#BBBBBB", "alpha": 0.9}
@@ -114,7 +119,21 @@ def per_class_accuracy(
     >>> [round(bar.get_height()) for bars in figure.axes[0].containers for bar in bars]
     [90, 20]
     """
-    counts, values, order = sorted_by_count(accuracy, class_counts)
+    return values_by_frequency(accuracy, class_counts, ax, class_names)
+
+
+def values_by_frequency(
+    values: Values,
+    counts: Counts,
+    ax: Axes | None,
+    names: Sequence[str] | None,
+    argument: str = "accuracy",
+    word: str = "class",
+    ylabel: str = "test accuracy (%)",
+    missing: str = "no test sample",
+) -> Figure:
+    """Bars of fractions over classes or labels, most frequent first, with the training samples below."""
+    counts, values, order = sorted_by_count(values, counts, argument, word)
     figure, ax = axes_of(ax, 4.0)
     spans = group_spans(counts)
     edges, size = bar_edges(spans, len(counts))
@@ -143,9 +162,9 @@ def per_class_accuracy(
             ax.hlines(mean, start + 0.5, stop + 0.5, color="white", linewidth=4)
             ax.hlines(mean, start + 0.5, stop + 0.5, color=color, linewidth=2.4)
     if np.isnan(bars).any():
-        missing = (edges[:-1] + edges[1:])[np.isnan(bars)] / 2 + 0.5
-        ax.plot(missing, np.full(len(missing), 2.0), "x", color=GREY, markersize=4, label="no test sample")
-    style_axes(ax, ylabel="test accuracy (%)")
+        places = (edges[:-1] + edges[1:])[np.isnan(bars)] / 2 + 0.5
+        ax.plot(places, np.full(len(places), 2.0), "x", color=GREY, markersize=4, label=missing)
+    style_axes(ax, ylabel=ylabel)
     ax.set_ylim(0, 102)
     legend_above(ax, columns=2 if np.isnan(bars).any() else 4)  # four names with the cross's do not fit side by side
 
@@ -153,9 +172,9 @@ def per_class_accuracy(
     sizes = bin_means(counts.astype(float), edges)
     low = log_scale(below.yaxis, counts)
     below.stairs(sizes, edges + 0.5, baseline=low, fill=True, color=GREY)
-    named = class_ticks(below.xaxis, order, class_names)
+    named = class_ticks(below.xaxis, order, names)
     averaged = f" (mean of {size} a bar)" if size > 1 else ""
-    style_axes(below, xlabel=class_axis(named) + averaged, ylabel="training\nsamples")
+    style_axes(below, xlabel=class_axis(named, word) + averaged, ylabel="training\nsamples")
     return figure
 
 

@@ -37,8 +37,9 @@ def learning_curves(rows: Iterable[Mapping[str, Any]], ax: Axes | None = None) -
 
     Args:
         rows: one mapping an epoch, as in a run's ``metrics.jsonl``: ``epoch`` counted from 0, ``loss``, ``lr``, and, on
-            the epochs that were evaluated, fractions ``top1``, ``many``, ``medium``, ``few``. Every key may be missing
-            or None. Of two rows of the same epoch (a resumed run) the later one counts.
+            the epochs that were evaluated, fractions ``top1`` (``map`` of several labels a sample), ``many``,
+            ``medium``, ``few``. Every key may be missing or None. Of two rows of the same epoch (a resumed run) the
+            later one counts.
         ax: where to draw; its lower part becomes the loss.
 
     Returns:
@@ -60,7 +61,11 @@ def learning_curves(rows: Iterable[Mapping[str, Any]], ax: Axes | None = None) -
         return np.array([as_float(by_epoch[epoch].get(key)) for epoch in epochs], dtype=float)
 
     below = panel_below(ax, 0.36)
-    lines = {"top1": ("all", BLACK, 2.4), **{name: (name, color, 1.6) for name, color in GROUP_COLORS.items()}}
+    several = bool(np.isfinite(column("map")).any())
+    lines = {
+        "map" if several else "top1": ("all", BLACK, 2.4),
+        **{name: (name, color, 1.6) for name, color in GROUP_COLORS.items()},
+    }
     for key, (label, color, width) in lines.items():
         values = 100 * column(key)
         known = np.isfinite(values)
@@ -79,7 +84,7 @@ def learning_curves(rows: Iterable[Mapping[str, Any]], ax: Axes | None = None) -
         for axes in (ax, below):
             axes.axvline(epoch, color=GREY, linewidth=1, linestyle=":")
 
-    style_axes(ax, ylabel="test accuracy (%)")
+    style_axes(ax, ylabel="mean average\nprecision (%)" if several else "test accuracy (%)")
     style_axes(below, xlabel="epoch", ylabel="training loss")
     integer_ticks(below.xaxis)
     below.set_xlim(left=max(below.get_xlim()[0], 0.5))  # there is no epoch 0

@@ -233,10 +233,31 @@ def _figures(run: Record) -> dict[str, Picture | None]:
     )
     no_rows = run.missing("metrics.jsonl") or Markup("<code>metrics.jsonl</code> has no row.")
     logits, labels = run.logits or (None, None)
+    curves = draw(plots.learning_curves, run.rows, missing=no_rows)
+    if run.several:
+        return {
+            "learning_curves": curves,
+            "accuracy": draw(
+                plots.per_label_precision,
+                accuracy,
+                counts,
+                label_names=run.class_names,
+                missing=no_test if accuracy is None else no_counts,
+            ),
+            "reliability": draw(
+                plots.labelwise_reliability,
+                None if logits is None else logits.sigmoid(),
+                labels,
+                counts,
+                missing=no_test if logits is None else no_counts,
+            ),
+            "samples": draw(plots.class_counts, counts, class_names=run.class_names, several=True, missing=no_counts),
+            **_inside(run),
+        }
     probs = None if logits is None else logits.softmax(dim=1)
     confident = [row for row in run.rows if "confidence" in row]
     return {
-        "learning_curves": draw(plots.learning_curves, run.rows, missing=no_rows),
+        "learning_curves": curves,
         "confidence": draw(plots.confidence_accuracy_density, confident, missing="No epoch has a mean confidence."),
         "accuracy": draw(
             plots.per_class_accuracy,
@@ -332,7 +353,7 @@ def _classes(run: Record) -> dict[str, Any] | None:
         return None
     if counts is not None and len(counts) != len(accuracy):
         counts = None
-    confused = {} if run.logits is None else _most_frequent_confusions(*run.logits)
+    confused = {} if run.logits is None or run.several else _most_frequent_confusions(*run.logits)
     tested = [index for index in range(len(accuracy)) if not math.isnan(accuracy[index])]
     # Among equals the greater surprise comes first: of the worst the most frequent class, of the best the rarest.
     tested.sort(key=lambda index: (float(accuracy[index]), -int(counts[index]) if counts is not None else 0))
@@ -340,14 +361,17 @@ def _classes(run: Record) -> dict[str, Any] | None:
 
     def row(index: int) -> tuple[str, ...]:
         wrong = confused.get(index)
+        taken_for = f"{names[wrong[0]]} ({metric(wrong[1])})" if wrong else "–"
         return (
             names[index],
             "–" if counts is None else f"{int(counts[index]):,}",
             metric(float(accuracy[index])),
-            f"{names[wrong[0]]} ({metric(wrong[1])})" if wrong else "–",
+            *(() if run.several else (taken_for,)),
         )
 
+    heads = ["label", "training samples", "average precision"]
     return {
+        "heads": heads if run.several else ["class", "training samples", "accuracy", "most often taken for"],
         "tables": {
             "Worst": [row(index) for index in tested[:number]],
             "Best": [row(index) for index in tested[::-1][: min(number, len(tested) - number)]],
@@ -430,7 +454,8 @@ def _drawn(records: Mapping[str, Record]) -> dict[str, Record]:
     """The runs that figures show: all, or of many the best and the worst by top-1 accuracy."""
     if len(records) <= MOST_DRAWN:
         return dict(records)
-    top1 = {name: value for name, run in records.items() if (value := as_number(run.final.get("top1"))) is not None}
+    scores = {name: as_number(run.final.get("map" if run.several else "top1")) for name, run in records.items()}
+    top1 = {name: value for name, value in scores.items() if value is not None}
     ranked = sorted(top1, key=lambda name: -top1[name])
     return {name: records[name] for name in dict.fromkeys([*ranked[:BEST], *ranked[-WORST:]])}
 
@@ -439,7 +464,7 @@ def _comparison_figures(records: Mapping[str, Record]) -> dict[str, Any]:
     groups = {name: run.final for name, run in records.items() if run.final}
     tested: dict[str, tuple[Tensor, Tensor]] = {}
     for name, run in records.items():
-        if run.accuracy is not None and run.class_counts is not None:
+        if run.accuracy is not None and run.class_counts is not None and not run.several:
             tested[name] = (run.accuracy, run.class_counts)
     _, counts = next(iter(tested.values()), (None, None))
     names = records[next(iter(tested))].class_names if tested else None
@@ -464,7 +489,7 @@ def _side_by_side(records: Mapping[str, Record]) -> dict[str, Picture | None] | 
     kept: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
     names = next((run.class_names for run in records.values() if run.logits is not None), None)
     for name, run in records.items():
-        if run.logits is not None and run.class_counts is not None:
+        if run.logits is not None and run.class_counts is not None and not run.several:
             kept[name] = (*run.logits, run.class_counts)
     _, labels, counts = next(iter(kept.values()), (None, None, None))
     if labels is None or counts is None:

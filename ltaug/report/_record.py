@@ -61,8 +61,10 @@ class Record:
 
     Attributes:
         problems: by file, why it could not be read.
-        logits: test logits [N, C] and labels [N], or None.
-        accuracy: fraction a class [C], NaN without test sample; None where the run has no test result yet.
+        several: whether samples have several labels.
+        logits: test logits [N, C] and labels [N], or rows [N, C] of several labels; or None.
+        accuracy: fraction a class [C], NaN without test sample; average precision of several labels; None where the run
+            has no test result yet.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -81,10 +83,8 @@ class Record:
         self.corrected = renamed(self._read_json("corrected.json"))
         self.shifted = self._shifted()
         logits = self._read("logits.safetensors", folder.load_logits, None)
-        if logits is not None and logits[1].ndim > 1:
-            self.problems["logits.safetensors"] = "is of several labels a sample, which no figure here draws"
-            logits = None
         self._per_class: list[dict[str, str]] = self._read("per_class.csv", folder.per_class, [])
+        self.several = logits[1].ndim > 1 if logits is not None else "map" in self.final
         self.accuracy = self._accuracy(logits)
         self.logits: tuple[Tensor, Tensor] | None = logits if keep_logits else None
 
@@ -118,8 +118,11 @@ class Record:
     def _accuracy(self, results: tuple[Tensor, Tensor] | None) -> Tensor | None:
         if results is not None:
             logits, labels = results
+            if self.several:
+                return metrics.average_precision(logits.sigmoid(), labels)
             return metrics.per_class_accuracy(logits.argmax(dim=1), labels, num_classes=logits.shape[1])
-        values = [as_number(row.get("test_accuracy")) for row in self._per_class]
+        measure = "test_average_precision" if self.several else "test_accuracy"
+        values = [as_number(row.get(measure)) for row in self._per_class]
         return torch.tensor([math.nan if value is None else value for value in values]).double() if values else None
 
     @property
@@ -143,7 +146,8 @@ class Record:
     @property
     def evaluated_epochs(self) -> int:
         """Epochs up to the last one that was evaluated; 0 if none was."""
-        return max((n for n, row in enumerate(self.rows, 1) if as_number(row.get("top1")) is not None), default=0)
+        score = (as_number(row.get("top1", row.get("map"))) for row in self.rows)
+        return max((n for n, value in enumerate(score, 1) if value is not None), default=0)
 
     @property
     def class_counts(self) -> Tensor | None:
