@@ -684,6 +684,8 @@ def test_a_run_of_several_labels_has_figures_of_its_own(
     precision = metrics.average_precision(logits.sigmoid(), labels)
     torch.testing.assert_close(asked["per_label_precision"][0], precision, equal_nan=True)
     assert page.row("finding 0") == ["finding 0", "300", f"{100 * precision[0]:.1f} %"]
+    assert page.row("few-shot mAP")[1].endswith(" %")
+    assert page.row("unscored labels")[1] == "1"
     assert "1 label without positives is left out" in page.text("Worst and best labels")
     assert f"have 6 labels, {int(counts.sum()):,} times in all" in page.text("Data")
     # From the table alone, and beside a run of classes, of which it has no figure.

@@ -26,8 +26,20 @@ METRICS = {
     "labelwise_ece": ("label-wise ECE", "calibration error of each label's probability, mean over labels"),
 }
 """Name and meaning of every metric, in the order of the pages."""
+OF_LABELS = {
+    "map": METRICS["map"],
+    "f1": METRICS["f1"],
+    "many": ("many-shot mAP", "labels with more than 100 training samples"),
+    "medium": ("medium-shot mAP", "labels with 20 to 100 training samples"),
+    "few": ("few-shot mAP", "labels with fewer than 20 training samples"),
+    "labelwise_ece": METRICS["labelwise_ece"],
+    "brier": ("Brier score", "squared error of the probabilities, mean over samples and labels; 0 is perfect"),
+    "nll": ("NLL", "negative log-likelihood of whether a label is there, mean over samples and labels, in nats"),
+    "unscored": ("unscored labels", "without positives in the test set, left out of the means"),
+}
+"""The same of samples with several labels."""
 HIGHER_IS_BETTER = ("top1", "top5", "many", "medium", "few", "balanced_accuracy", "macro_f1", "map", "f1")
-DECIMALS = {"classwise_ece": 5, "brier": 3, "nll": 3}
+DECIMALS = {"classwise_ece": 5, "brier": 3, "nll": 3, "unscored": 0}
 """Metrics that are printed as they are, as in the literature; the others are percentages."""
 MAX_LETTERS = 300
 """Of a setting: longer ones, such as a list with an entry a class, are cut."""

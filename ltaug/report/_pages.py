@@ -24,6 +24,7 @@ from ltaug.report._figures import Picture, draw
 from ltaug.report._format import (
     HIGHER_IS_BETTER,
     METRICS,
+    OF_LABELS,
     as_number,
     columns_of,
     count,
@@ -205,7 +206,8 @@ def _facts(run: Record) -> list[str]:
 def _metric_tables(run: Record) -> dict[str, list[tuple[str, str, str]]]:
     """Rows of label, meaning and value, by the title of their table."""
     final, summary = run.final, run.summary
-    known = [(key, *words, metric(final[key], key)) for key, words in METRICS.items() if key in final]
+    names = OF_LABELS if run.several else METRICS
+    known = [(key, *words, metric(final[key], key)) for key, words in names.items() if key in final]
     tables = {
         "Accuracy": [row for key, *row in known if key in HIGHER_IS_BETTER],
         "Calibration": [row for key, *row in known if key not in HIGHER_IS_BETTER],
@@ -220,7 +222,7 @@ def _metric_tables(run: Record) -> dict[str, list[tuple[str, str, str]]]:
     for key, label, meaning, form in costs:
         if (number := as_number(summary.get(key))) is not None:
             tables["Cost"].append([label, meaning, form(number)])
-    others = {key: as_number(value) for key, value in final.items() if key not in METRICS}
+    others = {key: as_number(value) for key, value in final.items() if key not in names}
     tables["Other metrics"] = [[key, "", f"{number:.4g}"] for key, number in others.items() if number is not None]
     return {title: [(row[0], row[1], row[2]) for row in rows] for title, rows in tables.items() if rows}
 
