@@ -98,7 +98,9 @@ def test_what_it_says_of_itself(run: Path) -> None:
     assert mean == pytest.approx(summary(run)["final"]["map"], abs=1e-5)
     page = (run / "report.html").read_text()
     assert "mAP" in page
-    assert "of several labels a sample" in page
+    assert "Average precision of every label" in page
+    assert "Reliability of every label" in page
+    assert "Not drawn" not in page
 
 
 def test_corrections_of_classes_are_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
