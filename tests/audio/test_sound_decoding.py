@@ -252,7 +252,7 @@ class TestManyClips:
             sizes.append(len(read_clips(padded, rate, trim, str(tmp_path))[0]))
         assert sizes == [400, 410, 205, 400]
         assert len(decoded) == 3
-        monkeypatch.setattr(decoding, "_reader", lambda: "another version")
+        monkeypatch.setattr(decoding, "_reader", lambda *_: "another version")
         read_clips(padded, RATE, True, str(tmp_path))
         assert len(decoded) == 4
 
