@@ -149,7 +149,7 @@ class SoundData:
 
     def fingerprint(self) -> dict[str, Any]:
         """Fingerprint of the data. A run refuses to resume on data with another one."""
-        found = {"training_indices": self.index_hash, "test_labels": labels_hash(self.labels["test"])}
+        found: dict[str, Any] = {"training_indices": self.index_hash, "test_labels": labels_hash(self.labels["test"])}
         found |= {"class_names": self.class_names, "class_counts": self.class_counts}
         return found | {
             f"{split}_content": content_hash(labels, *self.clips[split]) for split, labels in self.labels.items()
@@ -181,7 +181,8 @@ class SoundData:
 
 def _hop(cfg: Any) -> int:
     """Samples between two windows."""
-    hop, longest = round(cfg.test_hop * cfg.sample_rate), cfg.crop_length
+    hop: int = round(cfg.test_hop * cfg.sample_rate)
+    longest = cfg.crop_length
     if not 1 <= hop <= longest:
         raise UserError(
             f"`test_hop` is in seconds and must not exceed a crop, {longest / cfg.sample_rate:.3f} s, or windows pass "
@@ -240,9 +241,9 @@ def _choose_test(cfg: Any, source: SoundSource) -> Tensor:
         if source.test:
             return torch.arange(len(source.test.labels))
         return hold_out(labels, cfg.test_per_class, names, "test_per_class", cfg.data_seed)
-    test = (source.folds == cfg.test_fold).nonzero()[:, 0]
+    test: Tensor = (source.folds == cfg.test_fold).nonzero()[:, 0]
     if not len(test):
-        folds = ", ".join(map(str, source.folds.unique().tolist()))
+        folds = ", ".join(map(str, sorted(set(source.folds.tolist()))))
         raise UserError(f"`test_fold`={cfg.test_fold} is no fold of {source.name}, which has {folds}.")
     if (missing := (counts_of(labels[test], len(names)) == 0).nonzero()[:, 0]).numel() and labels.ndim == 1:
         k = int(missing[0])

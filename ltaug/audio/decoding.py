@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,6 +92,22 @@ def read_clip(sound: Sound, sample_rate: int, trim: bool = True, trim_db: float 
             it has samples that are NaN, infinite or far beyond full scale. The message is the rest of a sentence that
             begins with the sound's name.
     """
+    samples = _mono_samples(sound, sample_rate)
+    if trim_db is not None:
+        import librosa
+
+        samples = librosa.effects.trim(samples, top_db=trim_db)[0]
+    clip: Clip = np.minimum(np.rint(samples.clip(-1, 1) * 32768), 32767).astype(np.int16)
+    if trim and len(loud := np.flatnonzero(clip)):
+        clip = clip[loud[0] : loud[-1] + 1].copy()
+    return clip
+
+
+def _mono_samples(sound: Sound, sample_rate: int) -> NDArray[np.float32]:
+    """Samples of one channel at another rate, not yet rounded: those of ``librosa.load``, but for a zero that it adds.
+
+    Where the new length is no whole number, librosa rounds it up, and soxr has no sample for it.
+    """
     import soxr
 
     samples, rate = _samples(sound)
@@ -110,14 +127,7 @@ def read_clip(sound: Sound, sample_rate: int, trim: bool = True, trim_db: float 
         samples = soxr.resample(samples, rate, sample_rate, "HQ")
         if not len(samples):
             raise ValueError(f"is too short to have a sample at {sample_rate} Hz")
-    if trim_db is not None:
-        import librosa
-
-        samples = librosa.effects.trim(samples, top_db=trim_db)[0]
-    clip: Clip = np.minimum(np.rint(samples.clip(-1, 1) * 32768), 32767).astype(np.int16)
-    if trim and len(loud := np.flatnonzero(clip)):
-        clip = clip[loud[0] : loud[-1] + 1].copy()
-    return clip
+    return samples
 
 
 def _samples(sound: Sound) -> tuple[NDArray[np.float32], int]:
@@ -309,9 +319,7 @@ def _reader(trim_db: float | None = None) -> str:
     reader = f"reader3_sndfile{soundfile.__libsndfile_version__}_soxr{soxr.__version__}"
     if trim_db is None:
         return reader
-    import librosa
-
-    return f"{reader}_{trim_db:g}db_librosa{librosa.__version__}"
+    return f"{reader}_{trim_db:g}db_librosa{version('librosa')}"
 
 
 def _key(sound: Sound) -> str:

@@ -78,8 +78,10 @@ class SoundNetwork(nn.Module, ABC):
         size, windows, length = waveforms.shape
         # A process may have no clip of a last batch. It hears silence, since convolutions refuse an empty batch.
         waveforms = waveforms if size else waveforms.new_zeros(1, windows, length)
-        parts = waveforms.flatten(0, 1).split(self.windows_at_once)  # of one clip no copy, though its windows overlap
-        outputs = torch.cat([self.logits(part).float() for part in parts]).unflatten(0, (-1, windows))[:size]
+        together = waveforms.flatten(0, 1)  # of one clip no copy, though its windows overlap
+        parts = torch.split(together, self.windows_at_once)
+        outputs = torch.cat([self.logits(part).float() for part in parts])
+        outputs = outputs.view(-1, windows, outputs.shape[1])[:size]
         if isinstance(self.get_classifier(), nn.Identity):
             return outputs.mean(1)
         if self.several_labels:

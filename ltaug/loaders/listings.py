@@ -301,11 +301,8 @@ def _classes(
         return pyarrow.array([values[line][0] for line in lines], pyarrow.string())
 
     others = {} if several else _partners(rows, values, column)
-    if column in NUMBER_COLUMNS:  # the partners are the names
-        numbers, names = values, others
-    else:
-        numbers, names = others, values
-    if numbers and names:  # in the order of the numbers, by their names
+    if others:  # classes in the order of the numbers, by their names
+        numbers, names = (values, others) if column in NUMBER_COLUMNS else (others, values)
         order, labels = class_labels({split: arrow(lines, numbers) for split, lines in splits.items()}, None, source)
         known = {numbers[line][0]: names[line][0] for line in numbers}
         return [known[number] for number in order], labels
