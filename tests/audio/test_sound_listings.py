@@ -169,7 +169,7 @@ class TestWriting:
             ("file,label,fold\n0.wav,dog,one\n", "must hold whole numbers in `fold`, but line 2 has 'one'"),
             ("file,label,split\n0.wav,dog,train\n1.wav,sea,\n", "must have a split in 'split' .* line 3 has none"),
             ("file,label\n", "lists no samples"),
-            ('file,label\n0.wav,"dog\n', "cannot be read as a table of files: unexpected end of data"),
+            ('file,label\n0.wav,"dog\n', "cannot be read as a table of files: line 2: unexpected end of data"),
             ("file,label\n0.wav,caf\xe9\n".encode("latin-1"), "cannot be read as a table of files: 'utf-8' codec"),
             ("file,label\n../0.wav,dog\n", r"paths that lie outside .* '\.\./0\.wav'"),
         ],
