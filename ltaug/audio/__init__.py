@@ -7,6 +7,7 @@ from ltaug.audio.decoding import Clip, Sound, is_sound, read_clip, read_clips
 from ltaug.audio.figures import as_waveform, audio_html, misclassified_clips, spectrogram
 from ltaug.audio.mel import LogMel, MelNetwork
 from ltaug.audio.networks import EnvNet, EnvNetV2, SoundNetwork
+from ltaug.audio.pitch import pitch_versions, shift_pitch
 from ltaug.audio.sources import SoundPart, SoundSource, read_folder, read_table
 from ltaug.audio.synthetic import synthetic_source
 from ltaug.audio.transforms import AddNoise, Reverb, SpecAugment
@@ -30,10 +31,12 @@ __all__ = [
     "audio_html",
     "is_sound",
     "misclassified_clips",
+    "pitch_versions",
     "read_clip",
     "read_clips",
     "read_folder",
     "read_table",
+    "shift_pitch",
     "spectrogram",
     "synthetic_source",
 ]
