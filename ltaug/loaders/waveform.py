@@ -44,6 +44,11 @@ class ResidentWaveformLoader(_ResidentBase):
     With ``crops`` = K > 1, for testing, nothing is random: of a clip padded to P samples, crop i of 0..K-1 starts at
     :math:`i \lfloor (P - \texttt{crop\_length}) / (K - 1) \rfloor`, and inputs are [N, K, ``crop_length``].
 
+    With ``hop``, for recordings of any length, windows start every ``hop`` samples of the padded clip until one reaches
+    its end: :math:`K = 1 + \lceil (P - \texttt{crop\_length}) / \texttt{hop} \rceil` of them, with zeros behind the
+    end. Where ``padding`` is half of a crop, window i is centred on sample ``i * hop``. Each process gets one clip at a
+    time, [1, K, ``crop_length``], whose windows overlap in memory: it takes that of the clip, however small the hop.
+
     All of it is a pure function of (seed, epoch, batch), drawn for the global batch: several processes see together
     what one sees. Samples and padding take two bytes each in memory, and neighbouring clips share theirs:
     one ``padding`` a clip.
@@ -63,6 +68,7 @@ class ResidentWaveformLoader(_ResidentBase):
         sample_rate: Hz; needed by ``augment`` alone.
         names: of the clips, for messages; by default their numbers.
         crops: 1 for one random crop a clip, more for that many equally spaced ones.
+        hop: samples between two windows, up to ``crop_length``; ``batch_size`` is ``num_processes`` then. None is off.
         drop_last: leave out the last batch of an epoch when it is not full.
         min_last: leave out the last batch when it has fewer samples than this, e.g. ``2 * num_processes`` where batch
             normalisation needs two on every process.
@@ -73,8 +79,8 @@ class ResidentWaveformLoader(_ResidentBase):
 
     Raises:
         ValueError: waveforms are not int16 or have no samples, labels do not fit, ``max_scale`` is given with several
-            crops, sizes are out of range or cannot be divided, or no batch can be formed; while iterating, ``augment``
-            fails or returns something else than finite samples of its input's shape.
+            crops or a hop, sizes are out of range or cannot be divided, or no batch can be formed; while iterating,
+            ``augment`` fails or returns something else than finite samples of its input's shape.
 
     >>> waveforms = [torch.full((length,), 16384, dtype=torch.int16) for length in (5, 8, 3)]
     >>> loader = ResidentWaveformLoader(waveforms, [0, 1, 1], batch_size=2, crop_length=6)
@@ -83,6 +89,9 @@ class ResidentWaveformLoader(_ResidentBase):
     >>> loader = ResidentWaveformLoader(waveforms[:1], [0], batch_size=1, crop_length=4, padding=2, crops=2)
     >>> next(iter(loader))[0].tolist()
     [[[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 0.0, 0.0]]]
+    >>> loader = ResidentWaveformLoader(waveforms, [0, 1, 1], batch_size=1, crop_length=4, hop=2)
+    >>> [tuple(inputs.shape) for inputs, labels in loader]
+    [(1, 4, 4), (1, 5, 4), (1, 3, 4)]
     """
 
     @checked
@@ -101,6 +110,7 @@ class ResidentWaveformLoader(_ResidentBase):
         sample_rate: int | None = None,
         names: Sequence[str] | None = None,
         crops: int = 1,
+        hop: int | None = None,
         drop_last: bool = False,
         min_last: int = 1,
         seed: int = 0,
@@ -129,11 +139,11 @@ class ResidentWaveformLoader(_ResidentBase):
                 f"`crops`={crops} takes equally spaced crops without randomness, but `max_scale` is {max_scale}. "
                 "Leave `max_scale` at 1 for testing."
             )
-        for name, given, off in (("versions", len(versions), 0), ("augment", augment, None)):
-            if crops > 1 and given != off:
-                raise ValueError(
-                    f"`{name}` is for training, but `crops`={crops} takes crops for testing. Leave it out."
-                )
+        if (crops > 1 or hop is not None) and (len(versions) or augment is not None):
+            name = "versions" if len(versions) else "augment"
+            raise ValueError(
+                f"`{name}` is for training, but `crops`={crops} and `hop`={hop} are for testing. Leave it out."
+            )
         size = len(clips)
         for k, each in enumerate(versions):
             clips = [*clips, *_as_clips(each, f"versions[{k}]")]
@@ -149,6 +159,8 @@ class ResidentWaveformLoader(_ResidentBase):
             )
         if names is not None and len(names) != size:
             raise ValueError(f"`names` must hold one name a waveform, but there are {len(names)} and {size} waveforms.")
+        if hop is not None:
+            _check_hop(hop, crop_length, max_scale, crops, batch_size, num_processes)
         super().__init__(labels, batch_size, sampler, drop_last, seed, device, num_processes, process_index, min_last)
         self.crop_length = crop_length
         self.padding = padding
@@ -158,9 +170,10 @@ class ResidentWaveformLoader(_ResidentBase):
         self.sample_rate = sample_rate
         self.names = names
         self._versions = 1 + len(versions)
+        self.hop = hop
         # All clips in one row, with the zeros between two neighbours serving both, so that a crop is one run of memory.
         lengths = np.array([clip.size for clip in clips])
-        gaps = np.maximum(padding, crop_length - padding - lengths)
+        gaps = np.maximum(padding, crop_length - padding - lengths) + (hop or 1) - 1  # that the last window may reach
         ends = padding + np.cumsum(lengths + gaps) - gaps
         samples = np.zeros(ends[-1] + gaps[-1] + 1, dtype=np.int16)  # one more: a stretch reads one beyond a clip
         for clip, end in zip(clips, ends, strict=True):
@@ -174,6 +187,8 @@ class ResidentWaveformLoader(_ResidentBase):
         labels = self.labels[indices.to(device, non_blocking=True)]
         indices = indices.cpu()
         lengths, starts = self._lengths[indices], self._starts[indices]
+        if self.hop is not None:
+            return self._windows(lengths.tolist(), starts.tolist(), self.hop), labels
         if self.crops > 1:
             room = (lengths + 2 * self.padding - self.crop_length).clamp_(min=0)
             offsets = torch.arange(self.crops) * (room // (self.crops - 1)).view(-1, 1)
@@ -196,6 +211,15 @@ class ResidentWaveformLoader(_ResidentBase):
         for rows, out in zip(table.chunk(parts), inputs.chunk(parts), strict=True):
             self._stretched_runs(rows, out)
         return self._augmented(inputs, indices, batch, stream), labels
+
+    def _windows(self, lengths: list[int], starts: list[int], hop: int) -> Tensor:
+        """Overlapping windows of one clip, float32 [1, K, crop_length], or none of none, [0, 1, crop_length]."""
+        if not lengths:
+            return torch.empty(0, 1, self.crop_length, device=self.samples.device)
+        room = max(0, lengths[0] + 2 * self.padding - self.crop_length)
+        windows, start = 1 + -(-room // hop), starts[0] - self.padding
+        samples = self.samples[start : start + (windows - 1) * hop + self.crop_length].float().mul_(1 / 32768)
+        return samples.unfold(0, self.crop_length, hop)[None]
 
     def _scales_and_places(self, batch: int, stream: int) -> tuple[Tensor, Tensor]:
         """Stretch and place of the crop, in 0..1, of this process's samples, drawn for the global batch."""
@@ -305,3 +329,20 @@ def _seed_global_generators(sequence: np.random.SeedSequence) -> None:
     random.seed(python)
     np.random.seed(numpy)  # noqa: NPY002, TID251 - of the code of others, which draws from it
     torch.default_generator.manual_seed(torchs)
+
+
+def _check_hop(hop: int, crop_length: int, max_scale: float, crops: int, batch_size: int, num_processes: int) -> None:
+    if not 1 <= hop <= crop_length:
+        raise ValueError(
+            f"`hop` must lie in 1..{crop_length}, the `crop_length`, but is {hop}: a longer one passes over samples."
+        )
+    if crops > 1 or max_scale > 1:
+        raise ValueError(
+            f"`hop`={hop} covers a clip with windows, without randomness, but `crops` is {crops} and `max_scale` "
+            f"{max_scale}. Leave both at 1."
+        )
+    if batch_size != num_processes:
+        raise ValueError(
+            f"`hop`={hop} gives each clip a number of windows of its own, so that a process takes one at a time, but "
+            f"`batch_size` is {batch_size}. Set it to {num_processes}, as many as there are processes."
+        )
