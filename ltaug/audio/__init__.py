@@ -5,7 +5,7 @@ Reading needs the extra ``audio``, :class:`MelNetwork` also ``vision``, figures 
 
 from ltaug.audio.data import SoundData, SoundSettings, long_tailed_sounds
 from ltaug.audio.decoding import Clip, Sound, is_sound, read_clip, read_clips
-from ltaug.audio.figures import as_waveform, audio_html, misclassified_clips, spectrogram
+from ltaug.audio.figures import as_waveform, audio_html, mel_spectrogram, misclassified_clips, spectrogram
 from ltaug.audio.mel import LogMel, MelNetwork
 from ltaug.audio.networks import EnvNet, EnvNetV2, SoundNetwork
 from ltaug.audio.pitch import pitch_versions, shift_pitch
@@ -36,6 +36,7 @@ __all__ = [
     "find_listing",
     "is_sound",
     "long_tailed_sounds",
+    "mel_spectrogram",
     "misclassified_clips",
     "pitch_versions",
     "read_clip",

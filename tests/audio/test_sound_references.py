@@ -9,7 +9,16 @@ import pytest
 import torch
 from sound_support import RATE, tone
 
-from ltaug.audio import LogMel, ResidentWaveformLoader, pitch, pitch_versions, shift_pitch
+from ltaug.audio import (
+    LogMel,
+    ResidentWaveformLoader,
+    SpecAugment,
+    mel_spectrogram,
+    misclassified_clips,
+    pitch,
+    pitch_versions,
+    shift_pitch,
+)
 
 pytest.importorskip("librosa")
 pytest.importorskip("torchaudio")
@@ -38,6 +47,38 @@ def peak(clip: np.ndarray, rate: int) -> float:
     """Frequency of the loudest tone, Hz."""
     power = np.abs(np.fft.rfft(clip * np.hanning(len(clip)), 8 * len(clip)))
     return power.argmax() * rate / (8 * len(clip))
+
+
+class TestMelFigure:
+    @pytest.mark.parametrize("rate", [8000, 16_000])
+    def test_a_tone_lies_at_its_moment_and_frequency(self, rate: int) -> None:
+        """1.5 kHz in the second half of two seconds, in the colours of what the network sees, masks left out."""
+        time = torch.arange(2 * rate) / rate
+        waveform = (time >= 1) * torch.sin(2 * torch.pi * 1500 * time) + 1e-3 * torch.randn(2 * rate)
+        front_end = LogMel(rate, masks=SpecAugment(2, 40, 2, 20))
+        figure = mel_spectrogram(waveform, front_end)
+        assert front_end.training
+        axes = figure.axes[0]
+        (mesh,) = axes.collections
+        seen = np.asarray(mesh.get_array())
+        np.testing.assert_allclose(seen, front_end.eval()(waveform[None])[0], atol=1e-5)
+        corners = mesh.get_coordinates()
+        middle = (corners[1:, 1:] + corners[:-1, :-1]) / 2
+        row = seen[:, seen.shape[1] * 3 // 4].argmax()
+        assert middle[row, 0, 1] == pytest.approx(1500, rel=0.03)  # a band is some 5 % wide there
+        loud = middle[row, seen[row] > seen[row].max() - 2, 0]
+        assert (loud.min(), loud.max()) == pytest.approx((1, 2), abs=0.05)
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("time (s)", "frequency (Hz), mel scale")
+
+    def test_of_any_clip_and_in_a_report(self) -> None:
+        front_end, clips = LogMel(RATE), [torch.zeros(RATE, dtype=torch.int16), torch.ones(1, dtype=torch.int16)]
+        for clip in clips:
+            assert np.isfinite(mel_spectrogram(clip, front_end).axes[0].collections[0].get_array()).all()
+        arguments = torch.eye(2), torch.tensor([1, 1]), clips, ["a.wav", "b.wav"], ["dog", "sea"], RATE
+        html = misclassified_clips(*arguments, front_end=front_end)[1]
+        assert "as the network sees it: its log-mel spectrogram" in html
+        assert "Log-mel spectrogram of a.wav" in html
+        assert "Spectrogram of a.wav" in misclassified_clips(*arguments)[1]
 
 
 class TestPitch:
