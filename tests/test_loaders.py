@@ -917,7 +917,7 @@ class TestAugment:
         [
             ({"augment": len}, "`augment` must be a callable .* and `sample_rate` is None"),
             ({"augment": 3, "sample_rate": 8000}, "`augment` must be a callable .* but is 3"),
-            ({"augment": len, "sample_rate": 8000, "crops": 2}, "`augment` is for training, but `crops`=2 and `hop`=None"),
+            ({"augment": len, "sample_rate": 8000, "crops": 2}, "`augment` is for training, but `crops`=2 and"),
             ({"versions": [CLIPS], "crops": 2}, "`versions` is for training, but `crops`=2"),
             ({"versions": [CLIPS[:3]]}, r"`versions\[0\]` must hold a version of each of the 15 .* holds 3"),
             ({"versions": [[np.zeros(3)] * 15]}, r"`versions\[0\]` must be int16 .* number 0 is float64"),

@@ -19,6 +19,7 @@ from ltaug.audio import (
     pitch_versions,
     shift_pitch,
 )
+from ltaug.mixers.functional import _a_weighting, frame_length, sound_level
 
 pytest.importorskip("librosa")
 pytest.importorskip("torchaudio")
@@ -47,6 +48,46 @@ def peak(clip: np.ndarray, rate: int) -> float:
     """Frequency of the loudest tone, Hz."""
     power = np.abs(np.fft.rfft(clip * np.hanning(len(clip)), 8 * len(clip)))
     return power.argmax() * rate / (8 * len(clip))
+
+
+class TestLevels:
+    """Of between-class learning."""
+
+    @pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (16_000, 2), (44_100, 5)])
+    def test_loudness_is_that_of_torchaudio(self, rate: int, channels: int) -> None:
+        from torchaudio.functional import loudness
+
+        clips = torch.randn(9, channels, rate, dtype=torch.float64) * torch.logspace(-3, -1.3, 9)[:, None, None]
+        clips[3:, :, : rate // 2] *= 1e-2  # which the gates leave out
+        torch.testing.assert_close(sound_level(clips, rate, "loudness"), loudness(clips, rate), rtol=0, atol=1e-9)
+        assert loudness(0 * clips, rate).isnan().all()
+        assert (sound_level(0 * clips, rate, "loudness") == -70).all()
+
+    @pytest.mark.parametrize("rate", [16_000, 44_100])
+    def test_the_weighting_is_that_of_librosa(self, rate: int) -> None:
+        from librosa import A_weighting
+
+        frame = frame_length(rate)
+        _, weight = _a_weighting(float(rate), frame, torch.device("cpu"), torch.float64)
+        frequencies = np.arange(1, frame // 2 + 1) * rate / frame
+        np.testing.assert_allclose(10 * weight[2::2].log10(), A_weighting(frequencies), atol=0.006)
+
+
+class TestStretch:
+    @pytest.mark.parametrize("factor", [0.8, 1.25])
+    def test_is_the_speed_of_torchaudio(self, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of a sound without its highest octaves, which linear interpolation would lose."""
+        from torchaudio.functional import speed
+
+        clip = np.rint(20_000 * tone(440, RATE) + 5000 * tone(150, RATE)).astype(np.int16)
+        (expected, _) = speed(torch.from_numpy(clip / 32768).float(), RATE, factor)
+        length = len(expected) - 1
+        loader = ResidentWaveformLoader([clip], [0], batch_size=1, crop_length=length, padding=0, max_scale=1.5)
+        drawn = torch.tensor([1 / factor], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+        monkeypatch.setattr(loader, "_scales_and_places", lambda batch, stream: drawn)
+        ((inputs, _),) = loader
+        middle = slice(100, length - 100)  # a longer filter has no neighbours at the ends
+        torch.testing.assert_close(inputs[0, middle], expected[middle], rtol=0, atol=0.02)
 
 
 class TestMelFigure:
