@@ -342,7 +342,7 @@ def holds_several(labels: Any) -> bool:
 def _holds_rows(given: Any) -> bool:
     """Whether several labels a sample come as rows of numbers, not as lists of indices."""
     numbers = getattr(getattr(given, "dtype", None), "kind", "O") in "biuf"
-    return isinstance(given, Tensor) or numbers or getattr(given, "ndim", 1) == 2  # a table of columns, of pandas
+    return isinstance(given, Tensor) or numbers or bool(getattr(given, "ndim", 1) == 2)  # a table of columns, of pandas
 
 
 def _listed_pairs(labels: Any, num_labels: int | None, name: str) -> tuple[int, Tensor, int]:

@@ -5,35 +5,45 @@ Reading needs the extra ``audio``, :class:`MelNetwork` also ``vision``, figures 
 
 from ltaug.audio.data import SoundData, SoundSettings, long_tailed_sounds
 from ltaug.audio.decoding import Clip, Sound, is_sound, read_clip, read_clips
-from ltaug.audio.figures import as_waveform, audio_html, misclassified_clips, spectrogram
-from ltaug.audio.networks import EnvNet, EnvNetV2, MelNetwork, SoundNetwork
+from ltaug.audio.figures import as_waveform, audio_html, mel_spectrogram, misclassified_clips, spectrogram
+from ltaug.audio.mel import LogMel, MelNetwork
+from ltaug.audio.networks import EnvNet, EnvNetV2, SoundNetwork
+from ltaug.audio.pitch import pitch_versions, shift_pitch
 from ltaug.audio.sources import SoundPart, SoundSource, read_folder, read_table
 from ltaug.audio.synthetic import synthetic_source
+from ltaug.audio.transforms import AddNoise, Reverb, SpecAugment
 from ltaug.loaders.listings import find_listing
 from ltaug.loaders.waveform import ResidentWaveformLoader
 
 __all__ = [
+    "AddNoise",
     "Clip",
     "EnvNet",
     "EnvNetV2",
+    "LogMel",
     "MelNetwork",
     "ResidentWaveformLoader",
+    "Reverb",
     "Sound",
     "SoundData",
     "SoundNetwork",
     "SoundPart",
     "SoundSettings",
     "SoundSource",
+    "SpecAugment",
     "as_waveform",
     "audio_html",
     "find_listing",
     "is_sound",
     "long_tailed_sounds",
+    "mel_spectrogram",
     "misclassified_clips",
+    "pitch_versions",
     "read_clip",
     "read_clips",
     "read_folder",
     "read_table",
+    "shift_pitch",
     "spectrogram",
     "synthetic_source",
 ]

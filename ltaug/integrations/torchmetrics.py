@@ -140,6 +140,8 @@ class BalancedAccuracy(_Number):
     """
 
     higher_is_better = True
+    labels: Tensor
+    hits: Tensor
 
     def __init__(
         self,
@@ -197,6 +199,11 @@ class CalibrationError(_Number):
     """
 
     higher_is_better = False
+    counts: Tensor
+    hits: Tensor
+    confidence: Tensor
+    top: list[Tensor]
+    right: list[Tensor]
 
     def __init__(
         self,
@@ -263,6 +270,9 @@ class LabelAveragePrecision(_Number):
     """
 
     higher_is_better = True
+    probs: list[Tensor]
+    truth: list[Tensor]
+    known: list[Tensor]
 
     def __init__(
         self,

@@ -123,8 +123,8 @@ def per_class_accuracy(
 
 
 def values_by_frequency(
-    values: Values,
-    counts: Counts,
+    fractions: Values,
+    training_counts: Counts,
     ax: Axes | None,
     names: Sequence[str] | None,
     argument: str = "accuracy",
@@ -133,7 +133,7 @@ def values_by_frequency(
     missing: str = "no test sample",
 ) -> Figure:
     """Bars of fractions over classes or labels, most frequent first, with the training samples below."""
-    counts, values, order = sorted_by_count(values, counts, argument, word)
+    counts, values, order = sorted_by_count(fractions, training_counts, argument, word)
     figure, ax = axes_of(ax, 4.0)
     spans = group_spans(counts)
     edges, size = bar_edges(spans, len(counts))
