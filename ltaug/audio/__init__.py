@@ -1,11 +1,13 @@
 """Trainings on sound: reading of clips, random crops, networks on waveforms and spectrograms, pages that can be heard.
 
-Reading needs the extra ``audio``, :class:`MelNetwork` also ``vision``, figures ``plots``; importing needs none of them.
+Reading needs the extra ``audio``, :class:`MelNetwork` also ``vision``, :class:`TransformerNetwork` ``transformers``,
+figures ``plots``; importing needs none of them.
 """
 
 from ltaug.audio.decoding import Clip, Sound, is_sound, read_clip, read_clips
 from ltaug.audio.figures import as_waveform, audio_html, misclassified_clips, spectrogram
 from ltaug.audio.networks import EnvNet, EnvNetV2, MelNetwork, SoundNetwork
+from ltaug.audio.pretrained import TransformerNetwork
 from ltaug.audio.sources import SoundPart, SoundSource, read_folder, read_table
 from ltaug.audio.synthetic import synthetic_source
 from ltaug.loaders.waveform import ResidentWaveformLoader
@@ -20,6 +22,7 @@ __all__ = [
     "SoundNetwork",
     "SoundPart",
     "SoundSource",
+    "TransformerNetwork",
     "as_waveform",
     "audio_html",
     "is_sound",
