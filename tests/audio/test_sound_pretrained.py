@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,12 +21,12 @@ from ltaug.methods import METHODS
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("torchaudio")
 
-RATE = 4000
+RATE, LENGTH = 4000, 1600
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 CONVOLUTIONS = {"conv_dim": (8, 8), "conv_kernel": (10, 8), "conv_stride": (5, 8), "num_conv_pos_embeddings": 4}
 CONVOLUTIONS |= {"num_conv_pos_embedding_groups": 2, "classifier_proj_size": 8, "mask_time_length": 2}
 WHISPER = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "num_mel_bins": 8}
-WHISPER |= {"max_source_positions": 13, "vocab_size": 9, "pad_token_id": 1, "classifier_proj_size": 8}
+WHISPER |= {"max_source_positions": 25, "classifier_proj_size": 8}
 FAMILIES = {
     "AST": ({**SMALL, "max_length": 48, "num_mel_bins": 16, "patch_size": 8, "time_stride": 8}, "AST"),
     "Wav2Vec2": ({**SMALL, **CONVOLUTIONS}, "Wav2Vec2"),
@@ -43,7 +42,7 @@ FAMILIES = {
 EXTRACTORS: dict[str, dict[str, Any]] = {
     "AST": {"num_mel_bins": 16, "max_length": 48},
     "Wav2Vec2": {"return_attention_mask": True},
-    "Whisper": {"feature_size": 8, "chunk_length": 1},
+    "Whisper": {"feature_size": 8, "chunk_length": 2},
     "SeamlessM4T": {"feature_size": 16, "num_mel_bins": 16},
 }
 FAST = ("AST", "Wav2Vec2", "Whisper")
@@ -70,7 +69,7 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def waveforms(size: int = 2, length: int = 2000) -> Tensor:
+def waveforms(size: int = 2, length: int = LENGTH) -> Tensor:
     return 0.3 * torch.randn(size, length, generator=torch.Generator().manual_seed(1))
 
 
@@ -88,8 +87,8 @@ class TestInputs:
             torch.testing.assert_close(found[name].to(value), value, rtol=1e-4, atol=1e-4)
 
     def test_filter_banks_of_ast(self) -> None:
-        for length in (20_000, 401, 1023 * 160 + 400):  # up to the whole spectrogram
-            self.compare(transformers.ASTFeatureExtractor(), waveforms(3, length))
+        for length in (20_000, 401, 199 * 160 + 400):  # up to the whole spectrogram
+            self.compare(transformers.ASTFeatureExtractor(max_length=200), waveforms(3, length))
         self.compare(transformers.ASTFeatureExtractor(num_mel_bins=64, mean=1.0, std=2.0), waveforms(2, 5000))
         self.compare(transformers.ASTFeatureExtractor(do_normalize=False), waveforms(2, 5000))
 
@@ -105,11 +104,14 @@ class TestInputs:
         # The sound within the zeros that a loader puts around it comes first, and the others are masked.
         parts = [clips[0, :700], clips[1, :1200]]
         padded = torch.stack(
-            [nn.functional.pad(part, (start, 2000 - start - len(part))) for start, part in zip((90, 0), parts)]
+            [
+                nn.functional.pad(part, (start, LENGTH - start - len(part)))
+                for start, part in zip((90, 0), parts, strict=True)
+            ]
         )
         sounds = [part.numpy() for part in parts]
         extractor = kind(do_normalize=normalised, return_attention_mask=True)
-        self.compare(extractor, padded, sounds, padding="max_length", max_length=2000)
+        self.compare(extractor, padded, sounds, padding="max_length", max_length=LENGTH)
 
     def test_a_silent_or_short_clip_keeps_some_frames(self) -> None:
         extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)
@@ -123,16 +125,16 @@ class TestInputs:
 class TestNetworks:
     @pytest.mark.parametrize("family", EVERY)
     def test_have_what_methods_need(self, family: str, folder: Callable[..., Path]) -> None:
-        network = TransformerNetwork(5, str(folder(family)), RATE, 2000, pretrained=False)
+        network = TransformerNetwork(5, str(folder(family)), RATE, LENGTH, pretrained=False)
         assert network(waveforms()).shape == (2, 5)
-        probs = network.eval()(waveforms(6).view(2, 3, 2000)).exp()
+        probs = network.eval()(waveforms(6).view(2, 3, LENGTH)).exp()
         torch.testing.assert_close(probs.sum(1), torch.ones(2))
         assert network.get_classifier().out_features == 5
         assert len(network.mixing_layers) == (1 if family == "WavLM" else 3)
         labels = torch.tensor([0, 0, 1, 2, 3, 4])
         for method, changes in {"manifold_mixup": {}, "bayias": {"classifier": "cosine"}}.items():
             plan = METHODS[method].replace(**changes).plan(labels, 5, epochs=1, batch_size=2)
-            learner = plan.attach(TransformerNetwork(5, str(folder(family)), RATE, 2000, pretrained=False))
+            learner = plan.attach(TransformerNetwork(5, str(folder(family)), RATE, LENGTH, pretrained=False))
             plan.train(learner)
             for _ in range(3):  # manifold mixup draws a layer each time
                 inputs, targets = plan.mix((waveforms(), labels[1:3]))
@@ -143,11 +145,11 @@ class TestNetworks:
     def test_weights_of_a_folder(self, folder: Callable[..., Path]) -> None:
         place = folder("Wav2Vec2", weights_of=7)
         own = load_file(place / "model.safetensors")
-        network = TransformerNetwork(5, str(place), RATE, 2000)
+        network = TransformerNetwork(5, str(place), RATE, LENGTH)
         state = network.network.state_dict()
         assert state["classifier.weight"].shape[0] == 5
         assert all(torch.equal(state[name], value) for name, value in own.items() if not name.startswith("classifier"))
-        random = TransformerNetwork(5, str(place), RATE, 2000, pretrained=False).network.state_dict()
+        random = TransformerNetwork(5, str(place), RATE, LENGTH, pretrained=False).network.state_dict()
         assert not torch.equal(random["projector.weight"], own["projector.weight"])
 
     def test_mistakes(self, folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -160,28 +162,28 @@ class TestNetworks:
         (tmp_path / "damaged" / "config.json").write_text("{")
         longest = 47 * 40 + 100
         for backbone, rate, length, message in (
-            (place, 8000, 2000, "takes 4000 samples a second, but `sample_rate` is 8000. Set `sample_rate: 4000`"),
+            (place, 8000, LENGTH, "takes 4000 samples a second, but `sample_rate` is 8000. Set `sample_rate: 4000`"),
             (place, RATE, longest + 1, f"takes at most {longest} samples, but `crop_length` is {longest + 1}"),
             (place, RATE, 99, "takes no crops of `crop_length`=99: a window has 100 samples"),
-            (str(bert), RATE, 2000, "network of type bert, which transformers has no audio classifier of. It has of au"),
-            ("resnet18", RATE, 2000, "`backbone` 'resnet18' is neither a folder with config.json"),
-            (f"{tmp_path}/nowhere", RATE, 2000, "is neither a folder with config.json"),
-            (f"{tmp_path}/bare", RATE, 2000, "cannot be read: "),
-            (f"{tmp_path}/damaged", RATE, 2000, "cannot be read: "),
+            (str(bert), RATE, LENGTH, "network of type bert, which transformers has no audio classifier of. It has"),
+            ("resnet18", RATE, LENGTH, "`backbone` 'resnet18' is neither a folder with config.json"),
+            (f"{tmp_path}/nowhere", RATE, LENGTH, "is neither a folder with config.json"),
+            (f"{tmp_path}/bare", RATE, LENGTH, "cannot be read: "),
+            (f"{tmp_path}/damaged", RATE, LENGTH, "cannot be read: "),
         ):
             with pytest.raises(ValueError, match=message.replace("(", r"\(")) as caught:
                 TransformerNetwork(5, backbone, rate, length, pretrained=False)
             assert "\n" not in str(caught.value)
         TransformerNetwork(5, place, RATE, longest, pretrained=False)  # as long as can be
-        with pytest.raises(ValueError, match="cannot be read: .*model.safetensors"):
-            TransformerNetwork(5, place, RATE, 2000)
+        with pytest.raises(ValueError, match=r"cannot be read: .*model\.safetensors"):
+            TransformerNetwork(5, place, RATE, LENGTH)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(ConnectionError, match="`backbone` 'nobody/nothing' could not be loaded") as caught:
-            TransformerNetwork(5, "nobody/nothing", RATE, 2000)
+            TransformerNetwork(5, "nobody/nothing", RATE, LENGTH)
         assert "\n" not in str(caught.value)
         monkeypatch.setitem(__import__("sys").modules, "transformers", None)
         with pytest.raises(ValueError, match=r"needs transformers. Install it with `pip install \"ltaug\[transf"):
-            TransformerNetwork(5, place, RATE, 2000)
+            TransformerNetwork(5, place, RATE, LENGTH)
 
 
 def rebuilt(recipe: SimpleNamespace, run: Path, classes: int) -> nn.Module:
@@ -236,12 +238,8 @@ class TestTrainings:
         second = train("--method", "crt", out="second", protocol="synthetic", from_run=first, **words)
         retrained = load_file(second / "model.safetensors")
         moved = {name for name in weights if not torch.equal(weights[name], retrained[name])}
-        heads = ("network.classifier.", "backbone.fc.")
-        assert {name for name in moved if name.startswith(heads)} == {
-            name for name in weights if name.startswith(heads)
-        }
-        assert all(name.startswith(heads) or name in statistics or "running" in name for name in moved - set(statistics)
-                   if not name.endswith("num_batches_tracked"))
+        norms = {name for name in weights if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+        assert moved - norms == {name for name in weights if name.startswith(("network.classifier.", "backbone.fc."))}
 
     def test_several_labels_a_clip(self, train: Train, folder: Callable[..., Path], tmp_path: Path) -> None:
         data = tmp_path / "sounds"
@@ -260,7 +258,7 @@ class TestTrainings:
 
 def test_frozen_parts_rest_and_the_settings_are_refused(recipe: SimpleNamespace, folder: Callable[..., Path]) -> None:
     values = {item: getattr(recipe.model.ModelSettings, item) for item in recipe.model.ModelSettings.__annotations__}
-    values |= {"model": "transformers", "backbone": str(folder("Wav2Vec2", hidden_dropout=0.9)), "crop_length": 2000}
+    values |= {"model": "transformers", "backbone": str(folder("Wav2Vec2", hidden_dropout=0.9)), "crop_length": LENGTH}
     values |= {"pretrained": False, "from_run": None, "freeze": True, "lora_rank": 2}
     data = SimpleNamespace(sample_rate=RATE)
     network = recipe.model.build_model(5, SimpleNamespace(**values), data).train()
@@ -272,8 +270,8 @@ def test_frozen_parts_rest_and_the_settings_are_refused(recipe: SimpleNamespace,
     }
     assert {name.split(".lora_")[0].rpartition(".")[2] for name in learning if ".lora_" in name} == {
         *("q_proj", "k_proj", "v_proj", "out_proj")
-    } or inspect.getmodule(transformers.Wav2Vec2Model) is None
+    }
     free = recipe.model.build_model(5, SimpleNamespace(**values | {"freeze": False, "lora_rank": 0}), data).train()
     assert not torch.allclose(free(waveforms()), free(waveforms()))
-    with pytest.raises(ValueError, match="`lora_rank`=2 is for a frozen backbone. Set `freeze: true`"):
+    with pytest.raises(ValueError, match=r"`lora_rank`=2 is for a frozen backbone\. Set `freeze: true`"):
         recipe.model.build_model(5, SimpleNamespace(**values | {"freeze": False}), data)
