@@ -6,22 +6,28 @@ figures ``plots``; importing needs none of them.
 
 from ltaug.audio.decoding import Clip, Sound, is_sound, read_clip, read_clips
 from ltaug.audio.figures import as_waveform, audio_html, misclassified_clips, spectrogram
-from ltaug.audio.networks import EnvNet, EnvNetV2, MelNetwork, SoundNetwork
+from ltaug.audio.mel import LogMel, MelNetwork
+from ltaug.audio.networks import EnvNet, EnvNetV2, SoundNetwork
 from ltaug.audio.pretrained import TransformerNetwork
 from ltaug.audio.sources import SoundPart, SoundSource, read_folder, read_table
 from ltaug.audio.synthetic import synthetic_source
+from ltaug.audio.transforms import AddNoise, Reverb, SpecAugment
 from ltaug.loaders.waveform import ResidentWaveformLoader
 
 __all__ = [
+    "AddNoise",
     "Clip",
     "EnvNet",
     "EnvNetV2",
+    "LogMel",
     "MelNetwork",
     "ResidentWaveformLoader",
+    "Reverb",
     "Sound",
     "SoundNetwork",
     "SoundPart",
     "SoundSource",
+    "SpecAugment",
     "TransformerNetwork",
     "as_waveform",
     "audio_html",

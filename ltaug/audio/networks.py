@@ -1,18 +1,16 @@
-"""EnvNet and EnvNet-v2 on raw waveforms, with the published shapes, and log-mel spectrograms into any timm network.
+"""The base class of networks of sound, and EnvNet and EnvNet-v2 on raw waveforms, with the published shapes.
 
 EnvNet: Tokozume and Harada, ICASSP 2017. EnvNet-v2: Tokozume et al., ICLR 2018, https://arxiv.org/abs/1711.10282.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["EnvNet", "EnvNetV2", "MelNetwork", "SoundNetwork"]
+__all__ = ["EnvNet", "EnvNetV2", "SoundNetwork"]
 
 
 class SoundNetwork(nn.Module, ABC):
@@ -21,6 +19,9 @@ class SoundNetwork(nn.Module, ABC):
     In training mode, waveforms [N, T] become logits [N, C]. In evaluation mode, K crops a clip, [N, K, T], become the
     logarithms of the clip's probabilities, averaged over its crops, [N, C]: softmax takes them back to these. Where
     the classifier is replaced by ``nn.Identity``, features are averaged instead.
+
+    In training mode waveforms go through the attribute ``augmentation`` first: any module from [N, T] to [N, T], such
+    as ``nn.Sequential(Reverb(sample_rate), AddNoise(sample_rate))``.
 
     Args:
         max_gain_db: gain that a waveform gets in training mode, drawn between minus and plus this; 0 is none. Mixed
@@ -46,6 +47,12 @@ class SoundNetwork(nn.Module, ABC):
         if not 0 <= max_gain_db < float("inf"):
             raise ValueError(f"`max_gain_db` must not be negative, but is {max_gain_db}.")
         self.max_gain_db = max_gain_db
+        self.augmentation: nn.Module = nn.Identity()
+
+    @property
+    def augmentations(self) -> tuple[nn.Module, ...]:
+        """Parts that augment: they follow ``train()`` where the backbone is frozen."""
+        return (self.augmentation,)
 
     @abstractmethod
     def logits(self, waveforms: Tensor) -> Tensor:
@@ -58,6 +65,8 @@ class SoundNetwork(nn.Module, ABC):
     def forward(self, waveforms: Tensor) -> Tensor:
         """Compute logits of waveforms [N, T], or average over the crops of [N, K, T]."""
         if waveforms.ndim == 2:
+            if self.training:
+                waveforms = self.augmentation(waveforms)
             if self.training and self.max_gain_db:
                 decibels = self.max_gain_db * (2 * torch.rand(len(waveforms), 1, device=waveforms.device) - 1)
                 waveforms = waveforms * 10 ** (decibels / 20)
@@ -152,57 +161,3 @@ def _conv(in_channels: int, channels: int, kernel: tuple[int, int], stride: tupl
     return nn.Sequential(
         nn.Conv2d(in_channels, channels, kernel, stride, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
     )
-
-
-class MelNetwork(SoundNetwork):
-    """A log-mel spectrogram, of mean 0 and deviation 1 for every clip, into a timm network of one input channel.
-
-    Needs the extras ``audio`` (torchaudio) and ``vision`` (timm).
-
-    Args:
-        num_classes: C.
-        sample_rate: Hz. Windows last about 64 ms, a power of two samples, and overlap by three quarters.
-        backbone: any model of timm.
-        pretrained: start from timm's weights, which it downloads.
-        mels: frequency bands, from 20 Hz up to half of the rate.
-        max_gain_db: see :class:`SoundNetwork`; without effect but for the smallest values, since clips are normalised.
-    """
-
-    def __init__(
-        self,
-        num_classes: int,
-        sample_rate: int,
-        backbone: str = "resnet18",
-        pretrained: bool = False,
-        mels: int = 64,
-        max_gain_db: float = 0.0,
-    ) -> None:
-        super().__init__(max_gain_db)
-        import timm
-        from torchaudio.transforms import MelSpectrogram
-
-        # Windows of 64 ms every 16 ms: at least one bin of the transform for each of 64 bands.
-        window = 2 ** round(math.log2(0.064 * sample_rate))
-        self.mel: nn.Module = MelSpectrogram(sample_rate, n_fft=window, hop_length=window // 4, n_mels=mels, f_min=20.0)
-        # Memory of its own: torch's window is a view of a longer one, which safetensors cannot load again.
-        stft: Any = self.mel.spectrogram
-        stft.window = stft.window.clone()
-        if not timm.is_model(backbone.partition(".")[0].rpartition("/")[2]):
-            raise ValueError(f"`backbone` {backbone!r} is no model of timm. timm.list_models() lists them.")
-        self.backbone = timm.create_model(backbone, pretrained=pretrained, num_classes=num_classes, in_chans=1)
-        stages = [info["module"] for info in getattr(self.backbone, "feature_info", None) or ()]
-        known = dict(self.backbone.named_modules())
-        self.mixing_layers = ("input", *[f"backbone.{name}" for name in stages if name in known][:2])
-
-    def get_classifier(self) -> nn.Module:
-        """Return the last layer of the timm network."""
-        backbone: Any = self.backbone
-        return backbone.get_classifier()  # type: ignore[no-any-return]
-
-    def logits(self, waveforms: Tensor) -> Tensor:
-        """Compute logits [N, C] of waveforms [N, T]; the spectrogram in float32, whatever the autocast type."""
-        with torch.autocast(waveforms.device.type, enabled=False):
-            x = (self.mel(waveforms.float()) + 1e-6).log()
-            x = (x - x.mean((1, 2), keepdim=True)) / (x.std((1, 2), keepdim=True) + 1e-3)
-        logits: Tensor = self.backbone(x[:, None])
-        return logits

@@ -37,6 +37,7 @@ class TransformerNetwork(SoundNetwork):
         crop_length: T, samples of a waveform, at most what the extractor takes.
         pretrained: start from the saved weights; else from random ones.
         max_gain_db: see :class:`SoundNetwork`.
+        masks: what happens to finished spectrograms in training mode, as in :class:`LogMel`; of AST and Whisper.
 
     Raises:
         UserError: transformers is not installed, there is no such network or none for audio classification, or it takes
@@ -52,8 +53,10 @@ class TransformerNetwork(SoundNetwork):
         crop_length: int,
         pretrained: bool = True,
         max_gain_db: float = 0.0,
+        masks: nn.Module | None = None,
     ) -> None:
         super().__init__(max_gain_db)
+        self.masks = nn.Identity() if masks is None else masks
         place = _place(backbone)
         self.network: Any
         self.network, extractor = _open(place, num_classes, pretrained)
@@ -68,7 +71,17 @@ class TransformerNetwork(SoundNetwork):
                 f"`backbone` {backbone!r} takes at most {longest} samples, but `crop_length` is {crop_length}. Shorten "
                 "the crops: of longer clips several are drawn."
             )
+        if not isinstance(self.masks, nn.Identity) and not isinstance(self.inputs, _Fbanks | _LogMels):
+            raise UserError(
+                f"`backbone` {backbone!r} sees no spectrogram that could be masked: leave out `n_time_masks` and "
+                "`n_freq_masks`. Wav2Vec2 and its relatives mask frames by themselves (`mask_time_prob`)."
+            )
         self._try(backbone, crop_length)
+
+    @property
+    def augmentations(self) -> tuple[nn.Module, ...]:
+        """Parts that augment: the masks of the spectrograms, too."""
+        return (self.augmentation, self.masks)
 
     def get_classifier(self) -> nn.Module:
         """Return the last linear layer."""
@@ -79,6 +92,10 @@ class TransformerNetwork(SoundNetwork):
         """Compute logits [N, C] of waveforms [N, T]; what they are turned into in float32, whatever the autocast."""
         with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
             inputs = self.inputs(waveforms.float())
+            if self.training and isinstance(self.inputs, _Fbanks):  # frames first
+                inputs = {name: self.masks(values.mT).mT for name, values in inputs.items()}
+            elif self.training and isinstance(self.inputs, _LogMels):
+                inputs = {name: self.masks(values) for name, values in inputs.items()}
         logits: Tensor = self.network(**inputs).logits
         return logits
 

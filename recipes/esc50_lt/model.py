@@ -7,11 +7,12 @@ import torch
 
 from ltaug.adapters import FreezeSettings, freeze_and_adapt
 from ltaug.audio import EnvNet, EnvNetV2, MelNetwork, SoundNetwork, TransformerNetwork
+from ltaug.audio.augmentation import AugmentationSettings, make_augmentation, spec_augment
 from ltaug.commandline import NonNegativeFloat, PositiveInt
 
 
 @dataclass
-class ModelSettings(FreezeSettings):
+class ModelSettings(AugmentationSettings, FreezeSettings):
     """What can be said of the network."""
 
     model: Literal["envnet", "envnet_v2", "mel", "transformers"] = "envnet"
@@ -41,20 +42,24 @@ def build_model(num_classes: int, cfg: Any, data: Any) -> SoundNetwork:
     It takes [N, T] to [N, C], T being `crop_length`, and ends in a linear layer `fc`; crops are averaged by itself.
     """
     network = make_network(num_classes, cfg, data)
+    network.augmentation = make_augmentation(cfg, data.sample_rate)
     return freeze_and_adapt(network, cfg, torch.zeros(1, cfg.crop_length))
 
 
 def make_network(num_classes: int, cfg: Any, data: Any) -> SoundNetwork:
     """Make the network of the settings; that of a second stage gets its weights from the run that it starts from."""
     pretrained = (cfg.model == "transformers" if cfg.pretrained is None else cfg.pretrained) and not cfg.from_run
+    masks = spec_augment(cfg)
+    settings: dict[str, Any] = {"pretrained": pretrained, "max_gain_db": cfg.max_gain_db, "masks": masks}
     if cfg.model == "mel":
-        return MelNetwork(num_classes, data.sample_rate, cfg.backbone, pretrained, cfg.mels, cfg.max_gain_db)
+        return MelNetwork(num_classes, data.sample_rate, cfg.backbone, mels=cfg.mels, **settings)
     if cfg.model == "transformers":
-        size = {"sample_rate": data.sample_rate, "crop_length": cfg.crop_length}
-        return TransformerNetwork(num_classes, cfg.backbone, **size, pretrained=pretrained, max_gain_db=cfg.max_gain_db)
+        return TransformerNetwork(num_classes, cfg.backbone, data.sample_rate, cfg.crop_length, **settings)
     network = {"envnet": EnvNet, "envnet_v2": EnvNetV2}[cfg.model]
     if cfg.crop_length != network.crop_length:
         raise ValueError(
             f"`model: {cfg.model}` takes {network.crop_length} samples, but `crop_length` is {cfg.crop_length}."
         )
+    if not isinstance(masks, torch.nn.Identity):
+        raise ValueError(f"`model: {cfg.model}` sees no spectrogram to mask: leave out `n_time_masks`, `n_freq_masks`.")
     return network(num_classes, cfg.max_gain_db)

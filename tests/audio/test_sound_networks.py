@@ -12,7 +12,7 @@ from sound_support import TinyNetwork
 from torch import Tensor, nn
 
 from ltaug import ManifoldMixUp
-from ltaug.audio import EnvNet, EnvNetV2, MelNetwork, ResidentWaveformLoader, SoundNetwork
+from ltaug.audio import EnvNet, EnvNetV2, LogMel, MelNetwork, ResidentWaveformLoader, SoundNetwork
 from ltaug.methods import METHODS
 
 
@@ -68,8 +68,26 @@ class TestLogMel:
         assert seen[2].dtype == torch.float32
         torch.testing.assert_close(seen[2], seen[0])
 
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"sample_rate": 16_000, "mels": 0}, "`mels` must be at least 1, but is 0"),
+            ({"sample_rate": 50}, "`sample_rate` is in Hz and must be at least 100, but is 50"),
+            ({"sample_rate": 8000, "f_min": 4000.0}, r"`f_min` must lie in 0\.\.4000 Hz, .* but is 4000"),
+        ],
+    )
+    def test_front_ends_that_cannot_be(self, arguments: dict, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            LogMel(**arguments)
+
+    def test_crops_shorter_than_half_a_window(self) -> None:
+        with pytest.raises(ValueError, match="`waveforms` must have more than 512 samples, .* have 300"):
+            LogMel(16_000)(torch.zeros(2, 300))
+
     def test_weights_can_be_saved_and_loaded(self) -> None:
         network = MelNetwork(3, 4000, "test_resnet", mels=8)
+        # The names of the weights of runs that there are.
+        assert {"mel.spectrogram.window", "mel.mel_scale.fb"} < set(network.state_dict())
         network.load_state_dict(load(save(network.state_dict())))
         torch.save(network.state_dict(), io.BytesIO())
 

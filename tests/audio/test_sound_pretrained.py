@@ -256,8 +256,33 @@ class TestTrainings:
         assert load_file(run / "logits.safetensors")["logits"].shape == (10, 3)
 
 
+@pytest.mark.parametrize("family", ["mel", "AST", "Whisper"])
+def test_a_frozen_network_sees_augmented_sounds(
+    recipe: SimpleNamespace, folder: Callable[..., Path], family: str
+) -> None:
+    values = vars(recipe.model.ModelSettings(model="mel", backbone="test_resnet", pretrained=False, freeze=True))
+    values |= {"mels": 16, "n_time_masks": 2, "time_mask_param": 8, "from_run": None, "crop_length": LENGTH}
+    if family != "mel":
+        values |= {"model": "transformers", "backbone": str(folder(family))}
+    cfg = SimpleNamespace(**values)
+    network, data = recipe.model.build_model(5, cfg, SimpleNamespace(sample_rate=RATE)), waveforms(1)
+    seen: list[Tensor] = []
+    part = network.backbone if family == "mel" else network.network
+    part.register_forward_pre_hook(
+        lambda _, words, named: seen.append([*words, *named.values()][0].detach()), with_kwargs=True
+    )
+    network.train()(data), network.train()(data), network.eval()(data), network.eval()(data)
+    first, second, third, fourth = (each.flatten() for each in seen)
+    assert torch.equal(third, fourth)
+    for masked in (first, second):
+        changed = masked != third
+        assert changed.any()
+        assert (masked[changed] == 0).all()
+    assert not torch.equal(first, second)
+
+
 def test_frozen_parts_rest_and_the_settings_are_refused(recipe: SimpleNamespace, folder: Callable[..., Path]) -> None:
-    values = {item: getattr(recipe.model.ModelSettings, item) for item in recipe.model.ModelSettings.__annotations__}
+    values = vars(recipe.model.ModelSettings())
     values |= {"model": "transformers", "backbone": str(folder("Wav2Vec2", hidden_dropout=0.9)), "crop_length": LENGTH}
     values |= {"pretrained": False, "from_run": None, "freeze": True, "lora_rank": 2}
     data = SimpleNamespace(sample_rate=RATE)
@@ -273,5 +298,8 @@ def test_frozen_parts_rest_and_the_settings_are_refused(recipe: SimpleNamespace,
     }
     free = recipe.model.build_model(5, SimpleNamespace(**values | {"freeze": False, "lora_rank": 0}), data).train()
     assert not torch.allclose(free(waveforms()), free(waveforms()))
+    for changes in ({}, {"model": "envnet", "crop_length": 24_014}):
+        with pytest.raises(ValueError, match="sees no spectrogram"):
+            recipe.model.build_model(5, SimpleNamespace(**values | {"n_time_masks": 1} | changes), data)
     with pytest.raises(ValueError, match=r"`lora_rank`=2 is for a frozen backbone\. Set `freeze: true`"):
         recipe.model.build_model(5, SimpleNamespace(**values | {"freeze": False}), data)
