@@ -434,7 +434,7 @@ def _first_difference(error: str) -> str:
 
 
 def arrange(model: nn.Module, cfg: TrainSettings, accelerator: Any) -> nn.Module:
-    """Convert a model's batch norm and memory layout as the settings say; before the optimiser is made."""
+    """Set a model's batch norm, memory layout and windows as the settings say; before the optimiser is made."""
     if cfg.sync_bn and accelerator.num_processes > 1:
         if accelerator.device.type == "cpu":
             raise UserError("`sync_bn` shares statistics between GPUs, but this is a CPU. Leave it out.")
@@ -445,6 +445,14 @@ def arrange(model: nn.Module, cfg: TrainSettings, accelerator: Any) -> nn.Module
             convert = layers.convert_sync_batchnorm  # type: ignore[attr-defined]  # torch's drops timm's activations
         model = convert(model)
     slow = accelerator.device.type == "cpu" and accelerator.mixed_precision == "no"
+    aggregate = getattr(cfg, "aggregate", None)  # of recipes whose samples are seen in several windows
+    if aggregate is not None and hasattr(model, "aggregate"):
+        model.aggregate = aggregate
+    elif aggregate not in (None, "mean"):
+        raise UserError(
+            f"`aggregate` is {aggregate}, but {type(model).__name__} has no attribute `aggregate` that says how it "
+            "puts windows together, as SoundNetwork has. Derive it from that."
+        )
     pays = not slow or getattr(model, "channels_last_on_cpu", True)
     channels_last = pays if cfg.channels_last is None else cfg.channels_last
     return model.to(memory_format=torch.channels_last) if channels_last else model
@@ -624,7 +632,8 @@ def _features(accelerator: Any, model: nn.Module, linear: nn.Module, loader: Any
         for inputs, labels in loader:
             with accelerator.autocast():
                 model(inputs)
-            features = seen.pop().float()
+            features = torch.cat(seen).float()  # in parts, where a sample has many windows
+            seen.clear()
             if len(labels):  # several crops of a sample, which the network averages itself, follow one another
                 yield features.reshape(len(labels), -1, features.shape[-1]).mean(1), labels
     finally:

@@ -4,6 +4,7 @@ Reading needs the extra ``audio``, :class:`MelNetwork` also ``vision``, :class:`
 figures ``plots``; importing needs none of them.
 """
 
+from ltaug.audio.data import SoundData, SoundSettings, long_tailed_sounds
 from ltaug.audio.decoding import Clip, Sound, is_sound, read_clip, read_clips
 from ltaug.audio.figures import as_waveform, audio_html, misclassified_clips, spectrogram
 from ltaug.audio.mel import LogMel, MelNetwork
@@ -12,6 +13,7 @@ from ltaug.audio.pretrained import TransformerNetwork
 from ltaug.audio.sources import SoundPart, SoundSource, read_folder, read_table
 from ltaug.audio.synthetic import synthetic_source
 from ltaug.audio.transforms import AddNoise, Reverb, SpecAugment
+from ltaug.loaders.listings import find_listing
 from ltaug.loaders.waveform import ResidentWaveformLoader
 
 __all__ = [
@@ -24,14 +26,18 @@ __all__ = [
     "ResidentWaveformLoader",
     "Reverb",
     "Sound",
+    "SoundData",
     "SoundNetwork",
     "SoundPart",
+    "SoundSettings",
     "SoundSource",
     "SpecAugment",
     "TransformerNetwork",
     "as_waveform",
     "audio_html",
+    "find_listing",
     "is_sound",
+    "long_tailed_sounds",
     "misclassified_clips",
     "read_clip",
     "read_clips",

@@ -6,6 +6,7 @@ EnvNet: Tokozume and Harada, ICASSP 2017. EnvNet-v2: Tokozume et al., ICLR 2018,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,16 @@ __all__ = ["EnvNet", "EnvNetV2", "SoundNetwork"]
 class SoundNetwork(nn.Module, ABC):
     """Base class of networks from waveforms to logits; a subclass defines :meth:`logits`.
 
-    In training mode, waveforms [N, T] become logits [N, C]. In evaluation mode, K crops a clip, [N, K, T], become the
-    logarithms of the clip's probabilities, averaged over its crops, [N, C]: softmax takes them back to these. Where
-    the classifier is replaced by ``nn.Identity``, features are averaged instead.
+    In training mode, waveforms [N, T] become logits [N, C]. In evaluation mode, K crops or windows a clip, [N, K, T],
+    become the logits of the clip's probabilities, [N, C], which are the mean over the windows or, where ``aggregate``
+    is "max", the greatest of them:
+
+    * of classes that exclude each other, softmax takes the logits back to the probabilities (to the greatest ones
+      divided by their sum);
+    * of several labels a clip (``several_labels``), the sigmoid does, label by label.
+
+    The network sees ``windows_at_once`` windows at a time, so that recordings may have any number of them. Where the
+    classifier is replaced by ``nn.Identity``, features are averaged instead.
 
     In training mode waveforms go through the attribute ``augmentation`` first: any module from [N, T] to [N, T], such
     as ``nn.Sequential(Reverb(sample_rate), AddNoise(sample_rate))``.
@@ -41,6 +49,12 @@ class SoundNetwork(nn.Module, ABC):
 
     mixing_layers: tuple[str, ...] = ("input",)
     """Modules that manifold mixup mixes behind."""
+    several_labels = False
+    """Whether each output is a label of its own, as :meth:`ltaug.methods.TrainingPlan.attach` finds it."""
+    aggregate: Literal["mean", "max"] = "mean"
+    """What becomes of the probabilities of several windows; :func:`ltaug.training.arrange` takes it from settings."""
+    windows_at_once = 80
+    """Eight clips of ten crops."""
 
     def __init__(self, max_gain_db: float = 0.0) -> None:
         super().__init__()
@@ -63,7 +77,7 @@ class SoundNetwork(nn.Module, ABC):
         return self.fc  # type: ignore[return-value]
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """Compute logits of waveforms [N, T], or average over the crops of [N, K, T]."""
+        """Compute logits of waveforms [N, T], or of clips by the windows of each, [N, K, T]."""
         if waveforms.ndim == 2:
             if self.training:
                 waveforms = self.augmentation(waveforms)
@@ -71,13 +85,22 @@ class SoundNetwork(nn.Module, ABC):
                 decibels = self.max_gain_db * (2 * torch.rand(len(waveforms), 1, device=waveforms.device) - 1)
                 waveforms = waveforms * 10 ** (decibels / 20)
             return self.logits(waveforms)
-        size, crops, length = waveforms.shape
+        size, windows, length = waveforms.shape
         # A process may have no clip of a last batch. It hears silence, since convolutions refuse an empty batch.
-        waveforms = waveforms if size else waveforms.new_zeros(1, crops, length)
-        outputs = self.logits(waveforms.flatten(0, 1)).float()
+        waveforms = waveforms if size else waveforms.new_zeros(1, windows, length)
+        together = waveforms.flatten(0, 1)  # of one clip no copy, though its windows overlap
+        parts = torch.split(together, self.windows_at_once)
+        outputs = torch.cat([self.logits(part).float() for part in parts])
+        outputs = outputs.view(-1, windows, outputs.shape[1])[:size]
         if isinstance(self.get_classifier(), nn.Identity):
-            return outputs.view(-1, crops, outputs.shape[1]).mean(1)[:size]
-        probs = outputs.softmax(1).view(-1, crops, outputs.shape[1]).mean(1)[:size]
+            return outputs.mean(1)
+        if self.several_labels:
+            if self.aggregate == "max":
+                return outputs.amax(1)
+            present, absent = (side.sigmoid().mean(1).clamp_min(1e-30).log() for side in (outputs, -outputs))
+            return present - absent
+        probs = outputs.softmax(2)
+        probs = probs.amax(1) if self.aggregate == "max" else probs.mean(1)
         return probs.clamp_min(1e-30).log()
 
 

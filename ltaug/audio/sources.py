@@ -1,13 +1,12 @@
-"""Where sounds come from: folders with a folder for each class, tables of the hub or of parquet files."""
+"""Where sounds come from: folders of classes, files that a table lists, tables of the hub or of parquet files."""
 
 from __future__ import annotations
 
-import csv
-import json
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,10 @@ from torch import Tensor
 
 from ltaug.audio.decoding import Sound, is_sound
 from ltaug.errors import UserError
+from ltaug.loaders._notes import warn
 from ltaug.loaders.files import refuse_outside, stored_path
-from ltaug.loaders.folders import class_folders, evaluation_splits, printable
+from ltaug.loaders.folders import class_folders, evaluation_splits, is_leftover, natural_order, printable
+from ltaug.loaders.listings import Listing, find_listing, read_listing
 from ltaug.loaders.tables import (
     arrow_column,
     check_columns,
@@ -59,26 +60,44 @@ class SoundSource:
     """Sounds of a validation split beside the test split, to tune corrections on."""
 
 
-def read_folder(data_dir: str, allow_outside: bool = False) -> SoundSource:
-    """Find sound files in a folder a class, or in such folders below ``train`` and ``test``.
+def read_folder(
+    data_dir: str,
+    allow_outside: bool = False,
+    *,
+    file_column: str | None = None,
+    label_column: str | None = None,
+    only: str | None = None,
+) -> SoundSource:
+    """Find sound files in a folder a class, in such folders below ``train`` and ``test``, or by a table of them.
 
-    :func:`~ltaug.loaders.folders.class_folders` says what is passed over, and in which order classes stand. Sounds with
-    several labels, or none, have a table instead, ``metadata.csv`` or ``metadata.jsonl``, with the columns
-
-    * ``file_name``: path in the folder;
-    * ``labels``: names, in a list (jsonl) or with semicolons between them (csv): "dog;rain";
-    * ``split`` (train, test, validation) or ``fold`` (whole numbers), what is tested on.
+    :func:`~ltaug.loaders.folders.class_folders` says what is passed over, and in which order classes stand. Folders of
+    classes may also lie in ``fold1``, ``fold2``, ... A table, CSV or JSON lines, has the file of every sound, its label
+    or several of them, and perhaps its split or fold. It is the ``metadata.csv`` or ``metadata.jsonl`` of the folder,
+    or the only CSV file in it, in ``meta`` or in ``metadata``, as ESC-50 and UrbanSound8K have it;
+    :func:`~ltaug.loaders.listings.read_listing` says how it is read.
 
     Args:
-        data_dir: the folder.
+        data_dir: the folder, or the table.
         allow_outside: read files outside of it, too, that the table names.
+        file_column: the table's column of files; by default found by its usual names.
+        label_column: the table's column of labels; likewise.
+        only: the table's column of truth values that says which rows to take, if there is one of this name.
 
     Raises:
         UserError: there are neither folders nor a table, or the table is not as described.
     """
-    for name in ("metadata.csv", "metadata.jsonl"):
-        if rows := _metadata(Path(data_dir) / name):
-            return _several_labels(rows, data_dir, repr(str(Path(data_dir) / name)), allow_outside)
+    if found := find_listing(data_dir):
+        path, root = found
+        columns = {"file_column": file_column, "label_column": label_column, "only": only}
+        required = str(path) == data_dir or bool(file_column or label_column)
+        listing = read_listing(path, root, is_sound, **columns, allow_outside=allow_outside, required=required)
+        if listing is not None:
+            if str(path) != data_dir and path.stem != "metadata":
+                warn(f"sounds and their labels are those that `{path}` lists.")
+            return _listed(listing)
+        warn(f"`{path}` is not read, since it has no column of files or none of labels.")
+    if folds := _fold_folders(data_dir):
+        return _folded(data_dir, folds)
     names, splits = class_folders(data_dir, is_sound, unit="sound files")
     parts = {
         split: SoundPart(files.labels, [printable(name) for name in files.names], files.path)
@@ -88,57 +107,40 @@ def read_folder(data_dir: str, allow_outside: bool = False) -> SoundSource:
     return SoundSource(repr(data_dir), names, parts["train"], parts.get(test or ""), held_out=parts.get(tuning or ""))
 
 
-def _metadata(path: Path) -> list[dict[str, Any]]:
-    """Rows of a table of sounds and their labels; none if there is no such file, or it has no column of labels."""
-    if not path.is_file():
-        return []
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".csv":
-            rows: list[dict[str, Any]] = list(csv.DictReader(text.splitlines()))
-        else:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-        return rows if rows and "labels" in rows[0] else []
-    except (ValueError, csv.Error, TypeError) as error:
-        raise UserError(f"`{path}` is no table of sounds: {error}.") from error
-
-
-def _several_labels(rows: list[dict[str, Any]], folder: str, source: str, allow_outside: bool) -> SoundSource:
-    import pyarrow
-
-    splits: dict[str, list[int]] = {}
-    lists: list[list[str]] = []
-    for k, row in enumerate(rows):
-        given, name = row.get("labels"), row.get("file_name")
-        if isinstance(given, str):
-            given = [word for word in given.split(";") if word.strip()]
-        if not isinstance(given, list) or not all(isinstance(word, str) for word in given) or not name:
-            raise UserError(
-                f"{source} must have a `file_name` and `labels` in every row, names with semicolons between them or a "
-                f"list of names, but row {k + 1} has {repr(row)[:200]}."
-            )
-        lists.append(given)
-        splits.setdefault(str(row.get("split") or "train"), []).append(k)
-    if "train" not in splits:
-        raise UserError(f"{source} must have a split named 'train', but has {', '.join(splits)}.")
-    refuse_outside(folder, [str(row["file_name"]) for row in rows], source, allow_outside)
-    test, tuning = evaluation_splits(splits)
-    used = {split: splits[split] for split in ("train", test, tuning) if split}
-    kind = pyarrow.list_(pyarrow.string())
-    columns = {split: pyarrow.array([lists[k] for k in places], kind) for split, places in used.items()}
-    class_names, labels = class_labels(columns, None, source)
+def _listed(listing: Listing) -> SoundSource:
     parts = {}
-    for split, places in used.items():
-        files = [str(rows[k]["file_name"]) for k in places]
-        paths = [stored_path(folder, file) for file in files]
-        parts[split] = SoundPart(labels[split], list(map(printable, files)), paths.__getitem__)
-    folds = None
-    if not test and rows[0].get("fold") not in (None, ""):
-        try:
-            folds = torch.tensor([int(rows[k]["fold"]) for k in splits["train"]])
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{source} must hold whole numbers in `fold`, but has other values.") from error
-    return SoundSource(source, class_names, parts["train"], parts.get(test or ""), folds, parts.get(tuning or ""))
+    for split, files in listing.files.items():
+        paths = [stored_path(listing.root, file) for file in files]
+        parts[split] = SoundPart(listing.labels[split], list(map(printable, files)), paths.__getitem__)
+    test, tuning = parts.get(listing.test or ""), parts.get(listing.tuning or "")
+    return SoundSource(listing.source, listing.class_names, parts["train"], test, listing.folds, tuning)
+
+
+def _fold_folders(data_dir: str) -> dict[int, str]:
+    """Folders by the number of the fold, if all there are have names of folds."""
+    if not os.path.isdir(data_dir):
+        return {}
+    with os.scandir(data_dir) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not is_leftover(entry.name))
+    found = {name: re.fullmatch(r"fold[ _-]?(\d+)", name.lower()) for name in names}
+    return {int(match[1]): name for name, match in found.items() if match} if all(found.values()) else {}
+
+
+def _folded(data_dir: str, folds: dict[int, str]) -> SoundSource:
+    """Folders of classes in folders of folds."""
+    found = {fold: class_folders(os.path.join(data_dir, name), is_sound, "sound files") for fold, name in folds.items()}
+    class_names = sorted({name for names, _ in found.values() for name in names}, key=natural_order)
+    labels, numbers, files, paths = [], [], [], []
+    for fold, (names, splits) in found.items():
+        if len(splits) > 1:
+            raise UserError(f"{folds[fold]!r} in {data_dir!r} has splits in it: {', '.join(splits)}. Leave out either.")
+        part = splits["train"]
+        labels.append(torch.tensor([class_names.index(name) for name in names])[part.labels])
+        numbers += [fold] * len(part.names)
+        files += [printable(f"{folds[fold]}/{name}") for name in part.names]
+        paths += [part.path(k) for k in range(len(part.names))]
+    train = SoundPart(torch.cat(labels), files, paths.__getitem__)
+    return SoundSource(repr(data_dir), class_names, train, folds=torch.tensor(numbers))
 
 
 def read_table(
@@ -156,7 +158,7 @@ def read_table(
     ``{"array": ..., "sampling_rate": ...}``, or as a list of samples beside a column ``sampling_rate``; with several
     channels as a list of lists. Labels are
     numbers or text (:func:`~ltaug.loaders.tables.class_labels`). A column ``fold`` gives the folds, ``filename`` the
-    names.
+    names, or else the paths that sounds are stored with.
 
     Args:
         hub_id: OWNER/NAME.
@@ -222,6 +224,7 @@ class _Rows:
     def part(self, labels: Tensor, audio_column: str, folder: str, allow_outside: bool) -> SoundPart:
         """Sounds that are read from the table, which is not copied, when they are asked for."""
         import pyarrow
+        import pyarrow.compute
 
         sounds, rates = arrow_column(self.table, audio_column), None
         if pyarrow.types.is_dictionary(sounds.type):
@@ -238,10 +241,15 @@ class _Rows:
                 "Name another column with `audio_column`."
             )
         refuse_outside(folder, stored_paths(sounds), f"Column {audio_column!r} of {self.source}", allow_outside)
+        given: list[Any] = [None] * len(self.places)
         if "filename" in self.table.column_names:
-            names = [printable(str(name)) for name in self.column("filename").to_pylist()]
-        else:
-            names = [f"clip {k}" for k in self.places.tolist()]
+            given = self.column("filename").to_pylist()
+        elif is_plain(sounds.type, "string"):
+            given = sounds.take(self.places).to_pylist()
+        elif pyarrow.types.is_struct(sounds.type) and sounds.type.get_field_index("path") >= 0:
+            given = pyarrow.compute.struct_field(sounds, "path").take(self.places).to_pylist()
+        places = self.places.tolist()
+        names = [printable(str(name or f"clip {k}")) for name, k in zip(given, places, strict=True)]
         return SoundPart(labels, names, partial(_stored_sound, sounds, rates, self.places, folder))
 
 

@@ -18,6 +18,7 @@ from ltaug.loaders._notes import warn
 
 __all__ = [
     "TEST_SPLITS",
+    "TRAIN_SPLITS",
     "ClassFiles",
     "class_folders",
     "evaluation_splits",
@@ -30,7 +31,7 @@ __all__ = [
 
 TEST_SPLITS = ("test", "testing", "val", "valid", "validation", "eval", "dev")
 """Names of the split that is tested on, the best first."""
-_TRAIN_SPLITS = ("train", "training")
+TRAIN_SPLITS = ("train", "training")
 _JUNK = {
     *("__macosx", "network trash folder", "temporary items", "icon\r", "__pycache__", "_gsdata_", "lost+found"),
     *("@eadir", "@tmp", "#recycle", "@recycle", "#snapshot", "@recently-snapshot"),
@@ -193,7 +194,7 @@ def _subfolders(path: str) -> list[str]:
 def _split_folders(root: str, folders: list[str]) -> dict[str, str] | None:
     """Folder of each split, if the folders are splits and not classes: then that of the training split has folders."""
     names = {name.lower(): name for name in folders}
-    train = next((names[name] for name in _TRAIN_SPLITS if name in names), None)
+    train = next((names[name] for name in TRAIN_SPLITS if name in names), None)
     if train is None:
         return _named_like_splits(root, folders)
     inside = os.path.join(root, train)
@@ -214,11 +215,11 @@ def _named_like_splits(root: str, folders: list[str]) -> dict[str, str] | None:
     found: dict[str, str] = {}
     for name in folders:
         parts = re.split(r"[^a-z]+", name.lower())
-        word = next((word for word in (*_TRAIN_SPLITS, *TEST_SPLITS) if word in parts), None)
+        word = next((word for word in (*TRAIN_SPLITS, *TEST_SPLITS) if word in parts), None)
         if word is None or word in found:
             return None
         found[word] = name
-    train = next((found.pop(word) for word in _TRAIN_SPLITS if word in found), None)
+    train = next((found.pop(word) for word in TRAIN_SPLITS if word in found), None)
     inner = [set(_subfolders(os.path.join(root, name))) for name in folders]
     if train is None or not found or not set.intersection(*inner):
         return None

@@ -38,6 +38,11 @@ class ResidentWaveformLoader(_ResidentBase):
     With ``crops`` = K > 1, for testing, nothing is random: of a clip padded to P samples, crop i of 0..K-1 starts at
     :math:`i \lfloor (P - \texttt{crop\_length}) / (K - 1) \rfloor`, and inputs are [N, K, ``crop_length``].
 
+    With ``hop``, for recordings of any length, windows start every ``hop`` samples of the padded clip until one reaches
+    its end: :math:`K = 1 + \lceil (P - \texttt{crop\_length}) / \texttt{hop} \rceil` of them, with zeros behind the
+    end. Where ``padding`` is half of a crop, window i is centred on sample ``i * hop``. Each process gets one clip at a
+    time, [1, K, ``crop_length``], whose windows overlap in memory: it takes that of the clip, however small the hop.
+
     The crops and stretches are a pure function of (seed, epoch, batch), drawn for the global batch: several processes
     see together what one sees. Samples and padding take two bytes each in memory, and neighbouring clips share theirs:
     one ``padding`` a clip.
@@ -51,6 +56,7 @@ class ResidentWaveformLoader(_ResidentBase):
         padding: zeros on each side of a clip; by default ``crop_length // 2``.
         max_scale: the greatest stretch, at least 1; 1 is none.
         crops: 1 for one random crop a clip, more for that many equally spaced ones.
+        hop: samples between two windows, up to ``crop_length``; ``batch_size`` is ``num_processes`` then. None is off.
         drop_last: leave out the last batch of an epoch when it is not full.
         min_last: leave out the last batch when it has fewer samples than this, e.g. ``2 * num_processes`` where batch
             normalisation needs two on every process.
@@ -61,7 +67,7 @@ class ResidentWaveformLoader(_ResidentBase):
 
     Raises:
         ValueError: waveforms are not int16 or have no samples, labels do not fit, ``max_scale`` is given with several
-            crops, sizes are out of range or cannot be divided, or no batch can be formed.
+            crops or a hop, sizes are out of range or cannot be divided, or no batch can be formed.
 
     >>> waveforms = [torch.full((length,), 16384, dtype=torch.int16) for length in (5, 8, 3)]
     >>> loader = ResidentWaveformLoader(waveforms, [0, 1, 1], batch_size=2, crop_length=6)
@@ -70,6 +76,9 @@ class ResidentWaveformLoader(_ResidentBase):
     >>> loader = ResidentWaveformLoader(waveforms[:1], [0], batch_size=1, crop_length=4, padding=2, crops=2)
     >>> next(iter(loader))[0].tolist()
     [[[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 0.0, 0.0]]]
+    >>> loader = ResidentWaveformLoader(waveforms, [0, 1, 1], batch_size=1, crop_length=4, hop=2)
+    >>> [tuple(inputs.shape) for inputs, labels in loader]
+    [(1, 4, 4), (1, 5, 4), (1, 3, 4)]
     """
 
     @checked
@@ -84,6 +93,7 @@ class ResidentWaveformLoader(_ResidentBase):
         padding: int | None = None,
         max_scale: float = 1.0,
         crops: int = 1,
+        hop: int | None = None,
         drop_last: bool = False,
         min_last: int = 1,
         seed: int = 0,
@@ -128,14 +138,17 @@ class ResidentWaveformLoader(_ResidentBase):
                 f"`crops`={crops} takes equally spaced crops without randomness, but `max_scale` is {max_scale}. "
                 "Leave `max_scale` at 1 for testing."
             )
+        if hop is not None:
+            _check_hop(hop, crop_length, max_scale, crops, batch_size, num_processes)
         super().__init__(labels, batch_size, sampler, drop_last, seed, device, num_processes, process_index, min_last)
         self.crop_length = crop_length
         self.padding = padding
         self.max_scale = float(max_scale)
         self.crops = crops
+        self.hop = hop
         # All clips in one row, with the zeros between two neighbours serving both, so that a crop is one run of memory.
         lengths = np.array([clip.size for clip in clips])
-        gaps = np.maximum(padding, crop_length - padding - lengths)
+        gaps = np.maximum(padding, crop_length - padding - lengths) + (hop or 1) - 1  # that the last window may reach
         ends = padding + np.cumsum(lengths + gaps) - gaps
         samples = np.zeros(ends[-1] + gaps[-1] + 1, dtype=np.int16)  # one more: a stretch reads one beyond a clip
         for clip, end in zip(clips, ends, strict=True):
@@ -149,6 +162,8 @@ class ResidentWaveformLoader(_ResidentBase):
         labels = self.labels[indices.to(device, non_blocking=True)]
         indices = indices.cpu()
         lengths, starts = self._lengths[indices], self._starts[indices]
+        if self.hop is not None:
+            return self._windows(lengths.tolist(), starts.tolist(), self.hop), labels
         if self.crops > 1:
             room = (lengths + 2 * self.padding - self.crop_length).clamp_(min=0)
             offsets = torch.arange(self.crops) * (room // (self.crops - 1)).view(-1, 1)
@@ -168,6 +183,15 @@ class ResidentWaveformLoader(_ResidentBase):
         for rows, out in zip(table.chunk(parts), inputs.chunk(parts), strict=True):
             self._stretched_runs(rows, out)
         return inputs, labels
+
+    def _windows(self, lengths: list[int], starts: list[int], hop: int) -> Tensor:
+        """Overlapping windows of one clip, float32 [1, K, crop_length], or none of none, [0, 1, crop_length]."""
+        if not lengths:
+            return torch.empty(0, 1, self.crop_length, device=self.samples.device)
+        room = max(0, lengths[0] + 2 * self.padding - self.crop_length)
+        windows, start = 1 + -(-room // hop), starts[0] - self.padding
+        samples = self.samples[start : start + (windows - 1) * hop + self.crop_length].float().mul_(1 / 32768)
+        return samples.unfold(0, self.crop_length, hop)[None]
 
     def _scales_and_places(self, batch: int, stream: int) -> tuple[Tensor, Tensor]:
         """Stretch and place of the crop, in 0..1, of this process's samples, drawn for the global batch."""
@@ -201,3 +225,20 @@ class ResidentWaveformLoader(_ResidentBase):
         left, right = (self.samples.index_select(0, index).float().view(out.shape) for index in (left, left + 1))
         torch.lerp(left, right, fraction.to(out.device), out=out)
         out.mul_(1 / 32768).masked_fill_(outside.to(out.device), 0.0)
+
+
+def _check_hop(hop: int, crop_length: int, max_scale: float, crops: int, batch_size: int, num_processes: int) -> None:
+    if not 1 <= hop <= crop_length:
+        raise ValueError(
+            f"`hop` must lie in 1..{crop_length}, the `crop_length`, but is {hop}: a longer one passes over samples."
+        )
+    if crops > 1 or max_scale > 1:
+        raise ValueError(
+            f"`hop`={hop} covers a clip with windows, without randomness, but `crops` is {crops} and `max_scale` "
+            f"{max_scale}. Leave both at 1."
+        )
+    if batch_size != num_processes:
+        raise ValueError(
+            f"`hop`={hop} gives each clip a number of windows of its own, so that a process takes one at a time, but "
+            f"`batch_size` is {batch_size}. Set it to {num_processes}, as many as there are processes."
+        )

@@ -380,6 +380,8 @@ class TrainingPlan:
                 two branches.
         """
         m, num_classes = self.method, len(self.class_counts)
+        if hasattr(model, "several_labels"):  # of networks that average the probabilities of several windows
+            model.several_labels = self.several is not None  # type: ignore[assignment]
         try:
             last = find_classifier(model, num_classes, classifier)[1].out_features
         except ValueError:

@@ -308,10 +308,10 @@ def _check_shares(
         for loader, process in zip(shares, several, strict=True)
     ]
     for part, what in ((1, "labels"), (0, "inputs")):
-        one = torch.cat([batch[0][part].cpu() for batch in found])
-        together = torch.cat([batch[0][part].cpu() for step in zip(*read, strict=True) for batch in step])
-        size = min(len(one), len(together))
-        if not together[:size].equal(one[:size]):
+        one = [row for batch in found for row in batch[0][part].cpu()]
+        together = [row for step in zip(*read, strict=True) for batch in step for row in batch[0][part].cpu()]
+        # Row by row: samples may have different numbers of windows. Evaluation may read more at once on several.
+        if not all(map(torch.equal, together, one)):
             raise report.broken(
                 "processes", f"{where}: the {what} of {len(several)} processes, put together, are not those of one"
             )

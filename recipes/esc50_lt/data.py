@@ -1,249 +1,68 @@
-"""ESC-50 or ESC-10, any table or folder of sounds, or synthetic sounds, made long-tailed and held in memory.
+"""ESC-50 or ESC-10, any data set of the hub, parquet files, folder or table of sounds, or synthetic sounds.
 
-To train on something else, write another `read_source`: nothing below it knows where a sound comes from.
+To train on something else, write another `read_source`: nothing else knows where a sound comes from. What it says is
+made long-tailed, decoded and held in memory by `ltaug.audio`.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
-import ltaug
 from ltaug.audio import (
-    ResidentWaveformLoader,
+    SoundData,
+    SoundSettings,
     SoundSource,
-    misclassified_clips,
-    read_clips,
+    find_listing,
+    long_tailed_sounds,
     read_folder,
     read_table,
     synthetic_source,
 )
-from ltaug.commandline import AtLeastOne, NonNegativeInt, PositiveInt, Ratio
-from ltaug.loaders.folders import source_name
-from ltaug.loaders.tables import hold_out, labels_hash, thin_out
-from ltaug.priors import counts_of
-from ltaug.run import content_hash
 
 HUB = "ashraq/esc50"
-EVALUATED_TOGETHER = 8
-"""Clips of a process in a batch of evaluation, each with all of its crops."""
 
 
 @dataclass
-class DataSettings:
+class DataSettings(SoundSettings):
     """What can be said of the data."""
 
-    dataset: Literal["esc50", "esc10", "hub", "folder", "synthetic"] = "esc50"
-    """esc50 or esc10 (from the hub, or from `data_dir`), hub (any table of sounds), folder (a folder of sound files for
-    each class, or a table of files with several labels, metadata.csv), or synthetic, which needs no files."""
-    data_dir: str | None = None
-    """Local folder: with parquet files, read instead of the hub; or with the folders of the classes."""
-    allow_outside: bool = False
-    """Read sounds outside of `data_dir`, too, where a table in it names such: only if you trust its author."""
-    hub_id: str | None = None
-    """hub: OWNER/NAME."""
-    audio_column: str = "audio"
-    """Column of the sounds."""
-    label_column: str | None = None
-    """Column of the labels; by default target for esc50 and esc10, label for hub."""
-    profile: Literal["pareto", "exponential", "step", "natural"] = "pareto"
-    """How the class sizes fall; natural takes every clip."""
-    imbalance_ratio: Ratio = 10.0
-    """Size of the largest class over the smallest; 1 is balanced."""
-    data_seed: NonNegativeInt = 0
-    """Which clips of each class are kept, for training and for testing."""
-    test_fold: PositiveInt = 5
-    """Fold that is tested on, of sets with folds; the others are trained on."""
-    test_per_class: PositiveInt = 8
-    """Clips of each class to test on, of sets with neither folds nor a test split."""
-    held_out_per_class: NonNegativeInt = 0
-    """Training clips of each class reserved for tuning corrections, of sets without a validation split."""
-    sample_rate: PositiveInt = 16_000
-    """Samples a second that everything is resampled to: 16000 for EnvNet, 44100 for EnvNet-v2."""
-    trim_silence: bool = True
-    """Cut exact silence off both ends."""
-    cache_dir: str | None = None
-    """Where decoded clips are kept; by default $LTAUG_CACHE/sound or ~/.cache/ltaug/sound; `none` keeps nothing."""
-    on_error: Literal["skip", "raise"] = "skip"
-    """What to do with a file that cannot be read: leave it out with a warning, or stop."""
-    crop_length: PositiveInt = 24_014
-    """Samples of a crop; half of it is the padding on both sides of a clip."""
-    test_crops: PositiveInt = 10
-    """Equally spaced crops of a clip, over which the network averages in evaluation; at least 2."""
-    max_scale: AtLeastOne = 1.0
-    """Strong augmentation: stretch of time by up to this factor; 1.25 is published, 1 is off."""
+    dataset: Literal["esc50", "esc10", "hub", "parquet", "folder", "synthetic"] = "esc50"
+    """esc50 or esc10 (from the hub, or from `data_dir`), hub (any set of sounds there), parquet (files in `data_dir`),
+    folder (a folder of sounds for each class, or a CSV table of files), or synthetic, which needs no files."""
 
     @property
     def data_name(self) -> str:
         """Name of the data in run folders."""
-        name: str = self.dataset
-        if name in ("folder", "hub"):
-            name = source_name(self.data_dir, self.hub_id, name)
-        ratio = "" if self.profile == "natural" else f"_ir{self.imbalance_ratio:g}"
-        return f"{name}{ratio}" + ("" if self.test_fold == 5 else f"_fold{self.test_fold}")
+        return self.named(self.dataset)
 
 
 def read_source(cfg: Any) -> SoundSource:
     """Find all sounds of a data set; nothing is decoded yet."""
     if cfg.dataset == "synthetic":
         return synthetic_source(cfg.sample_rate)
-    if cfg.dataset == "folder":
-        if cfg.data_dir is None:
-            raise ValueError(
-                "`dataset: folder` needs `data_dir`, with a folder of sounds for each class or a metadata.csv."
-            )
-        return read_folder(cfg.data_dir, cfg.allow_outside)
+    if cfg.dataset in ("folder", "parquet") and cfg.data_dir is None:
+        inside = (
+            "a folder of sounds for each class, or a table of files" if cfg.dataset == "folder" else "parquet files"
+        )
+        raise ValueError(f"`dataset: {cfg.dataset}` needs `data_dir`, with {inside}.")
     if cfg.dataset == "hub" and not (cfg.data_dir or cfg.hub_id):
         raise ValueError("`dataset: hub` needs `hub_id`, OWNER/NAME, or `data_dir`, a folder of parquet files.")
-    label_column = cfg.label_column or ("label" if cfg.dataset == "hub" else "target")
-    rows = {"only": "esc10" if cfg.dataset == "esc10" else None, "allow_outside": cfg.allow_outside}
+    published = cfg.dataset in ("esc50", "esc10")
+    only = "esc10" if cfg.dataset == "esc10" else None
+    if cfg.dataset == "folder" or (published and is_listed(cfg.data_dir)):
+        file_column = None if cfg.audio_column == "audio" else cfg.audio_column
+        columns = {"file_column": file_column, "label_column": cfg.label_column, "only": only}
+        return read_folder(cfg.data_dir, cfg.allow_outside, **columns)
+    label_column = cfg.label_column or ("target" if published else "label")
+    rows = {"only": only, "allow_outside": cfg.allow_outside}
     return read_table(cfg.hub_id or HUB, cfg.data_dir, cfg.audio_column, label_column, **rows)
 
 
-@dataclass
-class Data:
-    """A long-tailed training set, a test set and perhaps clips to tune corrections on, in memory, of any lengths."""
-
-    clips: dict[str, list[Tensor]]
-    """Of the splits train, test and perhaps held_out; int16 [T] each, and / 32768 gives -1..1."""
-    labels: dict[str, Tensor]
-    names: dict[str, list[str]]
-    """File names."""
-    class_names: list[str]
-    class_counts: Tensor
-    index_hash: str
-    """SHA-256 of the training clips' indices in the full set: equal hashes are equal subsets."""
-    left_out: int
-    """Clips that cannot be read. The hash counts them, the class counts do not."""
-    preprocessing: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        self.train_labels = self.labels["train"]
-        self.splits = tuple(split for split in self.labels if split != "train")
-        self.sample_rate = self.preprocessing["sample_rate"]
-
-    def train_loader(self, cfg: Any, sampler: Any, accelerator: Any) -> ResidentWaveformLoader:
-        """Random crops in a sampler's order. A last batch of fewer than 8 clips is left out, for batch norm."""
-        least = min(cfg.batch_size, max(8, accelerator.num_processes))
-        augmentation = {"seed": cfg.seed, "max_scale": cfg.max_scale}
-        return self._loader(
-            cfg, "train", accelerator, batch_size=cfg.batch_size, sampler=sampler, min_last=least, **augmentation
-        )
-
-    def eval_loader(self, cfg: Any, split: str, accelerator: Any) -> ResidentWaveformLoader:
-        """Equally spaced crops of the clips of a split, in its order."""
-        batch_size = EVALUATED_TOGETHER * accelerator.num_processes
-        return self._loader(cfg, split, accelerator, batch_size=batch_size, crops=cfg.test_crops)
-
-    def _loader(self, cfg: Any, split: str, accelerator: Any, **settings: Any) -> ResidentWaveformLoader:
-        settings |= {"num_processes": accelerator.num_processes, "process_index": accelerator.process_index}
-        settings |= {"device": accelerator.device, "crop_length": cfg.crop_length}
-        return ResidentWaveformLoader(self.clips[split], self.labels[split], **settings)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Fingerprint of the data. A run refuses to resume on data with another one."""
-        found = {"training_indices": self.index_hash, "test_labels": labels_hash(self.labels["test"])}
-        found |= {"class_names": self.class_names, "class_counts": self.class_counts}
-        return found | {
-            f"{split}_content": content_hash(labels, *self.clips[split]) for split, labels in self.labels.items()
-        }
-
-    def describe(self) -> str:
-        """What is in the set, for the terminal."""
-        left_out = f", {self.left_out} unreadable left out" if self.left_out else ""
-        sizes = " ".join(map(str, self.class_counts.tolist()[:50]))
-        return (
-            f"{len(self.train_labels)} training and {len(self.labels['test'])} test clips{left_out} "
-            f"(subset {self.index_hash[:12]}; {sizes})"
-        )
-
-    def held_out_note(self) -> str:
-        """What corrections are tuned on, for whoever reads the numbers."""
-        return (
-            f"{len(self.labels['held_out'])} clips that training did not use; of a recording that was cut into several "
-            "clips, others may have been trained on"
-        )
-
-    def sections(self, logits: Tensor, labels: Tensor) -> list[tuple[str, str]]:
-        """Sections of the report: misclassified clips to see and to hear."""
-        clips, names = self.clips["test"], self.names["test"]
-        if labels.ndim > 1:
-            return []
-        return [misclassified_clips(logits, labels, clips, names, self.class_names, self.sample_rate)]
+def is_listed(data_dir: str | None) -> bool:
+    """Whether a folder has a table of sound files, as ESC-50 is published, and no parquet files, as on the hub."""
+    return data_dir is not None and not any(Path(data_dir).rglob("*.parquet")) and find_listing(data_dir) is not None
 
 
-def load_data(cfg: Any) -> Data:
-    """Read the data set of the settings and take its long-tailed part; then, and not before, sounds are decoded.
-
-    Tested is on the test split, or on `test_fold`: 8 clips a class of ESC-50 and ESC-10, whose clips cut from one
-    recording are all in one fold, so that nothing leaks. Of sets with neither, `test_per_class` clips of each class are
-    drawn, which knows nothing of recordings. Corrections are tuned on a validation split beside a test split, or on
-    `held_out_per_class` clips. `profile` thins out the other clips, the largest class first.
-    """
-    if cfg.sample_rate < 4000:
-        raise ValueError(f"`sample_rate` is in samples a second and at least 4000, but is {cfg.sample_rate}.")
-    if cfg.test_crops < 2:
-        raise ValueError(f"`test_crops` must be at least 2, spread evenly over a clip, but is {cfg.test_crops}.")
-    source = read_source(cfg)
-    names, labels = source.class_names, source.train.labels
-    if len(names) < 2:
-        raise ValueError(f"{source.name} must have at least two classes, but has {len(names)}: {', '.join(names)}.")
-    test, rest = choose_test(cfg, source), torch.arange(len(labels))
-    if not source.test:
-        rest = rest[~torch.isin(rest, test)]
-    chosen = {"test": (source.test or source.train, test)}
-    if source.held_out:
-        if cfg.held_out_per_class:
-            raise ValueError(
-                f"`held_out_per_class` is {cfg.held_out_per_class}, but {source.name} has a validation split to tune "
-                "corrections on. Leave it out."
-            )
-        chosen["held_out"] = (source.held_out, torch.arange(len(source.held_out.labels)))
-    if cfg.held_out_per_class:
-        kept = rest[hold_out(labels[rest], cfg.held_out_per_class, names, "held_out_per_class", cfg.data_seed)]
-        chosen["held_out"], rest = (source.train, kept), rest[~torch.isin(rest, kept)]
-    train = rest[thin_out(labels[rest], cfg.profile, cfg.imbalance_ratio, names, cfg.data_seed)]
-    return decode(cfg, source, {"train": (source.train, train), **chosen})
-
-
-def choose_test(cfg: Any, source: SoundSource) -> Tensor:
-    """Indices of the test clips in the test split, or in the training split of a set without one."""
-    labels, names = source.train.labels, source.class_names
-    if source.test or source.folds is None:
-        if cfg.test_fold != 5:  # the default
-            has = "a test split" if source.test else "no folds"
-            raise ValueError(f"`test_fold`={cfg.test_fold}, but {source.name} has {has}. Leave it out.")
-        if source.test:
-            return torch.arange(len(source.test.labels))
-        return hold_out(labels, cfg.test_per_class, names, "test_per_class", cfg.data_seed)
-    test = (source.folds == cfg.test_fold).nonzero()[:, 0]
-    if not len(test):
-        folds = ", ".join(map(str, source.folds.unique().tolist()))
-        raise ValueError(f"`test_fold`={cfg.test_fold} is no fold of {source.name}, which has {folds}.")
-    if (missing := (counts_of(labels[test], len(names)) == 0).nonzero()[:, 0]).numel() and labels.ndim == 1:
-        k = int(missing[0])
-        raise ValueError(f"`test_fold`={cfg.test_fold} has no clip of class {k} ({names[k]}). Choose another one.")
-    return test
-
-
-def decode(cfg: Any, source: SoundSource, chosen: dict[str, tuple[Any, Tensor]]) -> Data:
-    """Read the chosen clips, through the cache, and leave those out that cannot be read."""
-    made = cfg.dataset == "synthetic"
-    sounds = [(part.names[k], part.sound(k)) for part, indices in chosen.values() for k in indices.tolist()]
-    trim, cache_dir = cfg.trim_silence and not made, "none" if made else cfg.cache_dir
-    read = read_clips(sounds, cfg.sample_rate, trim, cache_dir, cfg.on_error)
-    clips, labels, files = {}, {}, {}
-    for split, (part, indices) in chosen.items():
-        mine, read = read[: len(indices)], read[len(indices) :]
-        left = indices[torch.tensor([clip is not None for clip in mine], dtype=torch.bool)]
-        clips[split] = [torch.from_numpy(clip) for clip in mine if clip is not None]
-        labels[split], files[split] = part.labels[left], [part.names[k] for k in left.tolist()]
-        there, found = (counts_of(y, len(source.class_names)) for y in (part.labels[indices], labels[split]))
-        for k in ((there > 0) & (found == 0)).nonzero()[:, 0].tolist():
-            raise ValueError(f"None of the {split} clips of class {k} ({source.class_names[k]}) can be read.")
-    counts = counts_of(labels["train"], len(source.class_names))
-    left_out = len(sounds) - sum(map(len, clips.values()))
-    preprocessing = {name: getattr(cfg, name) for name in ("sample_rate", "trim_silence", "crop_length", "test_crops")}
-    index_hash = ltaug.index_hash(chosen["train"][1])
-    return Data(clips, labels, files, source.class_names, counts, index_hash, left_out, preprocessing)
+def load_data(cfg: Any) -> SoundData:
+    """Read the data set of the settings and take its long-tailed part."""
+    return long_tailed_sounds(read_source(cfg), cfg, made=cfg.dataset == "synthetic")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import threading
 from pathlib import Path
 
@@ -122,6 +124,43 @@ class TestOneClip:
 
     def test_a_silent_clip_stays_as_it_is(self) -> None:
         assert read_clip(encoded(np.zeros(50, np.int16)), RATE).tolist() == [0] * 50
+
+    def test_trimming_in_decibels(self, tmp_path: Path) -> None:
+        """As librosa does it; the clips have a cache of their own."""
+        librosa = pytest.importorskip("librosa")
+        faint, loud = 0.0005 * tone(440, RATE), tone(440, RATE)  # 60 dB apart
+        samples = np.concatenate([faint, loud, faint])
+        for trim_db, left in ((40, RATE), (50, RATE), (None, 3 * RATE), (70, 3 * RATE)):
+            clip = read_clips(
+                [("clip", encoded(samples, subtype="FLOAT"))], RATE, False, str(tmp_path), trim_db=trim_db
+            )
+            assert abs(len(clip[0]) - left) <= 2 * 2048
+            wanted = np.float32(samples)
+            wanted = wanted if trim_db is None else librosa.effects.trim(wanted, top_db=trim_db)[0]
+            assert np.array_equal(clip[0], np.rint(wanted * 32768))
+        assert len(list(tmp_path.iterdir())) == 4
+        silent = np.zeros(5000, np.float32)
+        assert len(read_clip((silent, RATE), RATE, trim_db=30.0)) == 5000
+        with pytest.raises(ValueError, match=r"`trim_db` must be a number of dB above 0, but is -60"):
+            read_clips([], RATE, trim_db=-60.0)
+
+    @pytest.mark.parametrize(
+        ("kind", "subtype"),
+        [("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "FLOAT"), ("FLAC", "PCM_24"), ("OGG", "VORBIS"), ("MP3", None)],
+    )
+    def test_samples_are_those_of_librosa(self, kind: str, subtype: str | None) -> None:
+        """Bit for bit, before they are rounded to 16 bits."""
+        librosa = pytest.importorskip("librosa")
+        if kind not in soundfile.available_formats():
+            pytest.skip("this libsndfile is too old for it")
+        for channels, rate in itertools.product((None, 2), (8000, 44100)):
+            data = encoded(noise(0, 5003, channels), rate, kind, subtype)
+            for wanted in (8000, 16000, 22050):
+                ours = decoding._mono_samples(data, wanted)
+                theirs, _ = librosa.load(io.BytesIO(data), sr=wanted, res_type="soxr_hq", mono=True)
+                assert ours.dtype == theirs.dtype == np.float32
+                assert np.array_equal(ours, theirs[: len(ours)])
+                assert theirs[len(ours) :].tolist() in ([], [0])  # its length is rounded up
 
     @pytest.mark.parametrize(
         ("data", "reason"),
@@ -252,7 +291,7 @@ class TestManyClips:
             sizes.append(len(read_clips(padded, rate, trim, str(tmp_path))[0]))
         assert sizes == [400, 410, 205, 400]
         assert len(decoded) == 3
-        monkeypatch.setattr(decoding, "_reader", lambda: "another version")
+        monkeypatch.setattr(decoding, "_reader", lambda *_: "another version")
         read_clips(padded, RATE, True, str(tmp_path))
         assert len(decoded) == 4
 

@@ -179,7 +179,9 @@ class TestTable:
         source = read_table("owner/name", str(folder), label_column="target")
         assert source.class_names == ["0", "10", "20"]
         assert source.folds is None
-        assert source.train.names[:2] == ["clip 0", "clip 1"]
+        assert source.train.names[:2] == ["0.wav", "1.wav"]  # as they are stored with
+        nameless = write_table(tmp_path / "nameless", filename=None, audio=pyarrow.array(FILES), features=False)
+        assert read_table("owner/name", str(nameless), label_column="target").train.names[:2] == ["clip 0", "clip 1"]
         text = read_table("owner/name", str(write_table(tmp_path / "text", features=False)), label_column="category")
         assert text.class_names == ["dog", "fire", "sea"]
 
