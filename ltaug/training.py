@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
+from ltaug.adapters import plain_state
 from ltaug.classifiers import NearestClassMeanClassifier
 from ltaug.commandline import (
     NonNegativeFloat,
@@ -886,12 +887,12 @@ class Run(RunFolder):
         Args:
             model: its weights are kept; without wrappers.
             results: logits [N, C] and labels [N] of "test" and, if there are any, of the "held_out" samples.
-            state_dict: kept instead of the model's.
+            state_dict: kept instead of the model's, in which adapters are merged.
         """
         if self._bar is not None:
             self._bar.close()
         if self.main:
-            self._write_results(model, results, model.state_dict() if state_dict is None else state_dict)
+            self._write_results(model, results, plain_state(model) if state_dict is None else state_dict)
         # Shut down together and release the process group first: gloo's threads abort an interpreter that exits while
         # they run.
         self.accelerator.wait_for_everyone()

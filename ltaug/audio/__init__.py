@@ -1,6 +1,7 @@
 """Trainings on sound: reading of clips, random crops, networks on waveforms and spectrograms, pages that can be heard.
 
-Reading needs the extra ``audio``, :class:`MelNetwork` also ``vision``, figures ``plots``; importing needs none of them.
+Reading needs the extra ``audio``, :class:`MelNetwork` also ``vision``, :class:`TransformerNetwork` ``transformers``,
+figures ``plots``; importing needs none of them.
 """
 
 from ltaug.audio.data import SoundData, SoundSettings, long_tailed_sounds
@@ -9,6 +10,7 @@ from ltaug.audio.figures import as_waveform, audio_html, mel_spectrogram, miscla
 from ltaug.audio.mel import LogMel, MelNetwork
 from ltaug.audio.networks import EnvNet, EnvNetV2, SoundNetwork
 from ltaug.audio.pitch import pitch_versions, shift_pitch
+from ltaug.audio.pretrained import TransformerNetwork
 from ltaug.audio.sources import SoundPart, SoundSource, read_folder, read_table
 from ltaug.audio.synthetic import synthetic_source
 from ltaug.audio.transforms import AddNoise, Reverb, SpecAugment
@@ -31,6 +33,7 @@ __all__ = [
     "SoundSettings",
     "SoundSource",
     "SpecAugment",
+    "TransformerNetwork",
     "as_waveform",
     "audio_html",
     "find_listing",

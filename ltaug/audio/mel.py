@@ -129,6 +129,11 @@ class MelNetwork(SoundNetwork):
         known = dict(self.backbone.named_modules())
         self.mixing_layers = ("input", *[f"backbone.{name}" for name in stages if name in known][:2])
 
+    @property
+    def augmentations(self) -> tuple[nn.Module, ...]:
+        """Parts that augment: the masks of the spectrograms, too."""
+        return (self.augmentation, self.mel)
+
     def get_classifier(self) -> nn.Module:
         """Return the last layer of the timm network."""
         backbone: Any = self.backbone

@@ -63,6 +63,11 @@ class SoundNetwork(nn.Module, ABC):
         self.max_gain_db = max_gain_db
         self.augmentation: nn.Module = nn.Identity()
 
+    @property
+    def augmentations(self) -> tuple[nn.Module, ...]:
+        """Parts that augment: they follow ``train()`` where the backbone is frozen."""
+        return (self.augmentation,)
+
     @abstractmethod
     def logits(self, waveforms: Tensor) -> Tensor:
         """Compute logits [N, C] of waveforms [N, T]."""

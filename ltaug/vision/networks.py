@@ -14,9 +14,9 @@ from timm.models import PretrainedCfg, load_model_config_from_hf
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
-from ltaug.commandline import NonNegativeInt, Share
+from ltaug.adapters import FreezeSettings, classifier_parts, freeze_and_adapt, freeze_backbone
+from ltaug.commandline import Share
 from ltaug.errors import UserError
-from ltaug.stages import freeze, unfreeze
 
 __all__ = [
     "NetworkSettings",
@@ -118,47 +118,14 @@ def check_image_size(model: nn.Module, name: str, image_size: int) -> None:
     model.train()
 
 
-def freeze_backbone(model: nn.Module) -> None:
-    """Let only classifier and adapters learn, and keep the rest as in evaluation, whatever ``train()`` says.
-
-    Else batch norm would normalise by the batch and move its statistics, and dropout and stochastic depth would act.
-    """
-    freeze(model)
-    unfreeze(classifier_parts(model))
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            parameter.requires_grad_(True)
-    kind = type(model)
-
-    def train(self: nn.Module, mode: bool = True) -> nn.Module:
-        kind.train(self, False)
-        classifier_parts(self).train(mode)
-        self.training = mode
-        return self
-
-    # A class of its own, and no attribute, which a copy (the moving average) would share with the original.
-    model.__class__ = type(f"Frozen{kind.__name__}", (kind,), {"train": train})
-    model.train()
-
-
-def classifier_parts(model: Any) -> nn.Module:
-    """timm's classifier; of distilled models, which have two, both."""
-    head = model.get_classifier()
-    return head if isinstance(head, nn.Module) else nn.ModuleList(head)
-
-
 @dataclass
-class NetworkSettings:
+class NetworkSettings(FreezeSettings):
     """What can be said of a network of timm."""
 
     model: str = "resnet50"
     """resnet10, any model of timm, hf-hub:OWNER/NAME, or local-dir:FOLDER."""
     pretrained: bool = False
     """Start from the published weights (downloads them)."""
-    freeze: bool = False
-    """Train the classifier (and adapters) alone; the backbone keeps its weights and statistics."""
-    lora_rank: NonNegativeInt = 0
-    """Rank of low-rank adapters (LoRA, by peft) in a frozen backbone; 0 is none. Needs `freeze`."""
     drop_path: Share = 0.0
     """Stochastic depth."""
 
@@ -177,19 +144,9 @@ def make_network(num_classes: int, cfg: Any) -> nn.Module:
         num_classes: C.
         cfg: :class:`NetworkSettings` with ``image_size`` and ``from_run``.
     """
-    if cfg.lora_rank and not cfg.freeze:
-        raise UserError(f"`lora_rank`={cfg.lora_rank} is for a frozen backbone. Set `freeze: true` as well.")
     if cfg.freeze and cfg.drop_path:
         raise UserError(f"`drop_path`={cfg.drop_path} drops nothing in a frozen network. Set it to 0.")
-    first = cfg.from_run is None
-    model = build_timm_model(
-        cfg.model, num_classes, image_size=cfg.image_size, pretrained=cfg.pretrained and first, drop_path=cfg.drop_path
-    )
-    check_image_size(model, cfg.model, cfg.image_size)
-    if cfg.lora_rank and first:
-        from ltaug.vision.adapters import add_adapters  # which imports this module
-
-        add_adapters(model, cfg.lora_rank, cfg.image_size)
-    if cfg.freeze and first:
-        freeze_backbone(model)
-    return model
+    pretrained, size = cfg.pretrained and cfg.from_run is None, cfg.image_size
+    model = build_timm_model(cfg.model, num_classes, image_size=size, pretrained=pretrained, drop_path=cfg.drop_path)
+    check_image_size(model, cfg.model, size)
+    return freeze_and_adapt(model, cfg, torch.zeros(1, 3, size, size))
