@@ -1,4 +1,4 @@
-"""The sound recipe: EnvNet's training at B = 64, what mixing and cropping take of it, and the decoding of clips."""
+"""The sound recipe: EnvNet's training at B = 64, what comes before a network's first weights, and decoding."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.loop import Loop, elsewhere, has_bf16, precision, race
 from benchmarks.timing import Bar, Benchmark, Options, Result, Times, threads
 from ltaug import BetweenClass, ClassPowerSampler, PairSampler, ResidentWaveformLoader
-from ltaug.audio import EnvNet, read_clips, read_table
+from ltaug.audio import AddNoise, EnvNet, LogMel, MelNetwork, Reverb, SoundNetwork, SpecAugment, read_clips, read_table
 
 ESC10 = Path(__file__).parent.parent.parent / "shared" / "data" / "esc10"
 BATCH, LENGTH, RATE, CLASSES = 64, 24_014, 16_000, 50
@@ -23,14 +23,14 @@ CLIPS = 600
 """About what ESC-50-LT has."""
 
 
-def pair_loader(max_scale: float = 1.0) -> ResidentWaveformLoader:
+def pair_loader(max_scale: float = 1.0, batch: int = BATCH, length: int = LENGTH) -> ResidentWaveformLoader:
     """Label-occurrence-balanced pairs of noise, five seconds each."""
     generator = torch.Generator().manual_seed(0)
     clips = torch.randint(-3000, 3000, (CLIPS, 5 * RATE), generator=generator, dtype=torch.int16)
     labels = torch.arange(CLIPS) % CLASSES
     sampler = PairSampler(ClassPowerSampler(labels), ClassPowerSampler(labels))
     return ResidentWaveformLoader(
-        clips, labels, batch_size=BATCH, crop_length=LENGTH, sampler=sampler, max_scale=max_scale, drop_last=True
+        clips, labels, batch_size=batch, crop_length=length, sampler=sampler, max_scale=max_scale, drop_last=True
     )
 
 
@@ -113,6 +113,78 @@ def share(max_scale: float) -> Callable[[Options], Result]:
     return run
 
 
+def envnet() -> SoundNetwork:
+    """EnvNet behind reverberation and noise, for half of the sounds each."""
+    network = EnvNet(CLASSES)
+    network.augmentation = nn.Sequential(Reverb(RATE, 0.5), AddNoise(RATE, 0.5))
+    return network
+
+
+def mel_network() -> SoundNetwork:
+    """ResNet-18 on 64 bands of 500 frames, one every 10 ms, masked; behind reverberation and noise."""
+    network = MelNetwork(CLASSES, RATE)
+    network.mel = LogMel(RATE, hop_length=RATE // 100, masks=SpecAugment(2, 48, 2, 12))
+    network.augmentation = nn.Sequential(Reverb(RATE, 0.5), AddNoise(RATE, 0.5))
+    return network
+
+
+def timed(module: nn.Module, seconds: list[float]) -> nn.Module:
+    """Keep the processor time of every call of a module."""
+    forward = module.forward
+
+    def call(inputs: Tensor) -> Tensor:
+        start = time.thread_time()
+        outputs = forward(inputs)
+        seconds.append(time.thread_time() - start)
+        return outputs
+
+    module.forward = call
+    return module
+
+
+def augmented(
+    make: Callable[[], SoundNetwork], batch: int, length: int, only: bool = False, level: str = "a_weighted"
+) -> Callable[[Options], Result]:
+    """Processor time of crops, mixing, augmentation and spectrograms, in percent of that of a whole training step.
+
+    Or, with ``only``, that of augmentation (masks, reverberation, noise) in percent of the step without it.
+    """
+
+    def run(_: Options) -> Result:
+        torch.manual_seed(0)
+        extra: list[float] = []
+        front: list[float] = []
+        batches: list[float] = []
+        steps: list[float] = []
+        with threads(1):
+            model, mixer = make().train(), BetweenClass(CLASSES, RATE, level=level)
+            timed(model.augmentation, extra)
+            if isinstance(model, MelNetwork):
+                timed(model.mel.masks, extra)
+                timed(model.mel, front)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+            stream = iter(pair_loader(batch=batch, length=length))
+            for _step in range(4):
+                start = time.thread_time()
+                first, partner = next(stream)
+                inputs, targets = mixer(*first, *partner)
+                batches.append(time.thread_time() - start)
+                F.cross_entropy(model(inputs), targets).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                steps.append(time.thread_time() - start)
+        calls = len(extra) // 4
+        added = [sum(extra[k : k + calls]) for k in range(0, len(extra), calls)]
+        masks = extra[1::2] if front else [0.0] * 4  # within the front end, and counted once
+        before = [sum(times) for times in zip(batches, added, front or [0.0] * 4, strict=True)]
+        before = [total - mask for total, mask in zip(before, masks, strict=True)]
+        ours, step = (statistics.median(times[1:]) for times in (added if only else before, steps))
+        rest = step - ours if only else step
+        return Result(100 * ours / rest, f"{1e3 * ours:.0f} ms", f"{rest:.2f} s", note=f"fp32, batches of {batch}")
+
+    return run
+
+
 def decoding(_: Options) -> Result:
     """Clips a second of ESC-10, 44.1 kHz Ogg Vorbis to 16 kHz, into an empty cache; the note has the second time."""
     if not ESC10.is_dir():
@@ -135,5 +207,17 @@ BENCHMARKS = [
     Benchmark("envnet_training_as_launched", "2", Bar(2.5), as_launched),
     Benchmark("sound_share", "1", Bar(3, at_least=False, unit="%"), share(1.0)),
     Benchmark("sound_share_strong", "1", Bar(3, at_least=False, unit="%"), share(1.25)),
+    Benchmark("sound_share_augmented", "1", Bar(5, at_least=False, unit="%"), augmented(envnet, BATCH, LENGTH)),
+    Benchmark(
+        "sound_share_loudness",
+        "1",
+        Bar(5, at_least=False, unit="%"),
+        augmented(lambda: EnvNet(CLASSES), BATCH, LENGTH, level="loudness"),
+    ),
+    Benchmark("sound_augmentation", "1", Bar(3, at_least=False, unit="%"), augmented(envnet, BATCH, LENGTH, True)),
+    Benchmark("mel_share_augmented", "1", Bar(15, at_least=False, unit="%"), augmented(mel_network, 16, 79_999)),
+    Benchmark(
+        "mel_augmentation", "1", Bar(3, at_least=False, unit="%"), augmented(mel_network, 16, 5 * RATE - 1, True)
+    ),
     Benchmark("sound_decoding", "2", Bar(250, unit=" clip/s"), decoding),
 ]

@@ -16,7 +16,7 @@ from ltaug.mixers import functional
 from ltaug.mixers.functional import between_class_mix, between_class_weight, sound_level
 from ltaug.testing import ContractError, check_mixer
 
-stats = pytest.importorskip("scipy.stats")
+signal, stats = pytest.importorskip("scipy.signal"), pytest.importorskip("scipy.stats")
 
 C = 4
 RATES = [(8000, 2048), (16000, 2048), (22050, 2048), (44100, 4096), (48000, 4096)]
@@ -44,6 +44,29 @@ def naive_level(clip: np.ndarray, rate: float, size: int, mode: str = "a_weighte
         else:
             energies.append(np.mean([(np.abs(np.fft.rfft(window * each)) ** 2 * weight).sum() for each in frame]))
     return 10 * math.log10(max(*energies, 1e-8))
+
+
+def naive_loudness(clip: np.ndarray, rate: int) -> float:
+    """ITU-R BS.1770-4 by recursive filters in float64, block by block; ``clip`` is [channels, T]."""
+    size = round(0.4 * rate)
+    clip = np.pad(clip.astype(np.float64), ((0, 0), (0, max(0, size - clip.shape[1]))))
+    for kind, f, q in (("shelf", 1500.0, math.sqrt(0.5)), ("high", 38.0, 0.5)):
+        w, g = 2 * math.pi * f / rate, 10 ** (4 / 40)
+        c, alpha = math.cos(w), math.sin(w) / 2 / q
+        if kind == "high":
+            b, a = [(1 + c) / 2, -1 - c, (1 + c) / 2], [1 + alpha, -2 * c, 1 - alpha]
+        else:
+            r = 2 * math.sqrt(g) * alpha
+            b = [g * (g + 1 + (g - 1) * c + r), -2 * g * (g - 1 + (g + 1) * c), g * (g + 1 + (g - 1) * c - r)]
+            a = [g + 1 - (g - 1) * c + r, 2 * (g - 1 - (g + 1) * c), g + 1 - (g - 1) * c - r]
+        clip = signal.lfilter(b, a, clip)
+    weight = np.array([1, 1, 1, 1.41, 1.41])[: len(clip)]
+    starts = range(0, clip.shape[1] - size + 1, round(size / 4))
+    blocks = np.array([weight @ np.mean(clip[:, k : k + size] ** 2, 1) for k in starts])
+    blocks = blocks[-0.691 + 10 * np.log10(blocks + 1e-99) > -70]
+    if not len(blocks):
+        return -70.0
+    return -0.691 + 10 * math.log10(blocks[blocks > blocks.mean() / 10].mean())
 
 
 def naive_mix(x: np.ndarray, y: np.ndarray, r: float, rate: float, size: int, mode: str = "a_weighted") -> np.ndarray:
@@ -161,12 +184,62 @@ class TestSoundLevel:
             ((torch.zeros(2, 50, dtype=torch.int16), 16000), r"`waveforms`.*torch\.int16 of shape \[2, 50\]\."),
             ((torch.zeros(2, 50), 0), "`sample_rate` is in Hz and must be positive, but is 0"),
             ((torch.zeros(2, 50), math.nan), "`sample_rate`.*nan"),
-            ((torch.zeros(2, 50), 16000, "loud"), "`mode` must be one of 'a_weighted', 'rms', but is 'loud'"),
+            (
+                (torch.zeros(2, 50), 16000, "loud"),
+                "`mode` must be one of 'a_weighted', 'rms', 'loudness', but is 'loud'",
+            ),
         ],
     )
     def test_errors(self, arguments: tuple, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             sound_level(*arguments)
+
+
+class TestLoudness:
+    """ITU-R BS.1770; against torchaudio in tests/audio."""
+
+    @pytest.mark.parametrize("rate", [8000, 44_100])
+    @pytest.mark.parametrize("channels", [(), (2,), (5,)])
+    def test_is_the_standard(self, rate: int, channels: tuple[int, ...], device: torch.device) -> None:
+        clips = sounds(5, 2 * rate, *channels)
+        clips[1, ..., rate // 2 :] *= 1e-2  # below the relative gate
+        clips[2] *= 0.05
+        clips[2, ..., rate:] *= 1e-2  # below the absolute gate
+        clips[3] *= 30  # beyond full scale, where nothing is clipped
+        expected = [naive_loudness(clip.reshape(-1, 2 * rate), rate) for clip in clips.numpy()]
+        assert min(expected) > -70
+        assert sound_level(clips.to(device), rate, "loudness").tolist() == pytest.approx(expected, abs=1e-3)
+        exact = sound_level(clips.double(), rate, "loudness")
+        assert exact.dtype == torch.float64
+        assert exact.tolist() == pytest.approx(expected, abs=1e-9)
+
+    def test_short_clips_and_silence(self) -> None:
+        for length in (0, 1, 1000, 3199, 3200, 3999, 4000, 4001):
+            clips = 0.3 * torch.randn(2, length).double()
+            expected = [naive_loudness(clip[None], 8000) for clip in clips.numpy()]
+            assert sound_level(clips, 8000, "loudness").tolist() == pytest.approx(expected, abs=1e-9)
+        for faint in (0.0, 1e-9, 1e-4):
+            assert sound_level(faint * torch.ones(2, 9000), 8000, "loudness").tolist() == [-70.0, -70.0]
+        assert sound_level(torch.zeros(0, 9000), 8000, "loudness").shape == (0,)
+
+    def test_clips_do_not_know_each_other_and_mix_by_it(self) -> None:
+        x = sounds(40, 50_000)
+        level = sound_level(x, 16_000, "loudness")
+        alone = torch.cat([sound_level(clip[None], 16_000, "loudness") for clip in x])
+        torch.testing.assert_close(level, alone, rtol=0, atol=1e-4)
+        ratio = torch.rand(40)
+        p = between_class_weight(ratio, level, level.flip(0))[:, None]
+        expected = (p * x + (1 - p) * x.flip(0)) / torch.hypot(p, 1 - p)
+        torch.testing.assert_close(between_class_mix(x, x.flip(0), ratio, 16_000, "loudness"), expected)
+        mixed, targets = BetweenClass(40, 16_000, level="loudness")(x, torch.arange(40))
+        assert mixed.isfinite().all()
+        assert targets.sum(1).tolist() == pytest.approx([1.0] * 40)
+
+    def test_errors(self) -> None:
+        with pytest.raises(ValueError, match=r"`waveforms` must have at most 5 channels .* but have 6"):
+            sound_level(torch.zeros(2, 6, 9000), 8000, "loudness")
+        with pytest.raises(ValueError, match=r"`sample_rate` must be at least 4000 Hz .* but is 1000"):
+            sound_level(torch.zeros(2, 9000), 1000, "loudness")
 
 
 class TestWeight:
@@ -299,7 +372,7 @@ class TestMixer:
         torch.testing.assert_close(targets.gather(1, (labels + 1)[:, None] % C)[:, 0], 1 - ratio)
         assert len(set(ratio.tolist())) == 6  # one a pair
 
-    @pytest.mark.parametrize("level", ["a_weighted", "rms"])
+    @pytest.mark.parametrize("level", ["a_weighted", "rms", "loudness"])
     def test_partners_from_the_batch_have_the_levels_of_their_rows(self, level: str) -> None:
         x, labels = sounds(7, 5000, 2), torch.arange(7)
         mixer = BetweenClass(7, 16000, level=level)
@@ -386,7 +459,7 @@ class TestMixer:
             BetweenClass(C, 16000, ratio=UniMix([1] * C, in_batch_tau=0.5), different_classes=True)
         with pytest.raises(ValueError, match="`sample_rate` is in Hz and must be positive, but is -1"):
             BetweenClass(C, -1)
-        with pytest.raises(ValueError, match="`level` must be one of 'a_weighted', 'rms', but is 'dB'"):
+        with pytest.raises(ValueError, match="`level` must be one of 'a_weighted', 'rms', 'loudness', but is 'dB'"):
             BetweenClass(C, 16000, level="dB")
         mixer, labels = BetweenClass(C, 16000), torch.zeros(3, dtype=torch.long)
         for inputs in (torch.zeros(3), torch.zeros(3, 100, dtype=torch.int16)):

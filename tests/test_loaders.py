@@ -4,6 +4,7 @@ processes; global batches and seeded samples over workers and processes."""
 from __future__ import annotations
 
 import functools
+import random
 from typing import Any
 
 import numpy as np
@@ -828,3 +829,101 @@ def test_samples_that_are_no_images_go_through_as_they_are(shape: tuple[int, ...
     shares = [list(ResidentLoader(signals, labels, batch_size=4, num_processes=2, process_index=k)) for k in (0, 1)]
     for (inputs, _), *parts in zip(whole, *shares, strict=True):
         assert torch.equal(inputs, torch.cat([mine for mine, _ in parts]))
+
+
+class TestAugment:
+    """Code of others on every training crop; the stand-in has the signature of audiomentations' compositions."""
+
+    class Compose:
+        """Draws from all global generators, as audiomentations, NumPy's and torch's transforms do."""
+
+        def __call__(self, samples: np.ndarray, sample_rate: int) -> np.ndarray:
+            assert samples.dtype == np.float32
+            assert sample_rate == 8000
+            drawn = random.random() + np.random.uniform() + torch.rand(()).item()  # noqa: NPY002
+            samples *= np.float32(drawn)
+            return samples
+
+    def make(self, **options: Any) -> ResidentWaveformLoader:
+        settings = {"augment": self.Compose(), "sample_rate": 8000, "batch_size": 6, "seed": 4} | options
+        order = ClassPowerSampler(CLIP_LABELS, 1.0, replacement=False, seed=5)
+        return sound_loader(sampler=PairSampler(order, ClassPowerSampler(CLIP_LABELS, -1.0, seed=5)), **settings)
+
+    @pytest.mark.parametrize("options", [{}, {"max_scale": 1.25}, {"versions": [CLIPS[::-1], CLIPS]}])
+    def test_together_processes_see_what_one_sees(self, options: dict[str, Any]) -> None:
+        alone = self.make(**options)
+        shares = [self.make(num_processes=2, process_index=index, **options) for index in (0, 1)]
+        seen = [flat(batch) for batch in alone]
+        parts = [[flat(batch) for batch in share] for share in shares]
+        for number, batch in enumerate(seen):
+            for place, tensor in enumerate(batch):
+                assert torch.equal(torch.cat([part[number][place] for part in parts]), tensor)
+        again = flat(self.make(**options))
+        assert all(torch.equal(a, b) for a, b in zip(flat(seen), again, strict=True))
+
+    def test_every_clip_has_draws_of_its_own_and_the_crops_stay_as_they_are(self) -> None:
+        loaders = self.make(), self.make(augment=None)
+        factors = []
+        for _epoch in range(2):
+            for changed, plain in zip(*map(list, loaders), strict=True):
+                for (inputs, _), (crops, _) in zip(changed, plain, strict=True):
+                    ratio = inputs.abs().sum(1) / crops.abs().sum(1)
+                    torch.testing.assert_close(inputs, crops * ratio[:, None])
+                    factors += ratio.tolist()
+        assert len(set(factors)) == len(factors) == 60  # epochs, batches, rows and partners
+        assert 1.2 < np.mean(factors) < 1.8  # of three uniform draws, 1.5 with a standard error of 0.065
+
+    def test_global_generators_are_left_alone(self) -> None:
+        random.seed(0)
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002, TID251
+        expected = random.random(), np.random.uniform(), torch.rand(()).item()  # noqa: NPY002
+        random.seed(0)
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002, TID251
+        list(self.make())
+        assert (random.random(), np.random.uniform(), torch.rand(()).item()) == expected  # noqa: NPY002
+
+    def test_versions_are_drawn_equally_often(self) -> None:
+        same = [np.full((15, 30), value, dtype=np.int16) for value in (1, 2, 3)]
+        resident = sound_loader(waveforms=same[0], versions=same[1:], padding=0)
+        seen = torch.cat([inputs[:, 0] * 32768 for _ in range(40) for inputs, _ in resident])
+        counts = torch.bincount(seen.long())[1:]
+        assert counts.sum() == 600
+        assert ((counts - 200) ** 2 / 200).sum() < 18  # chi-square of 2 degrees of freedom, once in 8,000
+
+    @pytest.mark.parametrize(
+        ("hook", "message"),
+        [
+            (lambda x, rate: x[:-1], r"must return floating.* of shape \[20\].* shape \[19\] for the clip c\d"),
+            (lambda x, rate: (9 * x).astype(np.int16), r"`augment` .*<lambda> must return floating.* returns int16"),
+            (lambda x, rate: None, "must return floating-point samples .* returns object"),
+            (lambda x, rate: x * np.nan, r"`augment` .*<lambda> returns NaN or infinity for the clip c\d+"),
+            (lambda x, rate: x / undefined, r"`augment` .* fails on the clip c\d+: NameError: name 'undefined'"),  # noqa: F821
+        ],
+    )
+    def test_what_goes_wrong_is_named(self, hook: Any, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            list(self.make(augment=hook, names=[f"c{k}" for k in range(15)]))
+        random.seed(1)
+        expected = random.random()
+        random.seed(1)
+        with pytest.raises(ValueError, match="clip number"):
+            list(self.make(augment=hook))
+        assert random.random() == expected
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"augment": len}, "`augment` must be a callable .* and `sample_rate` is None"),
+            ({"augment": 3, "sample_rate": 8000}, "`augment` must be a callable .* but is 3"),
+            ({"augment": len, "sample_rate": 8000, "crops": 2}, "`augment` is for training, but `crops`=2 and"),
+            ({"versions": [CLIPS], "crops": 2}, "`versions` is for training, but `crops`=2"),
+            ({"versions": [CLIPS[:3]]}, r"`versions\[0\]` must hold a version of each of the 15 .* holds 3"),
+            ({"versions": [[np.zeros(3)] * 15]}, r"`versions\[0\]` must be int16 .* number 0 is float64"),
+            ({"names": ["a"]}, "`names` must hold one name a waveform, but there are 1 and 15"),
+        ],
+    )
+    def test_settings_that_do_not_fit(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            sound_loader(**options)

@@ -6,9 +6,10 @@ figures ``plots``; importing needs none of them.
 
 from ltaug.audio.data import SoundData, SoundSettings, long_tailed_sounds
 from ltaug.audio.decoding import Clip, Sound, is_sound, read_clip, read_clips
-from ltaug.audio.figures import as_waveform, audio_html, misclassified_clips, spectrogram
+from ltaug.audio.figures import as_waveform, audio_html, mel_spectrogram, misclassified_clips, spectrogram
 from ltaug.audio.mel import LogMel, MelNetwork
 from ltaug.audio.networks import EnvNet, EnvNetV2, SoundNetwork
+from ltaug.audio.pitch import pitch_versions, shift_pitch
 from ltaug.audio.pretrained import TransformerNetwork
 from ltaug.audio.sources import SoundPart, SoundSource, read_folder, read_table
 from ltaug.audio.synthetic import synthetic_source
@@ -38,11 +39,14 @@ __all__ = [
     "find_listing",
     "is_sound",
     "long_tailed_sounds",
+    "mel_spectrogram",
     "misclassified_clips",
+    "pitch_versions",
     "read_clip",
     "read_clips",
     "read_folder",
     "read_table",
+    "shift_pitch",
     "spectrogram",
     "synthetic_source",
 ]

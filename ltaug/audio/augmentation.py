@@ -5,15 +5,22 @@ Needs the extras ``recipes`` and ``audio``.
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import operator
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ltaug.audio.transforms import AddNoise, Reverb, SpecAugment
 from ltaug.commandline import NonNegativeInt, PositiveFloat, PositiveInt, Share
+from ltaug.errors import UserError, did_you_mean
 
-__all__ = ["AugmentationSettings", "make_augmentation", "spec_augment"]
+__all__ = ["AugmentationSettings", "load_augment", "make_augmentation", "spec_augment"]
 
 
 @dataclass
@@ -86,3 +93,58 @@ def _check_used(cfg: Any, switch: str, *names: str) -> None:
     for name in names:
         if not getattr(cfg, switch) and getattr(cfg, name) != getattr(AugmentationSettings, name):
             raise ValueError(f"`{name}` is {getattr(cfg, name)}, but without effect, since `{switch}` is 0. Set both.")
+
+
+def load_augment(name: str) -> Callable[..., Any]:
+    """Import what changes each training crop: any callable of samples, float32 [T] of NumPy, and their sample rate.
+
+    Transforms and compositions of audiomentations are such callables. A class, or a function without required
+    arguments, makes one when it is called.
+
+    Args:
+        name: MODULE:CALLABLE; the module is one that is installed, or a file in the working directory.
+
+    Raises:
+        UserError: it cannot be imported, or is no such callable.
+
+    >>> load_augment("numpy:multiply").__name__
+    'multiply'
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not module_name or not attribute:
+        raise UserError(f"`augment` must be MODULE:CALLABLE, such as my_sounds:augment, but is {name!r}.")
+    before = list(sys.path)
+    sys.path.append(str(Path.cwd()))  # behind all else: a script's own folder is there, the working directory is not
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # of any code of others
+        raise UserError(f"`augment` {name}: importing {module_name} fails: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path[:] = before
+    try:
+        found = operator.attrgetter(attribute)(module)
+    except AttributeError as error:
+        hint = did_you_mean(attribute, [each for each in vars(module) if not each.startswith("_")]) or "."
+        raise UserError(f"`augment` {name}: {module_name} has no {attribute}{hint}") from error
+    if isinstance(found, type) or (inspect.isroutine(found) and _takes(found) and not _takes(found, None, 0)):
+        try:
+            found = found()
+        except Exception as error:
+            raise UserError(f"`augment` {name} cannot be made: {type(error).__name__}: {error}") from error
+    if not callable(found) or not _takes(found, None, 0):
+        raise UserError(
+            f"`augment` {name} must be a callable that takes samples and their rate, or make one, but is "
+            f"{'of type ' if not callable(found) else 'a callable of other arguments, '}{type(found).__name__}."
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def _takes(function: Callable[..., Any], *arguments: Any) -> bool:
+    """Whether a call with such arguments is possible; True of builtins, which do not say."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature
+        return True
+    return True

@@ -6,14 +6,17 @@ Nothing here knows where a sound comes from: a :class:`~ltaug.audio.SoundSource`
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ltaug.audio.decoding import read_clips
+from ltaug.audio.augmentation import load_augment
+from ltaug.audio.decoding import Clip, read_clips
 from ltaug.audio.figures import misclassified_clips
+from ltaug.audio.mel import LogMel
+from ltaug.audio.pitch import pitch_versions
 from ltaug.audio.sources import SoundPart, SoundSource
 from ltaug.commandline import AtLeastOne, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Ratio
 from ltaug.errors import UserError
@@ -81,6 +84,10 @@ class SoundSettings:
     finds an event that is heard in few of them."""
     max_scale: AtLeastOne = 1.0
     """Strong augmentation: stretch of time by up to this factor; 1.25 is published, 1 is off."""
+    pitch_semitones: NonNegativeFloat = 0.0
+    """Versions of the training clips whose pitch is shifted by up to so many semitones are made once; 0 is off."""
+    augment: str | None = None
+    """MODULE:CALLABLE that changes each training crop, of samples and sample rate, as those of audiomentations."""
 
     def named(self, dataset: str) -> str:
         """Name of the data in run folders.
@@ -120,6 +127,10 @@ class SoundData:
     """Clips that cannot be read. The hash counts them, the class counts do not."""
     preprocessing: dict[str, Any]
     """What a test clip goes through: plain values, kept beside the weights."""
+    versions: list[list[Clip]] = field(default_factory=list)
+    """Of the training clips, of shifted pitch; one is drawn for each crop, or the clip itself."""
+    front_end: LogMel | None = None
+    """Of a network on log-mel spectrograms; its `build_model` sets it, and reports show what it sees."""
 
     def __post_init__(self) -> None:
         self.train_labels = self.labels["train"]
@@ -129,7 +140,10 @@ class SoundData:
     def train_loader(self, cfg: Any, sampler: Any, accelerator: Any) -> ResidentWaveformLoader:
         """Random crops in a sampler's order. A last batch of fewer than 8 clips is left out, for batch norm."""
         least = min(cfg.batch_size, max(8, accelerator.num_processes))
-        augmentation = {"seed": cfg.seed, "max_scale": cfg.max_scale}
+        augmentation: dict[str, Any] = {"seed": cfg.seed, "max_scale": cfg.max_scale, "versions": self.versions}
+        if cfg.augment:
+            augmentation["augment"] = load_augment(cfg.augment)
+            augmentation |= {"sample_rate": self.sample_rate, "names": self.names["train"]}
         return self._loader(
             cfg, "train", accelerator, batch_size=cfg.batch_size, sampler=sampler, min_last=least, **augmentation
         )
@@ -176,7 +190,11 @@ class SoundData:
         clips, names = self.clips["test"], self.names["test"]
         if labels.ndim > 1:
             return []
-        return [misclassified_clips(logits, labels, clips, names, self.class_names, self.sample_rate)]
+        return [
+            misclassified_clips(
+                logits, labels, clips, names, self.class_names, self.sample_rate, front_end=self.front_end
+            )
+        ]
 
 
 def _hop(cfg: Any) -> int:
@@ -270,4 +288,7 @@ def _decode(cfg: Any, source: SoundSource, chosen: dict[str, tuple[SoundPart, Te
     recorded = ("sample_rate", "trim_silence", "trim_db", "crop_length", "test_crops", "test_hop", "aggregate")
     preprocessing = {name: getattr(cfg, name) for name in recorded}
     subset = index_hash(chosen["train"][1])
-    return SoundData(clips, labels, files, source.class_names, counts, subset, left_out, preprocessing)
+    data = SoundData(clips, labels, files, source.class_names, counts, subset, left_out, preprocessing)
+    if cfg.pitch_semitones:
+        data.versions = pitch_versions(clips["train"], cfg.sample_rate, cfg.pitch_semitones, cache_dir)
+    return data

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Waveform", "as_waveform", "audio_html", "misclassified_clips", "spectrogram"]
+    from ltaug.audio.mel import LogMel
+
+__all__ = ["Waveform", "as_waveform", "audio_html", "mel_spectrogram", "misclassified_clips", "spectrogram"]
 
 Waveform = Tensor | NDArray[Any]
 """One channel of sound [T]: int16, or fractions of full scale in any floating type."""
@@ -83,7 +85,7 @@ def spectrogram(waveform: Waveform, sample_rate: int, ax: Axes | None = None) ->
     >>> int(level[:, 50].argmax()) * 8 / (len(level) - 1)  # kHz of the loudest row, half a second in
     2.0
     """
-    from ltaug.plots._style import LABEL_SIZE, TEXT_SIZE, axes_of, style_axes
+    from ltaug.plots._style import axes_of, style_axes
 
     signal = torch.from_numpy(as_waveform(waveform, sample_rate))
     if sample_rate < 100:  # a hop of less than a sample
@@ -107,12 +109,54 @@ def spectrogram(waveform: Waveform, sample_rate: int, ax: Axes | None = None) ->
     ax.set_xlim(0, len(signal) / sample_rate)
     ax.set_ylim(0, sample_rate / 2000)
     style_axes(ax, xlabel="time (s)", ylabel="frequency (kHz)", grid=False)
+    _colorbar(ax, image, "level (dB), 0 = loudest")
+    return figure
+
+
+def mel_spectrogram(waveform: Waveform, front_end: LogMel, ax: Axes | None = None) -> Figure:
+    """Draw what a log-mel network sees of a sound, on a mel axis, by ``librosa.display.specshow``.
+
+    Colours are the network's input: deviations from the mean of the clip. Needs the extras ``plots`` and ``audio``.
+
+    Args:
+        waveform: [T], int16 or fractions of full scale, at the rate of the front end.
+        front_end: the network's own, such as ``MelNetwork.mel``.
+        ax: where to draw.
+
+    Returns:
+        The figure, with seconds across and Hz up.
+
+    Raises:
+        ValueError: the waveform has another shape, no sample or one that is not finite.
+    """
+    from librosa import mel_frequencies
+    from librosa.display import specshow
+
+    from ltaug.plots._style import axes_of, style_axes
+
+    rate, bank = front_end.sample_rate, next(front_end.buffers())
+    signal = torch.from_numpy(as_waveform(waveform, rate)).to(bank)
+    signal = torch.nn.functional.pad(signal, (0, max(0, front_end.n_fft - len(signal))))
+    with torch.no_grad():
+        seen = front_end.log_mel(signal[None])[0].cpu().numpy()
+    # The centres of the bands: without them the lowest one would be drawn at the lower end of its triangle.
+    centres = mel_frequencies(len(seen) + 2, fmin=front_end.f_min, fmax=rate / 2, htk=True)[1:-1]
+    figure, ax = axes_of(ax, 3.2)
+    step: dict[str, Any] = {"sr": rate, "hop_length": front_end.hop_length, "n_fft": front_end.n_fft}
+    image = specshow(seen, x_axis="time", y_axis="mel", y_coords=centres, ax=ax, cmap="viridis", **step)
+    style_axes(ax, xlabel="time (s)", ylabel="frequency (Hz), mel scale", grid=False)
+    _colorbar(ax, image, "deviations from the mean")
+    return figure
+
+
+def _colorbar(ax: Axes, image: Any, label: str) -> None:
+    from ltaug.plots._style import LABEL_SIZE, TEXT_SIZE
+
     parent: Any = ax.figure
     bar = parent.colorbar(image, ax=ax, pad=0.02)
-    bar.set_label("level (dB), 0 = loudest", fontsize=LABEL_SIZE)
+    bar.set_label(label, fontsize=LABEL_SIZE)
     bar.ax.tick_params(labelsize=TEXT_SIZE)
     bar.outline.set_visible(False)
-    return figure
 
 
 def audio_html(waveform: Waveform, sample_rate: int, caption: str) -> str:
@@ -157,6 +201,7 @@ def misclassified_clips(
     sample_rate: int,
     shown: int = 8,
     seconds: float = 2.5,
+    front_end: LogMel | None = None,
 ) -> tuple[str, str]:
     """Make a section of a report: the wrongly classified clips of the highest confidence, to see and to hear.
 
@@ -169,6 +214,7 @@ def misclassified_clips(
         sample_rate: Hz.
         shown: how many clips.
         seconds: how much of each, from its beginning.
+        front_end: of a network on log-mel spectrograms, which are drawn then, as it sees them.
 
     Returns:
         Title and HTML.
@@ -185,14 +231,15 @@ def misclassified_clips(
         truth, said = class_names[int(labels[k])], class_names[int(predicted[k])]
         cards.append(
             figure_html(
-                spectrogram(clip, sample_rate),
-                alt=f"Spectrogram of {names[k]}.",
+                spectrogram(clip, sample_rate) if front_end is None else mel_spectrogram(clip, front_end),
+                alt=f"{'S' if front_end is None else 'Log-mel s'}pectrogram of {names[k]}.",
                 caption=f"{truth}, taken for {said} with a confidence of {100 * float(confidence[k]):.0f} %.",
                 html=audio_html(clip, sample_rate, names[k]),
             )
         )
+    shows = "" if front_end is None else ", as the network sees it: its log-mel spectrogram"
     lead = (
         f"{len(wrong)} of {len(labels)} test clips are wrongly classified. Here are the {len(cards)} of the highest "
-        f"confidence, the first {seconds:g} s of each."
+        f"confidence, the first {seconds:g} s of each{shows}."
     )
     return "Misclassified clips to hear", f"<p>{lead}</p><div class=figures>{''.join(cards)}</div>"

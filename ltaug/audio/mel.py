@@ -82,10 +82,14 @@ class LogMel(nn.Module):
             power: Tensor = self.mel_scale(self.spectrogram(waveforms.float()))
         return power
 
-    def forward(self, waveforms: Tensor) -> Tensor:
-        """Compute normalised log-mel spectrograms [N, mels, frames] of waveforms [N, T]."""
+    def log_mel(self, waveforms: Tensor) -> Tensor:
+        """Compute normalised log-mel spectrograms [N, mels, frames] of waveforms [N, T], without masks."""
         x = (self.power(waveforms) + 1e-6).log()
-        x = (x - x.mean((1, 2), keepdim=True)) / (x.std((1, 2), keepdim=True) + 1e-3)
+        return (x - x.mean((1, 2), keepdim=True)) / (x.std((1, 2), keepdim=True) + 1e-3)
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """Compute normalised log-mel spectrograms [N, mels, frames] of waveforms [N, T]; in training with masks."""
+        x = self.log_mel(waveforms)
         return self.masks(x) if self.training else x
 
 

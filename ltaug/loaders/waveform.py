@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,10 @@ class ResidentWaveformLoader(_ResidentBase):
 
     Its random gain acts on the mixed sound; :class:`ltaug.audio.SoundNetwork` has it.
 
+    Before all this, with ``versions``, one of a clip's versions is drawn, itself or another one, such as of shifted
+    pitch; after it, ``augment`` changes each crop by any code. Python's, NumPy's and torch's global generators are
+    seeded for each call and put back behind it.
+
     With ``crops`` = K > 1, for testing, nothing is random: of a clip padded to P samples, crop i of 0..K-1 starts at
     :math:`i \lfloor (P - \texttt{crop\_length}) / (K - 1) \rfloor`, and inputs are [N, K, ``crop_length``].
 
@@ -43,8 +49,8 @@ class ResidentWaveformLoader(_ResidentBase):
     end. Where ``padding`` is half of a crop, window i is centred on sample ``i * hop``. Each process gets one clip at a
     time, [1, K, ``crop_length``], whose windows overlap in memory: it takes that of the clip, however small the hop.
 
-    The crops and stretches are a pure function of (seed, epoch, batch), drawn for the global batch: several processes
-    see together what one sees. Samples and padding take two bytes each in memory, and neighbouring clips share theirs:
+    All of it is a pure function of (seed, epoch, batch), drawn for the global batch: several processes see together
+    what one sees. Samples and padding take two bytes each in memory, and neighbouring clips share theirs:
     one ``padding`` a clip.
 
     Args:
@@ -55,6 +61,12 @@ class ResidentWaveformLoader(_ResidentBase):
         sampler: any sampler of indices or of index pairs; ``set_epoch`` is passed on. By default the order of the set.
         padding: zeros on each side of a clip; by default ``crop_length // 2``.
         max_scale: the greatest stretch, at least 1; 1 is none.
+        versions: further versions of all clips, lists like ``waveforms``; each of them, and the clips themselves, are
+            drawn equally often. Only with one random crop a clip.
+        augment: called with a crop, float32 [T] of NumPy, and ``sample_rate``; returns samples of the same shape. The
+            transforms and compositions of audiomentations are such callables. Only with one random crop a clip.
+        sample_rate: Hz; needed by ``augment`` alone.
+        names: of the clips, for messages; by default their numbers.
         crops: 1 for one random crop a clip, more for that many equally spaced ones.
         hop: samples between two windows, up to ``crop_length``; ``batch_size`` is ``num_processes`` then. None is off.
         drop_last: leave out the last batch of an epoch when it is not full.
@@ -67,7 +79,8 @@ class ResidentWaveformLoader(_ResidentBase):
 
     Raises:
         ValueError: waveforms are not int16 or have no samples, labels do not fit, ``max_scale`` is given with several
-            crops or a hop, sizes are out of range or cannot be divided, or no batch can be formed.
+            crops or a hop, sizes are out of range or cannot be divided, or no batch can be formed; while iterating,
+            ``augment`` fails or returns something else than finite samples of its input's shape.
 
     >>> waveforms = [torch.full((length,), 16384, dtype=torch.int16) for length in (5, 8, 3)]
     >>> loader = ResidentWaveformLoader(waveforms, [0, 1, 1], batch_size=2, crop_length=6)
@@ -92,6 +105,10 @@ class ResidentWaveformLoader(_ResidentBase):
         sampler: Sampler[int] | PairSampler | None = None,
         padding: int | None = None,
         max_scale: float = 1.0,
+        versions: Sequence[Sequence[Tensor | np.ndarray[Any, Any]]] = (),
+        augment: Callable[[np.ndarray[Any, Any], int], Any] | None = None,
+        sample_rate: int | None = None,
+        names: Sequence[str] | None = None,
         crops: int = 1,
         hop: int | None = None,
         drop_last: bool = False,
@@ -101,23 +118,7 @@ class ResidentWaveformLoader(_ResidentBase):
         num_processes: int = 1,
         process_index: int = 0,
     ) -> None:
-        if isinstance(waveforms, Tensor):
-            check_dense(waveforms, "waveforms")
-        if (
-            not isinstance(waveforms, Iterable)
-            or isinstance(waveforms, str | type)
-            or getattr(waveforms, "ndim", 1) < 1
-        ):
-            raise ValueError(f"`waveforms` must be a list of clips, or int16 [N, T], but is {shown(waveforms)}.")
-        clips = [clip.cpu().numpy() if isinstance(clip, Tensor) else np.asarray(clip) for clip in waveforms]
-        if not clips:
-            raise ValueError("`waveforms` is empty.")
-        for k, clip in enumerate(clips):
-            if clip.dtype != np.int16 or clip.ndim != 1 or not clip.size:
-                raise ValueError(
-                    f"`waveforms` must be int16 of shape [T] each, with at least one sample, but number {k} is "
-                    f"{clip.dtype} of shape {list(clip.shape)}."
-                )
+        clips = _as_clips(waveforms, "waveforms")
         if not (isinstance(labels, Tensor) and labels.dtype == torch.bool and labels.ndim == 2):
             labels = as_labels(labels)
         if len(labels) != len(clips):
@@ -138,6 +139,26 @@ class ResidentWaveformLoader(_ResidentBase):
                 f"`crops`={crops} takes equally spaced crops without randomness, but `max_scale` is {max_scale}. "
                 "Leave `max_scale` at 1 for testing."
             )
+        if (crops > 1 or hop is not None) and (len(versions) or augment is not None):
+            name = "versions" if len(versions) else "augment"
+            raise ValueError(
+                f"`{name}` is for training, but `crops`={crops} and `hop`={hop} are for testing. Leave it out."
+            )
+        size = len(clips)
+        for k, each in enumerate(versions):
+            clips = [*clips, *_as_clips(each, f"versions[{k}]")]
+            if len(clips) != (k + 2) * size:
+                raise ValueError(
+                    f"`versions[{k}]` must hold a version of each of the {size} waveforms, but holds "
+                    f"{len(clips) - (k + 1) * size}."
+                )
+        if augment is not None and (not callable(augment) or sample_rate is None):
+            raise ValueError(
+                f"`augment` must be a callable that takes samples and their rate, given as `sample_rate`, but is "
+                f"{shown(augment)}, and `sample_rate` is {sample_rate}."
+            )
+        if names is not None and len(names) != size:
+            raise ValueError(f"`names` must hold one name a waveform, but there are {len(names)} and {size} waveforms.")
         if hop is not None:
             _check_hop(hop, crop_length, max_scale, crops, batch_size, num_processes)
         super().__init__(labels, batch_size, sampler, drop_last, seed, device, num_processes, process_index, min_last)
@@ -145,6 +166,10 @@ class ResidentWaveformLoader(_ResidentBase):
         self.padding = padding
         self.max_scale = float(max_scale)
         self.crops = crops
+        self.augment = augment
+        self.sample_rate = sample_rate
+        self.names = names
+        self._versions = 1 + len(versions)
         self.hop = hop
         # All clips in one row, with the zeros between two neighbours serving both, so that a crop is one run of memory.
         lengths = np.array([clip.size for clip in clips])
@@ -170,11 +195,14 @@ class ResidentWaveformLoader(_ResidentBase):
             inputs = self._runs((starts.view(-1, 1) + offsets - self.padding).view(-1))
             return inputs.view(len(indices), self.crops, self.crop_length), labels
         scales, places = self._scales_and_places(batch, stream)
+        if self._versions > 1:
+            rows = self._drawn_versions(batch, stream) * len(self.labels) + indices
+            lengths, starts = self._lengths[rows], self._starts[rows]
         scaled = (lengths * scales).long()
         room = (scaled + 2 * self.padding - self.crop_length).clamp_(min=0)
         offsets = (places * (room + 1)).long() - self.padding
         if self.max_scale == 1:
-            return self._runs(starts + offsets), labels
+            return self._augmented(self._runs(starts + offsets), indices, batch, stream), labels
         table = torch.stack([starts, lengths, scaled, offsets, scales], dim=1)
         table = table.to(device, non_blocking=True) if has_float64(device) else table
         inputs = torch.empty(len(indices), self.crop_length, device=device)
@@ -182,7 +210,7 @@ class ResidentWaveformLoader(_ResidentBase):
         parts = max(1, len(indices)) if device.type == "cpu" else 1
         for rows, out in zip(table.chunk(parts), inputs.chunk(parts), strict=True):
             self._stretched_runs(rows, out)
-        return inputs, labels
+        return self._augmented(inputs, indices, batch, stream), labels
 
     def _windows(self, lengths: list[int], starts: list[int], hop: int) -> Tensor:
         """Overlapping windows of one clip, float32 [1, K, crop_length], or none of none, [0, 1, crop_length]."""
@@ -200,6 +228,45 @@ class ResidentWaveformLoader(_ResidentBase):
         scales = self.max_scale ** (2 * exponents - 1)
         low, high = self._share(full)
         return torch.from_numpy(scales[low:high]), torch.from_numpy(places[low:high])
+
+    def _drawn_versions(self, batch: int, stream: int) -> Tensor:
+        """Which version of its clip each of this process's samples is: behind the other draws, which stay the same."""
+        generator, full = self._random(batch, stream)
+        generator.random((2, full))
+        low, high = self._share(full)
+        return torch.from_numpy(generator.integers(self._versions, size=full)[low:high])
+
+    def _augmented(self, inputs: Tensor, indices: Tensor, batch: int, stream: int) -> Tensor:
+        """Crops after ``augment``, clip by clip, each with random numbers of its own."""
+        if self.augment is None:
+            return inputs
+        samples = inputs.cpu().numpy()
+        first, _ = self._share(self._random(batch, stream)[1])
+        with _global_generators_restored():
+            for row, index in enumerate(indices.tolist()):
+                # One more word in the key than the crops have, so that no two generators are the same.
+                key = (self.epoch, batch, stream, first + row)
+                _seed_global_generators(np.random.SeedSequence(self.seed, spawn_key=key))
+                samples[row] = self._augment_clip(samples[row], index)
+        return torch.from_numpy(samples).to(inputs.device)
+
+    def _augment_clip(self, crop: np.ndarray[Any, Any], index: int) -> np.ndarray[Any, Any]:
+        assert self.augment is not None
+        hook = getattr(self.augment, "__qualname__", type(self.augment).__qualname__)
+        clip = f"clip number {index}" if self.names is None else f"the clip {self.names[index]}"
+        try:
+            changed = self.augment(crop.copy(), self.sample_rate or 0)
+            changed = np.asarray(changed.detach().cpu() if isinstance(changed, Tensor) else changed)
+        except Exception as error:
+            raise ValueError(f"`augment` {hook} fails on {clip}: {type(error).__name__}: {error}") from error
+        if changed.shape != crop.shape or changed.dtype.kind != "f":
+            raise ValueError(
+                f"`augment` {hook} must return floating-point samples of shape {list(crop.shape)}, as it gets them, "
+                f"but returns {changed.dtype} of shape {list(changed.shape)} for {clip}."
+            )
+        if not np.isfinite(changed).all():
+            raise ValueError(f"`augment` {hook} returns NaN or infinity for {clip}.")
+        return changed
 
     def _runs(self, starts: Tensor) -> Tensor:
         """Crops of the row of all samples, float32 [len(starts), crop_length]."""
@@ -225,6 +292,43 @@ class ResidentWaveformLoader(_ResidentBase):
         left, right = (self.samples.index_select(0, index).float().view(out.shape) for index in (left, left + 1))
         torch.lerp(left, right, fraction.to(out.device), out=out)
         out.mul_(1 / 32768).masked_fill_(outside.to(out.device), 0.0)
+
+
+def _as_clips(waveforms: Any, name: str) -> list[np.ndarray[Any, Any]]:
+    """Clips as arrays, int16 [T] each; others are refused."""
+    if isinstance(waveforms, Tensor):
+        check_dense(waveforms, name)
+    if not isinstance(waveforms, Iterable) or isinstance(waveforms, str | type) or getattr(waveforms, "ndim", 1) < 1:
+        raise ValueError(f"`{name}` must be a list of clips, or int16 [N, T], but is {shown(waveforms)}.")
+    clips = [clip.cpu().numpy() if isinstance(clip, Tensor) else np.asarray(clip) for clip in waveforms]
+    if not clips:
+        raise ValueError(f"`{name}` is empty.")
+    for k, clip in enumerate(clips):
+        if clip.dtype != np.int16 or clip.ndim != 1 or not clip.size:
+            raise ValueError(
+                f"`{name}` must be int16 of shape [T] each, with at least one sample, but number {k} is "
+                f"{clip.dtype} of shape {list(clip.shape)}."
+            )
+    return clips
+
+
+@contextmanager
+def _global_generators_restored() -> Iterator[None]:
+    """Leave Python's, NumPy's and torch's global generators as they are, whatever is drawn inside."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
+
+
+def _seed_global_generators(sequence: np.random.SeedSequence) -> None:
+    python, numpy, torchs = sequence.generate_state(3).tolist()
+    random.seed(python)
+    np.random.seed(numpy)  # noqa: NPY002, TID251 - of the code of others, which draws from it
+    torch.default_generator.manual_seed(torchs)
 
 
 def _check_hop(hop: int, crop_length: int, max_scale: float, crops: int, batch_size: int, num_processes: int) -> None:

@@ -83,6 +83,8 @@ class Method:
     """manifold_mixup: names of modules whose output is mixed, "input" for the input; empty: found in the model."""
     cut_dims: tuple[int, ...] = ()
     """cutmix: dimensions that are cut; empty: height and width of images, time of signals [N, T] and [N, C, T]."""
+    level: Literal["a_weighted", "rms", "loudness"] = "a_weighted"
+    """between_class, unimix_between_class: how loud a sound is; loudness is that of ITU-R BS.1770."""
     label_mixing: Literal["union", "convex"] = "union"
     """mixup, cutmix, between_class: of samples with several labels, whether a mixed one has those of both, or shares of
     them."""
@@ -189,6 +191,8 @@ class Method:
             )
         if self.different_classes and self.mixer == "none":
             raise ValueError("`different_classes` is about pairs, but `mixer` is none. Leave it out.")
+        if self.level != "a_weighted" and "between_class" not in self.mixer:
+            raise ValueError(f"`level` is about sounds that are mixed, but `mixer` is {self.mixer}. Leave it out.")
         if self.second_stage and self.mixer == "manifold_mixup":
             raise ValueError("`mixer: manifold_mixup` mixes inside the network, which a second stage keeps frozen.")
         if self.tune_tau and self.classifier != "tau_norm":

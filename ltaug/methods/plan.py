@@ -475,7 +475,7 @@ class TrainingPlan:
 
         def between(ratio: Any) -> BetweenClass:
             apart = m.different_classes and in_batch
-            return BetweenClass(size, sample_rate or 0.0, ratio, different_classes=apart, multi_label=rule)
+            return BetweenClass(size, sample_rate or 0.0, ratio, apart, m.level, multi_label=rule)
 
         make: dict[str, Callable[[], Any]] = {
             "none": lambda: None,

@@ -45,7 +45,7 @@ class BetweenClass(Mixer):
         different_classes: only used for batches that come without partners. Every sample's partner is drawn from those
             of the batch that are of another class, with repetition; a batch of one class alone is permuted. Of
             probabilities the largest one is the class.
-        level: "a_weighted", or "rms" for the plain energy.
+        level: "a_weighted"; "rms" for the plain energy, or "loudness" for that of ITU-R BS.1770.
         multi_label: "union" or "convex" for clips with several labels, as in :class:`MixUp`; without
             ``different_classes``, and with a ``ratio`` that does not compare classes.
 

@@ -52,7 +52,9 @@ def make_network(num_classes: int, cfg: Any, data: Any) -> SoundNetwork:
     masks = spec_augment(cfg)
     settings: dict[str, Any] = {"pretrained": pretrained, "max_gain_db": cfg.max_gain_db, "masks": masks}
     if cfg.model == "mel":
-        return MelNetwork(num_classes, data.sample_rate, cfg.backbone, mels=cfg.mels, **settings)
+        network = MelNetwork(num_classes, data.sample_rate, cfg.backbone, mels=cfg.mels, **settings)
+        data.front_end = network.mel  # reports show what it sees
+        return network
     if cfg.model == "transformers":
         return TransformerNetwork(num_classes, cfg.backbone, data.sample_rate, cfg.crop_length, **settings)
     network = {"envnet": EnvNet, "envnet_v2": EnvNetV2}[cfg.model]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy import signal, stats
-from sound_support import RATE, TinyNetwork, encoded
+from sound_support import RATE, TinyNetwork, encoded, write_folder
 from torch import Tensor, nn
 
 from ltaug.audio import AddNoise, LogMel, Reverb, SpecAugment
-from ltaug.audio.augmentation import AugmentationSettings, make_augmentation, spec_augment
+from ltaug.audio.augmentation import AugmentationSettings, load_augment, make_augmentation, spec_augment
+from ltaug.errors import UserError
 
 pytest.importorskip("torchaudio")
 
@@ -212,3 +216,76 @@ class TestSettings:
             settings = replace(AugmentationSettings(), **{name: str(tmp_path), f"{name}_p": 0.5})
             with pytest.raises(ValueError, match=f"`{name}`: the folder .* has no sound that can be read and heard"):
                 make_augmentation(settings, RATE)
+
+
+MODULE = """
+import numpy as np
+
+class Compose:
+    def __init__(self, gain=0.5):
+        self.gain = gain
+    def __call__(self, samples, sample_rate):
+        return samples * np.float32(self.gain)
+
+class NeedsMore(Compose):
+    def __init__(self, gain):
+        pass
+
+quieter = Compose(0.25)
+def halve(samples, sample_rate=None): return samples * np.float32(0.5)
+def make(gain=0.5): return Compose(gain)
+def no_rate(samples): return samples
+def nothing(): return None
+class parts: method = staticmethod(halve)
+number = 3
+"""
+
+
+class TestHook:
+    @pytest.fixture(autouse=True)
+    def _module(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "my_hooks.py").write_text(MODULE)
+        (tmp_path / "my_broken.py").write_text("import no_such_package")
+        yield
+        sys.modules.pop("my_hooks", None)
+
+    @pytest.mark.parametrize(
+        ("name", "gain"), [("halve", 0.5), ("quieter", 0.25), ("Compose", 0.5), ("make", 0.5), ("parts.method", 0.5)]
+    )
+    def test_functions_objects_classes_and_factories(self, name: str, gain: float) -> None:
+        before = list(sys.path)
+        hook = load_augment(f"my_hooks:{name}")
+        assert hook(np.ones(3, np.float32), RATE).tolist() == [gain] * 3
+        assert sys.path == before
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("my_hooks", "must be MODULE:CALLABLE, such as .* but is 'my_hooks'"),
+            ("my_hook:halve", "importing my_hook fails: ModuleNotFoundError"),
+            ("my_broken:halve", "importing my_broken fails: .*no_such_package"),
+            ("my_hooks:halv", "my_hooks has no halv, did you mean 'halve'"),
+            ("my_hooks:NeedsMore", "cannot be made: TypeError: .*'gain'"),
+            ("my_hooks:number", "must be a callable that takes samples and their rate, .* but is of type int"),
+            ("my_hooks:no_rate", "must be a callable .* but is a callable of other arguments, function"),
+            ("my_hooks:nothing", "must be a callable .* but is of type NoneType"),
+        ],
+    )
+    def test_what_is_no_hook(self, name: str, message: str) -> None:
+        with pytest.raises(UserError, match=f"`augment` .*{message}"):
+            load_augment(name)
+
+    def test_in_the_recipe(self, load: Callable[..., Any], tmp_path: Path) -> None:
+        """The hook, versions of shifted pitch, and names of files in messages."""
+        folder = write_folder(tmp_path / "sounds", {"dog": 6, "sea": 6})
+        data = load(data_dir=folder, imbalance_ratio=1.0, pitch_semitones=2.0)
+        assert [len(version) for version in data.versions] == [len(data.train_labels)] * 4
+        cfg = {"seed": 0, "batch_size": 8, "max_scale": 1.0, "crop_length": 300, "augment": None, "test_crops": 2}
+        accelerator = SimpleNamespace(num_processes=1, process_index=0, device="cpu")
+        inputs = {}
+        for hook in (None, "my_hooks:halve"):
+            loader = data.train_loader(SimpleNamespace(**cfg | {"augment": hook}), None, accelerator)
+            inputs[hook] = next(iter(loader))[0]
+        torch.testing.assert_close(inputs["my_hooks:halve"], inputs[None] / 2)
+        assert loader.names[0].endswith(".wav")

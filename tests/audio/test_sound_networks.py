@@ -81,7 +81,7 @@ class TestLogMel:
             LogMel(**arguments)
 
     def test_crops_shorter_than_half_a_window(self) -> None:
-        with pytest.raises(ValueError, match="`waveforms` must have more than 512 samples, .* have 300"):
+        with pytest.raises(ValueError, match=r"`waveforms` must have more than 512 samples, .* have 300"):
             LogMel(16_000)(torch.zeros(2, 300))
 
     def test_weights_can_be_saved_and_loaded(self) -> None:
