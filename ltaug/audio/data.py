@@ -56,7 +56,7 @@ class SoundSettings:
     """Size of the largest class over the smallest; 1 is balanced."""
     data_seed: NonNegativeInt = 0
     """Which clips of each class are kept, for training and for testing."""
-    test_fold: PositiveInt = DEFAULT_FOLD
+    test_fold: NonNegativeInt = DEFAULT_FOLD
     """Fold that is tested on, of sets with folds; the others are trained on."""
     test_per_class: PositiveInt = 8
     """Clips of each class to test on, of sets with neither folds nor a test split."""

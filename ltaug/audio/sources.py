@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,8 @@ def read_folder(
                 warn(f"sounds and their labels are those that `{path}` lists.")
             return _listed(listing)
         warn(f"`{path}` is not read, since it has no column of files or none of labels.")
+    if any(Path(data_dir).glob("*.parquet")):
+        raise UserError(f"{data_dir!r} holds parquet files. Recipes read such by `dataset: parquet`.")
     if folds := _fold_folders(data_dir):
         return _folded(data_dir, folds)
     names, splits = class_folders(data_dir, is_sound, unit="sound files")

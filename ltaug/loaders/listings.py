@@ -180,7 +180,7 @@ def _rows(path: Path) -> tuple[list[str], dict[int, Row]]:
         data = path.read_bytes()
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         return _json_rows(text) if path.suffix.lower() == ".jsonl" else _csv_rows(text)
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"`{path}` cannot be read as a table of files: {error}.") from error
 
 
@@ -188,9 +188,12 @@ def _json_rows(text: str) -> tuple[list[str], dict[int, Row]]:
     rows: dict[int, Row] = {}
     for line, content in enumerate(text.split("\n"), 1):
         if content.strip():
-            row = json.loads(content)
+            try:
+                row = json.loads(content)
+            except ValueError:
+                row = None
             if not isinstance(row, dict):
-                raise ValueError(f"line {line} holds {content.strip()[:80]!r}, no object")
+                raise ValueError(f"line {line} is no JSON object: {content.strip()[:80]!r}")
             rows[line] = {_plain(name): value for name, value in row.items()}
     return list(dict.fromkeys(name for row in rows.values() for name in row)), rows
 
@@ -201,8 +204,13 @@ def _csv_rows(text: str) -> tuple[list[str], dict[int, Row]]:
     table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     header: list[str] = []
     rows: dict[int, Row] = {}
-    for cells in table:
-        cells = [cell.strip() for cell in cells]
+    while True:
+        try:
+            cells = [cell.strip() for cell in next(table)]
+        except StopIteration:
+            return header, rows
+        except csv.Error as error:
+            raise ValueError(f"line {table.line_num}: {error}") from error
         if not any(cells):
             continue
         if not header:
@@ -213,7 +221,6 @@ def _csv_rows(text: str) -> tuple[list[str], dict[int, Row]]:
         if any(cells[len(header) :]):
             raise ValueError(f"line {table.line_num} has {len(cells)} cells, but there are {len(header)} columns")
         rows[table.line_num] = dict(zip(header, cells, strict=False))
-    return header, rows
 
 
 def _plain(name: str) -> str:

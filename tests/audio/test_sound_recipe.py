@@ -97,6 +97,8 @@ class TestFolds:
             ({}, {"sample_rate": 16}, "`sample_rate` is in samples a second and at least 4000, but is 16"),
             ({}, {"dataset": "hub", "data_dir": None}, "`dataset: hub` needs `hub_id`, OWNER/NAME, or `data_dir`"),
             ({}, {"dataset": "folder", "data_dir": None}, "`dataset: folder` needs `data_dir`"),
+            ({}, {"dataset": "parquet", "data_dir": None}, "`dataset: parquet` needs `data_dir`, with parquet files"),
+            ({}, {"dataset": "folder"}, "holds parquet files. Recipes read such by `dataset: parquet`"),
         ],
     )
     def test_faults(self, load: Load, changes: dict, settings: dict, message: str, tmp_path: Path) -> None:
@@ -109,7 +111,7 @@ class TestOtherSplits:
     def test_a_test_split_of_the_data(self, load: Load, tmp_path: Path) -> None:
         folder = write_table(tmp_path / "data", fold=None)
         write_table(folder, "test", fold=None)
-        data = load(dataset="hub", data_dir=folder, label_column="target", imbalance_ratio=1, held_out_per_class=3)
+        data = load(dataset="parquet", data_dir=folder, label_column="target", imbalance_ratio=1, held_out_per_class=3)
         sizes = {split: labels.bincount().tolist() for split, labels in data.labels.items()}
         assert sizes == {"train": [7] * 3, "test": [10] * 3, "held_out": [3] * 3}
         assert data.splits == ("test", "held_out")
@@ -188,12 +190,16 @@ class TestOtherSplits:
         assert data.index_hash.startswith("a38bb0f33655")
         assert {len(clip) for clips in data.clips.values() for clip in clips} == {8000}
 
-    def test_runs_are_named_after_their_data(self, recipe: SimpleNamespace) -> None:
+    def test_runs_are_named_after_their_data(self, recipe: SimpleNamespace, tmp_path: Path) -> None:
         settings = recipe.data.DataSettings
         assert settings().data_name == "esc50_ir10"
         assert settings(dataset="folder", data_dir="/my/birds/", profile="natural").data_name == "birds"
         assert settings(dataset="hub", hub_id="owner/urban", imbalance_ratio=20).data_name == "urban_ir20"
         assert settings(dataset="esc10", test_fold=2).data_name == "esc10_ir10_fold2"
+        assert settings(dataset="parquet", data_dir="/my/birds", hub_id="owner/other").data_name == "birds_ir10"
+        for name, data_name in (("calls.csv", "calls_ir10"), ("metadata.csv", f"{tmp_path.name}_ir10")):
+            (tmp_path / name).touch()
+            assert settings(dataset="folder", data_dir=str(tmp_path / name)).data_name == data_name
 
 
 class TestLoaders:
@@ -350,7 +356,7 @@ class TestSettings:
             ("--imbalance_ratio 0.1", "did you mean 10"),
             ("--max_scale 0.8", "max_scale"),
             ("--max_gain_db -6", "max_gain_db"),
-            ("--test_fold 0", "test_fold"),
+            ("--test_fold -1", "test_fold"),
             ("--model envnetv2", "did you mean 'envnet_v2'"),
             ("--method lob", "`method` 'lob' is not known"),
             ("--protocol envnet", "`protocol` 'envnet' is not known, did you mean 'envnet_v2'"),
