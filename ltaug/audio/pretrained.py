@@ -130,11 +130,10 @@ class TransformerNetwork(SoundNetwork):
         self.mixing_layers = ("input", *(f"network.{name}" for name in mixed[:2]))
         # What no gradient reaches, such as the embedding of masked frames where none is masked, does not learn: several
         # processes would wait for it.
-        logits.sum().backward()
-        for parameter in self.network.parameters():
-            if parameter.grad is None:
-                parameter.requires_grad_(False)
-        self.network.zero_grad()
+        learning = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        gradients = torch.autograd.grad(logits.sum(), learning, allow_unused=True)
+        for parameter, gradient in zip(learning, gradients, strict=True):
+            parameter.requires_grad_(gradient is not None)
 
 
 def _are_layers(module: nn.Module) -> bool:

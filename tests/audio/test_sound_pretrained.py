@@ -209,8 +209,8 @@ class TestTrainings:
         weights, retrained = (load_file(run / "model.safetensors") for run in (first, second))
         changed = {name for name in weights if not torch.equal(weights[name], retrained[name])}
         assert changed == {"network.classifier.dense.weight", "network.classifier.dense.bias"}
-        data = recipe.data.load_data(SimpleNamespace(**training.read_config(first / "config.yaml")))
-        cfg = SimpleNamespace(crop_length=900, test_crops=2)
+        cfg = SimpleNamespace(**training.read_config(first / "config.yaml"))
+        data = recipe.data.load_data(cfg)
         alone = SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cpu"))
         network = rebuilt(recipe, first, 10)
         with torch.no_grad():
