@@ -2,9 +2,9 @@
 
 Reading needs the extra ``audio``, :class:`MelNetwork` also ``vision``, :class:`TransformerNetwork` ``transformers``,
 figures ``plots``; importing needs none of them.
+:mod:`ltaug.audio.data`, of which recipes make their data, needs ``recipes``, too.
 """
 
-from ltaug.audio.data import SoundData, SoundSettings, long_tailed_sounds
 from ltaug.audio.decoding import Clip, Sound, is_sound, read_clip, read_clips
 from ltaug.audio.figures import as_waveform, audio_html, mel_spectrogram, misclassified_clips, spectrogram
 from ltaug.audio.mel import LogMel, MelNetwork
@@ -14,7 +14,6 @@ from ltaug.audio.pretrained import TransformerNetwork
 from ltaug.audio.sources import SoundPart, SoundSource, read_folder, read_table
 from ltaug.audio.synthetic import synthetic_source
 from ltaug.audio.transforms import AddNoise, Reverb, SpecAugment
-from ltaug.loaders.listings import find_listing
 from ltaug.loaders.waveform import ResidentWaveformLoader
 
 __all__ = [
@@ -27,18 +26,14 @@ __all__ = [
     "ResidentWaveformLoader",
     "Reverb",
     "Sound",
-    "SoundData",
     "SoundNetwork",
     "SoundPart",
-    "SoundSettings",
     "SoundSource",
     "SpecAugment",
     "TransformerNetwork",
     "as_waveform",
     "audio_html",
-    "find_listing",
     "is_sound",
-    "long_tailed_sounds",
     "mel_spectrogram",
     "misclassified_clips",
     "pitch_versions",

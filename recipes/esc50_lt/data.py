@@ -8,16 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ltaug.audio import (
-    SoundData,
-    SoundSettings,
-    SoundSource,
-    find_listing,
-    long_tailed_sounds,
-    read_folder,
-    read_table,
-    synthetic_source,
-)
+from ltaug.audio import SoundSource, read_folder, read_table, synthetic_source
+from ltaug.audio.data import SoundData, SoundSettings, long_tailed_sounds
+from ltaug.loaders.listings import find_listing
 
 HUB = "ashraq/esc50"
 
