@@ -1,7 +1,7 @@
-"""Self-contained HTML pages: one of a run, one that puts several runs side by side, and one to play with. They load
-nothing, and the last one alone runs a script, its own.
+"""Self-contained HTML pages: one of a run, one that puts several runs side by side, and one to play with.
 
-The words and the looks are in ``templates/``, which Jinja fills.
+They load nothing, and the last one alone runs a script, its own. The words and the looks are in
+``templates/``, which Jinja fills.
 """
 
 from ltaug.report._explorer import write_explorer

@@ -98,7 +98,7 @@ def explorer_data(folders: list[Path]) -> dict[str, Any]:
         "groups": {name: members for name, members in groups.items() if members},
         "data": first["data"],
         "runs": [
-            {"name": name, "prior": run["prior"], "reason": run["reason"], **quantised(run["logits"][rows])}
+            {"name": name, "prior": run["prior"], "expects": run["expects"], **quantised(run["logits"][rows])}
             for name, run in zip(run_labels(folders), runs, strict=True)
         ],
     }
@@ -136,14 +136,15 @@ def _read(folder: Path) -> dict[str, Any]:
         check_finite(logits)
     except ValueError as error:
         raise UserError(f"`{folder}`: {error}") from error
+    prior = _prior(folder, info, len(counts))
     return {
         "folder": folder,
         "logits": logits,
         "labels": labels,
         "class_names": [str(name) for name in names],
         "class_counts": counts,
-        "prior": _prior(folder, info, len(counts)),
-        "reason": str(info.get("logits_prior_reason") or "as recorded").removesuffix("."),
+        "prior": prior,
+        "expects": _in_words(prior, names, str(info.get("logits_prior_reason") or "").removesuffix(".")),
         "data": training_set({**summary, "class_counts": counts}),
     }
 
@@ -160,6 +161,16 @@ def _prior(folder: Path, info: Mapping[str, Any], size: int) -> list[float] | No
             f"ltaug.json, but has {prior!r:.200}."
         )
     return [value / sum(values) for value in values]
+
+
+def _in_words(prior: list[float] | None, names: list[str], reason: str) -> str:
+    """What a run expects, and why."""
+    if prior is None:
+        return f"not recorded{reason and f' ({reason})'}, so that it is not corrected until you choose something"
+    high, low = max(prior), min(prior)
+    top, bottom = names[prior.index(high)], names[prior.index(low)]
+    ends = f"from {100 * high:.3g} % ({top}) to {100 * low:.3g} % ({bottom})"
+    return (ends if high - low > 1e-6 * high else "every class alike") + (reason and f": {reason}")
 
 
 def _rows(labels: Tensor, tested: Tensor) -> Tensor:

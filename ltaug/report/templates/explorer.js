@@ -180,7 +180,7 @@ function readList(text) {
     lines.forEach((line, k) => {
       const parts = /^(.*?)[\s,;:=]+([-+.\deE]+)\s*%?$/.exec(line);
       const name = parts && parts[1].trim().replace(/^"(.*)"$/, "$1").normalize("NFC");
-      if (k === 0 && (!parts || !places.has(name)) && /share|count|name|class|prior/i.test(line)) return;  // a heading
+      if (!parts && k === 0 && lines.length > 1) return;  // a heading
       if (!parts || isNaN(Number(parts[2]))) throw `Line ${k + 1}, “${line}”, is no name and number.`;
       if (!places.has(name)) throw `Line ${k + 1}: there is no class “${name}”. One is “${data.classes[0]}”.`;
       if (seen.has(name)) throw `“${name}” is there twice.`;
@@ -205,8 +205,10 @@ const spans = Object.keys(data.groups).map((name) => {
   return [name, Math.min(...places), Math.max(...places) + 1];
 });
 
+let widths = new Map();  // to ask for one makes the browser lay the page out
 function svg(box, height, label, draw) {
-  const width = Math.max(box.clientWidth - 2, 200);
+  if (!widths.has(box)) widths.set(box, Math.max(box.clientWidth - 2, 200));
+  const width = widths.get(box);
   box.innerHTML = `<svg role="img" aria-label="${escaped(label)}" height="${height}" viewBox="0 0 ${width} ${height}">${draw(width, height)}</svg>`;
 }
 
@@ -414,7 +416,6 @@ at("from").onchange = () => { state.from = at("from").value; update(); };
 for (const name of ["strength", "temperature"]) at(name).oninput = () => { state[name] = Number(at(name).value); schedule(); };
 at("reset").onclick = () => { state = { ...DEFAULTS }; update(); };
 at("change").onchange = update;
-at("listing").ontoggle = at("bars").parentElement.ontoggle = schedule;
 at("take").onclick = () => {
   try {
     state.mix = readList(at("list").value);
@@ -440,8 +441,7 @@ function drag(event) {
   schedule();
 }
 onhashchange = () => { readAddress(); update(); };
-onresize = schedule;
+at("listing").ontoggle = at("bars").parentElement.ontoggle = onresize = () => { widths = new Map(); schedule(); };
 readAddress();
 update();
-update();  // once more, when the script is compiled: the time that it says is that of a movement
 })();
