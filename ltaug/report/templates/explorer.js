@@ -45,7 +45,7 @@ function powersOf(run, temperature) {
 function score(run, factors, temperature) {
   const powers = powersOf(run, temperature), levels = run.levels;
   const predicted = new Uint16Array(N), right = new Float64Array(C);
-  const hits = new Float64Array(C * BINS), confidence = new Float64Array(C * BINS), samples = new Float64Array(C * BINS);
+  const [hits, confidence, samples] = [0, 1, 2].map(() => new Float64Array(C * BINS));
   let next = 0;
   for (let y = 0; y < C; y++) {
     for (let i = begin[y]; i < begin[y + 1]; i++) {
@@ -112,7 +112,8 @@ function gainOf(before, after, weights) {
   return [gain, Math.sqrt(variance)];
 }
 
-const expected = (run) => ({ recorded: run.prior, train: MIXES.train && MIXES.train[1](), uniform: even })[state.from];
+const trained = data.train.every((count) => count > 0) ? normalised(data.train) : null;
+const expected = (run) => ({ recorded: run.prior, train: trained, uniform: even })[state.from];
 const isCorrected = (run) => state.correct && Boolean(expected(run));
 
 function factorsOf(run) {
@@ -144,8 +145,9 @@ function readAddress() {
 }
 
 function writeAddress() {
-  const short = (share) => String(Number(share.toPrecision(4)));
-  const words = [`mix=${state.word === "own" ? state.mix.map(short).join(",") : state.word}`, `strength=${state.strength}`];
+  const rounded = (share) => String(Number(share.toPrecision(4)));
+  const mix = state.word === "own" ? state.mix.map(rounded).join(",") : state.word;
+  const words = [`mix=${mix}`, `strength=${state.strength}`];
   if (!state.correct) words.push("correct=off");
   if (state.from !== DEFAULTS.from) words.push(`from=${state.from}`);
   if (state.temperature !== 1) words.push(`temperature=${state.temperature}`);
@@ -195,111 +197,143 @@ function readList(text) {
 // --- What is shown ---------------------------------------------------------------------------------------------------
 
 const escaped = (text) => String(text).replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
-const percent = (value, digits = 1) => isNaN(value) ? "–" : (100 * value).toFixed(digits).replace(/^-(0\.?0*)$/, "$1");
-const signed = (value, digits = 1) => (percent(value, digits).startsWith("-") || isNaN(value) ? "" : "+") + percent(value, digits);
-const minus = (text) => text.replace(/^-/, "−");
-const colour = (k) => `--run:var(--run${k % 7})`;
-const groupOf = []; for (const [name, members] of Object.entries(data.groups)) for (const y of members) groupOf[y] = name;
-const spans = Object.keys(data.groups).map((name) => {
-  const places = data.groups[name].map((y) => place[y]);
-  return [name, Math.min(...places), Math.max(...places) + 1];
-});
+function tag(name, attributes, ...content) {
+  const given = Object.entries(attributes).map(([key, value]) => ` ${key}="${escaped(value)}"`);
+  return `<${name}${given.join("")}>${content.join("")}</${name}>`;
+}
+const percent = (value, digits = 1) =>
+  isNaN(value) ? "–" : (100 * value).toFixed(digits).replace(/^-(0\.?0*)$/, "$1");
+const signed = (value, digits = 1) => {
+  const text = percent(value, digits);
+  return text === "–" ? text : text.startsWith("-") ? text.replace("-", "−") : `+${text}`;
+};
+const short = (name, length = 14) => name.length > length ? `${name.slice(0, length - 1)}…` : name;
+const runColour = (k) => `var(--run${k % 7})`;
+const runName = (k) => tag("span", { class: "run", style: `--run:${runColour(k)}` }) + escaped(runs[k].name);
+const groups = Object.keys(data.groups);
+const groupOf = [];
+for (const name of groups) for (const y of data.groups[name]) groupOf[y] = name;
+
+const number = (...content) => tag("td", { class: "n" }, ...content);
+function table(heads, rows, attributes = {}) {
+  const head = heads.map((text, k) => tag("th", { scope: "col", class: k ? "n" : "" }, text));
+  return tag("table", attributes, tag("thead", {}, tag("tr", {}, ...head)), tag("tbody", {}, ...rows));
+}
 
 let widths = new Map();  // to ask for one makes the browser lay the page out
-function svg(box, height, label, draw) {
+function picture(box, height, label, draw) {
   if (!widths.has(box)) widths.set(box, Math.max(box.clientWidth - 2, 200));
   const width = widths.get(box);
-  box.innerHTML = `<svg role="img" aria-label="${escaped(label)}" height="${height}" viewBox="0 0 ${width} ${height}">${draw(width, height)}</svg>`;
+  const attributes = { role: "img", "aria-label": label, height, viewBox: `0 0 ${width} ${height}` };
+  box.innerHTML = tag("svg", attributes, draw(width, height));
 }
-
-function showHeadline(results) {
-  at("headline").innerHTML = results.map((found, k) => {
-    const { top1, noise } = found.now.values;
-    return `<dl class="card" style="${colour(k)}"><dt title="${escaped(runs[k].name)}">${escaped(runs[k].name)}</dt>`
-      + `<dd>${percent(top1)} % <small class="quiet" style="display:inline;font-size:.8rem;font-weight:400">± ${percent(noise)}</small></dd>`
-      + `<small>${percent(found.then.values.top1)} % as trained</small></dl>`;
-  }).join("");
-}
-
-function showNumbers(results) {
-  const groups = Object.keys(data.groups);
-  const heads = ["right under this mix", "gain", "balanced", ...groups, "ECE"];
-  const row = (k, found, word, values, gain) => {
-    const cell = (metric, value, text) => `<td class="n" data-run="${k}" data-state="${word ? "now" : "then"}" data-metric="${metric}" data-value="${value}">${text}</td>`;
-    const shown = (metric) => cell(metric, values[metric], percent(values[metric]));
-    return `<tr><th scope="row"><span class="run" style="${colour(k)}"></span>${escaped(runs[k].name)}<small>${word || "as trained"}</small></th>`
-      + cell("top1", values.top1, `${percent(values.top1)} ± <span data-run="${k}" data-state="${word ? "now" : "then"}" data-metric="noise" data-value="${values.noise}">${percent(values.noise)}</span>`)
-      + (gain ? cell("gain", gain[0], `${minus(signed(gain[0]))} ± <span data-run="${k}" data-state="now" data-metric="gain_noise" data-value="${gain[1]}">${percent(gain[1])}</span>`) : `<td class="n"></td>`)
-      + ["balanced", ...groups, "ece"].map(shown).join("") + "</tr>";
-  };
-  at("numbers").innerHTML = `<table><thead><tr><th scope="col">run</th>${heads.map((head) => `<th scope="col" class="n">${head}</th>`).join("")}</tr></thead><tbody>`
-    + results.map((found, k) => row(k, found, "", found.then.values)
-      + row(k, found, isCorrected(runs[k]) ? "corrected" : state.correct ? "what it expects is unknown" : "not corrected", found.now.values, found.gain)).join("")
-    + "</tbody></table>";
-}
-
-function showClasses(results) {
-  const named = C <= 20, longest = named ? Math.min(14, Math.max(...data.classes.map((name) => name.length))) : 0;
-  const foot = named ? 16 + 5 * longest : 34, left = 38, top = 20;
-  const label = results.map((found, k) => `${runs[k].name}: ` + Object.keys(data.groups).map((name) => `${name}-shot ${percent(found.now.values[name])} %`).join(", ")).join("; ");
-  svg(at("classes"), 230 + foot, `Accuracy of every class. ${label}.`, (width, height) => {
-    const x = (j) => left + (j + 0.5) * (width - left - 8) / C, y = (value) => top + (1 - value) * (height - top - foot);
-    let text = "";
-    for (const [name, first, end] of spans) {
-      const from = x(first - 0.5), to = x(end - 0.5);
-      text += `<rect x="${from}" y="${top}" width="${to - from}" height="${height - top - foot}" fill="var(--${name})" opacity=".1"/>`;
-      if (to - from > 6.5 * name.length) text += `<text x="${(from + to) / 2}" y="14" text-anchor="middle" style="fill:var(--${name})">${name}</text>`;
-    }
-    for (const value of [0, 0.25, 0.5, 0.75, 1])
-      text += `<path d="M${left} ${y(value)}H${width - 8}" stroke="var(--line)"/><text x="${left - 5}" y="${y(value) + 4}" text-anchor="end">${100 * value}${value === 1 ? "%" : ""}</text>`;
-    results.forEach((found, k) => {
-      for (const [recall, dash, opacity] of [[found.then.recall, "3 3", 0.6], [found.now.recall, "", 1]]) {
-        const points = rank.map((c, j) => [x(j), y(recall[c])]).filter((point) => !isNaN(point[1]));
-        text += `<polyline points="${points.map((point) => point.map((v) => v.toFixed(1)).join()).join(" ")}" fill="none" style="stroke:var(--run${k % 7})" stroke-width="1.8" stroke-dasharray="${dash}" opacity="${opacity}"/>`;
-      }
-    });
-    if (named) rank.forEach((c, j) => {
-      const name = data.classes[c];
-      text += `<text text-anchor="end" transform="translate(${x(j) + 4} ${height - foot + 14}) rotate(-50)">${escaped(name.length > 14 ? name.slice(0, 13) + "…" : name)}</text>`;
-    });
-    else text += `<text x="${left}" y="${height - foot + 16}">1</text><text x="${width - 8}" y="${height - foot + 16}" text-anchor="end">${C}</text>`
-      + `<text x="${(left + width) / 2}" y="${height - foot + 30}" text-anchor="middle">class, 1 = most training samples</text>`;
-    return text;
-  });
-  if (at("listing").open) {
-    const heads = ["training samples", "test samples", "share %", ...runs.map((run) => `${escaped(run.name)} %`)];
-    at("table").innerHTML = `<table><thead><tr><th scope="col">class</th>${heads.map((head) => `<th scope="col" class="n">${head}</th>`).join("")}</tr></thead><tbody>`
-      + rank.map((c) => `<tr><th scope="row">${escaped(data.classes[c])}</th>` + [data.train[c].toLocaleString("en"), data.test[c].toLocaleString("en"), percent(state.mix[c], 2),
-        ...results.map((found) => `${percent(found.now.recall[c])} <small>(${percent(found.then.recall[c])})</small>`)].map((cell) => `<td class="n">${cell}</td>`).join("") + "</tr>").join("")
-      + "</tbody></table><p><small>In brackets as trained.</small></p>";
-  }
-}
+const text = (x, y, anchor, content, style = "") => tag("text", { x, y, "text-anchor": anchor, style }, content);
+const line = (d, stroke, dash = "") => tag("path", { d, stroke, "stroke-dasharray": dash });
 
 function panels(id, draw) {
   const box = at(id);
   if (box.childElementCount !== runs.length)
-    box.innerHTML = runs.map((run, k) => `<figure><h3><span class="run" style="${colour(k)}"></span>${escaped(run.name)}</h3><div></div></figure>`).join("");
-  runs.forEach((run, k) => draw(box.children[k].lastElementChild, k));
+    box.innerHTML = runs.map((_, k) => tag("figure", {}, tag("h3", {}, runName(k)), "<div></div>")).join("");
+  runs.forEach((_, k) => draw(box.children[k].lastElementChild, k));
+}
+
+function showHeadline(results) {
+  at("headline").innerHTML = results.map(({ now, then }, k) => tag("dl", { class: "card", style: `--run:${runColour(k)}` },
+    tag("dt", { title: runs[k].name }, escaped(runs[k].name)),
+    tag("dd", {}, `${percent(now.values.top1)} %`, tag("span", {}, `± ${percent(now.values.noise)}`)),
+    tag("small", {}, `as trained ${percent(then.values.top1)}`))).join("");
+}
+
+function showNumbers(results) {
+  const marks = (k, state, metric, value) =>
+    ({ "data-run": k, "data-state": state, "data-metric": metric, "data-value": value });
+  const row = (k, state, words, values, gain) => {
+    const cell = (metric, value, ...shown) => tag("td", { class: "n", ...marks(k, state, metric, value) }, ...shown);
+    const noisy = (metric, noise, value, error, shown) =>
+      cell(metric, value, `${shown} ± `, tag("span", marks(k, state, noise, error), percent(error)));
+    return tag("tr", {}, tag("th", { scope: "row" }, runName(k), tag("small", {}, words)),
+      noisy("top1", "noise", values.top1, values.noise, percent(values.top1)),
+      gain ? noisy("gain", "gain_noise", ...gain, signed(gain[0])) : number(),
+      ...["balanced", ...groups, "ece"].map((metric) => cell(metric, values[metric], percent(values[metric]))));
+  };
+  const heads = ["run", "right under this mix", "gain", "balanced", ...groups, "ECE"];
+  at("numbers").innerHTML = table(heads, results.map((found, k) => {
+    const words = isCorrected(runs[k]) ? "corrected" : state.correct ? "what it expects is unknown" : "not corrected";
+    return row(k, "then", "as trained", found.then.values) + row(k, "now", words, found.now.values, found.gain);
+  }));
+}
+
+function showClasses(results) {
+  const named = C <= 20, letters = named ? Math.max(...data.classes.map((name) => short(name).length)) : 0;
+  const left = 38, right = 8, top = 20, foot = named ? 16 + 5 * letters : 34;
+  const label = results.map(({ now }, k) =>
+    `${runs[k].name}: ${groups.map((name) => `${name}-shot ${percent(now.values[name])} %`).join(", ")}`).join("; ");
+  picture(at("classes"), 230 + foot, `Accuracy of every class. ${label}.`, (width, height) => {
+    const bottom = height - foot, end = width - right;
+    const x = (j) => left + (j + 0.5) * (end - left) / C, y = (value) => top + (1 - value) * (bottom - top);
+    const parts = [];
+    for (const name of groups) {
+      const places = data.groups[name].map((c) => place[c]);
+      const from = x(Math.min(...places) - 0.5), to = x(Math.max(...places) + 0.5), fill = `var(--${name})`;
+      parts.push(tag("rect", { x: from, y: top, width: to - from, height: bottom - top, fill, opacity: 0.1 }));
+      if (to - from > 6.5 * name.length) parts.push(text((from + to) / 2, 14, "middle", name, `fill:${fill}`));
+    }
+    for (const value of [0, 0.25, 0.5, 0.75, 1]) {
+      parts.push(line(`M${left} ${y(value)}H${end}`, "var(--line)"));
+      parts.push(text(left - 5, y(value) + 4, "end", `${100 * value}${value === 1 ? "%" : ""}`));
+    }
+    results.forEach(({ now, then }, k) => {
+      for (const [recall, dash, opacity] of [[then.recall, "3 3", 0.6], [now.recall, "", 1]]) {
+        const tested = rank.map((c, j) => [x(j), y(recall[c])]).filter(([, height]) => !isNaN(height));
+        const points = tested.map((point) => point.map((value) => value.toFixed(1)).join()).join(" ");
+        const style = `stroke:${runColour(k)}`;
+        parts.push(tag("polyline",
+          { points, fill: "none", style, "stroke-width": 1.8, "stroke-dasharray": dash, opacity }));
+      }
+    });
+    if (named) rank.forEach((c, j) => {
+      const transform = `translate(${x(j) + 4} ${bottom + 14}) rotate(-50)`;
+      parts.push(tag("text", { "text-anchor": "end", transform }, escaped(short(data.classes[c]))));
+    });
+    else parts.push(text(left, bottom + 16, "start", 1), text(end, bottom + 16, "end", C),
+      text((left + end) / 2, bottom + 30, "middle", "class, 1 = most training samples"));
+    return parts.join("");
+  });
+  if (!at("listing").open) return;
+  const heads = ["class", "training samples", "test samples", "share %", ...runs.map((run) => `${escaped(run.name)} %`)];
+  const grouped = (count) => count.toLocaleString("en");
+  const was = (share) => ` <small>(${percent(share)})</small>`;
+  at("table").innerHTML = table(heads, rank.map((c) => tag("tr", {},
+    tag("th", { scope: "row" }, escaped(data.classes[c])),
+    number(grouped(data.train[c])), number(grouped(data.test[c])), number(percent(state.mix[c], 2)),
+    ...results.map(({ now, then }) => number(percent(now.recall[c]), was(then.recall[c]))))));
 }
 
 function showReliability(results) {
   panels("reliability", (box, k) => {
     const { bins, values } = results[k].now, most = Math.max(...bins.map((bin) => bin.weight));
-    svg(box, 200, `Reliability of ${runs[k].name}: ECE ${percent(values.ece)} %.`, (width, height) => {
-      const left = 34, foot = 34, x = (value) => left + value * (width - left - 6), y = (value) => 8 + (1 - value) * (height - 8 - foot);
-      let text = "";
-      for (const value of [0, 0.5, 1])
-        text += `<path d="M${left} ${y(value)}H${width - 6}" stroke="var(--line)"/><text x="${left - 5}" y="${y(value) + 4}" text-anchor="end">${100 * value}</text>`
-          + `<text x="${x(value)}" y="${height - foot + 15}" text-anchor="${value === 1 ? "end" : "middle"}">${100 * value}${value === 1 ? "%" : ""}</text>`;
+    picture(box, 200, `Reliability of ${runs[k].name}: ECE ${percent(values.ece)} %.`, (width, height) => {
+      const left = 34, end = width - 6, top = 8, bottom = height - 34;
+      const x = (value) => left + value * (end - left), y = (value) => top + (1 - value) * (bottom - top);
+      const parts = [];
+      for (const value of [0, 0.5, 1]) {
+        const anchor = value === 1 ? "end" : "middle", unit = value === 1 ? "%" : "";
+        parts.push(line(`M${left} ${y(value)}H${end}`, "var(--line)"));
+        parts.push(text(left - 5, y(value) + 4, "end", 100 * value));
+        parts.push(text(x(value), bottom + 15, anchor, `${100 * value}${unit}`));
+      }
       bins.forEach((bin, b) => {
         if (!(bin.weight > 0)) return;
-        const right = bin.hits / bin.weight;
-        text += `<rect x="${x(b / BINS) + 0.5}" y="${y(right)}" width="${x(1 / BINS) - x(0) - 1}" height="${y(0) - y(right)}" fill="var(--accent)" opacity="${0.2 + 0.8 * Math.sqrt(bin.weight / most)}">`
-          + `<title>confidence ${percent(bin.confidence / bin.weight)} %, right ${percent(right)} %, ${percent(bin.weight)} % of the samples</title></rect>`;
+        const right = bin.hits / bin.weight, opacity = 0.2 + 0.8 * Math.sqrt(bin.weight / most);
+        const words = `confidence ${percent(bin.confidence / bin.weight)} %, right ${percent(right)} %, `
+          + `${percent(bin.weight)} % of the samples`;
+        parts.push(tag("rect", { x: x(b / BINS) + 0.5, y: y(right), width: x(1 / BINS) - x(0) - 1,
+          height: bottom - y(right), fill: "var(--accent)", opacity }, tag("title", {}, words)));
       });
-      return text + `<path d="M${x(0)} ${y(0)}L${x(1)} ${y(1)}" stroke="var(--text)" stroke-dasharray="4 4"/>`
-        + `<text x="${x(0) + 6}" y="22" style="fill:var(--text)">ECE ${percent(values.ece)} %</text>`
-        + `<text x="${(left + width) / 2}" y="${height - 4}" text-anchor="middle">confidence</text>`;
+      parts.push(line(`M${x(0)} ${y(0)}L${x(1)} ${y(1)}`, "var(--text)", "4 4"));
+      parts.push(text(left + 6, 22, "start", `ECE ${percent(values.ece)} %`, "fill:var(--text)"));
+      parts.push(text((left + end) / 2, height - 4, "middle", "confidence"));
+      return parts.join("");
     });
   });
 }
@@ -313,84 +347,95 @@ function counted(predicted) {  // [true, predicted], samples
 function matrix(names, shares, before, caption) {
   const change = at("change").checked;
   const cell = (now, then) => {
-    const value = change ? now - then : now, text = change && Math.abs(value) < 0.005 ? "·" : minus(change ? signed(value, 0) : percent(value, 0));
-    return `<td class="${value < 0 ? "down" : "up"}" style="--a:${Math.min(0.9, Math.abs(value) * (change ? 2 : 0.8)).toFixed(2)}">${isNaN(value) ? "–" : text}</td>`;
+    const value = change ? now - then : now, strength = Math.min(0.9, Math.abs(value) * (change ? 2 : 0.8));
+    const shown = !change ? percent(value, 0) : Math.abs(value) < 0.005 ? "·" : signed(value, 0);
+    return tag("td", { class: value < 0 ? "down" : "up", style: `--a:${(strength || 0).toFixed(2)}` }, shown);
   };
-  return `<div class="scroll"><table class="confusion"><caption class="unseen">${caption}</caption><thead><tr><td></td>${names.map((name) => `<th scope="col"><span>${escaped(name)}</span></th>`).join("")}</tr></thead><tbody>`
-    + names.map((name, a) => `<tr><th scope="row" title="${escaped(name)}">${escaped(name)}</th>${names.map((_, b) => cell(shares[a][b], before[a][b])).join("")}</tr>`).join("") + "</tbody></table></div>";
+  const head = names.map((name) => tag("th", { scope: "col" }, tag("span", {}, escaped(name))));
+  const rows = names.map((name, a) => tag("tr", {}, tag("th", { scope: "row", title: name }, escaped(name)),
+    ...names.map((_, b) => cell(shares[a][b], before[a][b]))));
+  return tag("div", { class: "scroll" }, tag("table", { class: "confusion" },
+    tag("caption", { class: "unseen" }, escaped(caption)),
+    tag("thead", {}, tag("tr", {}, "<td></td>", ...head)), tag("tbody", {}, ...rows)));
 }
 
 function showConfusions(results, weights) {
   panels("confusions", (box, k) => {
-    const now = counted(results[k].found.predicted), then = counted(base[k].predicted), caption = escaped(`Confusions of ${runs[k].name}`);
+    const now = counted(results[k].found.predicted), then = counted(base[k].predicted);
+    const caption = `Confusions of ${runs[k].name}`;
     if (C <= 20) {
       const shares = (counts) => rank.map((y) => rank.map((c) => counts[y * C + c] / data.tested[y]));
       box.innerHTML = matrix(rank.map((y) => data.classes[y]), shares(now), shares(then), caption);
       return;
     }
-    const groups = Object.keys(data.groups);
     const shares = (counts) => groups.map((a) => groups.map((b) => {
       const tested = data.groups[a].filter((y) => data.tested[y]);
       return sum(tested.map((y) => sum(data.groups[b].map((c) => counts[y * C + c])) / data.tested[y])) / tested.length;
     }));
-    const worst = [];  // the pairs with the most of all samples
-    for (let y = 0; y < C; y++) if (data.tested[y]) for (let c = 0; c < C; c++) {
-      if (c === y || !now[y * C + c]) continue;
-      const pair = [weights[y] * now[y * C + c] / data.tested[y], y, c];
-      if (worst.length < 8 || pair[0] > worst[7][0]) { worst.push(pair); worst.sort((a, b) => b[0] - a[0]); worst.length = Math.min(8, worst.length); }
-    }
+    const pairs = [];
+    for (let y = 0; y < C; y++) for (let c = 0; c < C; c++)
+      if (c !== y && now[y * C + c]) pairs.push([weights[y] * now[y * C + c] / data.tested[y], y, c]);
+    pairs.sort((a, b) => b[0] - a[0]);
+    const heads = ["most of all samples", "taken for", "of the class %", "of all %"];
+    const rows = pairs.slice(0, 8).map(([share, y, c]) => {
+      const [after, before] = [now, then].map((counts) => percent(counts[y * C + c] / data.tested[y], 0));
+      return tag("tr", {}, tag("th", { scope: "row" }, escaped(data.classes[y])), number(escaped(data.classes[c])),
+        number(after, ` <small>(${before})</small>`), number(percent(share, 2)));
+    });
     box.innerHTML = matrix(groups, shares(now), shares(then), caption)
-      + `<div class="scroll"><table><thead><tr><th scope="col">most confused</th><th scope="col">taken for</th><th scope="col" class="n">of the class %</th><th scope="col" class="n">of all %</th></tr></thead><tbody>`
-      + worst.map(([share, y, c]) => `<tr><th scope="row">${escaped(data.classes[y])}</th><td>${escaped(data.classes[c])}</td>`
-        + `<td class="n">${percent(now[y * C + c] / data.tested[y], 0)} <small>(${percent(then[y * C + c] / data.tested[y], 0)})</small></td><td class="n">${percent(share, 2)}</td></tr>`).join("")
-      + "</tbody></table></div><p><small>In brackets as trained.</small></p>";
+      + tag("div", { class: "scroll pairs" }, table(heads, rows));
   });
 }
 
-let ceiling = 1;  // of the bars: it stays while one is dragged
+const sliders = groups.length > 1
+  ? groups.map((name) => [`${name}-shot`, data.groups[name], `${data.groups[name].length} classes`]) : [];
+if (C <= 12) sliders.push(...rank.map((y) => [data.classes[y], [y], data.classes[y]]));
+at("sliders").innerHTML = sliders.map(([name, , title], k) => tag("div", { class: "slider" },
+  tag("label", { for: `slider${k}`, title }, escaped(name)),
+  `<input type="range" id="slider${k}" min="0" max="100" step="0.1">`, "<output></output>")).join("");
+at("preset").innerHTML = [...Object.entries(MIXES), ["own", ["your own"]]]
+  .map(([word, [words]]) => tag("option", { value: word }, words)).join("");
+
+let dragged = null, ceiling = 1;  // the largest share of the bars: it stays while one is dragged
 function showControls() {
-  const words = { ...Object.fromEntries(Object.entries(MIXES).map(([word, [text]]) => [word, text])), own: "your own" };
-  if (!at("preset").childElementCount)
-    at("preset").innerHTML = Object.entries(words).map(([word, text]) => `<option value="${word}">${text}</option>`).join("");
   at("preset").value = state.word;
-  const sliders = Object.entries(data.groups).filter(() => Object.keys(data.groups).length > 1).map(([name, members]) => [`${name}-shot, ${members.length} ${members.length === 1 ? "class" : "classes"}`, members]);
-  if (C <= 12) sliders.push(...rank.map((y) => [data.classes[y], [y]]));
-  const box = at("sliders");
-  if (!box.childElementCount)
-    box.innerHTML = sliders.map(([name], k) => `<label for="slider${k}">${escaped(name)} <output></output></label><input type="range" id="slider${k}" min="0" max="100" step="0.1">`).join("");
   sliders.forEach(([, members], k) => {
-    const share = sum(members.map((y) => state.mix[y])), slider = box.children[2 * k + 1], text = `${percent(share)} %`;
-    box.children[2 * k].lastElementChild.textContent = text;
-    if (slider !== document.activeElement || Math.abs(slider.value - 100 * share) > 0.06) slider.value = 100 * share;
-    slider.setAttribute("aria-valuetext", text);
-    slider.oninput = () => { setShare(members, slider.value / 100); schedule(); };
+    const share = sum(members.map((y) => state.mix[y])), slider = at(`slider${k}`), words = `${percent(share)} %`;
+    if (Math.abs(slider.value - 100 * share) > 0.06) slider.value = 100 * share;
+    slider.setAttribute("aria-valuetext", words);
+    slider.nextElementSibling.textContent = words;
   });
   at("correct").checked = state.correct;
-  for (const name of ["strength", "temperature"]) { at(name).value = state[name]; at(name + "_now").textContent = state[name].toFixed(2); }
-  at("strength").disabled = at("from").disabled = !state.correct;
   at("from").value = state.from;
-  if (at("bars").parentElement.open) {
-    const most = Math.max(...state.mix);
-    if (!dragged) ceiling = most * 1.15;
-    svg(at("bars"), 110, `Share of every class, from most training samples to fewest; the largest is ${percent(most)} %.`, (width, height) =>
-      `<rect width="${width}" height="${height}" fill="transparent"/>` + rank.map((y, j) => {
-        const tall = Math.max(1, state.mix[y] / ceiling * (height - 2)), step = width / C;
-        return `<rect x="${j * step}" y="${height - tall}" width="${Math.max(0.5, step - (step > 4 ? 1 : 0))}" height="${tall}" fill="var(--${groupOf[y]})"><title>${escaped(data.classes[y])}: ${percent(state.mix[y], 2)} %</title></rect>`;
-      }).join(""));
+  for (const name of ["strength", "temperature"]) {
+    at(name).value = state[name];
+    at(`${name}_now`).textContent = state[name].toFixed(2);
   }
+  at("strength").disabled = at("from").disabled = !state.correct;
+  if (!at("bars").parentElement.open) return;
+  const most = Math.max(...state.mix);
+  if (dragged === null) ceiling = most * 1.15;
+  const label = `Share of every class, from most training samples to fewest; the largest is ${percent(most)} %.`;
+  picture(at("bars"), 110, label, (width, height) => rank.map((y, j) => {
+    const tall = Math.max(1, state.mix[y] / ceiling * (height - 2)), step = width / C;
+    const bar = { x: j * step, y: height - tall, width: step > 4 ? step - 1 : step, height: tall };
+    const title = tag("title", {}, escaped(`${data.classes[y]}: ${percent(state.mix[y], 2)} %`));
+    return tag("rect", { ...bar, fill: `var(--${groupOf[y]})` }, title);
+  }).join(""));
 }
 
 // --- Together --------------------------------------------------------------------------------------------------------
 
 const ones = new Float64Array(C).fill(1);
 const base = runs.map((run) => score(run, ones, 1));
-let waiting = 0, pause = 0, dragged = null;
+let waiting = 0, pause = 0;
 
 function update() {
   const start = performance.now(), weights = weightsOf(state.mix);
   const results = runs.map((run, k) => {
     const found = score(run, factorsOf(run), state.temperature);
-    return { found, now: summary(found, weights), then: summary(base[k], weights), gain: gainOf(base[k].predicted, found.predicted, weights) };
+    const gain = gainOf(base[k].predicted, found.predicted, weights);
+    return { found, gain, now: summary(found, weights), then: summary(base[k], weights) };
   });
   const computed = performance.now();
   showControls();
@@ -404,42 +449,53 @@ function update() {
   clearTimeout(pause);  // what is moved is written and said when it rests
   pause = setTimeout(() => {
     writeAddress();
-    at("status").textContent = results.map((found, k) => `${runs[k].name}: ${percent(found.now.values.top1)} % right, ${percent(found.then.values.top1)} % as trained.`).join(" ");
+    at("status").textContent = results.map(({ now, then }, k) =>
+      `${runs[k].name}: ${percent(now.values.top1)} % right, ${percent(then.values.top1)} % as trained.`).join(" ");
   }, 300);
 }
 
 function schedule() { if (!waiting) waiting = requestAnimationFrame(() => { waiting = 0; update(); }); }
 
 at("preset").onchange = () => { if (at("preset").value !== "own") choose(at("preset").value); update(); };
+sliders.forEach(([, members], k) => {
+  at(`slider${k}`).oninput = (event) => { setShare(members, event.target.value / 100); schedule(); };
+});
 at("correct").onchange = () => { state.correct = at("correct").checked; update(); };
 at("from").onchange = () => { state.from = at("from").value; update(); };
-for (const name of ["strength", "temperature"]) at(name).oninput = () => { state[name] = Number(at(name).value); schedule(); };
+for (const name of ["strength", "temperature"])
+  at(name).oninput = () => { state[name] = Number(at(name).value); schedule(); };
 at("reset").onclick = () => { state = { ...DEFAULTS }; update(); };
 at("change").onchange = update;
 at("take").onclick = () => {
-  try {
-    state.mix = readList(at("list").value);
-    state.word = "own";
-    at("fault").hidden = true;
-    update();
-  } catch (fault) {
-    if (typeof fault !== "string") throw fault;
-    at("fault").textContent = fault;
-    at("fault").hidden = false;
-  }
+  let fault = "";
+  try { state.mix = readList(at("list").value); state.word = "own"; }
+  catch (error) { if (typeof error !== "string") throw error; fault = error; }
+  at("fault").textContent = fault;
+  at("fault").hidden = !fault;
+  update();
 };
-at("file").onchange = async () => { const file = at("file").files[0]; if (file) { at("list").value = await file.text(); at("take").click(); } };
+at("file").onchange = async () => {
+  if (!at("file").files.length) return;
+  at("list").value = await at("file").files[0].text();
+  at("take").click();
+};
 at("controls").onsubmit = (event) => event.preventDefault();
-at("bars").onpointerdown = (event) => { dragged = event.pointerId; at("bars").setPointerCapture(dragged); drag(event); };
-at("bars").onpointermove = (event) => { if (dragged !== null) drag(event); };
-at("bars").onpointerup = at("bars").onpointercancel = () => { dragged = null; schedule(); };
+
 let held = 0;
 function drag(event) {
-  const box = at("bars").getBoundingClientRect();
-  if (event.type === "pointerdown") held = rank[Math.max(0, Math.min(C - 1, Math.floor((event.clientX - box.left) / box.width * C)))];
+  const box = at("bars").getBoundingClientRect(), j = Math.floor((event.clientX - box.left) / box.width * C);
+  if (event.type === "pointerdown") held = rank[Math.max(0, Math.min(C - 1, j))];
   setShare([held], Math.max(0, Math.min(1, (1 - (event.clientY - box.top) / box.height) * ceiling)));
   schedule();
 }
+at("bars").onpointerdown = (event) => {
+  dragged = event.pointerId;
+  at("bars").setPointerCapture(dragged);
+  drag(event);
+};
+at("bars").onpointermove = (event) => { if (dragged !== null) drag(event); };
+at("bars").onpointerup = at("bars").onpointercancel = () => { dragged = null; schedule(); };
+
 onhashchange = () => { readAddress(); update(); };
 at("listing").ontoggle = at("bars").parentElement.ontoggle = onresize = () => { widths = new Map(); schedule(); };
 readAddress();
