@@ -14,7 +14,7 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
-from ltaug.errors import UserError
+from ltaug.errors import UserError, as_user_errors
 from ltaug.longtail import subsample
 from ltaug.posthoc.shift import check_finite
 from ltaug.priors import class_counts, shot_groups
@@ -89,7 +89,8 @@ def explorer_data(folders: list[Path]) -> dict[str, Any]:
     labels, counts = first["labels"], torch.as_tensor(first["class_counts"])
     tested = class_counts(labels, len(counts))
     rows = _rows(labels, tested)
-    groups = {name: mask.nonzero().flatten().tolist() for name, mask in shot_groups(counts).items()}
+    with as_user_errors():  # the counts are read from a file
+        groups = {name: mask.nonzero().flatten().tolist() for name, mask in shot_groups(counts).items()}
     return {
         "classes": first["class_names"],
         "train": counts.tolist(),
@@ -125,13 +126,16 @@ def _read(folder: Path) -> dict[str, Any]:
         read() if (folder / name).is_file() else {}
         for name, read in (("ltaug.json", run.info), ("summary.json", run.summary))
     )
-    names, counts = (info.get(key) or summary.get(key) for key in ("class_names", "class_counts"))
-    for key, values in (("class_names", names), ("class_counts", counts)):
+    found: list[list[Any]] = []
+    for key in ("class_names", "class_counts"):
+        values = info.get(key) or summary.get(key)
         if not isinstance(values, list) or len(values) != logits.shape[1]:
             raise UserError(
                 f"`{folder}` has logits of {logits.shape[1]} classes, but no `{key}` of as many in its ltaug.json. "
                 "Write them there, or train the run to its end."
             )
+        found.append(values)
+    names, counts = found
     try:
         check_finite(logits)
     except ValueError as error:

@@ -177,6 +177,7 @@ function readList(text) {
     if (shares.length !== C) throw `The list has ${shares.length} numbers, but there are ${C} classes.`;
   } else {
     const places = new Map(data.classes.map((name, y) => [name.normalize("NFC").trim(), y]));
+    if (places.size < C) throw "Some classes share a name: write a number for each class, in their order.";
     shares = new Array(C).fill(0);
     const seen = new Set();
     lines.forEach((line, k) => {
@@ -238,7 +239,8 @@ function panels(id, draw) {
 }
 
 function showHeadline(results) {
-  at("headline").innerHTML = results.map(({ now, then }, k) => tag("dl", { class: "card", style: `--run:${runColour(k)}` },
+  const card = (k) => ({ class: "card", style: `--run:${runColour(k)}` });
+  at("headline").innerHTML = results.map(({ now, then }, k) => tag("dl", card(k),
     tag("dt", { title: runs[k].name }, escaped(runs[k].name)),
     tag("dd", {}, `${percent(now.values.top1)} %`, tag("span", {}, `± ${percent(now.values.noise)}`)),
     tag("small", {}, `as trained ${percent(then.values.top1)}`))).join("");
@@ -300,7 +302,8 @@ function showClasses(results) {
     return parts.join("");
   });
   if (!at("listing").open) return;
-  const heads = ["class", "training samples", "test samples", "share %", ...runs.map((run) => `${escaped(run.name)} %`)];
+  const names = runs.map((run) => `${escaped(run.name)} %`);
+  const heads = ["class", "training samples", "test samples", "share %", ...names];
   const grouped = (count) => count.toLocaleString("en");
   const was = (share) => ` <small>(${percent(share)})</small>`;
   at("table").innerHTML = table(heads, rank.map((c) => tag("tr", {},
