@@ -417,7 +417,7 @@ function showControls() {
   at("strength").disabled = at("from").disabled = !state.correct;
   if (!at("bars").parentElement.open) return;
   const most = Math.max(...state.mix);
-  if (dragged === null) ceiling = most * 1.15;
+  if (dragged === null) ceiling = most * 1.5;
   const label = `Share of every class, from most training samples to fewest; the largest is ${percent(most)} %.`;
   picture(at("bars"), 110, label, (width, height) => rank.map((y, j) => {
     const tall = Math.max(1, state.mix[y] / ceiling * (height - 2)), step = width / C;
