@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
@@ -346,11 +347,16 @@ def test_what_is_moved_on_the_page_counts(runs: list[Path], tmp_path: Path) -> N
       move("slider2", 70, "input");
       move("from", "train", "change");
       move("strength", 0.5, "input");
+      setTimeout(() => { document.body.dataset.address = location.hash; }, 1000);
     """
     found = opened(page, "mix=uniform", act)
     few = COUNTS < 20
     mix = torch.where(few, 0.7 / few.sum(), 0.3 / (~few).sum()).double()
     agree(found, 1, expected(runs[1], mix, class_prior(COUNTS), 0.5))
+    address = parse_qs(str(found.attributes["body"]["data-address"]).removeprefix("#"))  # keeps what was chosen
+    assert address["strength"] == ["0.5"]
+    assert address["from"] == ["train"]
+    assert [float(share) for share in address["mix"][0].split(",")] == pytest.approx(mix.tolist(), rel=1e-3)
     assert expected_calibration_error(logits.softmax(1), labels) != pytest.approx(
         found.numbers[1, "then", "ece"], abs=0.01
     )
