@@ -372,7 +372,7 @@ def test_a_list_is_taken_by_name_and_a_run_without_prior_stays(runs: list[Path],
       const list = document.getElementById("list"), take = document.getElementById("take");
       list.value = {json.dumps(chr(10).join(lines))};
       take.click();
-      const faults = [];
+      const faults = [document.getElementById("fault").textContent];
       for (const text of ["class 1, 2\\nclass 9, 3", "1 2 3", "class 1 2\\nclass 1 3", "class 1, -2", "class", ""]) {{
         list.value = text;
         take.click();
@@ -385,6 +385,7 @@ def test_a_list_is_taken_by_name_and_a_run_without_prior_stays(runs: list[Path],
     assert found.numbers[1, "now", "top1"] == found.numbers[1, "then", "top1"] == found.numbers[0, "then", "top1"]
     assert "unknown</strong>: not recorded, so that it is not corrected" in page.read_text()
     assert json.loads(found.attributes["body"]["data-faults"] or "") == [
+        "Taken. Of the 8 classes 1 do not occur there, such as “class 0”.",
         "Line 2: there is no class “class 9”. One is “class 0”.",
         "The list has 3 numbers, but there are 8 classes.",
         "“class 1” is there twice.",

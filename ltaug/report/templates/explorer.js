@@ -134,7 +134,7 @@ function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1)), mix = given.get("mix") || "";
   state = { ...DEFAULTS };
   const shares = mix.split(",").map(Number);
-  if (MIXES[mix]) choose(mix);
+  if (Object.hasOwn(MIXES, mix)) choose(mix);
   else if (shares.length === C && isMix(shares)) { state.word = "own"; state.mix = normalised(shares); }
   for (const name of ["strength", "temperature"]) {
     const value = parseFloat(given.get(name));
@@ -161,9 +161,9 @@ function setShare(members, share) {
   const inside = new Set(members), mix = state.mix;
   const own = sum(members.map((y) => mix[y])), others = 1 - own, count = C - members.length;
   if (!count) return;
-  state.mix = mix.map((old, y) => inside.has(y)
+  state.mix = normalised(mix.map((old, y) => inside.has(y)
     ? (own > 1e-12 ? old * share / own : share / members.length)
-    : (others > 1e-12 ? old * (1 - share) / others : (1 - share) / count));
+    : (others > 1e-12 ? old * (1 - share) / others : (1 - share) / count)));
   state.word = "own";
 }
 
@@ -471,8 +471,12 @@ at("reset").onclick = () => { state = { ...DEFAULTS }; update(); };
 at("change").onchange = update;
 at("take").onclick = () => {
   let fault = "";
-  try { state.mix = readList(at("list").value); state.word = "own"; }
-  catch (error) { if (typeof error !== "string") throw error; fault = error; }
+  try {
+    state.mix = readList(at("list").value);
+    state.word = "own";
+    const absent = data.classes.filter((_, y) => !state.mix[y]);
+    if (absent.length) fault = `Taken. Of the ${C} classes ${absent.length} do not occur there, such as “${absent[0]}”.`;
+  } catch (error) { if (typeof error !== "string") throw error; fault = error; }
   at("fault").textContent = fault;
   at("fault").hidden = !fault;
   update();
