@@ -89,6 +89,17 @@ def compare(arguments: argparse.Namespace) -> None:
     _compare([find_run(run) for run in arguments.runs], Path(arguments.out), arguments.title)
 
 
+def explore(arguments: argparse.Namespace) -> None:
+    """Make a page to play with: move the class mix where runs are used, and see what each is worth there, corrected."""
+    from ltaug.commands._runs import find_run
+    from ltaug.report import write_explorer
+
+    page = Path(arguments.out)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    written = write_explorer([find_run(run) for run in arguments.runs], page, title=arguments.title)
+    _say(f"Open {written} in a browser ({written.stat().st_size / 1e6:.1f} MB, all that it needs).")
+
+
 def _compare(paths: Sequence[Path], page: Path, title: str) -> None:
     from ltaug.commands._runs import published_beside
     from ltaug.report import columns_of, results_table, write_comparison
@@ -285,6 +296,11 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         "--out", type=os.path.expanduser, default="comparison.html", help="the page (default: %(default)s)"
     )
     found.add_argument("--title", default="Comparison of runs", help="its heading (default: %(default)s)")
+
+    found = command(explore)
+    found.add_argument("runs", nargs="+", metavar="RUN", help="run folders, tested on the same samples")
+    found.add_argument("--out", type=os.path.expanduser, default="explore.html", help="the page (default: %(default)s)")
+    found.add_argument("--title", default="Another class mix", help="its heading (default: %(default)s)")
 
     found = command(report)
     found.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
