@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -97,6 +96,8 @@ class AddNoise(nn.Module):
             return noise
         if self.noise == "white":
             return torch.randn_like(waveforms)
+        from scipy.fft import next_fast_len
+
         longer = next_fast_len(length, real=True)
         spectrum = torch.fft.rfft(torch.randn(size, longer, device=device))
         falling = torch.arange(spectrum.shape[1], device=device).clamp_min_(1).rsqrt()
@@ -151,6 +152,7 @@ class Reverb(nn.Module):
         """Reverberate waveforms [N, T]."""
         if not self.training or not len(waveforms):
             return waveforms
+        from scipy.fft import next_fast_len
         from torchaudio.functional import fftconvolve
 
         length = waveforms.shape[1]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from torch.utils.data import Sampler
 
 from ltaug._arguments import check_dense, checked, shown
 from ltaug.loaders._base import _ResidentBase
+from ltaug.loaders._generators import global_generators_restored, seed_global_generators
 from ltaug.priors import as_labels, has_float64
 from ltaug.samplers.pair import PairSampler
 
@@ -242,20 +241,21 @@ class ResidentWaveformLoader(_ResidentBase):
             return inputs
         samples = inputs.cpu().numpy()
         first, _ = self._share(self._random(batch, stream)[1])
-        with _global_generators_restored():
+        with global_generators_restored():
             for row, index in enumerate(indices.tolist()):
                 # One more word in the key than the crops have, so that no two generators are the same.
                 key = (self.epoch, batch, stream, first + row)
-                _seed_global_generators(np.random.SeedSequence(self.seed, spawn_key=key))
-                samples[row] = self._augment_clip(samples[row], index)
+                seed_global_generators(np.random.SeedSequence(self.seed, spawn_key=key))
+                samples[row] = self._augment_clip(self.augment, samples[row], index)
         return torch.from_numpy(samples).to(inputs.device)
 
-    def _augment_clip(self, crop: np.ndarray[Any, Any], index: int) -> np.ndarray[Any, Any]:
-        assert self.augment is not None
-        hook = getattr(self.augment, "__qualname__", type(self.augment).__qualname__)
+    def _augment_clip(
+        self, augment: Callable[..., Any], crop: np.ndarray[Any, Any], index: int
+    ) -> np.ndarray[Any, Any]:
+        hook = getattr(augment, "__qualname__", type(augment).__qualname__)
         clip = f"clip number {index}" if self.names is None else f"the clip {self.names[index]}"
         try:
-            changed = self.augment(crop.copy(), self.sample_rate or 0)
+            changed = augment(crop.copy(), self.sample_rate or 0)
             changed = np.asarray(changed.detach().cpu() if isinstance(changed, Tensor) else changed)
         except Exception as error:
             raise ValueError(f"`augment` {hook} fails on {clip}: {type(error).__name__}: {error}") from error
@@ -310,25 +310,6 @@ def _as_clips(waveforms: Any, name: str) -> list[np.ndarray[Any, Any]]:
                 f"{clip.dtype} of shape {list(clip.shape)}."
             )
     return clips
-
-
-@contextmanager
-def _global_generators_restored() -> Iterator[None]:
-    """Leave Python's, NumPy's and torch's global generators as they are, whatever is drawn inside."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.set_rng_state(states[2])
-
-
-def _seed_global_generators(sequence: np.random.SeedSequence) -> None:
-    python, numpy, torchs = sequence.generate_state(3).tolist()
-    random.seed(python)
-    np.random.seed(numpy)  # noqa: NPY002, TID251 - of the code of others, which draws from it
-    torch.default_generator.manual_seed(torchs)
 
 
 def _check_hop(hop: int, crop_length: int, max_scale: float, crops: int, batch_size: int, num_processes: int) -> None:

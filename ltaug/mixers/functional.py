@@ -7,7 +7,6 @@ import math
 from typing import Literal, get_args
 
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -382,6 +381,8 @@ def _a_weighting(rate: float, frame: int, device: torch.device, dtype: torch.dty
 
 def _loudness(channels: Tensor, rate: float, dtype: torch.dtype) -> Tensor:
     """Compute the gated loudness of clips [N, channels, T] by ITU-R BS.1770-4, [N]."""
+    from scipy.fft import next_fast_len  # takes long to import
+
     if channels.shape[1] > 5:
         raise ValueError(
             f"`waveforms` must have at most 5 channels for the loudness of ITU-R BS.1770, but have {channels.shape[1]}."
