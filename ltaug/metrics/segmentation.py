@@ -1,4 +1,4 @@
-"""Intersection over union and accuracy of a segmentation."""
+"""Intersection over union, accuracy and calibration of a segmentation, from a confusion matrix or batch by batch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ltaug.metrics._inputs import as_tensor
+from ltaug._arguments import checked
+from ltaug.metrics._inputs import as_tensor, check_range
+from ltaug.metrics.calibration import bin_sums, check_bins, expected_error
 
-__all__ = ["SegmentationScores", "segmentation_scores"]
+__all__ = ["SegmentationScores", "StreamingSegmentation", "segmentation_scores"]
 
 
 class SegmentationScores(NamedTuple):
@@ -81,3 +83,114 @@ def segmentation_scores(confusion: Tensor | np.ndarray[Any, Any] | Sequence[Sequ
         class_iou=iou,
         class_accuracy=recalls,
     )
+
+
+class StreamingSegmentation:
+    """Scores of a segmentation that comes batch by batch: mIoU, mACC, calibration; of any number of pixels.
+
+    Only sums are kept, C * C + 3 * bins + 1 numbers, never a logit. Several processes need one line between the last
+    ``update`` and ``compute``, as for :class:`StreamingReport`: ``scores.state = accelerator.reduce(scores.state)``.
+
+    Args:
+        num_classes: C.
+        bins: bins of the calibration error.
+        ignore_index: a label whose pixels are left out, such as 255.
+        logits: whether ``update`` is given logits; otherwise probabilities, as fusions return them.
+
+    >>> scores = StreamingSegmentation(2, ignore_index=255)
+    >>> scores.update(torch.tensor([[[[9.0, 0.0, 0.0]], [[0.0, 9.0, 9.0]]]]), torch.tensor([[[0, 1, 255]]]))
+    >>> scores.compute()["miou"], round(scores.compute()["ece"], 4)
+    (1.0, 0.0001)
+    """
+
+    @checked
+    def __init__(
+        self, num_classes: int, *, bins: int = 15, ignore_index: int | None = None, logits: bool = True
+    ) -> None:
+        check_bins(bins)
+        if num_classes < 1:
+            raise ValueError(f"`num_classes` must be at least 1, but is {num_classes}.")
+        self.num_classes, self.bins, self.ignore_index, self.logits = num_classes, bins, ignore_index, logits
+        self.state: dict[str, Tensor] = {
+            "confusion": torch.zeros(num_classes, num_classes, dtype=torch.int64),  # row = true class
+            "bin_counts": torch.zeros(bins, dtype=torch.int64),
+            "bin_hits": torch.zeros(bins, dtype=torch.int64),
+            "bin_confidence": torch.zeros(bins, dtype=torch.float64),
+            "nll": torch.zeros((), dtype=torch.float64),
+        }
+        """Sums over the pixels so far: int64 and float64 tensors, on the device of the last batch."""
+
+    @checked
+    def update(self, outputs: Tensor, labels: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            outputs: logits [N, C, ...], or probabilities with ``logits=False``.
+            labels: class indices, int [N, ...]; bytes are fine.
+
+        Raises:
+            ValueError: shapes do not fit, a label is outside, or an output is NaN. The sums are then as they were.
+        """
+        shape = [len(outputs), self.num_classes, *labels.shape[1:]]
+        if outputs.ndim < 2 or list(outputs.shape) != shape or not outputs.is_floating_point():
+            raise ValueError(
+                f"`outputs` must be floating point of shape {shape}, classes on dim 1, for labels of shape "
+                f"{list(labels.shape)}, but are {outputs.dtype} of shape {list(outputs.shape)}. Resize one of them."
+            )
+        labels = labels.long()
+        kept = slice(None) if self.ignore_index is None else labels != self.ignore_index
+        y = labels[kept].flatten()
+        if not y.numel():
+            return
+        check_range(y, self.num_classes, "labels", "the classes")
+        values = outputs.detach().to(torch.promote_types(outputs.dtype, torch.float32))
+        best, predicted = values.max(1)
+        own = values.gather(1, labels.clamp(0, self.num_classes - 1).unsqueeze(1)).squeeze(1)
+        if self.logits:
+            total = values.logsumexp(1)
+            nll, top = (total - own)[kept], (best - total).exp()[kept]
+        else:
+            nll, top = -own[kept].clamp(min=torch.finfo(values.dtype).tiny).log(), best[kept]
+        top, nll, predicted = top.flatten(), nll.double().sum(), predicted[kept].flatten()
+        if not bool(nll.isfinite()) or float(top.max()) > 1.01 or float(top.min()) < 0.99 / self.num_classes:
+            kind = "logits must be finite" if self.logits else "probabilities must sum to 1"
+            raise ValueError(
+                f"`outputs` cannot be scored: {kind}, but the probabilities of the predicted classes range from "
+                f"{float(top.min()):.6g} to {float(top.max()):.6g}. Say with `logits` which of the two they are."
+            )
+        pairs = torch.bincount(y * self.num_classes + predicted, minlength=self.num_classes**2)
+        sums = bin_sums(top, predicted == y, self.bins)
+        state = self.state = {name: value.to(outputs.device) for name, value in self.state.items()}
+        state["confusion"] += pairs.view(self.num_classes, self.num_classes)
+        for name, value in zip(("counts", "hits", "confidence"), sums, strict=True):
+            state[f"bin_{name}"] += value
+        state["nll"] += nll
+
+    def merge(self, other: StreamingSegmentation) -> None:
+        """Add the sums of another part of the set, scored with the same settings."""
+        names = ("num_classes", "bins", "ignore_index", "logits")
+        if different := [name for name in names if getattr(self, name) != getattr(other, name)]:
+            raise ValueError(f"`other` must have the settings of this one, but differs in {', '.join(different)}.")
+        self.state = {name: value + other.state[name].to(value.device) for name, value in self.state.items()}
+
+    def scores(self) -> SegmentationScores:
+        """The scores by class, too, of all pixels so far."""
+        return segmentation_scores(self.state["confusion"])
+
+    def compute(self) -> dict[str, float]:
+        """Compute the numbers of a table: miou, macc, top1 (of all pixels), ece and nll; more pixels may follow.
+
+        Raises:
+            ValueError: there was no pixel with a label yet.
+        """
+        pixels = int(self.state["bin_counts"].sum())
+        if not pixels:
+            raise ValueError("No score is defined on no pixel: call `update(outputs, labels)` before `compute()`.")
+        scores = self.scores()
+        return {
+            "miou": scores.mean_iou,
+            "macc": scores.mean_accuracy,
+            "top1": scores.overall_accuracy,
+            "ece": expected_error(*(self.state[f"bin_{name}"] for name in ("counts", "hits", "confidence"))),
+            "nll": float(self.state["nll"]) / pixels,
+        }

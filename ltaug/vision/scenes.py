@@ -151,8 +151,8 @@ class _Canvas:
             self.rgb[place], self.depth[place], self.labels[place] = colour, distance, kind
             return
         y, x = np.ogrid[top:bottom, left:right]
-        inside = (x + 0.5 - (box[0] + box[1]) / 2) ** 2 / (box[1] - box[0]) ** 2
-        inside = inside + (y + 0.5 - (box[2] + box[3]) / 2) ** 2 / (box[3] - box[2]) ** 2 <= 0.25
+        radius = ((x + 0.5 - (box[0] + box[1]) / 2) / (box[1] - box[0])) ** 2
+        inside = radius + ((y + 0.5 - (box[2] + box[3]) / 2) / (box[3] - box[2])) ** 2 <= 0.25
         self.rgb[place][inside], self.depth[place][inside], self.labels[place][inside] = colour, distance, kind
 
 
@@ -253,7 +253,7 @@ CONDITIONS: dict[str, Callable[[Array, Array, np.random.Generator], tuple[Array,
     "depth_noise": _depth_noise,
     "depth_dropout": _depth_dropout,
 }
-"""What can happen to a scene: fog, thickening with the distance, night and rain to its picture, the others to its depth."""
+"""What can happen to a scene: fog that thickens with the distance, night and rain to its picture, the rest to its depth."""
 
 
 def corrupt_scenes(scenes: Scenes, condition: str, seed: int = 0) -> Scenes:
