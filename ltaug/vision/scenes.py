@@ -253,7 +253,7 @@ CONDITIONS: dict[str, Callable[[Array, Array, np.random.Generator], tuple[Array,
     "depth_noise": _depth_noise,
     "depth_dropout": _depth_dropout,
 }
-"""What can happen to a scene: fog that thickens with the distance, night and rain to its picture, the rest to its depth."""
+"""What can happen to a scene: fog that thickens with distance, night and rain to its picture, the rest to its depth."""
 
 
 def corrupt_scenes(scenes: Scenes, condition: str, seed: int = 0) -> Scenes:
