@@ -114,6 +114,8 @@ SHOWN = {
     "top1": "top-1 {:.1%}",
     "top5": "top-5 {:.1%}",
     "map": "mAP {:.1%}",
+    "miou": "mIoU {:.1%}",
+    "macc": "mACC {:.1%}",
     **{name: name + " {:.1%}" for name in ("many", "medium", "few")},
     "ece": "ECE15 {:.1%}",
     "labelwise_ece": "label-wise ECE15 {:.1%}",
@@ -871,6 +873,7 @@ class Run(RunFolder):
         model: nn.Module,
         results: Mapping[str, tuple[Tensor, Tensor]],
         state_dict: Mapping[str, Tensor] | None = None,
+        metrics: Mapping[str, float] | None = None,
     ) -> None:
         """Write what exists only once the last epoch is done, print the table, and leave together.
 
@@ -878,11 +881,14 @@ class Run(RunFolder):
             model: its weights are kept; without wrappers.
             results: logits [N, C] and labels [N] of "test" and, if there are any, of the "held_out" samples.
             state_dict: kept instead of the model's.
+            metrics: of the test set, over those that are computed from its logits: of segmentation, for which only
+                some pixels' logits are kept.
         """
         if self._bar is not None:
             self._bar.close()
         if self.main:
-            self._write_results(model, results, model.state_dict() if state_dict is None else state_dict)
+            weights = model.state_dict() if state_dict is None else state_dict
+            self._write_results(model, results, weights, metrics or {})
         # Shut down together and release the process group first: gloo's threads abort an interpreter that exits while
         # they run.
         self.accelerator.wait_for_everyone()
@@ -892,14 +898,18 @@ class Run(RunFolder):
             self._lock.release(force=True)
 
     def _write_results(
-        self, model: nn.Module, results: Mapping[str, tuple[Tensor, Tensor]], state_dict: Mapping[str, Tensor]
+        self,
+        model: nn.Module,
+        results: Mapping[str, tuple[Tensor, Tensor]],
+        state_dict: Mapping[str, Tensor],
+        metrics: Mapping[str, float],
     ) -> None:
         from ltaug.report import columns_of, results_table, write_report
 
         cfg, data, settings = self.cfg, self.data, vars(self.cfg)
         logits, labels = results["test"]
         several = labels.ndim > 1
-        final = evaluate(logits, labels, data.class_counts)
+        final = evaluate(logits, labels, data.class_counts) | metrics
         self.save_logits(logits, labels)
         if "held_out" in results:
             self.save_logits(*results["held_out"], name="held_out.safetensors")
