@@ -61,6 +61,7 @@ __all__ = [
     "arrange",
     "class_means",
     "evaluate",
+    "for_evaluation",
     "launch",
     "learning_rate",
     "load_first_stage",
@@ -533,7 +534,7 @@ def predict(accelerator: Any, model: nn.Module, loader: Any) -> tuple[Tensor, Te
     """
     from accelerate.utils import gather_object
 
-    model = _for_evaluation(accelerator, model)
+    model = for_evaluation(accelerator, model)
     mine = []
     for inputs, labels in loader:
         with accelerator.autocast():
@@ -618,7 +619,7 @@ def search_tau(accelerator: Any, model: nn.Module, loader: Any, plan: TrainingPl
 
 def _features(accelerator: Any, model: nn.Module, linear: nn.Module, loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's features [N, D] of a set, and labels: of the samples of a batch at a time."""
-    model = _for_evaluation(accelerator, model)
+    model = for_evaluation(accelerator, model)
     seen: list[Tensor] = []
     handle = linear.register_forward_pre_hook(lambda _module, arguments: seen.append(arguments[0]))
     try:
@@ -632,7 +633,7 @@ def _features(accelerator: Any, model: nn.Module, linear: nn.Module, loader: Any
         handle.remove()
 
 
-def _for_evaluation(accelerator: Any, model: nn.Module) -> nn.Module:
+def for_evaluation(accelerator: Any, model: nn.Module) -> nn.Module:
     """The plain model in evaluation mode, with the same buffers on every process.
 
     Each process has moved the running statistics of its batch norm by its own rows; the main one's count, as in DDP.
@@ -909,7 +910,7 @@ class Run(RunFolder):
         cfg, data, settings = self.cfg, self.data, vars(self.cfg)
         logits, labels = results["test"]
         several = labels.ndim > 1
-        final = evaluate(logits, labels, data.class_counts) | metrics
+        final = {**evaluate(logits, labels, data.class_counts), **metrics}
         self.save_logits(logits, labels)
         if "held_out" in results:
             self.save_logits(*results["held_out"], name="held_out.safetensors")
