@@ -243,6 +243,7 @@ class SceneData:
         sets: by condition: train, held_out, test, and those that training has not seen.
         class_names: C names.
         class_counts: training pixels a class, int64 [C].
+        examples: panels of :func:`ltaug.plots.segmented_scene` by condition, which are there once it was evaluated.
     """
 
     def __init__(self, class_names: Sequence[str], files: Mapping[str, Any], settings: SceneSettings) -> None:
@@ -254,6 +255,7 @@ class SceneData:
         self.sets = {name: SceneSet(each, settings, name == "train") for name, each in files.items() if len(each)}
         self.class_counts = self.sets["train"].pixel_counts(len(self.class_names))
         depth = settings.modality == "depth"
+        self.examples: dict[str, dict[str, Any]] = {}
         self.mean, self.std = ([0.35], [0.3]) if depth else (list(IMAGENET_MEAN), list(IMAGENET_STD))
 
     @property
@@ -309,6 +311,27 @@ class SceneData:
         """What is in the sets, for the terminal."""
         others = ", ".join(f"{len(self.sets[name])} {name}" for name in self.conditions)
         return f"{len(self.train_labels)} training scenes ({others}), classes in pixels"
+
+    def sections(self, logits: Tensor, labels: Tensor) -> list[tuple[str, str]]:
+        """Sections of the report: a scene of every condition, and accuracy by share of pixels."""
+        from ltaug.metrics import per_class_accuracy
+        from ltaug.plots import accuracy_by_pixel_share, segmented_scene
+        from ltaug.report import figure_html
+
+        accuracy = per_class_accuracy(logits.softmax(1), labels, len(self.class_names))
+        figure = accuracy_by_pixel_share({self.settings.modality: accuracy}, self.class_counts, self.class_names)
+        cards = [
+            figure_html(
+                figure,
+                alt="Line chart of the test accuracy of every class against its share of the training pixels.",
+                caption="Accuracy of every class against its share of the training pixels.",
+            )
+        ]
+        for condition, panels in self.examples.items():
+            alt = "Panels: picture, depth, true classes, predicted classes and the uncertainty of the prediction."
+            words = f"A scene of {condition.replace('_', ' ')}."
+            cards.append(figure_html(segmented_scene(panels, self.class_names), alt=alt, caption=words))
+        return [("Scenes", f'<div class="figures">{"".join(cards)}</div>')]
 
     def held_out_note(self) -> str:
         """What corrections are tuned on, for whoever reads the numbers."""
