@@ -1,4 +1,4 @@
-"""Fusion of finished runs that saw the same scenes by different sensors, from their folders: the command `ltaug fuse`."""
+"""Fusion of finished runs that saw the same scenes by different sensors: the command `ltaug fuse`."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ class RunFusion:
             for name in conditions:
                 if not torch.equal(tensors[f"{name}.labels"], self.tensors[0][f"{name}.labels"]):
                     raise UserError(
-                        f"`{run.path}` has other scenes of {name} than `{self.runs[0].path}`, or has kept other pixels. "
-                        "Train both on the same data, with the same `data_seed`, sizes and `keep_every`."
+                        f"`{run.path}` has other scenes of {name} than `{self.runs[0].path}`, or has kept other "
+                        "pixels. Train both on the same data, with the same `data_seed`, sizes and `keep_every`."
                     )
         return conditions
 
@@ -167,11 +167,11 @@ class RunFusion:
             raise UserError("The runs have no held-out scenes, on which lambda is searched. Give it: --strength 0.4.")
         with as_user_errors():
             return {
-                name: search_strength(
-                    lambda strength, rule=rule: SCORES[self.score](self._scored(rule(strength), HELD_OUT).compute())
-                )
-                for name, rule in wanted.items()
+                name: search_strength(functools.partial(self._held_out_score, rule)) for name, rule in wanted.items()
             }
+
+    def _held_out_score(self, rule: Callable[[float], Callable[[list[Tensor]], Tensor]], strength: float) -> float:
+        return SCORES[self.score](self._scored(rule(strength), HELD_OUT).compute())
 
     def _scored(self, rule: Callable[[list[Tensor]], Tensor], condition: str) -> StreamingSegmentation:
         scores = StreamingSegmentation(len(self.classes), ignore_index=self.void, logits=False)
@@ -226,8 +226,8 @@ class RunFusion:
         return (
             f"mIoU / mACC in percent{ave}:\n\n{_markdown(*self.table())}\n\nECE15 in percent:\n\n"
             f"{_markdown(*self.table(['ece']))}\n\nTrust (UNO's factor, mean over scenes):\n\n"
-            f"{_markdown(*self.trust_table())}\n\nlambda: {found}. Of {pixels:,} pixels of the test scenes that the runs "
-            "have kept."
+            f"{_markdown(*self.trust_table())}\n\nlambda: {found}. Of {pixels:,} pixels of the test scenes that the "
+            "runs have kept."
         )
 
     def trust_table(self) -> tuple[list[str], list[list[str]]]:

@@ -90,12 +90,13 @@ def save_segmented(run: Any, model: nn.Module, segmented: Mapping[str, Segmented
         rgb, depth, labels = (torch.from_numpy(plane.copy()) for plane in data.sets[name].scene(0))
         inputs, _ = next(iter(data.eval_loader(run.cfg, name, _Alone(device))))
         logits = model(inputs[:1]).float().cpu()[0]
-        tensors |= {
-            f"{name}.rgb": rgb,
-            f"{name}.depth": depth,
-            f"{name}.truth": labels,
-            f"{name}.example": logits.half(),
-        }
+        tensors |= {f"{name}.rgb": rgb, f"{name}.depth": depth, f"{name}.truth": labels}
+        tensors[f"{name}.example"] = logits.half()
+        if name != "held_out":
+            probs = logits.softmax(0)
+            uncertain = -(probs * probs.clamp(min=1e-12).log()).sum(0)
+            seen = {"prediction": logits.argmax(0), "uncertainty": uncertain}
+            data.examples[name] = {"rgb": rgb, "depth": depth, "truth": labels, **seen}
     mean, std = entropy_statistics([block.float() for block in torch.split(train, 64)])
     info = {
         "modality": data.settings.modality,
