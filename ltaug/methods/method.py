@@ -243,13 +243,17 @@ class Method:
 
     def multi_label_fault(self) -> str:
         """What in it has no meaning for samples with several labels; empty if all has one."""
-        for name, known in _MULTI_LABEL.items():
-            if getattr(self, name) not in known:
-                takes = " or ".join(map(_shown, known))
-                return (
-                    f"`{name}: {_shown(getattr(self, name))}` is for classes that exclude each other; with several "
-                    f"labels a sample it must be {takes}"
-                )
+        return self._fault(_MULTI_LABEL, "is for classes that exclude each other; with several labels a sample")
+
+    def dense_fault(self) -> str:
+        """What in it has no meaning for samples with a label at each position; empty if all has one."""
+        return self._fault(_DENSE, "is for samples of one class; with a label at each position")
+
+    def _fault(self, known: dict[str, tuple[Any, ...]], words: str) -> str:
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                takes = " or ".join(map(_shown, values))
+                return f"`{name}: {_shown(getattr(self, name))}` {words} it must be {takes}"
         return ""
 
     def changes(self) -> dict[str, Any]:
@@ -358,13 +362,10 @@ class Method:
             raise ValueError(
                 f"`position_counts` must have {num_classes} classes, `num_classes`, but have {len(counts)}."
             )
-        for name, known in _DENSE.items():
-            if getattr(self, name) not in known:
-                takes = " or ".join(map(_shown, known))
-                raise ValueError(
-                    f"`{name}: {_shown(getattr(self, name))}` is for samples of one class; with a label at each "
-                    f"position it must be {takes}."
-                )
+        if not self.single_label:
+            raise ValueError(f"`labels` must be multi-hot rows [N, L] for `loss: {self.loss}`, not maps of classes.")
+        if fault := self.dense_fault():
+            raise ValueError(f"{fault[0].upper()}{fault[1:]}.")
         self._check_counts(counts)
         # Of one class all, so that they are drawn alike.
         return TrainingPlan(

@@ -24,9 +24,9 @@ from ltaug.vision.scenes import VOID
 
 @dataclass
 class Config(DataSettings, ModelSettings, TrainSettings):
-    """The protocol of IC: Adam at a constant rate of 1e-5, 100,000 steps of 2 scenes; the released code has no more."""
+    """The protocol of IC: Adam at a constant rate of 1e-5, about 100,000 steps of 2 scenes."""
 
-    epochs: NonNegativeInt = 15
+    epochs: NonNegativeInt = 12
     batch_size: PositiveInt = 2
     optimizer: str = "adam"
     lr: PositiveFloat = 1e-5
