@@ -5,6 +5,7 @@ A *condition* is what scenes were taken in: ``test`` is like the training, other
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import re
@@ -108,16 +109,19 @@ def read_plane(image: Image.Image) -> Array:
     """Read numbers that an image stores, such as labels or depth, as they are: uint8, uint16, int32 or float32 [H, W].
 
     Of several channels it is the first. Pillow takes the upper byte of 16-bit colours, which of small numbers are all
-    0; these are read by torchvision.
+    0, so that these are read twice: as if their bytes stood the other way round, too.
     """
-    file: Any = getattr(image, "fp", None)
-    if image.mode == "RGB" and ";16" in str(getattr(image, "tile", "")) and file is not None:
-        from torchvision.io import ImageReadMode, decode_image
-
+    file, tiles = (getattr(image, name, None) for name in ("fp", "tile"))
+    if file is not None and tiles and tiles[0][3] == "RGB;16B":
         file.seek(0)
-        stored = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
-        plane: Array = decode_image(stored, mode=ImageReadMode.UNCHANGED)[0].numpy()
-        return plane
+        stored = file.read()
+        halves = []
+        for bytes_first in ("RGB;16B", "RGB;16L"):
+            half: Any = Image.open(io.BytesIO(stored))
+            half.tile = [(*tile[:3], bytes_first) for tile in half.tile]
+            halves.append(np.asarray(half)[..., 0].astype(np.uint16))
+        high, low = halves
+        return 256 * high + low
     values = np.asarray(image)  # of a palette its indices
     return values if values.ndim == 2 else values[..., 0]
 
