@@ -247,6 +247,7 @@ class SceneData:
         sets: by condition: train, held_out, test, and those that training has not seen.
         class_names: C names.
         class_counts: training pixels a class, int64 [C].
+        ignore_index: label of pixels without a class.
         examples: panels of :func:`ltaug.plots.segmented_scene` by condition, which are there once it was evaluated.
     """
 
@@ -259,6 +260,7 @@ class SceneData:
         self.sets = {name: SceneSet(each, settings, name == "train") for name, each in files.items() if len(each)}
         self.class_counts = self.sets["train"].pixel_counts(len(self.class_names))
         depth = settings.modality == "depth"
+        self.ignore_index = VOID
         self.examples: dict[str, dict[str, Any]] = {}
         self.mean, self.std = ([0.35], [0.3]) if depth else (list(IMAGENET_MEAN), list(IMAGENET_STD))
 

@@ -19,7 +19,6 @@ from ltaug import training
 from ltaug.commandline import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share
 from ltaug.training import Run, TrainSettings
 from ltaug.vision.dense import flat_results, save_segmented, segment
-from ltaug.vision.scenes import VOID
 
 
 @dataclass
@@ -50,7 +49,7 @@ def main(cfg: Config) -> None:
         num_processes=accelerator.num_processes,
         seed=cfg.seed,
         position_counts=data.class_counts,  # of pixels
-        ignore_index=VOID,
+        ignore_index=data.ignore_index,
     )
     plan.to(accelerator.device)
     train_loader = data.train_loader(cfg, plan.sampler, accelerator)

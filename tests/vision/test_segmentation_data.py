@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 import ltaug
 from ltaug.errors import UserError
-from ltaug.testing import check_data
+from ltaug.testing import ContractError, check_data
 from ltaug.vision.segmentation import (
     SceneData,
     SceneSettings,
@@ -209,4 +209,8 @@ class TestData:
     def test_the_contract(self) -> None:
         settings = SceneSettings(height=32, width=48, workers=0)
         data = SceneData([f"{k}" for k in range(13)], rendered_scenes(8, 2, 2, height=32, width=48), settings)
-        check_data(data)
+        cfg = SimpleNamespace(batch_size=4, seed=0, channels_last=None, workers=0)
+        check_data(data, cfg, batches=2)
+        data.ignore_index = 250
+        with pytest.raises(ContractError, match=r"labels range from 0 to 255"):
+            check_data(data, cfg, batches=2)
