@@ -194,14 +194,15 @@ class RunFusion:
 
     def example(self, condition: str) -> dict[str, Tensor]:
         """The first scene of a condition: what sensors saw, the truth, predictions and their uncertainty in nats."""
-        shown = {name: self.tensors[0][f"{condition}.{name}"] for name in ("rgb", "depth", "truth")}
+        kept = {"picture": "rgb", "depth": "depth", "truth": "truth"}
+        shown = {title: self.tensors[0][f"{condition}.{name}"] for title, name in kept.items()}
         logits = [tensors[f"{condition}.example"].float()[None] for tensors in self.tensors]
-        probs = {name: z.softmax(1)[0] for name, z in zip(self.names, logits, strict=True)}
+        probs = {f"by {name}": z.softmax(1)[0] for name, z in zip(self.names, logits, strict=True)}
         if len(self.runs) > 1:
-            probs["UNO-IC"] = self._uno_ic(self.strengths["fusion"], (), logits)[0]
-        for name, p in probs.items():
-            shown |= {name: p.argmax(0), f"uncertainty of {name}": -(p * p.clamp(min=1e-12).log()).sum(0)}
-        return shown
+            probs["by UNO-IC"] = self._uno_ic(self.strengths["fusion"], (), logits)[0]
+        shown |= {name: p.argmax(0) for name, p in probs.items()}
+        entropies = {name: -(p * p.clamp(min=1e-12).log()).sum(0) for name, p in probs.items()}
+        return shown | {name.replace("by", "uncertainty,"): entropy for name, entropy in entropies.items()}
 
     def average(self, method: str, key: str) -> float:
         """Mean of a score over the conditions that training has not seen; NaN if there are none."""

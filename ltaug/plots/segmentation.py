@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltaug.plots._style import (
-    GREY,
     LABEL_SIZE,
+    MAX_NAMES,
     TEXT_SIZE,
     WIDTH,
     _figure_class,
     axes_of,
     legend_above,
     plain,
+    rank_ticks,
     run_line,
     shorten,
     style_axes,
@@ -103,12 +104,12 @@ def accuracy_by_pixel_share(
     class_names: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Accuracy of every class against its share of the training pixels, on a logarithmic axis, one line a method.
+    """Accuracy of every class, from the one with most training pixels to the one with fewest, one line a method.
 
     Args:
         accuracy: of every class [C], by method; NaN for a class that was not tested.
         class_counts: training pixels a class, [C].
-        class_names: C names, written at their place.
+        class_names: C names, written below with each one's share of the pixels, if there are not too many.
         ax: axes to draw on.
 
     Raises:
@@ -120,25 +121,18 @@ def accuracy_by_pixel_share(
     if not accuracy or any(len(values) != len(counts) for values in accuracy.values()):
         raise ValueError(f"`accuracy` must hold {len(counts)} numbers, as `class_counts`, of at least one method.")
     share, order = 100 * counts / counts.sum(), np.argsort(-counts, kind="stable")
-    figure, ax = axes_of(ax, 4.0)
+    figure, ax = axes_of(ax, 4.2)
+    places = np.arange(1, len(order) + 1)
     for place, (name, values) in enumerate(accuracy.items()):
-        ax.plot(share[order], 100 * values.double().numpy()[order], marker="o", **run_line(place, name))
-    ax.set_xscale("log")
-    ax.invert_xaxis()
-    style_axes(ax, "share of the training pixels (%)", "test accuracy (%)")
+        ax.plot(places, 100 * values.double().numpy()[order], marker="o", **run_line(place, name))
+    style_axes(ax, "class, and its share of the training pixels", "test accuracy (%)")
+    if len(order) <= MAX_NAMES:
+        names = class_names if class_names is not None else [f"class {k}" for k in range(len(order))]
+        labels = [f"{plain(shorten(str(names[k]), 14))}  {share[k]:.2g} %" for k in order.tolist()]
+        ax.set_xticks(places, labels, rotation=60, ha="right", rotation_mode="anchor")
+    else:
+        rank_ticks(ax.xaxis, len(order))
     ax.set_ylim(-2, 102)
-    for k in order.tolist() if class_names is not None and len(counts) <= 20 else []:
-        ax.annotate(
-            plain(shorten(str((class_names or [])[k]), 14)),
-            (share[k], 0.0),
-            xytext=(0, 3),
-            textcoords="offset points",
-            rotation=90,
-            ha="center",
-            va="bottom",
-            fontsize=8,
-            color=GREY,
-        )
     legend_above(ax, columns=3)
     return figure
 
@@ -166,8 +160,8 @@ def trust_by_condition(trust: Mapping[str, Mapping[str, float]], ax: Axes | None
         values = [found.get(condition, math.nan) for condition in conditions]
         ax.bar(bars, values, width, color=looks["color"], label=looks["label"])
     ax.set_xticks(range(len(conditions)), [plain(shorten(name.replace("_", " "), 14)) for name in conditions])
-    if sum(map(len, conditions)) > 40:
-        ax.tick_params(axis="x", rotation=25)
+    if sum(map(len, conditions)) > 32:
+        ax.tick_params(axis="x", labelrotation=30)
     style_axes(ax, "", "trust (UNO's factor)")
     ax.set_ylabel("trust (UNO's factor)", fontsize=LABEL_SIZE)
     ax.set_ylim(0, 1.02)

@@ -96,7 +96,7 @@ def save_segmented(run: Any, model: nn.Module, segmented: Mapping[str, Segmented
             probs = logits.softmax(0)
             uncertain = -(probs * probs.clamp(min=1e-12).log()).sum(0)
             seen = {"prediction": logits.argmax(0), "uncertainty": uncertain}
-            data.examples[name] = {"rgb": rgb, "depth": depth, "truth": labels, **seen}
+            data.examples[name] = {"picture": rgb, "depth": depth, "truth": labels, **seen}
     mean, std = entropy_statistics([block.float() for block in torch.split(train, 64)])
     info = {
         "modality": data.settings.modality,
