@@ -305,7 +305,7 @@ class TestStreamingSegmentation:
         y = torch.cat([labels[kept] for _, labels, kept in parts])
         report = metrics.classification_report(rows, y, [1, 1, 1])
         confusion = metrics.confusion_matrix(rows, y)
-        wanted = {name: report[name] for name in ("top1", "ece", "nll")}
+        wanted = {name: report[name] for name in ("top1", "confidence", "ece", "nll")}
         wanted |= {
             "miou": metrics.segmentation_scores(confusion).mean_iou,
             "macc": (confusion.diag() / confusion.sum(1)).mean().item(),

@@ -191,7 +191,9 @@ class StreamingSegmentation:
         return segmentation_scores(self.state["confusion"])
 
     def compute(self) -> dict[str, float]:
-        """Compute the numbers of a table: miou, macc, top1 (of all pixels), ece and nll; more pixels may follow.
+        """Compute the numbers of a table: miou, macc, and, of all pixels, top1, confidence, ece, nll.
+
+        More pixels may follow.
 
         Raises:
             ValueError: there was no pixel with a label yet.
@@ -204,6 +206,7 @@ class StreamingSegmentation:
             "miou": scores.mean_iou,
             "macc": scores.mean_accuracy,
             "top1": scores.overall_accuracy,
+            "confidence": float(self.state["bin_confidence"].sum()) / pixels,
             "ece": expected_error(*(self.state[f"bin_{name}"] for name in ("counts", "hits", "confidence"))),
             "nll": float(self.state["nll"]) / pixels,
         }

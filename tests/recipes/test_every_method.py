@@ -40,7 +40,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "width": 64,
         "train_scenes": 48,
         "held_out_scenes": 2,
-        "test_scenes": 2,
+        "test_scenes": 24,
+        "keep_every": 1,
         "batch_size": 16,
         "decoder_channels": 8,
     },
@@ -60,9 +61,10 @@ def methods_of(recipe: str) -> list[str]:
     return sorted(names, key=lambda name: METHODS[name].second_stage)
 
 
-# inaturalist's train.py is imagenet_lt's, but for its text and defaults: see test_the_same_loop.
+# inaturalist's train.py is imagenet_lt's, but for its text and defaults: see test_the_same_loop. Of synthia_rgbd two
+# methods are trained in test_synthia.py.
 PARAMS = [
-    pytest.param(path, marks=pytest.mark.slow) if path.name == "inaturalist" else pytest.param(path) for path in RECIPES
+    pytest.param(path, marks=[pytest.mark.slow] * (path.name in ("inaturalist", "synthia_rgbd"))) for path in RECIPES
 ]
 
 
