@@ -312,8 +312,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     )
     found.add_argument(
         "--score",
-        choices=("mean", "miou", "macc"),
-        default="mean",
+        choices=("miou", "macc", "mean"),
+        default="miou",
         help="what lambda is searched for: mIoU, mACC, or the mean of both (default: %(default)s)",
     )
     found.add_argument(
