@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ltaug.fusion import entropy_statistics
+from ltaug.fusion import _entropy
 from ltaug.metrics import StreamingSegmentation
 from ltaug.vision.scenes import VOID
 
-__all__ = ["Segmented", "flat_results", "save_segmented", "segment"]
+__all__ = ["Segmented", "entropy_of", "flat_results", "save_segmented", "segment"]
 
 
 class Segmented(NamedTuple):
@@ -59,6 +59,35 @@ def segment(accelerator: Any, model: nn.Module, loader: Any, num_classes: int, k
     return Segmented(scores, torch.cat([z for z, _ in ordered]), torch.cat([y for _, y in ordered]))
 
 
+@torch.no_grad()
+def entropy_of(accelerator: Any, model: nn.Module, loader: Any, keep_every: int) -> tuple[float, float]:
+    """Mean and standard deviation over the training scenes of their mean entropy, as UNO compares with.
+
+    As :func:`ltaug.fusion.entropy_statistics` has them, of the pixels that :func:`segment` keeps; of each scene one
+    number is held.
+
+    Args:
+        accelerator: accelerate's.
+        model: gives logits [N, C, H, W]; it is in evaluation mode afterwards.
+        loader: yields this process's rows of every global batch of the training scenes.
+        keep_every: pixels between two that are kept, in rows and in columns.
+    """
+    from accelerate.utils import gather_object
+
+    from ltaug.training import for_evaluation
+
+    model = for_evaluation(accelerator, model)
+    grid = slice(keep_every // 2, None, keep_every)
+    mine: list[float] = []
+    for inputs, labels in loader:
+        if len(labels):
+            with accelerator.autocast():
+                logits = model(inputs).float()
+            mine += _entropy(logits[..., grid, grid].half().float()).tolist()
+    entropies = torch.tensor(gather_object(mine), dtype=torch.float64)
+    return float(entropies.mean()), float(entropies.std(correction=0))
+
+
 def flat_results(segmented: Mapping[str, Segmented]) -> dict[str, tuple[Tensor, Tensor]]:
     """Logits [P, C] and labels [P] of "test" and "held_out", for ``Run.finish``: of kept pixels that have a label."""
     flat = {}
@@ -69,17 +98,19 @@ def flat_results(segmented: Mapping[str, Segmented]) -> dict[str, tuple[Tensor, 
 
 
 @torch.no_grad()
-def save_segmented(run: Any, model: nn.Module, segmented: Mapping[str, Segmented], train: Tensor) -> None:
+def save_segmented(
+    run: Any, model: nn.Module, segmented: Mapping[str, Segmented], entropy: tuple[float, float]
+) -> None:
     """Keep what fusions of several runs need in ``dense.safetensors`` and ``dense.json``.
 
-    Logits of the kept pixels of every condition and, for pictures, the first scene of each one whole; mean and standard
-    deviation of the entropy of the training scenes, see :func:`ltaug.fusion.entropy_statistics`.
+    Logits of the kept pixels of every condition and, for pictures, the first scene of each one whole; and the entropy
+    of the training scenes.
 
     Args:
         run: a :class:`ltaug.training.Run`, whose ``data`` are a :class:`ltaug.vision.segmentation.SceneData`.
         model: without wrappers.
         segmented: by condition.
-        train: kept logits of the training scenes, [N, C, h, w].
+        entropy: of the training scenes, see :func:`entropy_of`.
     """
     if not run.main:
         return
@@ -97,11 +128,10 @@ def save_segmented(run: Any, model: nn.Module, segmented: Mapping[str, Segmented
             uncertain = -(probs * probs.clamp(min=1e-12).log()).sum(0)
             seen = {"prediction": logits.argmax(0), "uncertainty": uncertain}
             data.examples[name] = {"picture": rgb, "depth": depth, "truth": labels, **seen}
-    mean, std = entropy_statistics([block.float() for block in torch.split(train, 64)])
     info = {
         "modality": data.settings.modality,
         "conditions": list(segmented),
-        "entropy": {"mean": mean, "std": std},
+        "entropy": dict(zip(("mean", "std"), entropy, strict=True)),
         "keep_every": data.settings.keep_every,
         "ignore_index": VOID,
         "scores": {name: each.scores.compute() for name, each in segmented.items()},

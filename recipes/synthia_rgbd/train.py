@@ -18,7 +18,7 @@ from model import ModelSettings, build_model
 from ltaug import training
 from ltaug.commandline import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share
 from ltaug.training import Run, TrainSettings
-from ltaug.vision.dense import flat_results, save_segmented, segment
+from ltaug.vision.dense import entropy_of, flat_results, save_segmented, segment
 
 
 @dataclass
@@ -90,7 +90,8 @@ def main(cfg: Config) -> None:
     # 4. Results: scores of all pixels, logits of some, weights, summary and report, in the run folder.
     results = {condition: segmented(condition) for condition in data.conditions}
     model_alone = plan.fold(accelerator.unwrap_model(model))
-    save_segmented(run, model_alone, results, segmented("train").logits)
+    entropy = entropy_of(accelerator, model, data.eval_loader(cfg, "train", accelerator), cfg.keep_every)
+    save_segmented(run, model_alone, results, entropy)
     run.finish(model_alone, flat_results(results), metrics=results["test"].scores.compute())
 
 

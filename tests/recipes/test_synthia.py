@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ import torch
 from recipe_support import ROOT, Recipe, imported, info, summary
 
 from ltaug import metrics
-from ltaug.__main__ import main as command
+from ltaug.commands.correct import RunCorrection
 from ltaug.commands.fuse import RunFusion
+from ltaug.fusion import entropy_statistics
 from ltaug.run import RunFolder
 
 SMALL: dict[str, Any] = {
@@ -62,6 +64,25 @@ def test_what_a_run_leaves(runs: list[Path]) -> None:
     assert "Not drawn" not in page
 
 
+def test_entropy_is_that_of_the_training_scenes(recipe: Recipe, runs: list[Path]) -> None:
+    """As entropy_statistics has it, of a network that is built again from what the run has kept."""
+    module = recipe.module
+    cfg = recipe.settings("ldam", runs[0], modality="rgb", report=True, **SMALL)
+    data = module.load_data(cfg)
+    plan = cfg.chosen_method().plan(
+        data.train_labels, epochs=1, position_counts=data.class_counts, ignore_index=data.ignore_index
+    )
+    model = plan.attach(module.build_model(13, cfg, data)).eval()
+    weights, _ = RunFolder.open(runs[0]).load_model()
+    model.load_state_dict(weights)
+    alone = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
+    with torch.no_grad():
+        batches = [model(images)[..., 1::2, 1::2] for images, _ in data.eval_loader(cfg, "train", alone)]
+    mean, std = entropy_statistics(batches)
+    found = RunFolder.open(runs[0]).load_dense()[1]["entropy"]
+    assert found == pytest.approx({"mean": mean, "std": std}, rel=1e-3)
+
+
 def test_scores_are_of_all_pixels(recipe: Recipe, runs: list[Path]) -> None:
     """Those of the last epoch, streamed, are those that the final network has on the whole test scenes."""
     last = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()][-1]
@@ -73,5 +94,6 @@ def test_they_are_fused_and_corrected(runs: list[Path]) -> None:
     assert list(found)[-2:] == ["UNO-IC, no rgb", "UNO-IC, no depth"]
     assert found["depth"]["fog"] == found["depth"]["test"]  # fog hides no depth
     assert found["rgb"]["fog"] != found["rgb"]["test"]
-    command(["correct", str(runs[1]), "--target_prior", "uniform", "--calibrate", "temperature"])
-    assert "tuned on" in (runs[1] / "report.html").read_text().lower()
+    made = RunCorrection(runs[1], target_prior="uniform", calibrate="temperature")
+    assert made.evaluate()["final"]["nll"] > 0
+    assert made.tuned_on == "pixels of 4 scenes that training did not use"
