@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import calibration, envnet, images, kernels, loop, memory, scale, sound
+from benchmarks import calibration, envnet, images, kernels, loop, memory, scale, segmentation, sound
 from benchmarks.timing import Benchmark, Options, Result, cores
 from ltaug.process import environment
 
@@ -31,6 +31,7 @@ BENCHMARKS = [
     *images.BENCHMARKS,
     *memory.BENCHMARKS,
     *scale.BENCHMARKS,
+    *segmentation.BENCHMARKS,
 ]
 DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "cifar100"
 LINE = "{:<27} {:<14} {:>11} {:>11} {:>8} {:<15} {:<10} {:<4} {}"

@@ -53,6 +53,7 @@ from ltaug.losses import (
     PriorCorrectedBCELoss,
     PriorCorrectedLoss,
     effective_number_weights,
+    frequency_weights,
     inverse_frequency_weights,
 )
 from ltaug.methods import METHODS, Method, TrainingPlan
@@ -157,6 +158,7 @@ __all__ = [
     "estimate_label_prior",
     "estimate_prior",
     "exponential_counts",
+    "frequency_weights",
     "index_hash",
     "inverse_frequency_weights",
     "label_counts",

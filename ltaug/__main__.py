@@ -132,6 +132,25 @@ def _summary(path: Path) -> dict[str, Any]:
     return RunFolder.open(path).summary() if (path / "summary.json").is_file() else {}
 
 
+def fuse(arguments: argparse.Namespace) -> None:
+    """Fuse runs of a segmentation that saw the same scenes by different sensors, and print the tables of UNO-IC."""
+    import json
+
+    from ltaug.commands._runs import find_run, published_beside
+    from ltaug.commands.fuse import RunFusion
+    from ltaug.report import write_fusion
+    from ltaug.run import write_atomically
+
+    folders = [find_run(run) for run in arguments.runs]
+    fusion = RunFusion(folders, arguments.strength, arguments.score, arguments.from_prior)
+    published = fusion.published(published_beside(folders[0]))
+    _say("\n".join([fusion.text(), *([""] if published else []), *published]))
+    page = Path(arguments.out)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(page.with_suffix(".json"), json.dumps(fusion.plain(), indent=2) + "\n")
+    _say(f"\nWritten: {page.with_suffix('.json')}\nOpen {write_fusion(fusion, page, published)} in a browser.")
+
+
 def report(arguments: argparse.Namespace) -> None:
     """Write a run's report.html again."""
     from ltaug.commands._runs import find_run
@@ -302,6 +321,25 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     found.add_argument("--out", type=os.path.expanduser, default="explore.html", help="the page (default: %(default)s)")
     found.add_argument("--title", default="Another class mix", help="its heading (default: %(default)s)")
 
+    found = command(fuse)
+    found.add_argument("runs", nargs="+", metavar="RUN", help="run folders, one a modality")
+    found.add_argument(
+        "--strength", type=_not_negative, metavar="NUMBER", help="lambda; default: searched on held-out scenes"
+    )
+    found.add_argument(
+        "--score",
+        choices=("miou", "macc", "mean"),
+        default="miou",
+        help="what lambda is searched for: mIoU, mACC, or the mean of both (default: %(default)s)",
+    )
+    found.add_argument(
+        "--from_prior",
+        choices=("recorded", "train"),
+        default="recorded",
+        help="that the logits are under: recorded (by each run) or train (default: %(default)s)",
+    )
+    found.add_argument("--out", type=os.path.expanduser, default="fusion.html", help="the page (default: %(default)s)")
+
     found = command(report)
     found.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
 
@@ -349,6 +387,13 @@ def _at_least_one(text: str, least: int = 1) -> int:
     number = int(text)
     if number < least:
         raise argparse.ArgumentTypeError(f"must be at least {least}, but is {number}")
+    return number
+
+
+def _not_negative(text: str) -> float:
+    number = float(text)
+    if not 0.0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number from 0, but is {number}")
     return number
 
 

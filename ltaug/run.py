@@ -37,7 +37,15 @@ _TEMPORARY = ".ltaug-{}.tmp"
 _CHECKPOINT = re.compile(r"epoch_(\d{5,})(?:_step_(\d{7,}))?(_replaced)?")
 _FILES = (
     *("config.yaml", "command.txt", "environment.json", "data.json", "metrics.jsonl", "summary.json", "per_class.csv"),
-    *("logits.safetensors", "held_out.safetensors", "model.safetensors", "ltaug.json", "report.html"),
+    *(
+        "logits.safetensors",
+        "held_out.safetensors",
+        "dense.safetensors",
+        "dense.json",
+        "model.safetensors",
+        "ltaug.json",
+        "report.html",
+    ),
 )
 CORRECTION_FILES = ("correction.safetensors", "correction.json")
 """Files of a correction that :meth:`ltaug.correction.Correction.load` takes."""
@@ -62,6 +70,7 @@ class RunFolder:
     ``per_class.csv``        class, training count, accuracy
     ``logits.safetensors``   ``logits`` and ``labels`` of the test split
     ``held_out.safetensors`` the same of held-out samples, which corrections are tuned on; if there are any
+    ``dense.*``              of segmentation: logits of some pixels of every condition, for ``ltaug fuse``
     ``model.safetensors``    final weights
     ``ltaug.json``           what the weights and logits need: class names, counts, the prior of the logits and why
     ``checkpoints/``         states to resume from, one folder each, the newest ``keep``
@@ -318,6 +327,21 @@ class RunFolder:
                 f"`{self.path / name}` has labels from {low} to {high}, but logits of {logits.shape[1]} classes."
             )
         return logits.float(), labels.long()
+
+    def save_dense(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+        """Keep the logits of some pixels of every condition of a segmentation, and what a fusion needs beside them."""
+        if self.main:
+            self.write("dense.safetensors", save({name: value.cpu().contiguous() for name, value in tensors.items()}))
+            self.write_json("dense.json", info)
+
+    def load_dense(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What :meth:`save_dense` has kept.
+
+        Raises:
+            FileNotFoundError: the run has none: it is no segmentation, or not finished.
+            UserError: a file is damaged.
+        """
+        return _load_tensors(self._file("dense.safetensors")), read_json(self._file("dense.json"))
 
     def save_model(self, state_dict: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
         """Keep the final weights, and in ``ltaug.json`` what they need: class names and counts, ``logits_prior``."""

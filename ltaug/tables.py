@@ -43,6 +43,8 @@ __all__ = [
 COLUMNS = {
     "top1": "top-1",
     "top5": "top-5",
+    "miou": "mIoU",
+    "macc": "mACC",
     "map": "mAP",
     "many": "many",
     "medium": "medium",

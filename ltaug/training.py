@@ -62,6 +62,7 @@ __all__ = [
     "arrange",
     "class_means",
     "evaluate",
+    "for_evaluation",
     "launch",
     "learning_rate",
     "load_first_stage",
@@ -115,6 +116,8 @@ SHOWN = {
     "top1": "top-1 {:.1%}",
     "top5": "top-5 {:.1%}",
     "map": "mAP {:.1%}",
+    "miou": "mIoU {:.1%}",
+    "macc": "mACC {:.1%}",
     **{name: name + " {:.1%}" for name in ("many", "medium", "few")},
     "ece": "ECE15 {:.1%}",
     "labelwise_ece": "label-wise ECE15 {:.1%}",
@@ -540,7 +543,7 @@ def predict(accelerator: Any, model: nn.Module, loader: Any) -> tuple[Tensor, Te
     """
     from accelerate.utils import gather_object
 
-    model = _for_evaluation(accelerator, model)
+    model = for_evaluation(accelerator, model)
     mine = []
     for inputs, labels in loader:
         with accelerator.autocast():
@@ -625,7 +628,7 @@ def search_tau(accelerator: Any, model: nn.Module, loader: Any, plan: TrainingPl
 
 def _features(accelerator: Any, model: nn.Module, linear: nn.Module, loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's features [N, D] of a set, and labels: of the samples of a batch at a time."""
-    model = _for_evaluation(accelerator, model)
+    model = for_evaluation(accelerator, model)
     seen: list[Tensor] = []
     handle = linear.register_forward_pre_hook(lambda _module, arguments: seen.append(arguments[0]))
     try:
@@ -640,7 +643,7 @@ def _features(accelerator: Any, model: nn.Module, linear: nn.Module, loader: Any
         handle.remove()
 
 
-def _for_evaluation(accelerator: Any, model: nn.Module) -> nn.Module:
+def for_evaluation(accelerator: Any, model: nn.Module) -> nn.Module:
     """The plain model in evaluation mode, with the same buffers on every process.
 
     Each process has moved the running statistics of its batch norm by its own rows; the main one's count, as in DDP.
@@ -881,6 +884,7 @@ class Run(RunFolder):
         model: nn.Module,
         results: Mapping[str, tuple[Tensor, Tensor]],
         state_dict: Mapping[str, Tensor] | None = None,
+        metrics: Mapping[str, float] | None = None,
     ) -> None:
         """Write what exists only once the last epoch is done, print the table, and leave together.
 
@@ -888,11 +892,14 @@ class Run(RunFolder):
             model: its weights are kept; without wrappers.
             results: logits [N, C] and labels [N] of "test" and, if there are any, of the "held_out" samples.
             state_dict: kept instead of the model's, in which adapters are merged.
+            metrics: of the test set, over those that are computed from its logits: of segmentation, for which only
+                some pixels' logits are kept.
         """
         if self._bar is not None:
             self._bar.close()
         if self.main:
-            self._write_results(model, results, plain_state(model) if state_dict is None else state_dict)
+            weights = plain_state(model) if state_dict is None else state_dict
+            self._write_results(model, results, weights, metrics or {})
         # Shut down together and release the process group first: gloo's threads abort an interpreter that exits while
         # they run.
         self.accelerator.wait_for_everyone()
@@ -902,14 +909,18 @@ class Run(RunFolder):
             self._lock.release(force=True)
 
     def _write_results(
-        self, model: nn.Module, results: Mapping[str, tuple[Tensor, Tensor]], state_dict: Mapping[str, Tensor]
+        self,
+        model: nn.Module,
+        results: Mapping[str, tuple[Tensor, Tensor]],
+        state_dict: Mapping[str, Tensor],
+        metrics: Mapping[str, float],
     ) -> None:
         from ltaug.report import columns_of, results_table, write_report
 
         cfg, data, settings = self.cfg, self.data, vars(self.cfg)
         logits, labels = results["test"]
         several = labels.ndim > 1
-        final = evaluate(logits, labels, data.class_counts)
+        final = {**evaluate(logits, labels, data.class_counts), **metrics}
         self.save_logits(logits, labels)
         if "held_out" in results:
             self.save_logits(*results["held_out"], name="held_out.safetensors")

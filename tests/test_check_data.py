@@ -249,6 +249,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "esc50_lt": {"dataset": "synthetic", "batch_size": 16},
     "imagenet_lt": {"dataset": "digits", "batch_size": 32, "workers": 0, "image_size": 64},
     "inaturalist": {"dataset": "digits", "batch_size": 32, "workers": 0, "image_size": 64},
+    "synthia_rgbd": {
+        **{"dataset": "rendered", "batch_size": 4, "workers": 0, "height": 32, "width": 48},
+        **{"train_scenes": 8, "held_out_scenes": 2, "test_scenes": 2},
+    },
 }
 
 
@@ -270,6 +274,7 @@ def test_the_data_of_our_recipes_pass(name: str, root: Path) -> None:
         ("inaturalist", {"dataset": "json", "data_dir": "/my/fungi"}, "fungi"),
         ("inaturalist", {"data_dir": "/data/2018"}, "inaturalist2018"),
         ("esc50_lt", {"dataset": "folder", "data_dir": "/my/frog calls", "profile": "natural"}, "frog-calls"),
+        ("synthia_rgbd", {"dataset": "folder", "data_dir": "/my/streets"}, "streets"),
     ],
 )
 def test_runs_are_named_after_their_data(recipe: str, settings: dict[str, Any], name: str, root: Path) -> None:

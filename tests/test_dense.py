@@ -213,3 +213,126 @@ def test_weights_and_priors_of_pixels() -> None:
     assert counts.equal(ltaug.class_counts(labels[kept], num_classes=3))
     assert counts.tolist() == [int((labels == k).sum()) for k in range(3)]
     ltaug.PriorCorrectedLoss(counts, ignore_index=VOID)(torch.zeros(4, 3, 5, 6), labels.long())
+
+
+class TestPlans:
+    LABELS = torch.zeros(6, dtype=torch.long)
+
+    def plan(self, name: str, **changes: Any) -> Any:
+        method = ltaug.METHODS[name].replace(**changes)
+        return method.plan(self.LABELS, epochs=4, position_counts=[5000, 300, 20], ignore_index=VOID)
+
+    @pytest.mark.parametrize("name", ["erm", "focal", "bayias", "median_frequency", "max_frequency", "lade", "cb_ce"])
+    def test_losses_are_of_pixels_with_a_label(self, name: str) -> None:
+        logits, labels, kept = batch()
+        plan = self.plan(name)
+        rows, y = positions(logits, kept), labels[kept].long()
+        counts = torch.tensor([5000.0, 300.0, 20.0])
+        wanted = {
+            "erm": lambda: F.cross_entropy(rows, y),
+            "focal": lambda: ltaug.FocalLoss(1.0)(rows, y),
+            "bayias": lambda: F.cross_entropy(rows + counts.log(), y),
+            "median_frequency": lambda: (F.cross_entropy(rows, y, reduction="none") * (300 / counts)[y]).mean(),
+            "max_frequency": lambda: (F.cross_entropy(rows, y, reduction="none") * (5000 / counts)[y]).mean(),
+            "lade": lambda: ltaug.LADELoss([5000, 300, 20], 0.1, 0.01)(rows, y),
+            "cb_ce": lambda: (
+                F.cross_entropy(rows, y, reduction="none") * ltaug.effective_number_weights([5000, 300, 20])[y]
+            ).mean(),
+        }[name]()
+        torch.testing.assert_close(plan.criterion(logits, labels.long()), wanted.to(logits), rtol=1e-4, atol=1e-5)
+
+    def test_the_prior_is_that_of_pixels(self) -> None:
+        share = torch.tensor([5000, 300, 20], dtype=torch.float64) / 5320
+        for name in ("erm", "cutmix", "mixup", "bayias"):
+            torch.testing.assert_close(self.plan(name).seen_prior(), share)
+        torch.testing.assert_close(self.plan("cutmix").logits_prior(), share)
+        torch.testing.assert_close(self.plan("bayias").logits_prior(), torch.full((3,), 1 / 3, dtype=torch.float64))
+        weighted = self.plan("median_frequency").logits_prior()
+        torch.testing.assert_close(weighted, torch.full((3,), 1 / 3, dtype=torch.float64))
+
+    def test_scenes_are_drawn_alike(self) -> None:
+        plan = self.plan("erm")
+        assert sorted(plan.sampler) == list(range(6))
+        assert plan.class_counts.tolist() == [5000, 300, 20]
+
+    def test_cutmix_trains(self) -> None:
+        """Where a pixel without a label is pasted, there is no loss."""
+        logits, labels, _ = batch()
+        plan = self.plan("cutmix", partner="batch")
+        _, targets = plan.mix((torch.rand(4, 2, 5, 6), labels.long()))
+        assert targets.shape == (4, 3, 5, 6)
+        kept = targets.sum(1) > 0
+        rows, shares = positions(logits, kept), positions(targets, kept)
+        torch.testing.assert_close(plan.criterion(logits, targets), F.cross_entropy(rows, shares))
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("class_balanced", "`tau: 0.0` is for samples of one class; with a label at each position it must be 1.0"),
+            ("unimix", "`mixer: unimix` is for samples of one class"),
+            ("crt", "`sampler: class_aware` is for samples of one class"),
+            ("distribution_balanced", "must be multi-hot rows"),
+        ],
+    )
+    def test_what_goes_by_the_class_of_a_sample_is_refused(self, name: str, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            self.plan(name)
+
+    def test_what_does_not_fit_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"give the `position_counts`"):
+            ltaug.METHODS["erm"].plan(self.LABELS, epochs=1, ignore_index=VOID)
+        with pytest.raises(ValueError, match="`position_counts` must have 4 classes"):
+            ltaug.METHODS["erm"].plan(self.LABELS, 4, epochs=1, position_counts=[3, 2, 1])
+        with pytest.raises(ValueError, match="have no sample of class 1"):
+            ltaug.METHODS["bayias"].plan(self.LABELS, epochs=1, position_counts=[3, 0, 1])
+
+
+class TestStreamingSegmentation:
+    def test_is_the_report_of_all_pixels(self) -> None:
+        """Of the predictions that classification_report and confusion_matrix have, with ties, from both kinds."""
+        parts = [batch(seed) for seed in range(3)]
+        parts[0][0][0] = 0.0  # all classes alike
+        scores = metrics.StreamingSegmentation(3, ignore_index=VOID)
+        probs = metrics.StreamingSegmentation(3, ignore_index=VOID, logits=False)
+        halves = [metrics.StreamingSegmentation(3, ignore_index=VOID) for _ in range(2)]
+        for k, (logits, labels, _) in enumerate(parts):
+            scores.update(logits, labels)
+            probs.update(logits.softmax(1), labels)
+            halves[k % 2].update(logits, labels.long())
+        scores.update(parts[0][0], torch.full_like(parts[0][1], VOID))  # adds nothing
+        halves[0].merge(halves[1])
+        rows = torch.cat([positions(logits, kept) for logits, _, kept in parts]).softmax(1)
+        y = torch.cat([labels[kept] for _, labels, kept in parts])
+        report = metrics.classification_report(rows, y, [1, 1, 1])
+        confusion = metrics.confusion_matrix(rows, y)
+        wanted = {name: report[name] for name in ("top1", "confidence", "ece", "nll")}
+        wanted |= {
+            "miou": metrics.segmentation_scores(confusion).mean_iou,
+            "macc": (confusion.diag() / confusion.sum(1)).mean().item(),
+        }
+        for found in (scores, probs, halves[0]):
+            assert found.compute() == pytest.approx(wanted, rel=1e-5)
+            assert torch.equal(found.state["confusion"], confusion)
+
+    def test_keeps_sums_only(self) -> None:
+        scores = metrics.StreamingSegmentation(3)
+        before = sum(value.numel() for value in scores.state.values())
+        for _ in range(3):
+            scores.update(torch.randn(8, 3, 64, 64), torch.randint(3, (8, 64, 64)))
+        assert sum(value.numel() for value in scores.state.values()) == before == 9 + 3 * 15 + 1
+
+    def test_what_cannot_be_scored(self) -> None:
+        logits, labels, _ = batch()
+        scores = metrics.StreamingSegmentation(3, ignore_index=VOID)
+        for bad, y, message in (
+            (logits[:, :2], labels, r"shape \[4, 3, 5, 6\], classes on dim 1"),
+            (logits, labels[:, :4], r"\[4, 3, 4, 6\]"),
+            (logits.masked_fill(logits > 1, torch.nan), labels, "must be finite"),
+            (logits, labels.long() + 1, "range from"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                scores.update(bad, y)
+        with pytest.raises(ValueError, match="must sum to 1"):
+            metrics.StreamingSegmentation(3, ignore_index=VOID, logits=False).update(logits, labels)
+        with pytest.raises(ValueError, match="no pixel"):
+            scores.compute()

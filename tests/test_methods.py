@@ -468,7 +468,7 @@ class TestPriors:
             wanted = seen / (seen if m.prior == "effective" else n / n.sum())
         if m.class_weights == "effective_number":
             wanted = wanted * (1 - m.beta) / (1 - m.beta**n)
-        if m.class_weights == "inverse":
+        if m.class_weights in ("inverse", "median_frequency", "max_frequency"):
             wanted = wanted / n
         assert prior is not None
         if m.classifier == "causal_norm":

@@ -12,7 +12,13 @@ from ltaug.losses.lade import LADELoss
 from ltaug.losses.ldam import LDAMLoss
 from ltaug.losses.multi_label import DistributionBalancedLoss, PriorCorrectedBCELoss
 from ltaug.losses.prior_corrected import BalancedSoftmaxLoss, BayiasLoss, LogitAdjustedLoss, PriorCorrectedLoss
-from ltaug.losses.weights import ClassWeightedLoss, DeferredLoss, effective_number_weights, inverse_frequency_weights
+from ltaug.losses.weights import (
+    ClassWeightedLoss,
+    DeferredLoss,
+    effective_number_weights,
+    frequency_weights,
+    inverse_frequency_weights,
+)
 
 __all__ = [
     "BalancedSoftmaxLoss",
@@ -29,6 +35,7 @@ __all__ = [
     "PriorCorrectedBCELoss",
     "PriorCorrectedLoss",
     "effective_number_weights",
+    "frequency_weights",
     "functional",
     "inverse_frequency_weights",
     "smoothing_factors",

@@ -15,7 +15,13 @@ from ltaug.losses.functional import IGNORED, per_class, prepare, reduce, split_i
 from ltaug.losses.lade import LADELoss
 from ltaug.priors import Counts, as_counts, effective_number
 
-__all__ = ["ClassWeightedLoss", "DeferredLoss", "effective_number_weights", "inverse_frequency_weights"]
+__all__ = [
+    "ClassWeightedLoss",
+    "DeferredLoss",
+    "effective_number_weights",
+    "frequency_weights",
+    "inverse_frequency_weights",
+]
 
 
 @checked
@@ -62,6 +68,30 @@ def inverse_frequency_weights(class_counts: Counts) -> Tensor:
     """
     counts = as_counts(class_counts, positive=True).double()
     return counts.sum() / (counts.numel() * counts)
+
+
+@checked
+def frequency_weights(class_counts: Counts, relative_to: str = "median") -> Tensor:
+    """Median- or max-frequency weights of segmentation, w_y = median(n) / n_y or max(n) / n_y.
+
+    Median-frequency balancing is of Eigen and Fergus (ICCV 2015, https://arxiv.org/abs/1411.4734); both are baselines
+    of Tian et al. (NeurIPS 2020, https://arxiv.org/abs/2010.11820). They are :func:`inverse_frequency_weights` on
+    another scale, which is that of the learning rate: under Adam all three train alike.
+
+    Args:
+        class_counts: training pixels a class, [C], all positive.
+        relative_to: "median" or "max".
+
+    Returns:
+        float64 [C].
+
+    >>> frequency_weights([900, 90, 10]), frequency_weights([900, 90, 10], "max")
+    (tensor([0.1000, 1.0000, 9.0000], dtype=torch.float64), tensor([ 1., 10., 90.], dtype=torch.float64))
+    """
+    if relative_to not in ("median", "max"):
+        raise ValueError(f'`relative_to` must be "median" or "max", but is {relative_to!r}.')
+    counts = as_counts(class_counts, positive=True).double()
+    return (counts.quantile(0.5) if relative_to == "median" else counts.max()) / counts
 
 
 class ClassWeightedLoss(ClassLoss):

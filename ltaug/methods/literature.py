@@ -71,6 +71,8 @@ METHODS: dict[str, Method] = {
     "reweight": Method(
         class_weights="inverse", paper="re-weighting by the inverse frequency, a baseline of many tables"
     ),
+    "median_frequency": Method(class_weights="median_frequency", paper="Eigen and Fergus, ICCV 2015, for segmentation"),
+    "max_frequency": Method(class_weights="max_frequency", paper=f"{_TIAN}, a baseline of Table 4"),
     "cdt": Method(loss="cdt", paper="Ye et al., 2020; gamma is this library's default"),
     "causal_norm": Method(classifier="causal_norm", paper="Tang et al., NeurIPS 2020"),
     "ldam": _ldam,

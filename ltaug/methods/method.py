@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 import torch
 
 from ltaug.errors import did_you_mean
-from ltaug.priors import Counts, Labels, as_labels, class_counts, holds_several, label_counts, label_pairs, rarest_label
+from ltaug.priors import (
+    Counts,
+    Labels,
+    as_counts,
+    as_labels,
+    class_counts,
+    holds_several,
+    label_counts,
+    label_pairs,
+    rarest_label,
+)
 
 if TYPE_CHECKING:
     from ltaug.methods.plan import TrainingPlan
@@ -24,6 +34,15 @@ _MULTI_LABEL: dict[str, tuple[Any, ...]] = {
     "classifier": ("linear", "crt", "lws"),
 }
 """Values of the settings that have a meaning for samples with several labels, where not all have."""
+_DENSE: dict[str, tuple[Any, ...]] = {
+    "sampler": ("power",),
+    "tau": (1.0,),
+    "mixer": ("none", "mixup", "cutmix"),
+    "partner_tau": (1.0,),
+    "different_classes": (False,),
+    "classifier": ("linear", "cosine"),
+}
+"""The same for samples with a label at each position, which are of no single class that could be sampled by."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +154,10 @@ class Method:
     """distribution_balanced: tolerance of negatives, lambda; 2 for COCO-MLT, 5 for VOC-MLT."""
     db_mu: float = 0.2
     """distribution_balanced: middle of the weights; 0.2 for COCO-MLT, 0.3 for VOC-MLT."""
-    class_weights: Literal["none", "effective_number", "inverse"] = "none"
+    class_weights: Literal["none", "effective_number", "inverse", "median_frequency", "max_frequency"] = "none"
     """Weights of the samples in the loss, by their class: of the effective number of samples (Cui et al., CVPR 2019),
-    or of the inverse frequency, "balanced" in scikit-learn."""
+    or of the inverse frequency: of a mean of 1, "balanced" in scikit-learn; relative to the median or most frequent
+    class."""
     reweight_from: float = 0.0
     """Share of the training until which there are no class weights (deferred re-weighting)."""
     beta: float = 0.9999
@@ -227,13 +247,17 @@ class Method:
 
     def multi_label_fault(self) -> str:
         """What in it has no meaning for samples with several labels; empty if all has one."""
-        for name, known in _MULTI_LABEL.items():
-            if getattr(self, name) not in known:
-                takes = " or ".join(map(_shown, known))
-                return (
-                    f"`{name}: {_shown(getattr(self, name))}` is for classes that exclude each other; with several "
-                    f"labels a sample it must be {takes}"
-                )
+        return self._fault(_MULTI_LABEL, "is for classes that exclude each other; with several labels a sample")
+
+    def dense_fault(self) -> str:
+        """What in it has no meaning for samples with a label at each position; empty if all has one."""
+        return self._fault(_DENSE, "is for samples of one class; with a label at each position")
+
+    def _fault(self, known: dict[str, tuple[Any, ...]], words: str) -> str:
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                takes = " or ".join(map(_shown, values))
+                return f"`{name}: {_shown(getattr(self, name))}` {words} it must be {takes}"
         return ""
 
     def changes(self) -> dict[str, Any]:
@@ -268,6 +292,8 @@ class Method:
         num_processes: int = 1,
         seed: int = 0,
         sample_rate: float | None = None,
+        position_counts: Counts | None = None,
+        ignore_index: int | None = None,
     ) -> TrainingPlan:
         """Make the objects of one training on these labels.
 
@@ -282,13 +308,25 @@ class Method:
             num_processes: how many share a batch.
             seed: of the samplers.
             sample_rate: of sounds, in samples a second; between-class mixing needs it.
+            position_counts: for segmentation, where each position of a sample has a label: training pixels a class,
+                [C], which take the place of the class counts. ``labels`` then only say how many samples there are.
+            ignore_index: for segmentation: a label whose pixels are left out, such as 255.
 
         Raises:
             ValueError: a setting does not fit the data, or ``sample_rate`` is missing.
+
+        >>> plan = Method(loss="prior_corrected").plan([0] * 8, epochs=10, position_counts=[90, 10], ignore_index=255)
+        >>> plan.criterion(torch.zeros(1, 2, 4, 4), torch.full((1, 4, 4), 1))  # log(10)
+        tensor(2.3026)
         """
         from ltaug.methods.plan import TrainingPlan
 
         given: Any = labels
+        if ignore_index is not None and position_counts is None:
+            raise ValueError(
+                "`ignore_index` is for labels at each position: give the `position_counts`, "
+                "`ltaug.class_counts(label_maps, num_classes, ignore_index=...)`."
+            )
         several = given if holds_several(given) else None
         if several is not None:
             num_classes = self._check_several(several, num_classes)
@@ -299,6 +337,8 @@ class Method:
                 "labels, but hold one class a sample."
             )
         labels = as_labels(given).cpu()
+        if position_counts is not None:
+            return self._dense_plan(labels, position_counts, num_classes, epochs, seed, ignore_index)
         share = None if batch_size is None else max(1, batch_size // num_processes)
         counts = class_counts(labels, num_classes) if several is None else label_counts(several, num_classes).cpu()
         self._check_counts(counts)
@@ -308,6 +348,33 @@ class Method:
                 f"{len(self.target_prior)}."
             )
         return TrainingPlan(self, labels, counts, epochs, share, seed, sample_rate, several)
+
+    def _dense_plan(
+        self,
+        labels: torch.Tensor,
+        position_counts: Counts,
+        num_classes: int | None,
+        epochs: int,
+        seed: int,
+        ignore_index: int | None,
+    ) -> TrainingPlan:
+        """The plan of samples with a label at each position."""
+        from ltaug.methods.plan import TrainingPlan
+
+        counts = as_counts(position_counts, "position_counts").cpu()
+        if num_classes not in (None, len(counts)):
+            raise ValueError(
+                f"`position_counts` must have {num_classes} classes, `num_classes`, but have {len(counts)}."
+            )
+        if not self.single_label:
+            raise ValueError(f"`labels` must be multi-hot rows [N, L] for `loss: {self.loss}`, not maps of classes.")
+        if fault := self.dense_fault():
+            raise ValueError(f"{fault[0].upper()}{fault[1:]}.")
+        self._check_counts(counts)
+        # Of one class all, so that they are drawn alike.
+        return TrainingPlan(
+            self, torch.zeros_like(labels), counts, epochs, None, seed, None, dense=True, ignore_index=ignore_index
+        )
 
     def _check_several(self, labels: Labels, num_labels: int | None) -> int:
         """Refuse a method that has no meaning for several labels a sample; returns L."""

@@ -33,6 +33,7 @@ from ltaug.losses import (
     PriorCorrectedBCELoss,
     PriorCorrectedLoss,
     effective_number_weights,
+    frequency_weights,
     inverse_frequency_weights,
 )
 from ltaug.methods.method import Method
@@ -70,7 +71,7 @@ class TrainingPlan:
 
     Attributes:
         method: the method.
-        class_counts: training samples a class, or that have each label, int64 [C].
+        class_counts: training samples a class, or that have each label, int64 [C]; of segmentation pixels.
         labels: class of every training sample, int64 [N]; of several labels the rarest.
         label_prior: share of the training samples that have each label, float64 [L]; None if each has one class.
         sampler: indices of an epoch's samples, or of pairs; for a ``DataLoader`` or a loader of :mod:`ltaug.loaders`.
@@ -90,12 +91,14 @@ class TrainingPlan:
         seed: int,
         sample_rate: float | None,
         several: Labels | None = None,
+        dense: bool = False,
+        ignore_index: int | None = None,
     ) -> None:
         self.method, self.labels, self.class_counts = method, labels, counts
-        self.several = several
+        self.several, self.dense, self.ignore_index = several, dense, ignore_index
         self.label_prior = None if several is None else counts.double() / len(labels)
         # Of samplers: a sample without labels is of a class of its own.
-        self._sizes = counts if several is None else class_counts(labels, len(counts) + 1)
+        self._sizes = counts if several is None and not dense else class_counts(labels, len(counts) + 1)
         self.epochs, self.share, self.seed, self.epoch = epochs, share, seed, 0
         self.device = torch.device("cpu")
         self.mixer: Any = self._make_mixer(sample_rate)
@@ -200,6 +203,8 @@ class TrainingPlan:
             epoch: by default the current one.
         """
         epoch, m = self.epoch if epoch is None else epoch, self.method
+        if self.dense:  # samples are drawn alike, and mixed with others drawn so: every class keeps its share of pixels
+            return class_prior(self.class_counts)
         first = self._first_prior(epoch)
         balanced = self._reached(epoch, m.rebalance_from)
         if self.several is not None:
@@ -490,11 +495,17 @@ class TrainingPlan:
             "between_class": lambda: between(MixUp(size, m.alpha)),
             "unimix_between_class": lambda: between(unimix()),
         }
-        return make[m.mixer]()
+        mixer: Any = make[m.mixer]()
+        if isinstance(mixer, Mixer):
+            mixer.ignore_index = self.ignore_index
+        return mixer
 
     def _class_weights(self) -> Tensor:
-        if self.method.class_weights == "inverse":
+        kind = self.method.class_weights
+        if kind == "inverse":
             return inverse_frequency_weights(self.class_counts)
+        if kind in ("median_frequency", "max_frequency"):
+            return frequency_weights(self.class_counts, kind.partition("_")[0])
         return effective_number_weights(self.class_counts, self.method.beta)
 
     def _criterion(self, epoch: int) -> nn.Module:
@@ -506,13 +517,19 @@ class TrainingPlan:
         moves = m.sampler == "progressive" or m.mixer == "bilateral"
         cause = [epoch if moves else 0, *_parts(self.mixer)] if m.prior == "effective" else []
         if phase not in self._losses or not _same(self._losses[phase][0], cause):
+            left_out: dict[str, Any] = {} if self.ignore_index is None else {"ignore_index": self.ignore_index}
             make: dict[str, Callable[[], nn.Module]] = {
-                "ce": nn.CrossEntropyLoss,
-                "prior_corrected": lambda: PriorCorrectedLoss(self.corrected_prior(epoch), m.loss_tau, target),
-                "lade": lambda: LADELoss(self.corrected_prior(epoch), m.lade_alpha, m.lade_lambda, m.mode),
+                # torch's would count pixels that a mixer leaves without a label as such of a loss of 0.
+                "ce": lambda: (
+                    FocalLoss(0.0, **left_out) if left_out and m.mixer != "none" else nn.CrossEntropyLoss(**left_out)
+                ),
+                "prior_corrected": lambda: PriorCorrectedLoss(
+                    self.corrected_prior(epoch), m.loss_tau, target, **left_out
+                ),
+                "lade": lambda: LADELoss(self.corrected_prior(epoch), m.lade_alpha, m.lade_lambda, m.mode, **left_out),
                 # Over all classes alike, the true one included, as torch has it.
                 "label_smoothing": lambda: LabelAwareSmoothingLoss(
-                    counts, m.smoothing_tail, m.smoothing_tail, mode="official_code"
+                    counts, m.smoothing_tail, m.smoothing_tail, mode="official_code", **left_out
                 ),
                 "label_aware_smoothing": lambda: LabelAwareSmoothingLoss(
                     counts,
@@ -521,11 +538,12 @@ class TrainingPlan:
                     m.smoothing_shape,
                     m.smoothing_power if m.smoothing_shape == "power" else None,
                     m.mode,
+                    **left_out,
                 ),
                 # The classifier multiplies its cosines by the scale, so that its logits are those of a softmax.
-                "ldam": lambda: LDAMLoss(counts, m.ldam_margin * m.scale, scale=1.0),
-                "focal": lambda: FocalLoss(m.focal_gamma),
-                "cdt": lambda: CDTLoss(counts, m.cdt_gamma),
+                "ldam": lambda: LDAMLoss(counts, m.ldam_margin * m.scale, scale=1.0, **left_out),
+                "focal": lambda: FocalLoss(m.focal_gamma, **left_out),
+                "cdt": lambda: CDTLoss(counts, m.cdt_gamma, **left_out),
             }
             if self.label_prior is not None:
                 size = len(self.labels)

@@ -28,13 +28,14 @@ from ltaug.metrics.scores import (
     per_class_accuracy,
     shot_accuracy,
 )
-from ltaug.metrics.segmentation import SegmentationScores, segmentation_scores
+from ltaug.metrics.segmentation import SegmentationScores, StreamingSegmentation, segmentation_scores
 from ltaug.metrics.streaming import StreamingReport, classification_report
 
 __all__ = [
     "ReliabilityBins",
     "SegmentationScores",
     "StreamingReport",
+    "StreamingSegmentation",
     "accuracy",
     "adaptive_calibration_error",
     "average_precision",

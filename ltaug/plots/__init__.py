@@ -38,12 +38,14 @@ from ltaug.plots.confusion import compare_log_confusion_matrices, log_confusion_
 from ltaug.plots.correction import accuracy_against_lambda, correction_factors, shifted_test_accuracy
 from ltaug.plots.model import batch_norm_statistics, classifier_weight_norms, logit_statistics
 from ltaug.plots.multi_label import labelwise_reliability, per_label_precision
+from ltaug.plots.segmentation import accuracy_by_pixel_share, segmented_scene, trust_by_condition
 from ltaug.plots.sound import spectrogram
 from ltaug.plots.sweeps import accuracy_by_setting, accuracy_by_two_settings
 from ltaug.plots.training import confidence_accuracy_density, learning_curves
 
 __all__ = [
     "accuracy_against_lambda",
+    "accuracy_by_pixel_share",
     "accuracy_by_setting",
     "accuracy_by_two_settings",
     "batch_norm_statistics",
@@ -66,8 +68,10 @@ __all__ = [
     "per_label_precision",
     "probability_violins",
     "reliability_diagram",
+    "segmented_scene",
     "shifted_test_accuracy",
     "smoothing_shapes",
     "spectrogram",
+    "trust_by_condition",
     "xi_aug_distribution",
 ]

@@ -21,6 +21,8 @@ METRICS = {
     "classwise_ece": ("class-wise ECE", "calibration error of every class's probability, mean over classes"),
     "brier": ("Brier score", "squared error of the probabilities, mean over samples; 0 is perfect, 2 the worst"),
     "nll": ("NLL", "negative log-likelihood of the right class, mean over samples, in nats; 0 is perfect"),
+    "miou": ("mIoU", "intersection over union of a class's pixels, mean over the classes"),
+    "macc": ("mACC", "share of a class's pixels that are found, mean over the classes"),
     "map": ("mAP", "average precision of a label, mean over the labels that test samples have"),
     "f1": ("F1", "harmonic mean of a label's precision and recall at probability 1/2, mean over the same labels"),
     "labelwise_ece": ("label-wise ECE", "calibration error of each label's probability, mean over labels"),
@@ -38,7 +40,19 @@ OF_LABELS = {
     "unscored": ("unscored labels", "without positives in the test set, left out of the means"),
 }
 """The same of samples with several labels."""
-HIGHER_IS_BETTER = ("top1", "top5", "many", "medium", "few", "balanced_accuracy", "macro_f1", "map", "f1")
+HIGHER_IS_BETTER = (
+    "top1",
+    "top5",
+    "many",
+    "medium",
+    "few",
+    "balanced_accuracy",
+    "macro_f1",
+    "miou",
+    "macc",
+    "map",
+    "f1",
+)
 DECIMALS = {"classwise_ece": 5, "brier": 3, "nll": 3, "unscored": 0}
 """Metrics that are printed as they are, as in the literature; the others are percentages."""
 MAX_LETTERS = 300
@@ -68,11 +82,15 @@ LABEL_COLUMNS = {
     "nll": "NLL",
 }
 """The same of samples with several labels."""
+PIXEL_COLUMNS = {"miou": "mIoU", "macc": "mACC", "top1": "pixels", "ece": "ECE15", "nll": "NLL"}
+"""The same of segmentation."""
 
 
 def columns_of(results: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Columns of a table of final metrics: of one class a sample, of several labels, or of both."""
     names = set().union(*results)
+    if "miou" in names:
+        return PIXEL_COLUMNS
     if "map" not in names:
         return RUN_COLUMNS
     return LABEL_COLUMNS if "top1" not in names else RUN_COLUMNS | LABEL_COLUMNS

@@ -159,6 +159,44 @@ def write_comparison(
     return path
 
 
+def write_fusion(fusion: Any, path: str | os.PathLike[str], published: Sequence[str] = ()) -> Path:
+    """Write one HTML page of a fusion of modalities: tables, trust by condition, scenes side by side.
+
+    Args:
+        fusion: a :class:`ltaug.commands.fuse.RunFusion`.
+        path: the page to write.
+        published: lines on published numbers.
+
+    Returns:
+        The path of the page.
+    """
+    heads, rows = fusion.table()
+    shown = [name for name in (*fusion.names, "SoftAve", "UNO", "UNO-IC") if name in fusion.results]
+    accuracy = {name: fusion.class_accuracy[name] for name in shown}
+    found = ", ".join(f"{name} {value:g}" for name, value in fusion.strengths.items())
+    text = (
+        _templates()
+        .get_template("fusion.html.j2")
+        .render(
+            title=f"{' and '.join(fusion.names)}, fused" if len(fusion.names) > 1 else fusion.names[0],
+            facts=[count(len(fusion.names), "run"), f"lambda: {found}", *(run.path.name for run in fusion.runs)],
+            heads=heads,
+            rows=rows,
+            calibration=fusion.table(["ece"])[1],
+            published=published,
+            accuracy=draw(plots.accuracy_by_pixel_share, accuracy, fusion.counts, class_names=fusion.classes),
+            trust=draw(plots.trust_by_condition, fusion.trust),
+            scenes={
+                name: draw(plots.segmented_scene, fusion.example(name), fusion.classes, ignore_index=fusion.void)
+                for name in ("test", *fusion.unseen)
+            },
+        )
+    )
+    target = Path(path)
+    write_atomically(target, text)
+    return target
+
+
 def figure_html(figure: Figure, *, alt: str, caption: str, html: str = "") -> str:
     """A card with a picture for a section of :func:`write_report`; cards in ``<div class=figures>`` stand side by side.
 

@@ -28,7 +28,7 @@ DATA_RULES = {
     ),
     "labels": Rule(
         "`train_labels` is an int64 tensor [N], one class a training sample, each in 0..C-1; or multi-hot rows, bool "
-        "[N, C], of samples with several labels",
+        "[N, C], of samples with several labels; of segmentation, which has an `ignore_index`, zeros",
         "map the labels to consecutive integers from 0: `torch.tensor([class_names.index(name) for name in column])`",
     ),
     "class names": Rule(
@@ -37,7 +37,8 @@ DATA_RULES = {
         "`ltaug.loaders.folders.printable`",
     ),
     "class counts": Rule(
-        "`class_counts` is an int64 tensor [C], the number of training samples of each class, or with each label",
+        "`class_counts` is an int64 tensor [C], the number of training samples of each class, or with each label; of "
+        "segmentation of pixels",
         "`ltaug.class_counts(self.train_labels, len(self.class_names))`",
     ),
     "splits": Rule(
@@ -198,7 +199,8 @@ def _check_parts(report: Report, data: Any) -> None:
         )
     if not isinstance(counts, Tensor) or counts.dtype != torch.int64 or counts.shape != (len(names),):
         raise report.broken("class counts", f"`class_counts` is {kind_of(counts)}, for {len(names)} names")
-    true = counts_of(labels, len(names)).cpu()
+    # Of segmentation the counts are those of pixels, which the labels of scenes do not have.
+    true = counts.cpu() if _ignored(data) is not None else counts_of(labels, len(names)).cpu()
     if not counts.cpu().equal(true):
         raise report.broken(
             "class counts", f"`class_counts` are {_start(counts)}, but `train_labels` have {_start(true)}"
@@ -241,7 +243,7 @@ def _check_training(
         for k, batch in enumerate(found):
             expected = wanted[k * cfg.batch_size : (k + 1) * cfg.batch_size].unbind(1)
             for (_, y), z in zip(batch, expected, strict=True):
-                if not y.cpu().equal(z):
+                if not (len(y) == len(z) if y.ndim > 2 else y.cpu().equal(z)):
                     raise report.broken(
                         rule, f"{where}: batch {k} has the labels {_start(y)}, but the sampler draws {_start(z)}"
                     )
@@ -251,9 +253,16 @@ def _check_training(
         _check_shares(report, where, found, shares, several, batches, whole=loader, paired=paired)
 
 
-def _are_labels(tensor: Tensor) -> bool:
-    """Whether a tensor holds classes, int64 [N], or multi-hot rows, bool [N, C]."""
-    return (tensor.dtype, tensor.ndim) in ((torch.int64, 1), (torch.bool, 2))
+def _are_labels(tensor: Tensor, dense: bool = False) -> bool:
+    """Whether a tensor holds classes, int64 [N], or multi-hot rows, bool [N, C]; or maps of classes, int64 [N, ...]."""
+    kind = (tensor.dtype, tensor.ndim)
+    return kind in ((torch.int64, 1), (torch.bool, 2)) or (dense and tensor.dtype == torch.int64 and tensor.ndim > 2)
+
+
+def _ignored(data: Any) -> int | None:
+    """Label of pixels without a class, which data of segmentation have."""
+    found: int | None = getattr(data, "ignore_index", None)
+    return found
 
 
 def _sampler(labels: Tensor, paired: bool) -> Any:
@@ -271,12 +280,16 @@ def _check_evaluation(
     if not all(map(_equal, found, again)):
         raise report.broken("evaluation", f"{where}: the second iteration differs from the first")
     labels = torch.cat([y.cpu() for ((_, y),) in found])
-    if labels.ndim > 1:
+    if labels.ndim > 2:
+        kept = labels[labels != _ignored(data)]
+        if len(kept) and not 0 <= int(kept.min()) <= int(kept.max()) < len(data.class_names):
+            raise report.broken("evaluation", f"{where}: labels range from {kept.min()} to {kept.max()}")
+    elif labels.ndim > 1:
         if labels.shape[1] != len(data.class_names):
             raise report.broken("evaluation", f"{where}: labels have {labels.shape[1]} columns")
     elif not 0 <= int(labels.min()) <= int(labels.max()) < len(data.class_names):
         raise report.broken("evaluation", f"{where}: labels range from {labels.min()} to {labels.max()}")
-    if split == "train":
+    if split == "train" and labels.ndim < 3:
         expected = data.train_labels if len(found) == len(loader) else data.train_labels[: len(labels)]
         if not labels.equal(expected):
             raise report.broken(
@@ -343,7 +356,7 @@ def _batches(
             if not isinstance(part, list | tuple) or len(part) != 2 or not all(isinstance(x, Tensor) for x in part):
                 raise report.broken("batches", f"{where}: batch {k} has {kind_of(part)}")
             x, y = part
-            fits = x.is_floating_point() and _are_labels(y) and x.shape[:1] == y.shape[:1]
+            fits = x.is_floating_point() and _are_labels(y, dense=True) and x.shape[:1] == y.shape[:1]
             on_device = x.device.type == y.device.type == process.device.type
             if fits and not x.isfinite().all():
                 raise report.broken("batches", f"{where}: batch {k} has inputs that are NaN or infinite")

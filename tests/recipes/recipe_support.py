@@ -30,7 +30,13 @@ from ltaug.training import launch, settings_of
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 RECIPES = sorted(path.parent for path in (ROOT / "recipes").glob("*/train.py") if (path.parent / "protocols").is_dir())
-EMBEDDED = {"cifar_lt": "digits", "esc50_lt": "synthetic", "imagenet_lt": "digits", "inaturalist": "digits"}
+EMBEDDED = {
+    "cifar_lt": "digits",
+    "esc50_lt": "synthetic",
+    "imagenet_lt": "digits",
+    "inaturalist": "digits",
+    "synthia_rgbd": "rendered",
+}
 """Protocol of each recipe whose data need no files."""
 
 TINY_MODEL = '''

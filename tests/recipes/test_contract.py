@@ -186,7 +186,7 @@ def copied(recipe: Path, folder: Path) -> Path:
 
 
 def test_there_are_recipes() -> None:
-    assert [path.name for path in RECIPES] == ["cifar_lt", "esc50_lt", "imagenet_lt", "inaturalist"]
+    assert [path.name for path in RECIPES] == ["cifar_lt", "esc50_lt", "imagenet_lt", "inaturalist", "synthia_rgbd"]
 
 
 def test_nothing_is_a_link(folder: Path) -> None:

@@ -37,20 +37,36 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "imagenet_lt": {"image_size": 16, "imbalance_ratio": 23, "test_per_class": 3, "held_out_per_class": 1},
     "inaturalist": {"image_size": 16, "held_out_per_class": 1},
+    "synthia_rgbd": {
+        "height": 32,
+        "width": 64,
+        "train_scenes": 48,
+        "held_out_scenes": 2,
+        "test_scenes": 24,
+        "keep_every": 1,
+        "batch_size": 16,
+        "decoder_channels": 8,
+    },
 }
 """Settings that make the embedded data and networks small; batches stay as the protocol has them, 32."""
 
 
 def methods_of(recipe: str) -> list[str]:
-    """All of one class a sample for sound, all but between-class mixing for images; first stages first."""
+    """All of one class a sample for sound, all but between-class mixing for images; first stages first.
+
+    For pixels those that sample and mix scenes alike.
+    """
     names = [name for name, method in METHODS.items() if method.single_label]
+    if recipe == "synthia_rgbd":
+        return [name for name in names if not METHODS[name].dense_fault()]
     names = [name for name in names if recipe == "esc50_lt" or "between_class" not in METHODS[name].mixer]
     return sorted(names, key=lambda name: METHODS[name].second_stage)
 
 
-# inaturalist's train.py is imagenet_lt's, but for its text and defaults: see test_the_same_loop.
+# inaturalist's train.py is imagenet_lt's, but for its text and defaults: see test_the_same_loop. Of synthia_rgbd two
+# methods are trained in test_synthia.py.
 PARAMS = [
-    pytest.param(path, marks=pytest.mark.slow) if path.name == "inaturalist" else pytest.param(path) for path in RECIPES
+    pytest.param(path, marks=[pytest.mark.slow] * (path.name in ("inaturalist", "synthia_rgbd"))) for path in RECIPES
 ]
 
 
@@ -109,6 +125,8 @@ def settings(recipe: Recipe) -> Any:
 @pytest.mark.parametrize("name", sorted(METHODS, key=lambda name: METHODS[name].second_stage))
 def test_trains(recipe: Recipe, settings: Any, folder: Path, name: str) -> None:
     method, run = METHODS[name], folder / name
+    if method.second_stage and recipe.name == "synthia_rgbd":
+        pytest.skip("second stages sample by class: see tests/test_dense.py")
     if method.second_stage:
         first = folder / str(method.first_stage)
         if name == "crt":  # as a user does it
@@ -119,7 +137,8 @@ def test_trains(recipe: Recipe, settings: Any, folder: Path, name: str) -> None:
     elif name in methods_of(recipe.name):
         recipe.module.main(replace(settings, method=name, out=str(run)))
     else:
-        with pytest.raises(ValueError, match="is for sound" if method.single_label else "must be multi-hot rows"):
+        sound = "is for samples of one class" if recipe.name == "synthia_rgbd" else "is for sound"
+        with pytest.raises(ValueError, match=sound if method.single_label else "must be multi-hot rows"):
             recipe.module.main(replace(settings, method=name, out=str(run)))
         assert not run.exists()
         return

@@ -1,0 +1,99 @@
+"""synthia_rgbd: two modalities trained on few small scenes, fused and corrected from their folders alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from recipe_support import ROOT, Recipe, imported, info, summary
+
+from ltaug import metrics
+from ltaug.commands.correct import RunCorrection
+from ltaug.commands.fuse import RunFusion
+from ltaug.fusion import entropy_statistics
+from ltaug.run import RunFolder
+
+SMALL: dict[str, Any] = {
+    **{"height": 32, "width": 64, "train_scenes": 40, "held_out_scenes": 4, "test_scenes": 4, "batch_size": 8},
+    **{"decoder_channels": 8, "keep_every": 2, "epochs": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Iterator[Recipe]:
+    with imported(ROOT / "recipes" / "synthia_rgbd") as recipe:
+        yield recipe
+
+
+@pytest.fixture(scope="module")
+def runs(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """LDAM, whose classifier is one of cosines, on pictures; CutMix on depth."""
+    folder = tmp_path_factory.mktemp("runs")
+    return [
+        recipe.train("ldam", folder / "rgb", modality="rgb", report=True, **SMALL),
+        recipe.train("cutmix", folder / "depth", modality="depth", **SMALL),
+    ]
+
+
+def test_what_a_run_leaves(runs: list[Path]) -> None:
+    for run, modality in zip(runs, ("rgb", "depth"), strict=True):
+        tensors, dense = RunFolder.open(run).load_dense()
+        assert dense["modality"] == modality
+        assert dense["conditions"][:2] == ["test", "held_out"]
+        assert tensors["fog.logits"].shape == (4, 13, 16, 32)
+        assert dense["entropy"]["mean"] > 0
+        final = summary(run)["final"]
+        assert final["miou"] == dense["scores"]["test"]["miou"]
+        logits, labels = RunFolder.open(run).load_logits()
+        kept = tensors["test.labels"] != 255
+        assert len(logits) == int(kept.sum())
+        assert torch.equal(labels, tensors["test.labels"][kept].long())
+        # Pixels on a grid tell what all of them do, within the few that there are.
+        accuracy = metrics.accuracy(logits.softmax(1), labels)
+        assert accuracy == pytest.approx(final["top1"], abs=0.05)
+    assert info(runs[1])["logits_prior"] == pytest.approx(
+        (torch.tensor(info(runs[1])["class_counts"]).double() / sum(info(runs[1])["class_counts"])).tolist()
+    )
+    page = (runs[0] / "report.html").read_text()
+    assert "A scene of depth dropout." in page
+    assert "Not drawn" not in page
+
+
+def test_entropy_is_that_of_the_training_scenes(recipe: Recipe, runs: list[Path]) -> None:
+    """As entropy_statistics has it, of a network that is built again from what the run has kept."""
+    module = recipe.module
+    cfg = recipe.settings("ldam", runs[0], modality="rgb", report=True, **SMALL)
+    data = module.load_data(cfg)
+    plan = cfg.chosen_method().plan(
+        data.train_labels, epochs=1, position_counts=data.class_counts, ignore_index=data.ignore_index
+    )
+    model = plan.attach(module.build_model(13, cfg, data)).eval()
+    weights, _ = RunFolder.open(runs[0]).load_model()
+    model.load_state_dict(weights)
+    alone = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
+    with torch.no_grad():
+        batches = [model(images)[..., 1::2, 1::2] for images, _ in data.eval_loader(cfg, "train", alone)]
+    mean, std = entropy_statistics(batches)
+    found = RunFolder.open(runs[0]).load_dense()[1]["entropy"]
+    assert found == pytest.approx({"mean": mean, "std": std}, rel=1e-3)
+
+
+def test_scores_are_of_all_pixels(recipe: Recipe, runs: list[Path]) -> None:
+    """Those of the last epoch, streamed, are those that the final network has on the whole test scenes."""
+    last = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()][-1]
+    assert last["miou"] == pytest.approx(summary(runs[0])["final"]["miou"])
+
+
+def test_they_are_fused_and_corrected(runs: list[Path]) -> None:
+    found = RunFusion(runs, from_prior="train").results
+    assert list(found)[-2:] == ["UNO-IC, no rgb", "UNO-IC, no depth"]
+    assert found["depth"]["fog"] == found["depth"]["test"]  # fog hides no depth
+    assert found["rgb"]["fog"] != found["rgb"]["test"]
+    made = RunCorrection(runs[1], target_prior="uniform", calibrate="temperature")
+    assert made.evaluate()["final"]["nll"] > 0
+    assert made.tuned_on == "pixels of 4 scenes that training did not use"

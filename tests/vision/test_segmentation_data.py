@@ -1,0 +1,216 @@
+"""Scenes of files: SYNTHIA's layout, folders, tables, and what is odd in them."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pytest
+import torch
+from PIL import Image
+from pyarrow import parquet
+
+import ltaug
+from ltaug.errors import UserError
+from ltaug.testing import ContractError, check_data
+from ltaug.vision.segmentation import (
+    SceneData,
+    SceneSettings,
+    encode_depth,
+    read_plane,
+    read_scene_folder,
+    read_scene_table,
+    read_synthia,
+    rendered_scenes,
+)
+
+CPU = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
+SMALL = {"height": 16, "width": 24, "workers": 0}
+
+
+def png16(pixels: np.ndarray) -> bytes:
+    """A PNG of 16 bits, grey or in colour, which Pillow cannot write."""
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 16, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def colours(ids: np.ndarray) -> np.ndarray:
+    """Labels as SYNTHIA stores them: 16-bit colours, the class in red, an instance in green."""
+    return np.stack([ids, np.full_like(ids, 700), np.zeros_like(ids)], -1)
+
+
+def write_synthia(root: Path, frames: int = 10) -> Path:
+    """Two seen and one unseen weather, two cameras; sizes differ, and a label that is not defined."""
+    random = np.random.default_rng(0)
+    for weather in ("DAWN", "NIGHT", "RAINNIGHT"):
+        for camera in ("Stereo_Left/Omni_F", "Stereo_Right/Omni_B"):
+            place = root / f"SYNTHIA-SEQS-05-{weather}"
+            for kind in ("RGB", "Depth", "GT/LABELS", "GT/COLOR"):
+                (place / kind / camera).mkdir(parents=True)
+            for k in range(frames):
+                height, width = (16, 24) if k else (20, 30)
+                ids = random.choice([0, 1, 3, 12, 13, 15], (height, width))
+                if k == 0:
+                    ids[0, 0] = 22  # of another collection
+                name = f"{camera}/{k:06d}.png"
+                Image.fromarray(random.integers(0, 255, (height, width, 3), np.uint8)).save(place / "RGB" / name)
+                (place / "Depth" / name).write_bytes(png16(np.full((height, width), 1000 + k)))
+                (place / "GT/LABELS" / name).write_bytes(png16(colours(ids)))
+    return root
+
+
+class TestPlanes:
+    def test_16_bit_colours_keep_small_numbers(self) -> None:
+        """Pillow takes their upper byte: of class ids 0."""
+        ids = np.array([[1, 15], [300, 0]])
+        data = png16(colours(ids))
+        assert np.asarray(Image.open(io.BytesIO(data)))[0, 1, 0] == 0
+        assert np.array_equal(read_plane(Image.open(io.BytesIO(data))), ids)
+
+    def test_greys_and_palettes(self) -> None:
+        ids = np.array([[1, 65535], [300, 0]])
+        assert np.array_equal(read_plane(Image.open(io.BytesIO(png16(ids)))), ids)
+        palette = Image.fromarray(np.array([[0, 2]], np.uint8), "P")
+        palette.putpalette([9, 9, 9] * 256)
+        assert read_plane(palette).tolist() == [[0, 2]]
+
+    def test_encoded_depth_falls_with_the_distance(self) -> None:
+        encoded = encode_depth(np.array([0.5, 2, 10, 50, 600, 0]))
+        assert (np.diff(encoded[:5].astype(int)) < 0).all()
+        assert encoded[5] == 0
+
+
+class TestSynthia:
+    def test_published_layout(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        names, files = read_synthia(str(write_synthia(tmp_path)), SceneSettings(**SMALL))
+        assert "has labels that SYNTHIA does not define (13" in capfd.readouterr().err
+        # 7, 1 and 2 of 10 frames of each of 2 cameras, in 2 kinds of weather; of the unseen one 2 of each camera.
+        assert {name: len(each) for name, each in files.items()} == {
+            "train": 28,
+            "held_out": 4,
+            "test": 8,
+            "rainnight": 4,
+        }
+        every = [triple for each in files.values() for triple in each.triples]
+        assert len({str(triple) for triple in every}) == len(every)
+        assert all(len({Path(path).name for path in triple}) == 1 for triple in every)
+        data = SceneData(names, files, SceneSettings(**SMALL))
+        assert data.conditions == ("test", "held_out", "rainnight")
+        there = (data.class_counts > 0).nonzero().flatten().tolist()
+        assert [names[k] for k in there] == ["sky", "road", "lane marking", "traffic light"]
+        rgb, depth, labels = data.sets["train"].scene(0)
+        assert (rgb.shape, depth.shape, labels.shape) == ((16, 24, 3), (16, 24), (16, 24))
+        assert int(depth[0, 0]) == encode_depth(np.array(10.0 + 0.01 * int(Path(files["train"].triples[0][0]).stem)))
+
+    def test_depth_batches(self, tmp_path: Path) -> None:
+        settings = SceneSettings(modality="depth", **SMALL)
+        data = SceneData(*read_synthia(str(write_synthia(tmp_path)), settings), settings)
+        cfg = SimpleNamespace(batch_size=3, seed=0, channels_last=None, workers=0)
+        images, labels = next(iter(data.eval_loader(cfg, "test", CPU)))
+        assert images.shape == (3, 1, 16, 24)
+        assert set(labels.unique().tolist()) <= {0, 2, 11, 12, 255}
+
+    def test_what_is_missing_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="SYNTHIA-SEQS-05-DAWN"):
+            read_synthia(str(tmp_path), SceneSettings())
+        write_synthia(tmp_path)
+        (tmp_path / "SYNTHIA-SEQS-05-DAWN/Depth/Stereo_Left/Omni_F/000003.png").unlink()
+        with pytest.raises(UserError, match=r"but 000003 is in one of them only \(1 such\)"):
+            read_synthia(str(tmp_path), SceneSettings())
+
+
+def write_folder(root: Path, number: int = 10, most: int = 2) -> Path:
+    random = np.random.default_rng(0)
+    for kind in ("rgb", "depth", "labels"):
+        (root / kind).mkdir(parents=True)
+    for k in range(number):
+        size = (16 + k, 24)
+        labels = random.integers(0, most + 1, size, np.uint8)
+        labels[0] = 255
+        Image.fromarray(random.integers(0, 255, (*size, 3), np.uint8)).save(root / "rgb" / f"{k}.jpg")
+        Image.fromarray(random.integers(1, 9000, size).astype(np.uint16)).save(root / "depth" / f"{k}.png")
+        Image.fromarray(labels).save(root / "labels" / f"{k}.png")
+    return root
+
+
+class TestFolders:
+    def test_triples_are_split(self, tmp_path: Path) -> None:
+        names, files = read_scene_folder(str(write_folder(tmp_path)), SceneSettings(**SMALL))
+        assert names == ["class 0", "class 1", "class 2"]
+        assert [len(files[name]) for name in ("train", "held_out", "test")] == [7, 1, 2]
+
+    def test_splits_and_conditions_and_named_classes(self, tmp_path: Path) -> None:
+        for name in ("train", "val", "test", "snow"):
+            write_folder(tmp_path / name, 3)
+        (tmp_path / "classes.txt").write_text("road\nsky\nsign\ncar\n")
+        names, files = read_scene_folder(str(tmp_path), SceneSettings(**SMALL))
+        assert names == ["road", "sky", "sign", "car"]
+        assert sorted(files) == ["held_out", "snow", "test", "train"]
+
+    def test_a_class_beyond_those_named(self, tmp_path: Path) -> None:
+        (write_folder(tmp_path) / "classes.txt").write_text("road\nsky\n")
+        names, files = read_scene_folder(str(tmp_path), SceneSettings(**SMALL))
+        with pytest.raises(UserError, match=r"labels.*have the class 2, but there are 2 classes, from 0 on, and 255"):
+            SceneData(names, files, SceneSettings(**SMALL))
+
+    def test_columns_of_a_table(self, tmp_path: Path) -> None:
+        folder = write_folder(tmp_path / "files")
+
+        def stored(kind: str) -> list[Any]:
+            paths = sorted((folder / kind).iterdir(), key=lambda path: int(path.stem))
+            return [{"bytes": path.read_bytes(), "path": None} for path in paths]
+
+        table = pyarrow.table({name: stored(name) for name in ("rgb", "depth", "labels")})
+        (tmp_path / "table").mkdir()
+        for split, rows in (("train", table), ("test", table.slice(0, 3)), ("night", table.slice(3, 2))):
+            parquet.write_table(rows, tmp_path / "table" / f"{split}-0.parquet")
+        names, files = read_scene_table(None, str(tmp_path / "table"), SceneSettings(**SMALL))
+        assert len(names) == 3
+        assert {"train": 9, "held_out": 1, "test": 3}.items() <= {k: len(v) for k, v in files.items()}.items()
+        rgb, depth, labels = files["test"](0)
+        assert rgb.shape[:2] == depth.shape == labels.shape
+        assert set(np.unique(labels)) == {0, 1, 2, 255}
+
+
+class TestData:
+    def test_training_scenes_are_mirrored_with_their_labels(self) -> None:
+        settings = SceneSettings(height=32, width=48, workers=0)
+        data = SceneData([f"{k}" for k in range(13)], rendered_scenes(8, 1, 1, height=32, width=48), settings)
+        torch.manual_seed(0)
+        plain = data.sets["train"].scene(0)
+        seen = set()
+        for _ in range(12):
+            image, labels = data.sets["train"][0]
+            mirrored = not np.array_equal(labels.numpy(), plain[2])
+            seen.add(mirrored)
+            wanted = [plane[:, ::-1] if mirrored else plane for plane in plain]
+            assert np.array_equal(image.numpy().transpose(1, 2, 0), wanted[0])
+            assert np.array_equal(labels.numpy(), wanted[2])
+        assert seen == {True, False}
+
+    def test_counts_are_of_pixels(self) -> None:
+        files = rendered_scenes(6, 1, 1, height=32, width=48)
+        data = SceneData([f"{k}" for k in range(13)], files, SceneSettings(height=32, width=48))
+        labels = torch.from_numpy(np.stack([files["train"].labels(k) for k in range(6)]))
+        assert torch.equal(data.class_counts, ltaug.class_counts(labels, 13, ignore_index=255))
+
+    def test_the_contract(self) -> None:
+        settings = SceneSettings(height=32, width=48, workers=0)
+        data = SceneData([f"{k}" for k in range(13)], rendered_scenes(8, 2, 2, height=32, width=48), settings)
+        cfg = SimpleNamespace(batch_size=4, seed=0, channels_last=None, workers=0)
+        check_data(data, cfg, batches=2)
+        data.ignore_index = 250
+        with pytest.raises(ContractError, match=r"labels range from 0 to 255"):
+            check_data(data, cfg, batches=2)
