@@ -115,6 +115,7 @@ def accuracy_by_pixel_share(
     Raises:
         ValueError: there is no method, or the numbers of classes differ.
 
+    >>> import torch
     >>> figure = accuracy_by_pixel_share({"CE": torch.tensor([0.9, 0.2])}, [900, 10], ["road", "sign"])
     """
     counts = as_counts(class_counts).cpu().double().numpy()

@@ -92,38 +92,38 @@ def render_scenes(indices: Iterable[int], seed: int = 0, height: int = 96, width
     return scenes
 
 
-def _scene(random: np.random.Generator, height: int, width: int) -> tuple[Array, Array, Array]:
+def _scene(generator: np.random.Generator, height: int, width: int) -> tuple[Array, Array, Array]:
     """Colours, metres and labels of one scene."""
     focal = 0.8 * width
-    horizon = height * random.uniform(0.38, 0.48)
-    middle = width * random.uniform(0.42, 0.58)
+    horizon = height * generator.uniform(0.38, 0.48)
+    middle = width * generator.uniform(0.42, 0.58)
     rows, columns = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
     ground = (focal * CAMERA / np.maximum(rows - horizon, 1e-3)).astype(np.float32)  # distance of the road in a row
     beside = FACADE * focal / np.maximum(np.abs(columns - middle), 1e-3)  # and of the facade in a column
     across = (columns - middle) / focal * ground
     off = np.abs(across)
     labels = np.where(off < KERB, ROAD, SIDEWALK).astype(np.uint8)
-    dashed = (off < 0.1) & ((ground + random.uniform(0, 6)) % 6 < 3)
+    dashed = (off < 0.1) & ((ground + generator.uniform(0, 6)) % 6 < 3)
     labels[(dashed | (np.abs(off - 3.8) < 0.08)) & (ground < 60)] = LANE
     # Facades: blocks of their own height along the street, some of which are gaps with hedges or nothing.
-    block = np.minimum(beside // random.uniform(7, 12), 9).astype(np.int64) + 10 * (columns > middle)
-    tall = random.uniform(5, 16, 20)
-    kind = random.choice([BUILDING, BUILDING, BUILDING, VEGETATION, SKY], 20).astype(np.uint8)
+    block = np.minimum(beside // generator.uniform(7, 12), 9).astype(np.int64) + 10 * (columns > middle)
+    tall = generator.uniform(5, 16, 20)
+    kind = generator.choice([BUILDING, BUILDING, BUILDING, VEGETATION, SKY], 20).astype(np.uint8)
     tall[kind == VEGETATION] *= 0.4
     top, bottom = horizon - focal * (tall[block] - CAMERA) / beside, horizon + focal * CAMERA / beside
     facade = (rows >= top) & (rows < bottom) & (kind[block] != SKY)
     wall = np.where(facade, beside, ground)
     labels = np.where(facade, kind[block], np.where(rows <= horizon, np.uint8(SKY), labels)).astype(np.uint8)
     depth = wall.astype(np.float32)
-    shade = random.normal(0, 16, (20, 3)).astype(np.float32)
+    shade = generator.normal(0, 16, (20, 3)).astype(np.float32)
     rgb = COLOURS[labels]
     rgb += np.where(facade, 1.0, 0.0).astype(np.float32)[..., None] * shade[block]
-    for distance, draw, x in _things(random):
-        draw(_Canvas(rgb, depth, labels, random), distance, middle + focal * x / distance, horizon, focal / distance)
-    light = random.uniform(0.75, 1.1) * np.array([1.0, random.uniform(0.9, 1.02), random.uniform(0.78, 1.1)])
-    rgb = rgb * light.astype(np.float32) + random.normal(0, 9, (height, width, 1)).astype(np.float32)
-    depth *= 1 + random.normal(0, 0.01, (height, width)).astype(np.float32)
-    hood = int(height * random.uniform(0.0, 0.05))  # the own car, of no class
+    for distance, draw, x in _things(generator):
+        draw(_Canvas(rgb, depth, labels, generator), distance, middle + focal * x / distance, horizon, focal / distance)
+    light = generator.uniform(0.75, 1.1) * np.array([1.0, generator.uniform(0.9, 1.02), generator.uniform(0.78, 1.1)])
+    rgb = rgb * light.astype(np.float32) + generator.normal(0, 9, (height, width, 1)).astype(np.float32)
+    depth *= 1 + generator.normal(0, 0.01, (height, width)).astype(np.float32)
+    hood = int(height * generator.uniform(0.0, 0.05))  # the own car, of no class
     if hood:
         labels[-hood:, width // 4 : -width // 4] = VOID
         rgb[-hood:, width // 4 : -width // 4] = 40
@@ -136,7 +136,7 @@ class _Canvas:
     rgb: Array
     depth: Array
     labels: Array
-    random: np.random.Generator
+    generator: np.random.Generator
 
     def box(self, kind: int, distance: float, box: tuple[float, float, float, float], rounded: bool = False) -> None:
         """Fill a box, or the ellipse in it: left, right, top, bottom, in pixels; at least one of each."""
@@ -146,7 +146,7 @@ class _Canvas:
         if left >= right or top >= bottom:
             return
         place = np.s_[top:bottom, left:right]
-        colour = COLOURS[kind] + self.random.normal(0, 14, 3)
+        colour = COLOURS[kind] + self.generator.normal(0, 14, 3)
         if not rounded:
             self.rgb[place], self.depth[place], self.labels[place] = colour, distance, kind
             return
@@ -156,32 +156,32 @@ class _Canvas:
         self.rgb[place][inside], self.depth[place][inside], self.labels[place][inside] = colour, distance, kind
 
 
-def _things(random: np.random.Generator) -> list[tuple[float, Callable[..., None], float]]:
+def _things(generator: np.random.Generator) -> list[tuple[float, Callable[..., None], float]]:
     """What stands in a scene, the furthest first: its distance, how it is drawn, and metres from the middle."""
     found: list[tuple[float, Callable[..., None], float]] = []
     for draw, number, near, far in (
         *((_tree, 3, 5.6, 7.4), (_fence, 2, 6.2, 7.6), (_pole, 2, 4.6, 5.4), (_car, 2, 0.8, 3.2)),
         *((_sign, 0.8, 4.6, 5.4), (_light, 0.5, 4.6, 5.2), (_pedestrian, 1.5, 3.0, 7.0), (_bicycle, 0.8, 2.5, 4.6)),
     ):
-        for _ in range(random.poisson(number)):
-            side = -1 if random.random() < 0.5 else 1
-            found.append((float(random.uniform(6, 30)), draw, side * float(random.uniform(near, far))))
+        for _ in range(generator.poisson(number)):
+            side = -1 if generator.random() < 0.5 else 1
+            found.append((float(generator.uniform(6, 30)), draw, side * float(generator.uniform(near, far))))
     return sorted(found, key=lambda thing: -thing[0])
 
 
 def _tree(canvas: _Canvas, z: float, u: float, horizon: float, scale: float) -> None:
-    foot, radius, middle = horizon + CAMERA * scale, canvas.random.uniform(1.0, 1.9) * scale, horizon - 2.2 * scale
+    foot, radius, middle = horizon + CAMERA * scale, canvas.generator.uniform(1.0, 1.9) * scale, horizon - 2.2 * scale
     canvas.box(VEGETATION, z, (u - 0.15 * scale, u + 0.15 * scale, middle, foot))
     canvas.box(VEGETATION, z, (u - radius, u + radius, middle - radius, middle + radius), rounded=True)
 
 
 def _fence(canvas: _Canvas, z: float, u: float, horizon: float, scale: float) -> None:
-    half = canvas.random.uniform(1.0, 2.0) * scale
+    half = canvas.generator.uniform(1.0, 2.0) * scale
     canvas.box(FENCE, z, (u - half, u + half, horizon + 0.5 * scale, horizon + CAMERA * scale))
 
 
 def _pole(canvas: _Canvas, z: float, u: float, horizon: float, scale: float, kind: int = POLE) -> None:
-    half, high = 0.08 * scale, canvas.random.uniform(2.0, 4.5) if kind == POLE else 0.6
+    half, high = 0.08 * scale, canvas.generator.uniform(2.0, 4.5) if kind == POLE else 0.6
     canvas.box(POLE, z, (u - half, u + half, horizon - high * scale, horizon + CAMERA * scale))
 
 
@@ -218,31 +218,31 @@ def _bicycle(canvas: _Canvas, z: float, u: float, horizon: float, scale: float) 
 # --- what training has not seen ---------------------------------------------------------------------------------------
 
 
-def _fog(rgb: Array, depth: Array, random: np.random.Generator) -> tuple[Array, Array]:
-    seen = np.exp(-depth.astype(np.float32)[..., None] / 100 / random.uniform(8, 20))
+def _fog(rgb: Array, depth: Array, generator: np.random.Generator) -> tuple[Array, Array]:
+    seen = np.exp(-depth.astype(np.float32)[..., None] / 100 / generator.uniform(8, 20))
     return rgb * seen + 190 * (1 - seen), depth
 
 
-def _night(rgb: Array, depth: Array, random: np.random.Generator) -> tuple[Array, Array]:
-    dark = random.uniform(0.15, 0.35) * np.array([0.8, 0.9, 1.2], np.float32) * rgb
-    return dark + random.normal(0, 10, rgb.shape).astype(np.float32), depth
+def _night(rgb: Array, depth: Array, generator: np.random.Generator) -> tuple[Array, Array]:
+    dark = generator.uniform(0.15, 0.35) * np.array([0.8, 0.9, 1.2], np.float32) * rgb
+    return dark + generator.normal(0, 10, rgb.shape).astype(np.float32), depth
 
 
-def _rain(rgb: Array, depth: Array, random: np.random.Generator) -> tuple[Array, Array]:
-    drops = random.random(rgb.shape[:2]) < 0.02
+def _rain(rgb: Array, depth: Array, generator: np.random.Generator) -> tuple[Array, Array]:
+    drops = generator.random(rgb.shape[:2]) < 0.02
     streaks = np.logical_or.reduce([np.roll(drops, (k, k // 3), (0, 1)) for k in range(8)])
     grey = 0.55 * rgb + 55
     return np.where(streaks[..., None], 0.4 * grey + 130, grey), depth
 
 
-def _depth_noise(rgb: Array, depth: Array, random: np.random.Generator) -> tuple[Array, Array]:
-    return rgb, depth * np.exp(random.normal(0, 0.35, depth.shape))
+def _depth_noise(rgb: Array, depth: Array, generator: np.random.Generator) -> tuple[Array, Array]:
+    return rgb, depth * np.exp(generator.normal(0, 0.35, depth.shape))
 
 
-def _depth_dropout(rgb: Array, depth: Array, random: np.random.Generator) -> tuple[Array, Array]:
-    lost = random.random(depth.shape) < 0.3
+def _depth_dropout(rgb: Array, depth: Array, generator: np.random.Generator) -> tuple[Array, Array]:
+    lost = generator.random(depth.shape) < 0.3
     rows, columns = -(-depth.shape[0] // 8), -(-depth.shape[1] // 8)
-    blocks = np.kron(random.random((rows, columns)) < 0.4, np.ones((8, 8), bool))
+    blocks = np.kron(generator.random((rows, columns)) < 0.4, np.ones((8, 8), bool))
     return rgb, np.where(lost | blocks[: depth.shape[0], : depth.shape[1]], 0, depth)
 
 
@@ -274,9 +274,9 @@ def corrupt_scenes(scenes: Scenes, condition: str, seed: int = 0) -> Scenes:
     if condition not in CONDITIONS:
         hint = did_you_mean(condition, CONDITIONS) or "."
         raise ValueError(f"`condition` must be one of {', '.join(CONDITIONS)}, but is {condition!r}{hint}")
-    random = np.random.default_rng((seed, list(CONDITIONS).index(condition)))
+    generator = np.random.default_rng((seed, list(CONDITIONS).index(condition)))
     rgb, depth = np.empty_like(scenes.rgb), np.empty_like(scenes.depth)
     for k in range(len(scenes)):
-        picture, measured = CONDITIONS[condition](scenes.rgb[k], scenes.depth[k], random)
+        picture, measured = CONDITIONS[condition](scenes.rgb[k], scenes.depth[k], generator)
         rgb[k], depth[k] = picture.clip(0, 255), measured.clip(0, FAR)
     return Scenes(rgb, depth, scenes.labels)

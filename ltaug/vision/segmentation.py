@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -404,8 +403,7 @@ def _triples(folders: Sequence[str]) -> list[tuple[str, str, str]]:
 
 def _shares(triples: Sequence[Any], seed: int) -> dict[str, list[Any]]:
     """70 % to train, 10 % to tune and 20 % to test on, in an order of their own, as the released code of IC has it."""
-    order = list(triples)
-    random.Random(seed).shuffle(order)
+    order = [triples[k] for k in np.random.default_rng(seed).permutation(len(triples)).tolist()]
     first, second = int(0.7 * len(order)), int(0.7 * len(order)) + int(0.1 * len(order))
     return {"train": order[:first], "held_out": order[first:second], "test": order[second:]}
 
@@ -541,8 +539,8 @@ def _with_classes(
 ) -> tuple[list[str], dict[str, SceneFiles]]:
     """Class names of a file, or as many as the training labels have; and scenes, some of them split off to tune on."""
     if "held_out" not in triples:
-        order = list(triples["train"])
-        random.Random(settings.data_seed).shuffle(order)
+        train = triples["train"]
+        order = [train[k] for k in np.random.default_rng(settings.data_seed).permutation(len(train)).tolist()]
         size = max(1, len(order) // 8)
         triples = {**triples, "train": order[size:], "held_out": order[:size]}
     files = {name: SceneFiles(each, open, settings.depth_scale, None, VOID) for name, each in triples.items()}
@@ -550,11 +548,11 @@ def _with_classes(
         text = Path(names).read_text(encoding="utf-8").splitlines()
         classes = [line.strip() for line in text if line.strip()]
     else:
-        train = files["train"]
-        places = sorted(set(np.linspace(0, len(train) - 1, COUNTED).round().astype(int).tolist()))
+        seen = files["train"]
+        places = sorted(set(np.linspace(0, len(seen) - 1, COUNTED).round().astype(int).tolist()))
         there = np.zeros(256, bool)
         for k in places:
-            there[train.labels(k)] = True
+            there[seen.labels(k)] = True
         classes = [f"class {k}" for k in range(int(there[:VOID].nonzero()[0].max(initial=-1)) + 1)]
     if len(classes) < 2:
         raise UserError(
