@@ -1,4 +1,7 @@
-"""docs/my_sounds.md: everything on it is run, from top to bottom, in a folder outside of the repository."""
+"""docs/my_sounds.md: everything on it is run, from top to bottom, in a folder outside of the repository.
+
+    python -m pytest -m slow tests/audio/test_sound_page.py
+"""
 
 from __future__ import annotations
 
@@ -51,6 +54,7 @@ def put_into(file: Path, text: str) -> None:
     file.write_text("".join([*lines[:place], head, *lines[place:]]))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_page(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("timm", "torchaudio", "matplotlib"):
