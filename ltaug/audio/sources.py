@@ -126,7 +126,16 @@ def _fold_folders(data_dir: str) -> dict[int, str]:
     with os.scandir(data_dir) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir() and not is_leftover(entry.name))
     found = {name: re.fullmatch(r"fold[ _-]?(\d+)", name.lower()) for name in names}
-    return {int(match[1]): name for name, match in found.items() if match} if all(found.values()) else {}
+    if not all(found.values()):
+        return {}
+    folds: dict[int, str] = {}
+    for name, match in found.items():
+        if (number := int(match[1]) if match else 0) in folds:
+            raise UserError(
+                f"{data_dir!r} has two folders of fold {number}: {folds[number]!r} and {name!r}. Merge them."
+            )
+        folds[number] = name
+    return folds
 
 
 def _folded(data_dir: str, folds: dict[int, str]) -> SoundSource:

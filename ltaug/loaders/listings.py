@@ -330,10 +330,14 @@ def _partners(rows: Mapping[int, Row], values: Mapping[int, list[str]], column: 
 
 def _fold(value: Any, source: str, line: int) -> int:
     """Number of a fold: 3, "3" or "fold3"."""
-    found = re.fullmatch(r"(?:fold)?[\s_-]*(\d+)(?:\.0)?", str(value).strip().lower())
-    if not found:
+    if (number := _fold_number(value)) is None:
         raise UserError(f"{source} must hold whole numbers in `fold`, but line {line} has {value!r}.")
-    return int(found[1])
+    return number
+
+
+def _fold_number(value: Any, prefix: str = "(?:fold)?") -> int | None:
+    found = re.fullmatch(prefix + r"[\s_-]*(\d+)(?:\.0)?", str(value).strip().lower())
+    return int(found[1]) if found else None
 
 
 def _places(
@@ -346,16 +350,30 @@ def _places(
 ) -> dict[int, str]:
     """Paths of files from ``root`` on."""
     beside = os.path.relpath(os.path.dirname(table) or ".", root or ".")
+    names = {
+        line: name if os.path.exists(os.path.join(root, name)) else name.replace("\\", "/")
+        for line, name in names.items()
+    }
     paths: dict[int, str] = {}
-    index: dict[str, list[str]] | None = None
-    for line, given in names.items():
-        name = given if os.path.exists(os.path.join(root, given)) else given.replace("\\", "/")
+    lost = []
+    for line, name in names.items():
         direct = [name, os.path.normpath(os.path.join(beside, name))]
-        if (found := next((each for each in direct if os.path.isfile(os.path.join(root, each))), None)) is None:
-            if index is None:
-                index = _below(root, is_sample)
-            found = _looked_for(name, folds[line], index, f"{source}, line {line}")
-        paths[line] = found
+        there = next((each for each in direct if os.path.isfile(os.path.join(root, each))), None)
+        paths[line] = name if there is None else there
+        if there is None:
+            lost.append(line)
+    index = _below(root, is_sample) if lost else {}
+    for line in lost:
+        paths[line] = _looked_for(names[line], folds[line], index, f"{source}, line {line}", len(lost) == len(names))
+    # Tables often leave out folders that all files are in, and that is right. What else is guessed is said.
+    guessed = [line for line in lost if paths[line] != names[line]]
+    if len(lost) == len(names):
+        guessed = [line for line in guessed if names[line].strip("/").count("/") > paths[line].count(os.sep)]
+    if guessed:
+        warn(
+            f"{source} names {len(guessed)} of {len(names)} files that are not there; files of the same name elsewhere "
+            f"are read instead: {paths[guessed[0]]!r} for {names[guessed[0]]!r}, for example."
+        )
     return paths
 
 
@@ -378,19 +396,25 @@ def _below(root: str, is_sample: Callable[[str], bool]) -> dict[str, list[str]]:
     return index
 
 
-def _looked_for(name: str, fold: Any, index: Mapping[str, list[str]], where: str) -> str:
-    """The file below the folder whose path ends as a name does, or that a name ends as; else the name itself."""
+def _looked_for(name: str, fold: Any, index: Mapping[str, list[str]], where: str, moved: bool) -> str:
+    """The file below the folder whose path ends as a name does, or, of a set that has ``moved``, that a name ends as.
+
+    It is in no folder of another fold, which may be tested on. Where there is none, it is the name itself.
+    """
     if ".." in name.split("/"):
         return name
     whole = f"/{name.lstrip('/')}"
     found = []
     for path in index.get(os.path.basename(name), ()):
         there = "/" + path.replace(os.sep, "/")
-        if any(each.endswith(whole) or whole.endswith(each) for each in (there, os.path.splitext(there)[0])):
+        if any(
+            each.endswith(whole) or (moved and whole.endswith(each)) for each in (there, os.path.splitext(there)[0])
+        ):
             found.append(path)
-    if len(found) > 1 and fold not in (None, ""):
-        word = f"fold{str(fold).lower().removeprefix('fold').strip(' _-')}"
-        found = [path for path in found if word in re.sub(r"[ _-]", "", path.lower()).split("/")] or found
+    if (number := _fold_number(fold)) is not None:
+        folds = {path: {_fold_number(part, "fold") for part in path.split(os.sep)[:-1]} - {None} for path in found}
+        found = [path for path in found if not folds[path] or number in folds[path]]
+        found = [path for path in found if folds[path]] or found
     if len(found) > 1:
         raise UserError(f"{where} names {name!r}, which may be {found[0]!r} or {found[1]!r}. Write the whole path.")
     return found[0] if found else name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,9 @@ class TestPublishedLayouts:
         assert (source.class_names, source.folds.tolist()) == (["ant", "bee"], [1, 10, 10, 10, 2, 2, 2])
         assert source.train.labels.tolist() == [1, 0, 1, 1, 0, 1, 1]
         assert source.train.names[:2] == ["fold1/bee/00.wav", "fold10/ant/00.wav"]
+        write_folder(tmp_path / "fold_02", {"ant": 1, "bee": 2})
+        with pytest.raises(ValueError, match="two folders of fold 2: 'fold2' and 'fold_02'"):
+            read_folder(str(tmp_path))
 
 
 class TestWriting:
@@ -145,6 +149,28 @@ class TestWriting:
         assert "2 of 22 clips are left out, since they cannot be read: 20.wav cannot be opened (No such file" in (
             capsys.readouterr().err
         )
+
+    def test_a_missing_file_has_no_stand_in(
+        self, load: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Neither of another fold, which may be tested on, nor of the same name elsewhere without a word."""
+        names = [f"fold{fold}/{label}{k}.wav" for fold in (1, 2) for label in "ab" for k in range(2)]
+        write_sounds(tmp_path / "folds", names)
+        rows = [f"{name[6:]},{name[6]},{name[4]}" for name in names]
+        (tmp_path / "folds" / "metadata.csv").write_text("\n".join(["file,label,fold", *rows]))
+        (tmp_path / "folds" / "fold2" / "a0.wav").unlink()
+        data = load(data_dir=tmp_path / "folds", test_fold=2, profile="natural")
+        assert (sorted(data.names["train"]), data.names["test"]) == (names[:4], names[5:])
+        assert (data.left_out, "instead" in capsys.readouterr().err) == (1, False)
+        write_sounds(tmp_path / "others", ["x.wav", "0.wav", "more/1.wav"])
+        table = tmp_path / "others" / "metadata.csv"
+        table.write_text("file,label\n0.wav,a\n1.wav,b\ngone/x.wav,b\n")
+        assert read_folder(str(tmp_path / "others")).train.names == ["0.wav", "more/1.wav", "gone/x.wav"]
+        message = "names 1 of {} files that are not there; .* are read instead: 'more/1.wav' for '{}', for example"
+        assert re.search(message.format(3, "1.wav"), capsys.readouterr().err)
+        table.write_text("file,label\nC:\\me\\x.wav,a\nC:\\me\\more\\1.wav,b\n")  # all of it has moved
+        assert read_folder(str(tmp_path / "others")).train.names == ["x.wav", "more/1.wav"]
+        assert "names 2 of 2 files that are not there" in capsys.readouterr().err
 
     def test_a_table_of_something_else(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         write_folder(tmp_path, {"ant": 1, "bee": 1})
