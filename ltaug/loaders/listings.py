@@ -114,8 +114,9 @@ def read_listing(
     with semicolons between them, or in lists (JSON).
 
     Paths start at ``root`` or at the table's own folder. A file that is at neither is looked for below ``root``, by
-    the end of its path: ``1.wav`` may be ``audio/fold3/1.wav``. Of several such the fold decides. What is
-    not found stays as it is named, for whoever reads the files to say so.
+    the end of its path: ``1.wav`` may be ``audio/fold3/1.wav``, unless the table has it in another fold. Where no file
+    is where the table says, ``/home/me/1.wav`` may be ``1.wav``; a warning says so. What is not found stays as it is
+    named, for whoever reads the files to say so.
 
     Args:
         path: the table.
