@@ -186,10 +186,8 @@ class SoundData:
         )
 
     def sections(self, logits: Tensor, labels: Tensor) -> list[tuple[str, str]]:
-        """Sections of the report: misclassified clips to see and to hear."""
+        """Sections of the report: misclassified clips, or those whose labels are, to see and to hear."""
         clips, names = self.clips["test"], self.names["test"]
-        if labels.ndim > 1:
-            return []
         return [
             misclassified_clips(
                 logits, labels, clips, names, self.class_names, self.sample_rate, front_end=self.front_end

@@ -151,8 +151,8 @@ class MelNetwork(SoundNetwork):
         """Say why the network takes no crops of a length; nothing if it does."""
         if crop_length <= self.mel.n_fft // 2:
             raise UserError(
-                f"`crop_length` is {crop_length}, but must be more than {self.mel.n_fft // 2} samples, half of a window "
-                "of the spectrogram. Take longer crops."
+                f"`crop_length` is {crop_length}, but must be more than {self.mel.n_fft // 2} samples, half of a "
+                "window of the spectrogram. Take longer crops."
             )
         waveforms = 0.1 * torch.randn(1, crop_length, generator=torch.Generator().manual_seed(0))
         learning = self.backbone.training
