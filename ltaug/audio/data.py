@@ -264,8 +264,7 @@ def _choose_test(cfg: Any, source: SoundSource) -> Tensor:
     if not len(test):
         folds = ", ".join(map(str, sorted(set(source.folds.tolist()))))
         raise UserError(
-            f"`test_fold`={cfg.test_fold} is no fold of {source.name}, which has {folds}. Choose one of them with "
-            "`--test_fold`."
+            f"`test_fold`={cfg.test_fold} is no fold of {source.name}, which has {folds}. Set it to one of them."
         )
     if (missing := (counts_of(labels[test], len(names)) == 0).nonzero()[:, 0]).numel() and labels.ndim == 1:
         k = int(missing[0])

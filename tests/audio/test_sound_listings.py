@@ -170,7 +170,7 @@ class TestWriting:
         (tmp_path / "metadata.csv").write_text("\n".join(["file,labels,fold", *rows]))
         load(data_dir=tmp_path, profile="natural", test_fold=5)
         assert "no training clip has these labels, which nothing learns, then: owl." in capsys.readouterr().err
-        with pytest.raises(ValueError, match="Choose one of them with `--test_fold`"):
+        with pytest.raises(ValueError, match=r"is no fold of .* Set it to one of them"):
             load(data_dir=tmp_path, profile="natural", test_fold=9)
 
     def test_json_lines_of_what_is_no_text(self, tmp_path: Path) -> None:
