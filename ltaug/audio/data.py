@@ -20,6 +20,7 @@ from ltaug.audio.pitch import pitch_versions
 from ltaug.audio.sources import SoundPart, SoundSource
 from ltaug.commandline import AtLeastOne, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Ratio
 from ltaug.errors import UserError
+from ltaug.loaders._notes import warn
 from ltaug.loaders.folders import source_name
 from ltaug.loaders.tables import hold_out, labels_hash, thin_out
 from ltaug.loaders.waveform import ResidentWaveformLoader
@@ -186,10 +187,8 @@ class SoundData:
         )
 
     def sections(self, logits: Tensor, labels: Tensor) -> list[tuple[str, str]]:
-        """Sections of the report: misclassified clips to see and to hear."""
+        """Sections of the report: misclassified clips, or those whose labels are, to see and to hear."""
         clips, names = self.clips["test"], self.names["test"]
-        if labels.ndim > 1:
-            return []
         return [
             misclassified_clips(
                 logits, labels, clips, names, self.class_names, self.sample_rate, front_end=self.front_end
@@ -246,6 +245,8 @@ def long_tailed_sounds(source: SoundSource, cfg: Any, made: bool = False) -> Sou
         kept = rest[hold_out(labels[rest], cfg.held_out_per_class, names, "held_out_per_class", cfg.data_seed)]
         chosen["held_out"], rest = (source.train, kept), rest[~torch.isin(rest, kept)]
     train = rest[thin_out(labels[rest], cfg.profile, cfg.imbalance_ratio, names, cfg.data_seed)]
+    if labels.ndim > 1 and (lacking := [names[k] for k in (~labels[train].any(0)).nonzero()[:, 0].tolist()]):
+        warn(f"no training clip has these labels, which nothing learns, then: {', '.join(lacking)}.")
     return _decode(cfg, source, {"train": (source.train, train), **chosen}, made)
 
 
@@ -262,7 +263,9 @@ def _choose_test(cfg: Any, source: SoundSource) -> Tensor:
     test: Tensor = (source.folds == cfg.test_fold).nonzero()[:, 0]
     if not len(test):
         folds = ", ".join(map(str, sorted(set(source.folds.tolist()))))
-        raise UserError(f"`test_fold`={cfg.test_fold} is no fold of {source.name}, which has {folds}.")
+        raise UserError(
+            f"`test_fold`={cfg.test_fold} is no fold of {source.name}, which has {folds}. Set it to one of them."
+        )
     if (missing := (counts_of(labels[test], len(names)) == 0).nonzero()[:, 0]).numel() and labels.ndim == 1:
         k = int(missing[0])
         raise UserError(f"`test_fold`={cfg.test_fold} has no clip of class {k} ({names[k]}). Choose another one.")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,9 +115,10 @@ def spectrogram(waveform: Waveform, sample_rate: int, ax: Axes | None = None) ->
 
 
 def mel_spectrogram(waveform: Waveform, front_end: LogMel, ax: Axes | None = None) -> Figure:
-    """Draw what a log-mel network sees of a sound, on a mel axis, by ``librosa.display.specshow``.
+    """Draw a sound in the bands of a log-mel network, on a mel axis, by ``librosa.display.specshow``.
 
-    Colours are the network's input: deviations from the mean of the clip. Needs the extras ``plots`` and ``audio``.
+    Colours are what such a network has as its input: deviations from the mean of the waveform, which is all that is
+    drawn here, and a crop for the network. Needs the extras ``plots`` and ``audio``.
 
     Args:
         waveform: [T], int16 or fractions of full scale, at the rate of the front end.
@@ -131,6 +133,7 @@ def mel_spectrogram(waveform: Waveform, front_end: LogMel, ax: Axes | None = Non
     """
     from librosa import mel_frequencies
     from librosa.display import specshow
+    from matplotlib.ticker import MaxNLocator
 
     from ltaug.plots._style import axes_of, style_axes
 
@@ -144,6 +147,8 @@ def mel_spectrogram(waveform: Waveform, front_end: LogMel, ax: Axes | None = Non
     figure, ax = axes_of(ax, 3.2)
     step: dict[str, Any] = {"sr": rate, "hop_length": front_end.hop_length, "n_fft": front_end.n_fft}
     image = specshow(seen, x_axis="time", y_axis="mel", y_coords=centres, ax=ax, cmap="viridis", **step)
+    ax.xaxis.set_major_locator(MaxNLocator(5))  # those of specshow lie over one another where a clip is short
+    ax.xaxis.set_major_formatter("{x:g}")
     style_axes(ax, xlabel="time (s)", ylabel="frequency (Hz), mel scale", grid=False)
     _colorbar(ax, image, "deviations from the mean")
     return figure
@@ -205,41 +210,73 @@ def misclassified_clips(
 ) -> tuple[str, str]:
     """Make a section of a report: the wrongly classified clips of the highest confidence, to see and to hear.
 
+    Of several labels a clip, those of the greatest loss, the sum of their binary cross-entropies; a label of a
+    probability above one half is taken for said.
+
     Args:
         logits: [N, C].
-        labels: int64 [N].
+        labels: int64 [N], or bool [N, C].
         clips: N waveforms.
         names: N file names.
         class_names: C names.
         sample_rate: Hz.
         shown: how many clips.
         seconds: how much of each, from its beginning.
-        front_end: of a network on log-mel spectrograms, which are drawn then, as it sees them.
+        front_end: of a network on log-mel spectrograms, which are drawn then, in its bands.
 
     Returns:
         Title and HTML.
     """
     from ltaug.report import figure_html
 
-    confidence, predicted = logits.softmax(1).max(1)
-    wrong = (predicted != labels).nonzero()[:, 0]
+    if labels.ndim > 1:
+        loss = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none").sum(1)
+        wrong = ((logits > 0) != labels.bool()).any(1).nonzero()[:, 0]
+        order = wrong[loss[wrong].argsort(descending=True)]
+        none, kind = "every label of every test clip is recognised", "have labels that are missed or wrongly said"
+        chosen = "of the greatest loss"
+    else:
+        confidence, predicted = logits.softmax(1).max(1)
+        wrong = (predicted != labels).nonzero()[:, 0]
+        order = wrong[confidence[wrong].argsort(descending=True)]
+        none, kind = "every test clip is recognised", "are wrongly classified"
+        chosen = "of the highest confidence"
     if not len(wrong):
-        return "Misclassified clips", "<p>There are none: every test clip is recognised.</p>"
+        return "Misclassified clips", f"<p>There are none: {none}.</p>"
     cards = []
-    for k in wrong[confidence[wrong].argsort(descending=True)][:shown].tolist():
+    for k in order[:shown].tolist():
         clip = clips[k][: max(1, int(seconds * sample_rate))]
-        truth, said = class_names[int(labels[k])], class_names[int(predicted[k])]
+        if labels.ndim > 1:
+            caption = _labels_told(logits[k].sigmoid(), labels[k], class_names)
+        else:
+            truth, said = class_names[int(labels[k])], class_names[int(predicted[k])]
+            caption = f"{truth}, taken for {said} with a confidence of {100 * float(confidence[k]):.0f} %."
+        if len(clip) < len(clips[k]):
+            caption += f" The first {seconds:g} of {len(clips[k]) / sample_rate:.1f} s."
         cards.append(
             figure_html(
                 spectrogram(clip, sample_rate) if front_end is None else mel_spectrogram(clip, front_end),
                 alt=f"{'S' if front_end is None else 'Log-mel s'}pectrogram of {names[k]}.",
-                caption=f"{truth}, taken for {said} with a confidence of {100 * float(confidence[k]):.0f} %.",
+                caption=caption,
                 html=audio_html(clip, sample_rate, names[k]),
             )
         )
-    shows = "" if front_end is None else ", as the network sees it: its log-mel spectrogram"
+    shows = "" if front_end is None else ", in the network's mel bands (it sees crops of them, with zeros around)"
     lead = (
-        f"{len(wrong)} of {len(labels)} test clips are wrongly classified. Here are the {len(cards)} of the highest "
-        f"confidence, the first {seconds:g} s of each{shows}."
+        f"{len(wrong)} of {len(labels)} test clips {kind}. Here are the {len(cards)} {chosen}, the first {seconds:g} s "
+        f"of each{shows}."
     )
     return "Misclassified clips to hear", f"<p>{lead}</p><div class=figures>{''.join(cards)}</div>"
+
+
+def _labels_told(probs: Tensor, present: Tensor, class_names: Sequence[str]) -> str:
+    """Labels that a clip has, and those that were said, with their probabilities.
+
+    >>> _labels_told(torch.tensor([0.2, 0.3]), torch.tensor([True, False]), ["dog", "rain"])
+    'dog. Said: none, at most rain (30 %).'
+    """
+    there = ", ".join(name for name, has in zip(class_names, present.tolist(), strict=True) if has)
+    order = probs.argsort(descending=True).tolist()
+    shares = [f"{class_names[k]} ({100 * float(probs[k]):.0f} %)" for k in order]
+    said = shares[: int((probs > 0.5).sum())]
+    return f"{there or 'no label'}. Said: {', '.join(said) if said else f'none, at most {shares[0]}'}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from ltaug._arguments import checked
 from ltaug.audio.networks import SoundNetwork
+from ltaug.errors import UserError
 
 __all__ = ["LogMel", "MelNetwork"]
 
@@ -106,6 +108,11 @@ class MelNetwork(SoundNetwork):
         mels: frequency bands, from 20 Hz up to half of the rate.
         max_gain_db: see :class:`SoundNetwork`; without effect but for the smallest values, since clips are normalised.
         masks: see :class:`LogMel`.
+        crop_length: T, samples of a waveform, which the network is tried on; a network of images of one size, such as a
+            vision transformer, is made for spectrograms of this length. By default it is not tried.
+
+    Raises:
+        UserError: there is no such network, or it takes no spectrograms of this size.
     """
 
     def __init__(
@@ -117,6 +124,7 @@ class MelNetwork(SoundNetwork):
         mels: int = 64,
         max_gain_db: float = 0.0,
         masks: nn.Module | None = None,
+        crop_length: int | None = None,
     ) -> None:
         super().__init__(max_gain_db)
         import timm
@@ -124,10 +132,38 @@ class MelNetwork(SoundNetwork):
         self.mel = LogMel(sample_rate, mels, masks=masks)
         if not timm.is_model(backbone.partition(".")[0].rpartition("/")[2]):
             raise ValueError(f"`backbone` {backbone!r} is no model of timm. timm.list_models() lists them.")
-        self.backbone = timm.create_model(backbone, pretrained=pretrained, num_classes=num_classes, in_chans=1)
+        settings: dict[str, Any] = {"pretrained": pretrained, "num_classes": num_classes, "in_chans": 1}
+        self.backbone = timm.create_model(backbone, **settings)
+        if crop_length is not None and (fault := self._fault(crop_length)):
+            size = (mels, 1 + crop_length // self.mel.hop_length)
+            with contextlib.suppress(TypeError):  # of networks without such an argument
+                self.backbone = timm.create_model(backbone, **settings, img_size=size)
+            if self._fault(crop_length):
+                raise UserError(
+                    f"`backbone` {backbone!r} takes no spectrograms of {size[0]} bands (`mels`) and {size[1]} frames "
+                    f"(`crop_length`={crop_length}): {fault}"
+                )
         stages = [info["module"] for info in getattr(self.backbone, "feature_info", None) or ()]
         known = dict(self.backbone.named_modules())
         self.mixing_layers = ("input", *[f"backbone.{name}" for name in stages if name in known][:2])
+
+    def _fault(self, crop_length: int) -> str:
+        """Say why the network takes no crops of a length; nothing if it does."""
+        if crop_length <= self.mel.n_fft // 2:
+            raise UserError(
+                f"`crop_length` is {crop_length}, but must be more than {self.mel.n_fft // 2} samples, half of a "
+                "window of the spectrogram. Take longer crops."
+            )
+        waveforms = 0.1 * torch.randn(1, crop_length, generator=torch.Generator().manual_seed(0))
+        learning = self.backbone.training
+        try:
+            with torch.no_grad():
+                self.backbone.eval()(self.mel.log_mel(waveforms)[:, None])
+        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            return " ".join(str(error).split())[:300] or type(error).__name__
+        finally:
+            self.backbone.train(learning)
+        return ""
 
     @property
     def augmentations(self) -> tuple[nn.Module, ...]:

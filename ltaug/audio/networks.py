@@ -72,6 +72,11 @@ class SoundNetwork(nn.Module, ABC):
     def logits(self, waveforms: Tensor) -> Tensor:
         """Compute logits [N, C] of waveforms [N, T]."""
 
+    def augmented(self, waveforms: Tensor) -> Tensor:
+        """Augment waveforms [N, T] in training mode."""
+        changed: Tensor = self.augmentation(waveforms)
+        return changed
+
     def get_classifier(self) -> nn.Module:
         """Return the last layer, by timm's name for it; by default the attribute ``fc``."""
         return self.fc  # type: ignore[return-value]
@@ -80,7 +85,7 @@ class SoundNetwork(nn.Module, ABC):
         """Compute logits of waveforms [N, T], or of clips by the windows of each, [N, K, T]."""
         if waveforms.ndim == 2:
             if self.training:
-                waveforms = self.augmentation(waveforms)
+                waveforms = self.augmented(waveforms)
             if self.training and self.max_gain_db:
                 decibels = self.max_gain_db * (2 * torch.rand(len(waveforms), 1, device=waveforms.device) - 1)
                 waveforms = waveforms * 10 ** (decibels / 20)

@@ -83,6 +83,15 @@ class TransformerNetwork(SoundNetwork):
         """Parts that augment: the masks of the spectrograms, too."""
         return (self.augmentation, self.masks)
 
+    def augmented(self, waveforms: Tensor) -> Tensor:
+        """Augment waveforms [N, T]; noise ends where the sound does, as attention masks do."""
+        changed = super().augmented(waveforms)
+        if not isinstance(self.inputs, _Waveforms) or not self.inputs.extractor.return_attention_mask:
+            return changed
+        start, size = self.inputs.span(waveforms)
+        places = torch.arange(waveforms.shape[1], device=waveforms.device)
+        return changed * ((places >= start) & (places < start + size))
+
     def get_classifier(self) -> nn.Module:
         """Return the last linear layer."""
         layer: nn.Module = self.network.get_submodule(self._classifier)
@@ -211,7 +220,8 @@ class _Inputs(nn.Module):
     def forward(self, waveforms: Tensor) -> dict[str, Tensor]:
         """Call the extractor itself, on the CPU."""
         clips, rate = list(waveforms.cpu().numpy()), self.extractor.sampling_rate
-        found = self.extractor(clips, sampling_rate=rate, padding=True, return_tensors="pt")
+        padding = "max_length" if type(self.extractor).__name__ == "WhisperFeatureExtractor" else True
+        found = self.extractor(clips, sampling_rate=rate, padding=padding, return_tensors="pt")
         return {name: value.to(waveforms.device) for name, value in found.items()}
 
 
@@ -284,13 +294,17 @@ class _Waveforms(_Inputs):
             return {"input_values": self._normalised(waveforms)}
         # Where the loader has put zeros at the ends there is no sound. The sound comes first, as these networks had it.
         length = waveforms.shape[1]
-        heard = waveforms != 0
-        start = heard.int().argmax(1, keepdim=True)
-        sizes = length - heard.flip(1).int().argmax(1, keepdim=True) - start
+        start, sizes = self.span(waveforms)
         places = torch.arange(length, device=waveforms.device)
         mask = places < sizes.clamp(min=min(self.least, length))
         moved = waveforms.gather(1, (places + start) % length)
         return {"input_values": self._normalised(moved, mask), "attention_mask": mask.long()}
+
+    def span(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
+        """First sample, and number of samples, of what lies between the zeros at both ends, [N, 1] each."""
+        heard = (waveforms != 0).int()
+        start = heard.argmax(1, keepdim=True)
+        return start, waveforms.shape[1] - heard.flip(1).argmax(1, keepdim=True) - start
 
     def _normalised(self, waveforms: Tensor, mask: Tensor | None = None) -> Tensor:
         if not self.extractor.do_normalize:

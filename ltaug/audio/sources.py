@@ -74,7 +74,8 @@ def read_folder(
     :func:`~ltaug.loaders.folders.class_folders` says what is passed over, and in which order classes stand. Folders of
     classes may also lie in ``fold1``, ``fold2``, ... A table, CSV or JSON lines, has the file of every sound, its label
     or several of them, and perhaps its split or fold. It is the ``metadata.csv`` or ``metadata.jsonl`` of the folder,
-    or the only CSV file in it, in ``meta`` or in ``metadata``, as ESC-50 and UrbanSound8K have it;
+    or the only CSV file in it, in ``meta`` or in ``metadata``, as ESC-50 and UrbanSound8K have it; or ``train.csv`` and
+    ``test.csv``;
     :func:`~ltaug.loaders.listings.read_listing` says how it is read.
 
     Args:
@@ -93,10 +94,15 @@ def read_folder(
         required = str(path) == data_dir or bool(file_column or label_column)
         listing = read_listing(path, root, is_sound, **columns, allow_outside=allow_outside, required=required)
         if listing is not None:
-            if str(path) != data_dir and path.stem != "metadata":
-                warn(f"sounds and their labels are those that `{path}` lists.")
+            if str(path) != data_dir and getattr(path, "stem", "") != "metadata":
+                warn(f"sounds and their labels are those that {listing.source} lists.")
             return _listed(listing)
-        warn(f"`{path}` is not read, since it has no column of files or none of labels.")
+    if file_column or label_column:
+        name = "audio_column" if file_column else "label_column"
+        raise UserError(
+            f"`{name}` is {file_column or label_column!r}, but {data_dir!r} has no table of sounds: such are "
+            "metadata.csv, or the only CSV file. Leave it out, or name the table as `data_dir`."
+        )
     if any(Path(data_dir).glob("*.parquet")):
         raise UserError(f"{data_dir!r} holds parquet files. Recipes read such by `dataset: parquet`.")
     if folds := _fold_folders(data_dir):
@@ -126,7 +132,16 @@ def _fold_folders(data_dir: str) -> dict[int, str]:
     with os.scandir(data_dir) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir() and not is_leftover(entry.name))
     found = {name: re.fullmatch(r"fold[ _-]?(\d+)", name.lower()) for name in names}
-    return {int(match[1]): name for name, match in found.items() if match} if all(found.values()) else {}
+    if not all(found.values()):
+        return {}
+    folds: dict[int, str] = {}
+    for name, match in found.items():
+        if (number := int(match[1]) if match else 0) in folds:
+            raise UserError(
+                f"{data_dir!r} has two folders of fold {number}: {folds[number]!r} and {name!r}. Merge them."
+            )
+        folds[number] = name
+    return folds
 
 
 def _folded(data_dir: str, folds: dict[int, str]) -> SoundSource:
@@ -196,6 +211,9 @@ def read_table(
     parts = {
         split: rows.part(labels[split], audio_column, data_dir or "", allow_outside) for split, rows in used.items()
     }
+    paths = [path for rows in used.values() for path in rows.paths]
+    if twice := len(paths) - len(set(paths)):
+        warn(f"{source} lists {twice} files more than once: of equal files some may train, and others test.")
     folds = None
     if "fold" in splits["train"].column_names and not test:
         numbers = whole_numbers(used["train"].column("fold"))
@@ -210,6 +228,7 @@ class _Rows:
 
     def __init__(self, table: Any, source: str, only: str | None) -> None:
         self.table, self.source = table, source
+        self.paths: list[str] = []  # of files, not stored themselves
         self.places = np.arange(len(table))
         if only is not None and only in table.column_names:
             taken = whole_numbers(arrow_column(table, only))
@@ -243,7 +262,10 @@ class _Rows:
                 f"{self.source} must hold sounds in {audio_column!r}, but holds {self.table.features[audio_column]}. "
                 "Name another column with `audio_column`."
             )
-        refuse_outside(folder, stored_paths(sounds), f"Column {audio_column!r} of {self.source}", allow_outside)
+        refuse_outside(
+            folder, paths := stored_paths(sounds), f"Column {audio_column!r} of {self.source}", allow_outside
+        )
+        self.paths = stored_paths(sounds.take(self.places)) if paths and len(self.places) < len(sounds) else paths
         given: list[Any] = [None] * len(self.places)
         if "filename" in self.table.column_names:
             given = self.column("filename").to_pylist()

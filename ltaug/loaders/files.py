@@ -80,8 +80,11 @@ def refuse_outside(root: str, paths: Collection[str], source: str, allow_outside
         ),
     ):
         if bad:
+            whole = os.path.normpath(os.path.join(root, bad[0]))
+            linked = root and what.startswith("lie") and whole.startswith(os.path.join(os.path.normpath(root), ""))
+            leads = f", through a link to {os.path.realpath(whole)!r}" if linked else ""
             raise UserError(
-                f"{source} has paths that {what}, {len(bad)} of {len(paths)}, the first of which is {bad[0]!r}. "
+                f"{source} has paths that {what}, {len(bad)} of {len(paths)}, the first of which is {bad[0]!r}{leads}. "
                 f"{advice}."
             )
 

@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def classifier_weight_norms(weights: Mapping[str, Tensor], class_counts: Counts, ax: Axes | None = None) -> Figure:
+def classifier_weight_norms(
+    weights: Mapping[str, Tensor], class_counts: Counts, ax: Axes | None = None, *, several: bool = False
+) -> Figure:
     """Length of the weight vector of every class, most frequent class first.
 
     ``||w_c||_2`` falls with the training samples where a model is biased to the head (MiSLAS, Zhong et al., CVPR 2021,
@@ -52,6 +54,7 @@ def classifier_weight_norms(weights: Mapping[str, Tensor], class_counts: Counts,
         weights: for every run, by name, the weight of its last layer, [C, D]; ``fc.weight`` in a state dict.
         class_counts: training samples a class, [C], the same for all runs.
         ax: where to draw.
+        several: whether the classes are labels, of which a sample may have several.
 
     Returns:
         The figure.
@@ -78,7 +81,8 @@ def classifier_weight_norms(weights: Mapping[str, Tensor], class_counts: Counts,
             ax.plot(ranks[::step], values[::step], color=looks["color"], linewidth=0.7, alpha=0.3)
         ax.plot(ranks[::step], running_mean(values, window)[::step], marker="o" if window == 1 else "", **looks)
     smoothed = f" (running mean of {window})" if window > 1 else ""
-    style_axes(ax, xlabel=f"class, 1 = most training samples{smoothed}", ylabel="norm of the class weights")
+    one = "label" if several else "class"
+    style_axes(ax, xlabel=f"{one}, 1 = most training samples{smoothed}", ylabel=f"norm of the {one} weights")
     rank_ticks(ax.xaxis, len(counts))
     ax.set_ylim(bottom=0)
     if weights:

@@ -89,7 +89,7 @@ def learning_curves(rows: Iterable[Mapping[str, Any]], ax: Axes | None = None) -
     integer_ticks(below.xaxis)
     below.set_xlim(left=max(below.get_xlim()[0], 0.5))  # there is no epoch 0
     if ax.lines and ax.get_legend_handles_labels()[0]:
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 1.05 * ax.dataLim.y1 or 1)  # which leaves room above a line that does not move
         legend_above(ax)
     else:
         note(ax, "no epoch was evaluated yet")

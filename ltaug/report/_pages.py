@@ -350,7 +350,7 @@ def _inside(run: Record) -> dict[str, Picture | None]:
         for name, value in after.items()
     )
     return {
-        "norms": draw(plots.classifier_weight_norms, norms, run.class_counts) if norms else None,
+        "norms": draw(plots.classifier_weight_norms, norms, run.class_counts, several=run.several) if norms else None,
         "batch_norm": draw(plots.batch_norm_statistics, before, after) if moved else None,
     }
 

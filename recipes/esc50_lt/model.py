@@ -52,7 +52,8 @@ def make_network(num_classes: int, cfg: Any, data: Any) -> SoundNetwork:
     masks = spec_augment(cfg)
     settings: dict[str, Any] = {"pretrained": pretrained, "max_gain_db": cfg.max_gain_db, "masks": masks}
     if cfg.model == "mel":
-        network = MelNetwork(num_classes, data.sample_rate, cfg.backbone, mels=cfg.mels, **settings)
+        settings |= {"mels": cfg.mels, "crop_length": cfg.crop_length}
+        network = MelNetwork(num_classes, data.sample_rate, cfg.backbone, **settings)
         data.front_end = network.mel  # reports show what it sees
         return network
     if cfg.model == "transformers":

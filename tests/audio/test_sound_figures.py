@@ -153,7 +153,9 @@ class TestMisclassifiedClips:
         assert "11 of 12 test clips are wrongly classified. Here are the 3 of the highest confidence" in html
         captions = re.findall(r"<figcaption>(.*?)</figcaption>", html)
         sure = [100 * torch.tensor([0.0, k / 4, 0.0]).softmax(0)[1].item() for k in (11, 10, 9)]
-        assert captions == [f"dog, taken for R&amp;B with a confidence of {value:.0f} %." for value in sure]
+        assert captions == [
+            f"dog, taken for R&amp;B with a confidence of {value:.0f} %. The first 0.5 of 1.0 s." for value in sure
+        ]
         assert html.count("<audio") == 3
         assert "&lt;11&gt;.wav" in html
         sounds = re.findall(r'src="data:audio/wav;base64,([^"]+)"', html)
@@ -164,3 +166,17 @@ class TestMisclassifiedClips:
     def test_nothing_is_wrong(self) -> None:
         labels = torch.arange(12) % 3
         assert "There are none" in self.section(torch.eye(3)[labels], labels)[1]
+
+    def test_several_labels_a_clip(self) -> None:
+        """By the loss, and with what is there beside what is said."""
+        labels = torch.zeros(12, 3, dtype=torch.bool)
+        labels[3, ::2] = labels[5, 1] = True
+        logits = torch.where(labels, 4.0, -4.0)
+        logits[3] = torch.tensor([-2.0, 3.0, -5.0])
+        logits[5] = torch.tensor([-2.0, -1.0, -3.0])
+        html = self.section(logits, labels, seconds=0.5, shown=1)[1]
+        assert "2 of 12 test clips have labels that are missed or wrongly said. Here are the 1 of the greatest" in html
+        assert re.findall(r"<figcaption>(.*?)</figcaption>", html) == [
+            "dog, siren. Said: R&amp;B (95 %). The first 0.5 of 1.0 s."
+        ]
+        assert "There are none: every label of every" in self.section(torch.where(labels, 1.0, -1.0), labels)[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,13 +52,13 @@ class TestPublishedLayouts:
             assert data.class_names == CLASSES  # in the order of `target`
             assert data.class_counts.tolist() == [8, 3, 2]
             assert data.names["test"] == [f"audio/5-10{n}-{t}.wav" for n in range(3) for t in "AB"]
-        assert f"labels are those that `{root / 'meta' / 'esc50.csv'}` lists" in capsys.readouterr().err
+        assert f"labels are those that '{root / 'meta' / 'esc50.csv'}' lists" in capsys.readouterr().err
         ten = load(dataset="esc10", data_dir=root)
         assert (ten.class_names, ten.class_counts.tolist()) == (["dog", "fire"], [8, 2])
         assert seeds(read_folder(str(root))) == list(range(30))
         assert read_folder(str(root), label_column="take").class_names == ["A", "B"]
 
-    def test_urbansound8k(self, load: Callable[..., Any], tmp_path: Path) -> None:
+    def test_urbansound8k(self, load: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """Ten folders of folds, sounds by their slice's name only; one lies in two of them, and the fold says which."""
         names = [f"{100 + k}-{k % 3}-0-{k}.wav" for k in range(30)]
         names[11] = names[1]
@@ -74,6 +75,9 @@ class TestPublishedLayouts:
         data = load(data_dir=tmp_path, imbalance_ratio=1, test_fold=10, held_out_per_class=2)
         sizes = {split: labels.bincount().tolist() for split, labels in data.labels.items()}
         assert sizes == {"train": [7] * 3, "test": [1] * 3, "held_out": [2] * 3}
+        (tmp_path / "metadata" / "UrbanSound8K.csv").write_text("\n".join([*lines, lines[-1]]))
+        read_folder(str(tmp_path))
+        assert "others test. Times in them (start and end) are not read: a sample is a" in capsys.readouterr().err
         (tmp_path / "metadata" / "UrbanSound8K.csv").write_text("\n".join(lines).replace(",fold,", ",part,"))
         with pytest.raises(
             ValueError, match=r"line 3 names .* which may be 'audio/fold1/.*' or 'audio/fold4/.*Write the"
@@ -87,6 +91,9 @@ class TestPublishedLayouts:
         assert (source.class_names, source.folds.tolist()) == (["ant", "bee"], [1, 10, 10, 10, 2, 2, 2])
         assert source.train.labels.tolist() == [1, 0, 1, 1, 0, 1, 1]
         assert source.train.names[:2] == ["fold1/bee/00.wav", "fold10/ant/00.wav"]
+        write_folder(tmp_path / "fold_02", {"ant": 1, "bee": 2})
+        with pytest.raises(ValueError, match="two folders of fold 2: 'fold2' and 'fold_02'"):
+            read_folder(str(tmp_path))
 
 
 class TestWriting:
@@ -122,13 +129,68 @@ class TestWriting:
             capsys.readouterr().err
         )
 
+    def test_tables_of_splits(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        write_sounds(tmp_path, [f"{k}.wav" for k in range(5)])
+        (tmp_path / "train.csv").write_text("file;label;fold\n0.wav;10;1\n1.wav;9;2\n")
+        (tmp_path / "Test.csv").write_text("label,file\n9,2.wav\n10,0.wav\n")
+        (tmp_path / "val.csv").write_text("file,label\n4.wav,9\n")
+        source = read_folder(str(tmp_path))
+        assert (source.class_names, source.folds) == (["9", "10"], None)
+        assert (seeds(source), seeds(source, "test"), seeds(source, "held_out")) == ([0, 1], [2, 0], [4])
+        assert source.test.labels.tolist() == [0, 1]
+        assert "lists 1 files more than once" in capsys.readouterr().err
+        (tmp_path / "val.csv").write_text("file,label\n4.wav,\n")
+        with pytest.raises(ValueError, match=r"one label in 'label' of every row, but line 2 of val\.csv has ''"):
+            read_folder(str(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("cells", "names", "sizes", "warned"),
+        [
+            (["a,b", "b", "c"], ["a", "b", "c"], [2, 1, 1], True),
+            (["a,b;c", "c", ""], ["a,b", "c"], [2, 1, 0], False),
+            (["a", "b", "c"], ["a", "b", "c"], [1, 1, 1], False),
+        ],
+    )
+    def test_what_stands_between_labels(
+        self, tmp_path: Path, capsys: Any, cells: list[str], names: list[str], sizes: list[int], warned: bool
+    ) -> None:
+        """Commas where no semicolon is, as FSD50K has it."""
+        rows = [f'{k},"{cell}",x' for k, cell in enumerate(cells)]
+        (tmp_path / "dev.csv").write_text("\n".join(["fname,labels,mids", *rows]))
+        source = read_folder(str(tmp_path / "dev.csv"))
+        assert source.class_names == names
+        assert source.train.labels.sum(1).tolist() == sizes
+        assert ("has commas and no semicolons in 'labels'" in capsys.readouterr().err) == warned
+
+    def test_labels_without_a_training_clip_are_named(
+        self, load: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write_sounds(tmp_path, [f"{k}.wav" for k in range(6)])
+        rows = [f"{k}.wav,{('sea', 'dog;sea', 'fire')[k % 3] if k < 5 else 'owl;dog'},{k}" for k in range(6)]
+        (tmp_path / "metadata.csv").write_text("\n".join(["file,labels,fold", *rows]))
+        load(data_dir=tmp_path, profile="natural", test_fold=5)
+        assert "no training clip has these labels, which nothing learns, then: owl." in capsys.readouterr().err
+        with pytest.raises(ValueError, match=r"is no fold of .* Set it to one of them"):
+            load(data_dir=tmp_path, profile="natural", test_fold=9)
+
+    def test_json_lines_of_what_is_no_text(self, tmp_path: Path) -> None:
+        path = tmp_path / "metadata.jsonl"
+        for row, message in (
+            ('{"file": "0.wav", "label": true}', "one label in 'label' of every row, but line 1 has True"),
+            ('{"file": ["0.wav"], "label": "a"}', r"a file in 'file' of every row, but line 1 has \['0.wav'\]"),
+        ):
+            path.write_text(row)
+            with pytest.raises(ValueError, match=message):
+                read_folder(str(tmp_path))
+
     def test_linked_folders(self, tmp_path: Path) -> None:
         write_sounds(tmp_path / "elsewhere", ["0.wav", "1.wav"])
         (tmp_path / "data" / "set").mkdir(parents=True)
         (tmp_path / "data" / "set" / "audio").symlink_to(tmp_path / "elsewhere")
         (tmp_path / "data" / "set" / "again").symlink_to(tmp_path / "data")  # which it lies in itself
         (tmp_path / "data" / "metadata.csv").write_text("file,label\n0.wav,dog\n1.wav,sea\n")
-        with pytest.raises(ValueError, match=r"paths that lie outside `data_dir` .*'set/audio/0.wav'.*`allow_outside`"):
+        message = r"lie outside `data_dir` .*'set/audio/0.wav', through a link to '.*elsewhere/0.wav'.*`allow_outside`"
+        with pytest.raises(ValueError, match=message):
             read_folder(str(tmp_path / "data"))
         source = read_folder(str(tmp_path / "data"), allow_outside=True)
         assert seeds(source) == [0, 1]
@@ -146,14 +208,40 @@ class TestWriting:
             capsys.readouterr().err
         )
 
+    def test_a_missing_file_has_no_stand_in(
+        self, load: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Neither of another fold, which may be tested on, nor of the same name elsewhere without a word."""
+        names = [f"fold{fold}/{label}{k}.wav" for fold in (1, 2) for label in "ab" for k in range(2)]
+        write_sounds(tmp_path / "folds", names)
+        rows = [f"{name[6:]},{name[6]},{name[4]}" for name in names]
+        (tmp_path / "folds" / "metadata.csv").write_text("\n".join(["file,label,fold", *rows]))
+        (tmp_path / "folds" / "fold2" / "a0.wav").unlink()
+        data = load(data_dir=tmp_path / "folds", test_fold=2, profile="natural")
+        assert (sorted(data.names["train"]), data.names["test"]) == (names[:4], names[5:])
+        assert (data.left_out, "instead" in capsys.readouterr().err) == (1, False)
+        write_sounds(tmp_path / "others", ["x.wav", "0.wav", "more/1.wav"])
+        table = tmp_path / "others" / "metadata.csv"
+        table.write_text("file,label\n0.wav,a\n1.wav,b\ngone/x.wav,b\n")
+        assert read_folder(str(tmp_path / "others")).train.names == ["0.wav", "more/1.wav", "gone/x.wav"]
+        message = "names 1 of {} files that are not there; .* are read instead: 'more/1.wav' for '{}', for example"
+        assert re.search(message.format(3, "1.wav"), capsys.readouterr().err)
+        table.write_text("file,label\nC:\\me\\x.wav,a\nC:\\me\\more\\1.wav,b\n")  # all of it has moved
+        assert read_folder(str(tmp_path / "others")).train.names == ["x.wav", "more/1.wav"]
+        assert "names 2 of 2 files that are not there" in capsys.readouterr().err
+
     def test_a_table_of_something_else(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         write_folder(tmp_path, {"ant": 1, "bee": 1})
         (tmp_path / "notes.csv").write_text("date,rain\n1,2\n")
         assert read_folder(str(tmp_path)).class_names == ["ant", "bee"]
-        assert "notes.csv` is not read, since it has no column of files or none of labels" in capsys.readouterr().err
+        assert "notes.csv' is not read, since it has no column of files or none of labels, but date, rain. Say" in (
+            capsys.readouterr().err
+        )
+        with pytest.raises(ValueError, match=r"`label_column` is 'bird', but .* has no table of sounds"):
+            read_folder(str(tmp_path / "ant"), label_column="bird")
         (tmp_path / "more.csv").write_text("file,label\nant/00.wav,x\nbee/00.wav,y\n")
         assert read_folder(str(tmp_path)).class_names == ["ant", "bee"]  # of two, neither
-        assert "2 tables in" in capsys.readouterr().err
+        assert "are not read (more.csv, notes.csv). Name one" in capsys.readouterr().err
         assert read_folder(str(tmp_path / "more.csv")).class_names == ["x", "y"]
         with pytest.raises(ValueError, match=r"a column of files and one of labels \(file_name, .* but has date, rain"):
             read_folder(str(tmp_path / "notes.csv"))
@@ -170,7 +258,10 @@ class TestWriting:
             ("file,label,split\n0.wav,dog,train\n1.wav,sea,\n", "must have a split in 'split' .* line 3 has none"),
             ("file,label\n", "lists no samples"),
             ('file,label\n0.wav,"dog\n', "cannot be read as a table of files: line 2: unexpected end of data"),
-            ("file,label\n0.wav,caf\xe9\n".encode("latin-1"), "cannot be read as a table of files: 'utf-8' codec"),
+            (
+                "file,label\n0.wav,caf\xe9\n".encode("latin-1"),
+                r"files: line 2 is not in UTF-8. Save the table as UTF-8",
+            ),
             ("file,label\n../0.wav,dog\n", r"paths that lie outside .* '\.\./0\.wav'"),
         ],
     )

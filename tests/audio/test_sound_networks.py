@@ -102,6 +102,27 @@ class TestLogMel:
         with pytest.raises(ValueError, match="`backbone` 'resnet' is no model of timm"):
             MelNetwork(3, 4000, "resnet")
 
+    def test_networks_of_one_image_size(self) -> None:
+        """A vision transformer is made for the spectrogram; others are not touched by the trial."""
+        network = MelNetwork(3, 4000, "test_vit3", mels=32, crop_length=4096)
+        assert network(torch.randn(2, 4096)).shape == (2, 3)
+        states = []
+        for length in (None, 4000):
+            torch.manual_seed(0)
+            states.append(MelNetwork(3, 4000, "test_resnet", mels=8, crop_length=length).state_dict())
+        assert all(torch.equal(first, second) for first, second in zip(*map(dict.values, states), strict=True))
+
+    @pytest.mark.parametrize(
+        ("backbone", "length", "message"),
+        [
+            ("test_resnet", 64, "`crop_length` is 64, but must be more than 128 samples, half of a window"),
+            ("test_vit", 4100, r"`backbone` 'test_vit' takes no spectrograms of 8 bands \(`mels`\) and 65 frames"),
+        ],
+    )
+    def test_crops_that_a_network_cannot_take(self, backbone: str, length: int, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            MelNetwork(3, 4000, backbone, mels=8, crop_length=length)
+
 
 class Loud(SoundNetwork):
     """A network whose logits follow from sums over a crop, so that NumPy can say them too."""

@@ -15,7 +15,7 @@ from sound_support import encoded, noise
 from torch import Tensor, nn
 
 from ltaug import training
-from ltaug.audio import TransformerNetwork, pretrained
+from ltaug.audio import AddNoise, TransformerNetwork, pretrained
 from ltaug.methods import METHODS
 
 transformers = pytest.importorskip("transformers")
@@ -120,6 +120,22 @@ class TestInputs:
         found = pretrained._inputs_of(extractor, SimpleNamespace(conv_stride=(5, 8)))(clips)
         assert found["attention_mask"].sum(1).tolist() == [900, 160]
         assert all(value.isfinite().all() for value in found.values())
+
+    def test_whisper_with_dither_is_called_itself(self) -> None:
+        extractor = transformers.WhisperFeatureExtractor(chunk_length=2, dither=1e-4)
+        found = pretrained._inputs_of(extractor, SimpleNamespace())(waveforms(2, 5000))
+        assert {name: value.shape for name, value in found.items()} == {"input_features": (2, 80, 200)}
+
+    def test_noise_leaves_attention_masks_as_they_are(self, folder: Callable[..., Path]) -> None:
+        network = TransformerNetwork(5, str(folder("Wav2Vec2")), RATE, LENGTH, pretrained=False)
+        network.augmentation = AddNoise(RATE, p=1.0)
+        clips = nn.functional.pad(waveforms(2, 700), (200, LENGTH - 900))
+        clips[1] = 0  # silence, all of which counts
+        seen = []
+        network.inputs.register_forward_hook(lambda _, inputs, found: seen.append((inputs[0], found)))
+        network.train()(clips)
+        assert not torch.equal(seen[0][0], clips)
+        assert seen[0][1]["attention_mask"].sum(1).tolist() == [700, LENGTH]
 
 
 class TestNetworks:

@@ -165,6 +165,14 @@ class TestTable:
         source = read_table("owner/name", str(folder), label_column="target", allow_outside=True)
         assert np.abs(read_clip(source.train.sound(29), RATE) - noise(7) * 32768).max() <= 1
 
+    def test_paths_named_twice(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        names = [f"{k % 28}.wav" for k in range(30)]
+        folder = write_table(tmp_path / "data", features=False, audio=pyarrow.array(names))
+        read_table("owner/name", str(folder), label_column="target")
+        assert "lists 2 files more than once: of equal files some may train" in capsys.readouterr().err
+        read_table("owner/name", str(folder), label_column="target", only="esc10")
+        assert "lists 2 files more than once" in capsys.readouterr().err
+
     def test_missing_sounds_are_empty(self, tmp_path: Path) -> None:
         files = [None, {"bytes": None, "path": None}, {"bytes": b"", "path": ""}]
         audio = pyarrow.array(files + [{"bytes": data, "path": None} for data in FILES[3:]])
