@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ltaug._arguments import checked
 from ltaug.audio.decoding import is_sound, read_clips
+from ltaug.mixers._fourier import fast_length
 
 __all__ = ["AddNoise", "Reverb", "SpecAugment"]
 
@@ -96,9 +97,7 @@ class AddNoise(nn.Module):
             return noise
         if self.noise == "white":
             return torch.randn_like(waveforms)
-        from scipy.fft import next_fast_len
-
-        longer = next_fast_len(length, real=True)
+        longer = fast_length(length)
         spectrum = torch.fft.rfft(torch.randn(size, longer, device=device))
         falling = torch.arange(spectrum.shape[1], device=device).clamp_min_(1).rsqrt()
         falling[0] = 0.0
@@ -152,13 +151,12 @@ class Reverb(nn.Module):
         """Reverberate waveforms [N, T]."""
         if not self.training or not len(waveforms):
             return waveforms
-        from scipy.fft import next_fast_len
         from torchaudio.functional import fftconvolve
 
         length = waveforms.shape[1]
         responses = self.draw(waveforms)[:, :length]
         # Transforms of some lengths take several times as long as of the next good one.
-        whole = next_fast_len(length + responses.shape[1] - 1, real=True)
+        whole = fast_length(length + responses.shape[1] - 1)
         wet = fftconvolve(waveforms, F.pad(responses, (0, whole - length - responses.shape[1] + 1)))[:, :length]
         energy, wet_energy = (each.square().sum(1, keepdim=True) for each in (waveforms, wet))
         wet = wet * (energy / wet_energy.clamp_min(torch.finfo(wet.dtype).tiny)).sqrt()

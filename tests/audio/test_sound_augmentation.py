@@ -125,6 +125,15 @@ class TestReverb:
         assert torch.equal(Reverb(RATE, 1.0)(torch.zeros(3, 500)), torch.zeros(3, 500))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [Reverb(RATE, 1.0), AddNoise(RATE, 1.0, "pink"), AddNoise(RATE, 1.0)], ids=str)
+def test_is_one_graph_for_several_lengths(module: nn.Module) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="eager")
+    for size, length in ((6, 2400), (9, 2400), (4, 7777)):
+        assert compiled(torch.rand(size, length)).shape == (size, length)
+
+
 class TestMasks:
     def test_whole_runs_of_bands_and_frames_are_the_mean_and_the_rest_is_left_alone(self) -> None:
         masks, seen = SpecAugment(1, 20, 1, 10), torch.randn(3000, 32, 60)
