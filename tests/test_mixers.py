@@ -641,11 +641,9 @@ class TestDrawsWithoutTheOperator:
 
     LEVELS = [BetweenClass(3, 16000, level=level) for level in ("rms", "loudness")]  # noqa: RUF012
 
-    @pytest.mark.parametrize(
-        "mixer",
-        [UniMix([5, 3, 2]), *(pytest.param(mixer, marks=pytest.mark.slow) for mixer in EVERY + LEVELS)],
-        ids=str,
-    )
+    MANY = [pytest.param(mixer, marks=pytest.mark.slow) for mixer in EVERY + LEVELS]  # noqa: RUF012
+
+    @pytest.mark.parametrize("mixer", [UniMix([5, 3, 2]), *MANY], ids=str)
     def test_a_mixer_is_one_graph_for_batches_of_any_size(self, mixer: Mixer) -> None:
         seen: list[torch.fx.GraphModule] = []
 

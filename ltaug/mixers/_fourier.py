@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _ODD = [3**b * 5**c for b in range(21) for c in range(14)]
-_LENGTHS = sorted(n << a for n in _ODD for a in range(33 - n.bit_length()))
+_LENGTHS: list[int] = sorted(n << a for n in _ODD for a in range(33 - n.bit_length()))
 """All numbers below 2**32 whose prime factors are 2, 3 and 5."""
 
 
