@@ -156,40 +156,54 @@ function writeAddress() {
 
 const isMix = (shares) => shares.every((share) => share >= 0 && share < Infinity) && sum(shares) > 0;
 
-// Give some classes together a share; all others keep theirs to one another.
+// Give some classes together a share; all others have the rest. Within both, shares keep their proportions to one
+// another, or get back the last ones that they had.
+const last = even.slice();
 function setShare(members, share) {
-  const inside = new Set(members), mix = state.mix;
-  const own = sum(members.map((y) => mix[y])), others = 1 - own, count = C - members.length;
-  if (!count) return;
-  state.mix = normalised(mix.map((old, y) => inside.has(y)
-    ? (own > 1e-12 ? old * share / own : share / members.length)
-    : (others > 1e-12 ? old * (1 - share) / others : (1 - share) / count)));
+  const inside = new Set(members), others = rank.filter((y) => !inside.has(y)), mix = state.mix.slice();
+  if (!others.length) return;
+  mix.forEach((old, y) => { if (old > 1e-12) last[y] = old; });
+  for (const [classes, part] of [[members, share], [others, 1 - share]]) {
+    const shares = classes.some((y) => state.mix[y] > 1e-12) ? state.mix : last;
+    const total = sum(classes.map((y) => shares[y]));
+    for (const y of classes) mix[y] = part * shares[y] / total;
+  }
+  state.mix = normalised(mix);
   state.word = "own";
 }
 
+const unquoted = (cell) => cell.trim().replace(/^"(.*)"$/, (_, inner) => inner.replaceAll('""', '"')).trim();
+const isNumber = (word) => /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?%?$/i.test(word);
+const toNumber = (word) => Number(word.replace("%", ""));
+
 function readList(text) {
-  const lines = text.split(/\r?\n/).map((line) => line.trim()).filter(Boolean);
-  const words = text.trim().split(/[\s,;]+/).filter(Boolean);
+  const names = data.classes.map((name) => name.normalize("NFC").trim());
+  const lines = text.normalize("NFC").split(/\r?\n/).map((line, k) => [line.trim().replace(/\s+%/g, "%"), k + 1])
+    .filter(([line]) => line);
+  const begins = (line, name) => line.startsWith(name) && /^("|[\s,;:=]|$)/.test(line.slice(name.length));
+  const isHeading = (line) => !/\d/.test(line) && !names.some((name) => begins(line.replace(/^"/, ""), name));
+  if (lines.length > 1 && isHeading(lines[0][0])) lines.shift();
+  const words = lines.flatMap(([line]) => line.split(/[\s,;]+/)).filter(Boolean).map(unquoted);
+  const comma = "Write decimals with a point, such as 0.5.";
   let shares;
-  if (words.length && words.every((word) => !isNaN(parseFloat(word)) && isFinite(word.replace("%", "")))
-      && !(lines.length > 1 && words.length === 2 * lines.length)) {
-    shares = words.map(parseFloat);
+  if (words.length && words.every(isNumber) && !(lines.length > 1 && words.length === 2 * lines.length)) {
+    if (lines.some(([line]) => /\d,\d+%?\s*;/.test(line))) throw comma;
+    shares = words.map(toNumber);
     if (shares.length !== C) throw `The list has ${shares.length} numbers, but there are ${C} classes.`;
   } else {
-    const places = new Map(data.classes.map((name, y) => [name.normalize("NFC").trim(), y]));
+    const places = new Map(names.map((name, y) => [name, y]));
     if (places.size < C) throw "Some classes share a name: write a number for each class, in their order.";
     shares = new Array(C).fill(0);
     const seen = new Set();
-    lines.forEach((line, k) => {
-      const parts = /^(.*?)[\s,;:=]+([-+.\deE]+)\s*%?$/.exec(line);
-      const name = parts && parts[1].trim().replace(/^"(.*)"$/, "$1").normalize("NFC");
-      if (!parts && k === 0 && lines.length > 1) return;  // a heading
-      if (!parts || isNaN(Number(parts[2]))) throw `Line ${k + 1}, “${line}”, is no name and number.`;
-      if (!places.has(name)) throw `Line ${k + 1}: there is no class “${name}”. One is “${data.classes[0]}”.`;
+    for (const [line, k] of lines) {
+      const parts = /^(.*?)[\s,;:=]+("?)([^\s,;:="]+)\2$/.exec(line), name = parts && unquoted(parts[1]);
+      if (!parts || !isNumber(parts[3])) throw `Line ${k}, “${line}”, is no name and number.`;
+      if (!places.has(name)) throw /\d,\d+%?"?$/.test(line) ? `Line ${k}, “${line}”: ${comma}`
+        : `Line ${k}: there is no class “${name}”. One is “${data.classes[0]}”.`;
       if (seen.has(name)) throw `“${name}” is there twice.`;
       seen.add(name);
-      shares[places.get(name)] = Number(parts[2]);
-    });
+      shares[places.get(name)] = toNumber(parts[3]);
+    }
   }
   if (!isMix(shares)) throw "Shares must be numbers from 0 that are not all 0.";
   return normalised(shares);
@@ -475,7 +489,8 @@ at("take").onclick = () => {
     state.mix = readList(at("list").value);
     state.word = "own";
     const absent = data.classes.filter((_, y) => !state.mix[y]);
-    if (absent.length) fault = `Taken. Of the ${C} classes ${absent.length} do not occur there, such as “${absent[0]}”.`;
+    if (absent.length) fault = absent.length === 1 ? `Taken. The class “${absent[0]}” does not occur there.`
+      : `Taken. Of the ${C} classes ${absent.length} do not occur there, such as “${absent[0]}”.`;
   } catch (error) { if (typeof error !== "string") throw error; fault = error; }
   at("fault").textContent = fault;
   at("fault").hidden = !fault;
