@@ -209,10 +209,21 @@ def test_counts_may_be_in_the_summary(tmp_path: Path) -> None:
     assert _explorer.explorer_data([run])["train"] == COUNTS.tolist()
 
 
-@pytest.mark.parametrize("prior", [[0.5, 0.5], [0.0] + [1 / 7] * 7, [None] * 8])
+@pytest.mark.parametrize("counts", [["3"] * 8, [None] * 8, [10**30] * 8, [0.5] * 8])
+def test_counts_of_a_damaged_file(counts: list[Any], tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", COUNTS, *samples(COUNTS, 2), class_counts=counts)
+    assert f"`{run}` must have numbers of training samples as `class_counts`" in refused([run])
+
+
+@pytest.mark.parametrize(
+    "prior", [[0.5, 0.5], [0.0] + [1 / 7] * 7, [None] * 8, 0.5, {"a": 1}, [1e308] * 8, [10**400] * 8]
+)
 def test_a_prior_that_is_none(prior: list[Any], tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", COUNTS, *samples(COUNTS, 2), logits_prior=prior)
-    assert "must have a positive number for each of its 8 classes as `logits_prior`" in refused([run])
+    wanted = (
+        f"`{run}` must have a positive number, of a sum that is finite, for each of its 8 classes as `logits_prior`"
+    )
+    assert wanted in refused([run])
 
 
 def test_logits_that_are_not_finite(tmp_path: Path) -> None:
@@ -238,6 +249,9 @@ def test_the_command(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFix
         == f"Open {page} in a browser ({page.stat().st_size / 1e6:.1f} MB, all that it needs).\n"
     )
     assert "<h1>Ours</h1>" in page.read_text()
+    with pytest.raises(SystemExit):
+        main(["explore", *map(str, runs), "--out", str(page.parent)])
+    assert f"must be a file, such as {page.parent / 'explore.html'}" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["explore", str(tmp_path / "absent")])
     (line,) = capsys.readouterr().err.splitlines()
