@@ -261,10 +261,12 @@ function showHeadline(results) {
 }
 
 function showNumbers(results) {
+  const titles = { top1: "right under this mix", ece: "ECE" };
   const marks = (k, state, metric, value) =>
     ({ "data-run": k, "data-state": state, "data-metric": metric, "data-value": value });
   const row = (k, state, words, values, gain) => {
-    const cell = (metric, value, ...shown) => tag("td", { class: "n", ...marks(k, state, metric, value) }, ...shown);
+    const cell = (metric, value, ...shown) =>
+      tag("td", { class: "n", "data-head": titles[metric] || metric, ...marks(k, state, metric, value) }, ...shown);
     const noisy = (metric, noise, value, error, shown) =>
       cell(metric, value, `${shown} ± `, tag("span", marks(k, state, noise, error), percent(error)));
     return tag("tr", {}, tag("th", { scope: "row" }, runName(k), tag("small", {}, words)),
@@ -272,7 +274,7 @@ function showNumbers(results) {
       gain ? noisy("gain", "gain_noise", ...gain, signed(gain[0])) : number(),
       ...["balanced", ...groups, "ece"].map((metric) => cell(metric, values[metric], percent(values[metric]))));
   };
-  const heads = ["run", "right under this mix", "gain", "balanced", ...groups, "ECE"];
+  const heads = ["run", titles.top1, "gain", "balanced", ...groups, titles.ece];
   at("numbers").innerHTML = table(heads, results.map((found, k) => {
     const words = isCorrected(runs[k]) ? "corrected" : state.correct ? "what it expects is unknown" : "not corrected";
     return row(k, "then", "as trained", found.then.values) + row(k, "now", words, found.now.values, found.gain);
@@ -281,11 +283,14 @@ function showNumbers(results) {
 
 function showClasses(results) {
   const named = C <= 20, letters = named ? Math.max(...data.classes.map((name) => short(name).length)) : 0;
-  const left = 38, right = 8, top = 20, foot = named ? 16 + 5 * letters : 34;
+  const right = 8, top = 20, foot = named ? 16 + 5 * letters : 34;
   const label = results.map(({ now }, k) =>
     `${runs[k].name}: ${groups.map((name) => `${name}-shot ${percent(now.values[name])} %`).join(", ")}`).join("; ");
   picture(at("classes"), 230 + foot, `Accuracy of every class. ${label}.`, (width, height) => {
     const bottom = height - foot, end = width - right;
+    // Slanted names reach to the left of their place, by 4.5 pixels a letter.
+    const beyond = rank.map((c, j) => 4.5 * short(data.classes[c]).length - (j + 0.5) * (end - 60) / C);
+    const left = named ? Math.max(38, ...beyond) : 38;
     const x = (j) => left + (j + 0.5) * (end - left) / C, y = (value) => top + (1 - value) * (bottom - top);
     const parts = [];
     for (const name of groups) {
@@ -368,7 +373,7 @@ function matrix(names, shares, before, caption) {
     const shown = !change ? percent(value, 0) : Math.abs(value) < 0.005 ? "·" : signed(value, 0);
     return tag("td", { class: value < 0 ? "down" : "up", style: `--a:${(strength || 0).toFixed(2)}` }, shown);
   };
-  const head = names.map((name) => tag("th", { scope: "col" }, tag("span", {}, escaped(name))));
+  const head = names.map((name) => tag("th", { scope: "col", title: name }, tag("span", {}, escaped(short(name, 18)))));
   const rows = names.map((name, a) => tag("tr", {}, tag("th", { scope: "row", title: name }, escaped(name)),
     ...names.map((_, b) => cell(shares[a][b], before[a][b]))));
   return tag("div", { class: "scroll" }, tag("table", { class: "confusion" },
@@ -404,8 +409,14 @@ function showConfusions(results, weights) {
   });
 }
 
-const sliders = groups.length > 1
-  ? groups.map((name) => [`${name}-shot`, data.groups[name], `${data.groups[name].length} classes`]) : [];
+const sizes = { many: "more than 100", medium: "20 to 100", few: "fewer than 20" };
+const moved = groups.filter((name) => groups.length > 1 && (data.groups[name].length > 1 || C > 12));
+const sliders = moved.map((name) => [`${name}-shot`, data.groups[name], `${sizes[name]} training samples`]);
+at("shots").innerHTML = moved.map((name) => {
+  const size = data.groups[name].length;
+  return `${name}-shot: ${size === 1 ? "the class" : `the ${size} classes`} with ${sizes[name]} training samples`;
+}).join("<br>");
+at("shots").hidden = !moved.length;
 if (C <= 12) sliders.push(...rank.map((y) => [data.classes[y], [y], data.classes[y]]));
 at("sliders").innerHTML = sliders.map(([name, , title], k) => tag("div", { class: "slider" },
   tag("label", { for: `slider${k}`, title }, escaped(name)),
