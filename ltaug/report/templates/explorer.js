@@ -222,7 +222,7 @@ const signed = (value, digits = 1) => {
   const text = percent(value, digits);
   return text === "–" ? text : text.startsWith("-") ? text.replace("-", "−") : `+${text}`;
 };
-const short = (name, length = 14) => name.length > length ? `${name.slice(0, length - 1)}…` : name;
+const short = (name, length = 14) => name.length > length ? `${name.slice(0, length - 1).trim()}…` : name;
 const runColour = (k) => `var(--run${k % 7})`;
 const runName = (k) => tag("span", { class: "run", style: `--run:${runColour(k)}` }) + escaped(runs[k].name);
 const groups = Object.keys(data.groups);
@@ -283,13 +283,13 @@ function showNumbers(results) {
 
 function showClasses(results) {
   const named = C <= 20, letters = named ? Math.max(...data.classes.map((name) => short(name).length)) : 0;
-  const right = 8, top = 20, foot = named ? 16 + 5 * letters : 34;
+  const right = 8, top = 20, foot = named ? 20 + 6 * letters : 34;
   const label = results.map(({ now }, k) =>
     `${runs[k].name}: ${groups.map((name) => `${name}-shot ${percent(now.values[name])} %`).join(", ")}`).join("; ");
   picture(at("classes"), 230 + foot, `Accuracy of every class. ${label}.`, (width, height) => {
     const bottom = height - foot, end = width - right;
-    // Slanted names reach to the left of their place, by 4.5 pixels a letter.
-    const beyond = rank.map((c, j) => 4.5 * short(data.classes[c]).length - (j + 0.5) * (end - 60) / C);
+    // Slanted names reach to the left of their place, by 5 pixels a letter.
+    const beyond = rank.map((c, j) => 5 * short(data.classes[c]).length - (j + 0.5) * (end - 60) / C);
     const left = named ? Math.max(38, ...beyond) : 38;
     const x = (j) => left + (j + 0.5) * (end - left) / C, y = (value) => top + (1 - value) * (bottom - top);
     const parts = [];
@@ -373,7 +373,7 @@ function matrix(names, shares, before, caption) {
     const shown = !change ? percent(value, 0) : Math.abs(value) < 0.005 ? "·" : signed(value, 0);
     return tag("td", { class: value < 0 ? "down" : "up", style: `--a:${(strength || 0).toFixed(2)}` }, shown);
   };
-  const head = names.map((name) => tag("th", { scope: "col", title: name }, tag("span", {}, escaped(short(name, 18)))));
+  const head = names.map((name) => tag("th", { scope: "col", title: name }, tag("span", {}, escaped(short(name, 15)))));
   const rows = names.map((name, a) => tag("tr", {}, tag("th", { scope: "row", title: name }, escaped(name)),
     ...names.map((_, b) => cell(shares[a][b], before[a][b]))));
   return tag("div", { class: "scroll" }, tag("table", { class: "confusion" },
