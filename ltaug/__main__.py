@@ -95,6 +95,8 @@ def explore(arguments: argparse.Namespace) -> None:
     from ltaug.report import write_explorer
 
     page = Path(arguments.out)
+    if page.is_dir():
+        raise UserError(f"`--out` must be a file, such as {page / 'explore.html'}, but {page} is a folder.")
     page.parent.mkdir(parents=True, exist_ok=True)
     written = write_explorer([find_run(run) for run in arguments.runs], page, title=arguments.title)
     _say(f"Open {written} in a browser ({written.stat().st_size / 1e6:.1f} MB, all that it needs).")

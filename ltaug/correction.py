@@ -368,7 +368,9 @@ class Correction(PriorBuffers):
         if not len(labels):
             raise ValueError("`labels` must be those of test samples, but there are none to evaluate on.")
         if self.target is not None and self.target.ndim == 2:  # that of each sample, for all of its positions
-            own = on_wide_device(self.target).repeat_interleave(math.prod(shape[2:]), 0)
+            own = on_wide_device(self.target)
+            if len(own) != len(kept):  # or of each position
+                own = own.repeat_interleave(math.prod(shape[2:]), 0)
             corrected = self(raw, own[kept.to(own.device)] if len(own) == len(kept) else self.target)
         else:
             corrected = self(raw)

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ltaug import BetweenClass, CutMix, ManifoldMixUp, MixUp, ReMix, UniMix
 from ltaug.mixers import functional
+from ltaug.mixers._fourier import fast_length
 from ltaug.mixers.functional import between_class_mix, between_class_weight, sound_level
 from ltaug.testing import ContractError, check_mixer
 
-signal, stats = pytest.importorskip("scipy.signal"), pytest.importorskip("scipy.stats")
+fft, signal, stats = (pytest.importorskip(f"scipy.{name}") for name in ("fft", "signal", "stats"))
 
 C = 4
 RATES = [(8000, 2048), (16000, 2048), (22050, 2048), (44100, 4096), (48000, 4096)]
@@ -515,3 +516,8 @@ def test_an_empty_batch_stays_empty() -> None:
     )
     assert mixed.shape == (0, 4000)
     assert targets.shape == (0, 3)
+
+
+def test_lengths_of_transforms_are_the_next_good_ones() -> None:
+    for length in (*range(1, 300), 44101, 2**31 - 1, 2**31 + 1):
+        assert fast_length(length) == fft.next_fast_len(length, real=True)

@@ -243,6 +243,8 @@ class TestTuning:
         probs = make(priors)(logits).movedim(1, -1).flatten(0, -2)[kept].softmax(1)
         wanted = classification_report(probs, flat[kept], COUNTS)
         assert {name: found["final"][name] for name in wanted} == pytest.approx(wanted)
+        found = make(priors.repeat_interleave(40, 0)).evaluate(logits, labels, COUNTS, ignore_index=255)
+        assert {name: found["final"][name] for name in wanted} == pytest.approx(wanted)
         with pytest.raises(ValueError, match="rows of the prior"):
             make(priors).evaluate(logits[:2], labels[:2], COUNTS, ignore_index=255)
 

@@ -53,6 +53,7 @@ def make_run(path: Path, counts: Tensor, logits: Tensor, labels: Tensor, /, **in
 
 
 COUNTS = exponential_counts(600, 8, 60)
+GROUPS = (COUNTS > 100, (COUNTS <= 100) & (COUNTS >= 20), COUNTS < 20)
 
 
 @pytest.fixture(scope="module")
@@ -208,10 +209,21 @@ def test_counts_may_be_in_the_summary(tmp_path: Path) -> None:
     assert _explorer.explorer_data([run])["train"] == COUNTS.tolist()
 
 
-@pytest.mark.parametrize("prior", [[0.5, 0.5], [0.0] + [1 / 7] * 7, [None] * 8])
+@pytest.mark.parametrize("counts", [["3"] * 8, [None] * 8, [10**30] * 8, [0.5] * 8])
+def test_counts_of_a_damaged_file(counts: list[Any], tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", COUNTS, *samples(COUNTS, 2), class_counts=counts)
+    assert f"`{run}` must have numbers of training samples as `class_counts`" in refused([run])
+
+
+@pytest.mark.parametrize(
+    "prior", [[0.5, 0.5], [0.0] + [1 / 7] * 7, [None] * 8, 0.5, {"a": 1}, [1e308] * 8, [10**400] * 8]
+)
 def test_a_prior_that_is_none(prior: list[Any], tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", COUNTS, *samples(COUNTS, 2), logits_prior=prior)
-    assert "must have a positive number for each of its 8 classes as `logits_prior`" in refused([run])
+    wanted = (
+        f"`{run}` must have a positive number, of a sum that is finite, for each of its 8 classes as `logits_prior`"
+    )
+    assert wanted in refused([run])
 
 
 def test_logits_that_are_not_finite(tmp_path: Path) -> None:
@@ -237,6 +249,9 @@ def test_the_command(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFix
         == f"Open {page} in a browser ({page.stat().st_size / 1e6:.1f} MB, all that it needs).\n"
     )
     assert "<h1>Ours</h1>" in page.read_text()
+    with pytest.raises(SystemExit):
+        main(["explore", *map(str, runs), "--out", str(page.parent)])
+    assert f"must be a file, such as {page.parent / 'explore.html'}" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["explore", str(tmp_path / "absent")])
     (line,) = capsys.readouterr().err.splitlines()
@@ -368,12 +383,26 @@ def test_a_list_is_taken_by_name_and_a_run_without_prior_stays(runs: list[Path],
     page = write_explorer([runs[0], unknown], tmp_path / "page.html")
     mix = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7], dtype=torch.float64) / 28
     lines = ["class, count", *(f"class {k}, {k}" for k in range(7, 0, -1))]
+    quoted = chr(10).join(f'"class {k}","{k}"' for k in range(8))
     act = f"""
-      const list = document.getElementById("list"), take = document.getElementById("take");
+      const list = document.getElementById("list"), take = document.getElementById("take"), taken = [];
+      for (const text of [{json.dumps(quoted)}, "count\\n0\\n1\\n2\\n3\\n4\\n5\\n6\\n7"]) {{
+        list.value = text;
+        take.click();
+        const slider = document.getElementById("slider2");
+        for (const share of [0, slider.value]) {{  // to its end and back: the mix within the group is that of before
+          slider.value = share;
+          slider.dispatchEvent(new Event("input"));
+        }}
+        document.getElementById("correct").dispatchEvent(new Event("change"));  // at once
+        taken.push([...document.querySelectorAll("#sliders output")].map((each) => each.textContent).join());
+      }}
+      document.body.dataset.taken = [...new Set(taken)].join(" ");
       list.value = {json.dumps(chr(10).join(lines))};
       take.click();
       const faults = [document.getElementById("fault").textContent];
-      for (const text of ["class 1, 2\\nclass 9, 3", "1 2 3", "class 1 2\\nclass 1 3", "class 1, -2", "class", ""]) {{
+      for (const text of ["class 1, 2\\nclass 9, 3", "1 2 3", "class 1 2\\nclass 1 3", "class 1, -2", "class", "",
+          "class 1;0,5\\nclass 2;0,5", "class 0, three\\nclass 1, 2", "count\\n0x10\\n2", "1,5;2;3;4;5;6;7"]) {{
         list.value = text;
         take.click();
         faults.push(document.getElementById("fault").textContent);
@@ -384,14 +413,21 @@ def test_a_list_is_taken_by_name_and_a_run_without_prior_stays(runs: list[Path],
     agree(found, 0, {"top1": expected(runs[0], mix.clamp(min=1e-12), class_prior(COUNTS), 1.0)["top1"]})
     assert found.numbers[1, "now", "top1"] == found.numbers[1, "then", "top1"] == found.numbers[0, "then", "top1"]
     assert "unknown</strong>: not recorded, so that it is not corrected" in page.read_text()
+    shown = [*(mix[group].sum() for group in GROUPS), *mix]
+    taken = [float(share.strip("% ")) for share in str(found.attributes["body"]["data-taken"]).split(",")]
+    assert taken == pytest.approx([100 * float(share) for share in shown], abs=0.11)  # the slider's steps
     assert json.loads(found.attributes["body"]["data-faults"] or "") == [
-        "Taken. Of the 8 classes 1 do not occur there, such as “class 0”.",
+        "Taken. The class “class 0” does not occur there.",
         "Line 2: there is no class “class 9”. One is “class 0”.",
         "The list has 3 numbers, but there are 8 classes.",
         "“class 1” is there twice.",
         "Shares must be numbers from 0 that are not all 0.",
         "Line 1, “class”, is no name and number.",
         "Shares must be numbers from 0 that are not all 0.",
+        "Line 1, “class 1;0,5”: Write decimals with a point, such as 0.5.",
+        "Line 1, “class 0, three”, is no name and number.",
+        "Line 2, “0x10”, is no name and number.",
+        "Write decimals with a point, such as 0.5.",
     ]
 
 

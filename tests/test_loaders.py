@@ -898,7 +898,11 @@ class TestAugment:
             (lambda x, rate: x[:-1], r"must return floating.* of shape \[20\].* shape \[19\] for the clip c\d"),
             (lambda x, rate: (9 * x).astype(np.int16), r"`augment` .*<lambda> must return floating.* returns int16"),
             (lambda x, rate: None, "must return floating-point samples .* returns object"),
-            (lambda x, rate: x * np.nan, r"`augment` .*<lambda> returns NaN or infinity for the clip c\d+"),
+            (lambda x, rate: x * np.nan, r"`augment` .*<lambda> returns NaN, infinity or numbers .* for the clip c\d+"),
+            (
+                lambda x, rate: x.astype(np.float64) + 1e300,
+                r"`augment` .* returns NaN, infinity or numbers beyond float32 for the clip",
+            ),
             (lambda x, rate: x / undefined, r"`augment` .* fails on the clip c\d+: NameError: name 'undefined'"),  # noqa: F821
         ],
     )

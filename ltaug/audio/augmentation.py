@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from ltaug.audio.transforms import AddNoise, Reverb, SpecAugment
 from ltaug.commandline import NonNegativeInt, PositiveFloat, PositiveInt, Share
 from ltaug.errors import UserError, did_you_mean
+from ltaug.loaders._generators import global_generators_restored
 
 __all__ = ["AugmentationSettings", "load_augment", "make_augmentation", "spec_augment"]
 
@@ -126,12 +128,17 @@ def load_augment(name: str) -> Callable[..., Any]:
     except AttributeError as error:
         hint = did_you_mean(attribute, [each for each in vars(module) if not each.startswith("_")]) or "."
         raise UserError(f"`augment` {name}: {module_name} has no {attribute}{hint}") from error
-    if isinstance(found, type) or (inspect.isroutine(found) and _takes(found) and not _takes(found, None, 0)):
+    if isinstance(found, type) or (inspect.isroutine(found) and _takes(found) and _makes(found)):
         try:
             found = found()
         except Exception as error:
             raise UserError(f"`augment` {name} cannot be made: {type(error).__name__}: {error}") from error
     if not callable(found) or not _takes(found, None, 0):
+        if callable(found) and _takes(found, None, sample_rate=0):
+            raise UserError(
+                f"`augment` {name} takes `sample_rate` by its name alone, but is called with samples and their rate, "
+                "without names. Take away the * before it."
+            )
         raise UserError(
             f"`augment` {name} must be a callable that takes samples and their rate, or make one, but is "
             f"{'of type ' if not callable(found) else 'a callable of other arguments, '}{type(found).__name__}."
@@ -139,10 +146,24 @@ def load_augment(name: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _takes(function: Callable[..., Any], *arguments: Any) -> bool:
+def _makes(function: Callable[..., Any]) -> bool:
+    """Whether a function that can do without arguments makes a hook, and is none: two optional ones it could have, too.
+
+    Then silence shows it: of a hook come samples, of a factory a callable.
+    """
+    if not _takes(function, None, 0):
+        return True
+    try:
+        with global_generators_restored():
+            return callable(function(np.zeros(16000, np.float32), 16000))
+    except Exception:  # of any code of others: what a hook has against silence may not hold for sounds
+        return False
+
+
+def _takes(function: Callable[..., Any], *arguments: Any, **named: Any) -> bool:
     """Whether a call with such arguments is possible; True of builtins, which do not say."""
     try:
-        inspect.signature(function).bind(*arguments)
+        inspect.signature(function).bind(*arguments, **named)
     except TypeError:
         return False
     except ValueError:  # it has no signature

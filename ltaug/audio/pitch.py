@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltaug._arguments import checked
+from ltaug._arguments import checked, shown
 from ltaug.audio.decoding import SHARD, Clip, _load_cached, _write_shard
 
 __all__ = ["pitch_versions", "shift_pitch"]
@@ -34,9 +34,13 @@ def shift_pitch(clip: Clip, sample_rate: int, semitones: float) -> Clip:
 
     Returns:
         int16 [T].
+
+    Raises:
+        ValueError: the clip is not int16 [T].
     """
+    _check_clip(clip, "clip")
     # A window that is longer than the clip would be of zeros for the most part.
-    n_fft = min(2048, 2 ** int(np.log2(len(clip))))
+    n_fft = min(2048, 2 ** int(np.log2(max(1, len(clip)))))
     if n_fft < 32:  # which has no pitch
         return np.array(clip, dtype=np.int16)
     from librosa.effects import pitch_shift
@@ -72,18 +76,20 @@ def pitch_versions(
         For each of the shifts a list of all clips, int16 [T] each.
 
     Raises:
-        ValueError: the shift is out of range.
+        ValueError: the shift is out of range, or a clip is not int16 [T].
     """
     from tqdm.auto import tqdm
 
     if not 0 < semitones <= 12:
         raise ValueError(f"`semitones` must be above 0 and at most 12, an octave, but is {semitones}.")
+    arrays = [clip.cpu().numpy() if isinstance(clip, Tensor) else clip for clip in clips]
+    for k, clip in enumerate(arrays):
+        _check_clip(clip, f"clips[{k}]")
     from librosa.effects import pitch_shift
 
     pitch_shift(np.ones(64, np.float32), sr=sample_rate, n_steps=1, n_fft=32)  # imports all before threads do at once
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    arrays = [clip.cpu().numpy() if isinstance(clip, Tensor) else clip for clip in clips]
     keys = [hashlib.sha256(np.ascontiguousarray(clip).tobytes()).hexdigest() for clip in arrays]
     first = dict(zip(reversed(keys), reversed(arrays), strict=True))  # equal clips are shifted once
     root = Path(cache_dir or Path(os.environ.get("LTAUG_CACHE") or "~/.cache/ltaug") / "sound").expanduser()
@@ -118,3 +124,12 @@ def pitch_versions(
                 raise
         versions.append([found[key] for key in keys])
     return versions
+
+
+def _check_clip(clip: Any, name: str) -> None:
+    if not isinstance(clip, np.ndarray) or clip.dtype != np.int16 or clip.ndim != 1:
+        given = f"{clip.dtype} of shape {list(clip.shape)}" if isinstance(clip, np.ndarray) else shown(clip)
+        raise ValueError(
+            f"`{name}` must be an array, int16 [T], but is {given}. Samples in -1..1 are converted by "
+            "`(32767 * clip).round().astype(np.int16)`."
+        )

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ltaug._arguments import checked
 from ltaug.audio.decoding import is_sound, read_clips
+from ltaug.mixers._fourier import fast_length
 
 __all__ = ["AddNoise", "Reverb", "SpecAugment"]
 
@@ -41,7 +42,8 @@ class AddNoise(nn.Module):
         cache_dir: where decoded files are kept, as in :func:`ltaug.audio.read_clips`.
 
     Raises:
-        ValueError: a number is out of range, or the folder has no sound.
+        ValueError: a number is out of range, or the folder has no sound; when called, waveforms are not floating point
+            [N, T].
     """
 
     @checked
@@ -55,6 +57,7 @@ class AddNoise(nn.Module):
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
+        _check_rate(sample_rate)
         _check_share(p, "p")
         if not min_snr_db <= max_snr_db:
             raise ValueError(f"`min_snr_db` must be at most `max_snr_db`, {max_snr_db:g}, but is {min_snr_db:g}.")
@@ -68,9 +71,11 @@ class AddNoise(nn.Module):
             self.register_buffer("starts", lengths.cumsum(0) - lengths, persistent=False)
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """Add noise to waveforms [N, T]."""
+        """Add noise to waveforms [N, T]; half precision is computed in single."""
+        given = waveforms
         if not self.training or not len(waveforms):
-            return waveforms
+            return given
+        waveforms = _in_single(waveforms)
         from torchaudio.functional import add_noise
 
         noise = self.draw(waveforms)
@@ -79,7 +84,7 @@ class AddNoise(nn.Module):
         chosen = torch.rand(len(waveforms), device=waveforms.device) < self.p
         # A noise that happens to be silent would have to be infinitely amplified.
         chosen &= noise.abs().amax(1) > 0
-        return torch.where(chosen[:, None], add_noise(waveforms, noise, snr), waveforms)
+        return torch.where(chosen[:, None], add_noise(waveforms, noise, snr).to(given.dtype), given)
 
     def draw(self, waveforms: Tensor) -> Tensor:
         """Draw noise of any level in the shape of waveforms [N, T]."""
@@ -96,9 +101,7 @@ class AddNoise(nn.Module):
             return noise
         if self.noise == "white":
             return torch.randn_like(waveforms)
-        from scipy.fft import next_fast_len
-
-        longer = next_fast_len(length, real=True)
+        longer = fast_length(length)
         spectrum = torch.fft.rfft(torch.randn(size, longer, device=device))
         falling = torch.arange(spectrum.shape[1], device=device).clamp_min_(1).rsqrt()
         falling[0] = 0.0
@@ -122,7 +125,8 @@ class Reverb(nn.Module):
         cache_dir: where decoded files are kept, as in :func:`ltaug.audio.read_clips`.
 
     Raises:
-        ValueError: a number is out of range, or the folder has no sound.
+        ValueError: a number is out of range, or the folder has no sound; when called, waveforms are not floating point
+            [N, T].
     """
 
     @checked
@@ -135,6 +139,7 @@ class Reverb(nn.Module):
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
+        _check_rate(sample_rate)
         _check_share(p, "p")
         if not 0 < max_rt60 <= 10:
             raise ValueError(f"`max_rt60` is in seconds and must lie in 0..10, but is {max_rt60}.")
@@ -149,21 +154,22 @@ class Reverb(nn.Module):
         self.register_buffer("recorded", recorded, persistent=False)
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """Reverberate waveforms [N, T]."""
+        """Reverberate waveforms [N, T]; half precision is computed in single."""
+        given = waveforms
         if not self.training or not len(waveforms):
-            return waveforms
-        from scipy.fft import next_fast_len
+            return given
+        waveforms = _in_single(waveforms)
         from torchaudio.functional import fftconvolve
 
         length = waveforms.shape[1]
         responses = self.draw(waveforms)[:, :length]
         # Transforms of some lengths take several times as long as of the next good one.
-        whole = next_fast_len(length + responses.shape[1] - 1, real=True)
+        whole = fast_length(length + responses.shape[1] - 1)
         wet = fftconvolve(waveforms, F.pad(responses, (0, whole - length - responses.shape[1] + 1)))[:, :length]
         energy, wet_energy = (each.square().sum(1, keepdim=True) for each in (waveforms, wet))
         wet = wet * (energy / wet_energy.clamp_min(torch.finfo(wet.dtype).tiny)).sqrt()
         chosen = torch.rand(len(waveforms), 1, device=waveforms.device) < self.p
-        return torch.where(chosen, wet, waveforms)
+        return torch.where(chosen, wet.to(given.dtype), given)
 
     def draw(self, waveforms: Tensor) -> Tensor:
         """Draw an impulse response for each of waveforms [N, T], [N, M]."""
@@ -225,6 +231,21 @@ class SpecAugment(nn.Module):
                 raise ValueError(f"`{name}` is {getattr(masks, name)}, but a spectrogram has {size} {what}. Lower it.")
         masked: Tensor = masks(spectrograms)
         return masked
+
+
+def _in_single(waveforms: Tensor) -> Tensor:
+    """Waveforms in float32 at least; ValueError for what is none."""
+    if waveforms.ndim != 2 or not waveforms.is_floating_point():
+        raise ValueError(
+            f"`waveforms` must be floating point [N, T], but are {waveforms.dtype} of shape {list(waveforms.shape)}. "
+            "Channels can be flattened into N: each of them is then augmented by itself."
+        )
+    return waveforms.to(torch.promote_types(waveforms.dtype, torch.float32))
+
+
+def _check_rate(sample_rate: int) -> None:
+    if sample_rate < 1:
+        raise ValueError(f"`sample_rate` is in Hz and must be positive, but is {sample_rate}.")
 
 
 def _check_share(value: float, name: str) -> None:

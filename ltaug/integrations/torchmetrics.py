@@ -16,7 +16,7 @@ from ltaug.metrics import StreamingReport
 from ltaug.metrics import multi_label as _labels
 from ltaug.metrics._inputs import check_num_classes, read_logits, read_probs
 from ltaug.metrics.calibration import adaptive_error, bin_sums, check_bins, expected_error
-from ltaug.metrics.scores import shot_means
+from ltaug.metrics.scores import shot_means, softmax
 from ltaug.priors import Counts, as_array, as_counts, comparable, known_labels, shot_groups
 
 __all__ = ["BalancedAccuracy", "CalibrationError", "LabelAveragePrecision", "LongTailReport"]
@@ -81,9 +81,9 @@ class LongTailReport(Metric):
             setattr(self, name, total)
 
     def compute(self) -> dict[str, Tensor]:
-        """The numbers of all samples so far, by name, as fractions; NaN where all are of ``ignore_index``."""
+        """The numbers of all samples so far, by name, as fractions; NaN where there is none."""
         self.report.state = {name: getattr(self, name) for name in self.report.state}
-        if self.report.ignore_index is not None and not bool(self.report.state["labels"].any()):
+        if not bool(self.report.state["labels"].any()):
             return {name: torch.tensor(float("nan")) for name in NAMES}
         return {name: torch.tensor(value) for name, value in self.report.compute().items()}
 
@@ -103,12 +103,11 @@ class _Number(Metric):
         self.logits, self.ignore_index = logits, ignore_index
 
     def read(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Probabilities [N, C] and labels [N] of a batch; None where all are of ``ignore_index``."""
+        """Outputs [N, C] and labels [N] of a batch; None where all are of ``ignore_index``."""
         given = comparable(as_array(labels, "labels"))
         if self.ignore_index is not None and not bool(known_labels(given, self.ignore_index).any()):
             return None
-        outputs, given = (read_logits if self.logits else read_probs)(outputs, given, self.ignore_index)
-        return (outputs.softmax(1) if self.logits else outputs), given
+        return (read_logits if self.logits else read_probs)(outputs, given, self.ignore_index)
 
     def set_dtype(self, dst_type: Any) -> _Number:
         """Leave the sums as they are: counts are whole numbers, and the rest needs float64."""
@@ -164,11 +163,11 @@ class BalancedAccuracy(_Number):
         """Add a batch: logits (or probabilities) [N, C], and class indices, int [N]."""
         if (batch := self.read(outputs, labels)) is None:
             return
-        probs, y = batch
+        outputs, y = batch
         size = self.class_counts.numel()
-        check_num_classes(probs, size, "class_counts", "logits" if self.logits else "probs")
+        check_num_classes(outputs, size, "class_counts", "logits" if self.logits else "probs")
         self.labels = self.labels + torch.bincount(y, minlength=size).to(self.labels.device)
-        self.hits = self.hits + torch.bincount(y[probs.argmax(1) == y], minlength=size).to(self.hits.device)
+        self.hits = self.hits + torch.bincount(y[outputs.argmax(1) == y], minlength=size).to(self.hits.device)
 
     def compute(self) -> Tensor:
         """The number of all samples so far; NaN where there is none of the group."""
@@ -228,8 +227,9 @@ class CalibrationError(_Number):
         """Add a batch: logits (or probabilities) [N, C], and class indices, int [N]."""
         if (batch := self.read(outputs, labels)) is None:
             return
-        top, predictions = batch[0].max(1)
-        right = predictions == batch[1]
+        outputs, y = batch
+        probs = softmax(outputs) if self.logits else outputs
+        top, right = probs.amax(1), outputs.argmax(1) == y
         if self.adaptive:
             self.top.append(top)
             self.right.append(right)
@@ -249,7 +249,8 @@ class LabelAveragePrecision(_Number):
     """Mean average precision of labels that may come together, all or those of a shot group.
 
     The number ``map`` of :func:`ltaug.multilabel_report`, or that of one of its groups: labels without positives are
-    left out. It keeps the probabilities of all samples, N * L numbers, since a precision depends on their order.
+    left out. It keeps the outputs of all samples, N * L numbers, since a precision depends on their order. Logits are
+    ranked themselves: their probabilities would be equal where they lie far out, or come in half precision.
 
     Args:
         label_counts: **training** samples that have each label, [L].
@@ -270,7 +271,7 @@ class LabelAveragePrecision(_Number):
     """
 
     higher_is_better = True
-    probs: list[Tensor]
+    outputs: list[Tensor]
     truth: list[Tensor]
     known: list[Tensor]
 
@@ -289,25 +290,24 @@ class LabelAveragePrecision(_Number):
         self.label_counts = as_counts(label_counts, "label_counts")
         self.group, self.many, self.few = _group(group), many, few
         shot_groups(self.label_counts, many, few)
-        for name in ("probs", "truth", "known"):
+        for name in ("outputs", "truth", "known"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Add a batch: logits (or probabilities) [N, L], and multi-hot rows [N, L]."""
         if self.ignore_index is not None and not bool(known_labels(targets, self.ignore_index).any()):
             return
-        probs = outputs.sigmoid() if self.logits else outputs
-        batch = _labels.read_labels(probs, targets, self.ignore_index)
+        batch = _labels.read_labels(outputs, targets, self.ignore_index, logits=self.logits)
         check_num_classes(batch[0], self.label_counts.numel(), "label_counts", "logits" if self.logits else "probs")
-        for name, value in zip(("probs", "truth", "known"), batch, strict=True):
+        for name, value in zip(("outputs", "truth", "known"), batch, strict=True):
             getattr(self, name).append(value)
 
     def compute(self) -> Tensor:
         """The number of all samples so far; NaN where there is no positive."""
-        probs, truth, known = (_joined(values) for values in (self.probs, self.truth, self.known))
-        if not len(probs):
+        outputs, truth, known = (_joined(values) for values in (self.outputs, self.truth, self.known))
+        if not len(outputs):
             return torch.tensor(float("nan"))
-        precisions = _labels.average_precisions(probs, truth, known)
+        precisions = _labels.average_precisions(outputs, truth, known)
         return _of_group(precisions, self.group, self.label_counts, self.many, self.few)
 
 

@@ -264,8 +264,10 @@ class ResidentWaveformLoader(_ResidentBase):
                 f"`augment` {hook} must return floating-point samples of shape {list(crop.shape)}, as it gets them, "
                 f"but returns {changed.dtype} of shape {list(changed.shape)} for {clip}."
             )
+        with np.errstate(over="ignore"):
+            changed = changed.astype(np.float32)
         if not np.isfinite(changed).all():
-            raise ValueError(f"`augment` {hook} returns NaN or infinity for {clip}.")
+            raise ValueError(f"`augment` {hook} returns NaN, infinity or numbers beyond float32 for {clip}.")
         return changed
 
     def _runs(self, starts: Tensor) -> Tensor:

@@ -130,18 +130,27 @@ def labelwise_calibration_error(
     return _calibration_error(*read_labels(probs, targets, ignore_index), bins)
 
 
-def read_labels(probs: Probs, targets: Labels, ignore_index: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Check probabilities [N, L]; convert targets to flags of their shape, on their device, and say which are known."""
-    tensor = as_tensor(probs)
+def read_labels(
+    probs: Probs, targets: Labels, ignore_index: int | None, *, logits: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Check probabilities, or logits, [N, L]; convert targets to flags of their shape, and say which are known."""
+    name = "logits" if logits else "probs"
+    tensor = as_tensor(probs, name)
     tensor = tensor.unsqueeze(1) if tensor.ndim == 1 else tensor
     if tensor.ndim != 2 or not tensor.is_floating_point():
         raise ValueError(
-            f"`probs` must be floating point with one row a sample, shape [N, L], but are {tensor.dtype} of shape "
+            f"`{name}` must be floating point with one row a sample, shape [N, L], but are {tensor.dtype} of shape "
             f"{list(tensor.shape)}."
         )
     if tensor.numel() == 0:
-        raise ValueError("`probs` are empty, and no metric is defined on no sample. Check the test split.")
-    off = ~((tensor >= 0.0) & (tensor <= 1.0))
+        raise ValueError(f"`{name}` are empty, and no metric is defined on no sample. Check the test split.")
+    off = ~tensor.isfinite() if logits else ~((tensor >= 0.0) & (tensor <= 1.0))
+    if bool(off.any()) and logits:
+        row, label = off.nonzero()[0].tolist()
+        raise ValueError(
+            f"`logits` must be finite, but row {row} has {float(tensor[row, label])} for label {label}. "
+            "Look for an overflow in the model first."
+        )
     if bool(off.any()):
         row, label = off.nonzero()[0].tolist()
         raise ValueError(
@@ -152,7 +161,7 @@ def read_labels(probs: Probs, targets: Labels, ignore_index: int | None) -> tupl
     samples, pairs, _ = label_pairs(given, tensor.shape[1], "targets")
     if samples != len(tensor):
         raise ValueError(
-            f"`targets` must hold the labels of {len(tensor)} samples as `probs`, but hold those of {samples}. "
+            f"`targets` must hold the labels of {len(tensor)} samples as `{name}`, but hold those of {samples}. "
             "Gather both from the same pass over the data."
         )
     truth = torch.zeros(tensor.shape, dtype=torch.bool, device=tensor.device)
@@ -173,7 +182,7 @@ def average_precisions(probs: Tensor, truth: Tensor, known: Tensor) -> Tensor:
     found = []
     for p, y, kept in _columns(probs, truth, known):
         # What is not known comes last, where it changes the precision of nothing before it.
-        scores, order = torch.where(kept, p, -1.0).sort(0, descending=True)
+        scores, order = torch.where(kept, p, -torch.inf).sort(0, descending=True)
         hits = y.gather(0, order).double()
         index = torch.arange(len(p), device=p.device).unsqueeze(1)
         precision = hits.cumsum(0) / (index + 1)

@@ -299,6 +299,11 @@ def shot_means(recalls: Tensor, class_counts: Tensor, many: int, few: int) -> di
     return {name: float(recalls[group].nanmean()) for name, group in groups.items()}
 
 
+def softmax(logits: Tensor) -> Tensor:
+    """Probabilities of logits [N, C]; of those in half precision in single."""
+    return logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
 def square_sum(residual: Tensor) -> Tensor:
     """Sum of the squared entries, a scalar."""
     return torch.dot(residual.view(-1), residual.view(-1))  # a pass over memory fewer than square().sum()

@@ -24,7 +24,7 @@ from ltaug.metrics.calibration import (
     leading_classes,
     maximum_error,
 )
-from ltaug.metrics.scores import leading_ranks, nll_of_logits, nll_of_probs, residuals, shot_means, square_sum
+from ltaug.metrics.scores import leading_ranks, nll_of_logits, nll_of_probs, residuals, shot_means, softmax, square_sum
 from ltaug.priors import Counts, as_array, as_counts, comparable, shot_groups
 
 __all__ = ["StreamingReport", "classification_report"]
@@ -161,7 +161,7 @@ class StreamingReport:
         state = self.state = {name: total.to(tensor.device) for name, total in self.state.items()}
         state["labels"] += torch.bincount(labels, minlength=num_classes)
         for block, y in chunks(tensor, labels):
-            probs = _softmax(block) if self.logits else block
+            probs = softmax(block) if self.logits else block
             leading = leading_classes(probs, self.bins)
             top, ranks = leading[0][:, 0], leading_ranks(leading[0], probs, block, y)
             state["hits"] += torch.bincount(y[ranks < 1], minlength=num_classes)
@@ -224,7 +224,3 @@ class StreamingReport:
             "brier": float(state["brier"]) / n,
             "nll": float(state["nll"]) / n,
         }
-
-
-def _softmax(logits: Tensor) -> Tensor:
-    return logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltaug._arguments import check_same_length, checked
+from ltaug.mixers._fourier import fast_length
 
 __all__ = [
     "between_class_mix",
@@ -381,8 +382,6 @@ def _a_weighting(rate: float, frame: int, device: torch.device, dtype: torch.dty
 
 def _loudness(channels: Tensor, rate: float, dtype: torch.dtype) -> Tensor:
     """Compute the gated loudness of clips [N, channels, T] by ITU-R BS.1770-4, [N]."""
-    from scipy.fft import next_fast_len  # takes long to import
-
     if channels.shape[1] > 5:
         raise ValueError(
             f"`waveforms` must have at most 5 channels for the loudness of ITU-R BS.1770, but have {channels.shape[1]}."
@@ -393,7 +392,7 @@ def _loudness(channels: Tensor, rate: float, dtype: torch.dtype) -> Tensor:
     hop = round(0.25 * block)
     length = max(channels.shape[-1], block)
     # Convolution by Fourier transforms: zeros of a fifth of a second take up what of the filters rings on.
-    size = next_fast_len(length + round(0.2 * rate), real=True)
+    size = fast_length(length + round(0.2 * rate))
     response, gains = _k_weighting(rate, size, channels.device, dtype)
     levels = []
     for piece in torch.split(channels.to(dtype), max(1, (2**19 if channels.device.type == "cpu" else 2**26) // size)):
@@ -415,7 +414,8 @@ def _k_weighting(rate: float, size: int, device: torch.device, dtype: torch.dtyp
     A shelf of 4 dB above 1.5 kHz and a high pass at 38 Hz, second order each, of the formulas for any rate that others
     have (R. Bristow-Johnson's); at 48 kHz they are within 0.05 dB of the standard's numbers.
     """
-    z = torch.exp(-2j * math.pi * torch.arange(size // 2 + 1, dtype=torch.float64) / size)
+    angle = torch.arange(size // 2 + 1, dtype=torch.float64) * (-2 * math.pi / size)
+    z = torch.polar(torch.ones_like(angle), angle)
     gain = 10.0 ** (4.0 / 40.0)
     w, q = 2 * math.pi * 1500.0 / rate, 1 / math.sqrt(2)
     slope, cosine = 2 * math.sqrt(gain) * math.sin(w) / (2 * q), math.cos(w)

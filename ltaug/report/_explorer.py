@@ -136,6 +136,13 @@ def _read(folder: Path) -> dict[str, Any]:
             )
         found.append(values)
     names, counts = found
+    for count in counts:  # a page's numbers hold whole ones to 2**53
+        if isinstance(count, bool) or not isinstance(count, int | float) or not 0 <= count <= 2**53 or count % 1:
+            raise UserError(
+                f"`{folder}` must have numbers of training samples as `class_counts` in its ltaug.json, whole and from "
+                f"0, but has {count!r:.60}."
+            )
+    counts = [int(count) for count in counts]
     try:
         check_finite(logits)
     except ValueError as error:
@@ -158,13 +165,14 @@ def _prior(folder: Path, info: Mapping[str, Any], size: int) -> list[float] | No
     prior = info.get("logits_prior")
     if prior is None:
         return None
-    values = [value if isinstance(value, int | float) else math.nan for value in prior]
-    if len(values) != size or not all(0 < value < math.inf for value in values):
+    values = prior if isinstance(prior, list) else []
+    numbers = [value for value in values if isinstance(value, int | float) and 0 < value <= 1e300]
+    if len(values) != size or len(numbers) != size or not math.isfinite(sum(numbers)):
         raise UserError(
-            f"`{folder}` must have a positive number for each of its {size} classes as `logits_prior` in its "
-            f"ltaug.json, but has {prior!r:.200}."
+            f"`{folder}` must have a positive number, of a sum that is finite, for each of its {size} classes "
+            f"as `logits_prior` in its ltaug.json, but has {prior!r:.200}."
         )
-    return [value / sum(values) for value in values]
+    return [value / sum(numbers) for value in numbers]
 
 
 def _in_words(prior: list[float] | None, names: list[str], reason: str) -> str:

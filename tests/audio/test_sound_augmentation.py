@@ -125,6 +125,15 @@ class TestReverb:
         assert torch.equal(Reverb(RATE, 1.0)(torch.zeros(3, 500)), torch.zeros(3, 500))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [Reverb(RATE, 1.0), AddNoise(RATE, 1.0, "pink"), AddNoise(RATE, 1.0)], ids=str)
+def test_is_one_graph_for_several_lengths(module: nn.Module) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="eager")
+    for size, length in ((6, 2400), (9, 2400), (4, 7777)):
+        assert compiled(torch.rand(size, length)).shape == (size, length)
+
+
 class TestMasks:
     def test_whole_runs_of_bands_and_frames_are_the_mean_and_the_rest_is_left_alone(self) -> None:
         masks, seen = SpecAugment(1, 20, 1, 10), torch.randn(3000, 32, 60)
@@ -189,6 +198,21 @@ class TestSettings:
             assert augmentation(torch.randn(2, 900)).dtype == torch.float32
         assert augmentation(torch.zeros(0, 900)).shape == (0, 900)
 
+    @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+    @pytest.mark.parametrize("module", [Reverb(RATE, 1.0), AddNoise(RATE, 1.0, "pink")], ids=str)
+    def test_half_precision_is_computed_in_single(self, module: nn.Module, kind: torch.dtype) -> None:
+        waveforms = 0.1 * torch.randn(3, 700).to(kind)
+        torch.manual_seed(1)
+        found = module(waveforms)
+        torch.manual_seed(1)
+        assert torch.equal(found, module(waveforms.float()).to(kind))
+        assert found.dtype == kind
+        for given in (torch.zeros(2, 1, 700), torch.zeros(2, 700, dtype=torch.int16)):
+            with pytest.raises(ValueError, match=r"`waveforms` must be floating point \[N, T\], but are torch"):
+                module(given)
+        with pytest.raises(ValueError, match="`sample_rate` is in Hz and must be positive, but is 0"):
+            type(module)(0)
+
     @pytest.mark.parametrize(
         ("make", "changes", "message"),
         [
@@ -234,6 +258,9 @@ class NeedsMore(Compose):
 quieter = Compose(0.25)
 def halve(samples, sample_rate=None): return samples * np.float32(0.5)
 def make(gain=0.5): return Compose(gain)
+def make_two(gain=0.5, other=None): return Compose(gain)
+def optional(samples=None, sample_rate=None): return samples * np.float32(0.5 + 0 * np.random.random())
+def by_name(samples, *, sample_rate): return samples
 def no_rate(samples): return samples
 def nothing(): return None
 class parts: method = staticmethod(halve)
@@ -251,7 +278,16 @@ class TestHook:
         sys.modules.pop("my_hooks", None)
 
     @pytest.mark.parametrize(
-        ("name", "gain"), [("halve", 0.5), ("quieter", 0.25), ("Compose", 0.5), ("make", 0.5), ("parts.method", 0.5)]
+        ("name", "gain"),
+        [
+            ("halve", 0.5),
+            ("quieter", 0.25),
+            ("Compose", 0.5),
+            ("make", 0.5),
+            ("parts.method", 0.5),
+            ("make_two", 0.5),
+            ("optional", 0.5),
+        ],
     )
     def test_functions_objects_classes_and_factories(self, name: str, gain: float) -> None:
         before = list(sys.path)
@@ -269,6 +305,7 @@ class TestHook:
             ("my_hooks:NeedsMore", "cannot be made: TypeError: .*'gain'"),
             ("my_hooks:number", "must be a callable that takes samples and their rate, .* but is of type int"),
             ("my_hooks:no_rate", "must be a callable .* but is a callable of other arguments, function"),
+            ("my_hooks:by_name", "takes `sample_rate` by its name alone"),
             ("my_hooks:nothing", "must be a callable .* but is of type NoneType"),
         ],
     )

@@ -173,3 +173,10 @@ class TestPitch:
         for semitones in (0.0, -1.0, 13.0):
             with pytest.raises(ValueError, match=f"`semitones` must be above 0 and at most 12, .* is {semitones}"):
                 pitch_versions(self.CLIPS, RATE, semitones, "none")
+
+    def test_other_samples_than_whole_ones_are_refused(self) -> None:
+        quiet = np.linspace(-1, 1, 100)  # as int16 it would be silence
+        with pytest.raises(ValueError, match=r"`clip` must be an array, int16 \[T\], but is float64 of shape \[100\]"):
+            shift_pitch(quiet, RATE, 1.0)
+        with pytest.raises(ValueError, match=r"`clips\[1\]` must be .* int16 of shape \[2, 100\]"):
+            pitch_versions([self.CLIPS[0], np.zeros((2, 100), np.int16)], RATE, 1.0, "none")

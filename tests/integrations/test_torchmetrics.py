@@ -91,6 +91,10 @@ def test_a_batch_without_labels_adds_nothing() -> None:
     assert values(report.compute()) == wanted(batches(0))
     assert alone.keys() == found.keys()
     assert all(bool(value.isnan()) for value in alone.values())
+    report = LongTailReport(COUNTS)
+    with warnings.catch_warnings():  # torchmetrics' own, that there was no update
+        warnings.simplefilter("ignore")
+        assert all(bool(value.isnan()) for value in report.compute().values())
 
 
 def test_errors_are_those_of_the_report() -> None:
@@ -151,6 +155,24 @@ def test_a_single_number_is_that_of_the_function(name: str) -> None:
     for batch in second:
         metric.update(*batch)
     assert float(metric.compute()) == expected(name, second)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
+def test_logits_far_out_or_in_half_precision_are_told_apart(kind: torch.dtype) -> None:
+    # The probabilities of all these are 1 in their type, and those of the last rows 0: ties, of any order.
+    logits = torch.tensor([40.0, 30.0, 20.0, -200.0, -210.0]).to(kind)[:, None]
+    precision = LabelAveragePrecision([3], ignore_index=-1)
+    precision.update(logits, torch.tensor([0, 1, -1, 1, 0])[:, None])
+    assert float(precision.compute()) == pytest.approx((1 / 2 + 2 / 3) / 2)
+    with pytest.raises(ValueError, match="`logits` must be finite, but row 1 has nan"):
+        precision.update(torch.tensor([[0.0], [torch.nan]]), torch.tensor([[0], [1]]))
+    logits, labels = batches(0)[0]
+    half = 0.01 * logits.to(kind)
+    for adaptive in (False, True):
+        error = CalibrationError(bins=7, adaptive=adaptive)
+        error.update(half, labels)
+        report = classification_report(half.double().softmax(1), labels, COUNTS, bins=7)
+        assert float(error.compute()) == pytest.approx(report["adaptive_ece" if adaptive else "ece"], abs=1e-6)
 
 
 def test_a_single_number_leaves_out_what_is_ignored() -> None:

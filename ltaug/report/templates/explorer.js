@@ -156,40 +156,54 @@ function writeAddress() {
 
 const isMix = (shares) => shares.every((share) => share >= 0 && share < Infinity) && sum(shares) > 0;
 
-// Give some classes together a share; all others keep theirs to one another.
+// Give some classes together a share; all others have the rest. Within both, shares keep their proportions to one
+// another, or get back the last ones that they had.
+const last = even.slice();
 function setShare(members, share) {
-  const inside = new Set(members), mix = state.mix;
-  const own = sum(members.map((y) => mix[y])), others = 1 - own, count = C - members.length;
-  if (!count) return;
-  state.mix = normalised(mix.map((old, y) => inside.has(y)
-    ? (own > 1e-12 ? old * share / own : share / members.length)
-    : (others > 1e-12 ? old * (1 - share) / others : (1 - share) / count)));
+  const inside = new Set(members), others = rank.filter((y) => !inside.has(y)), mix = state.mix.slice();
+  if (!others.length) return;
+  mix.forEach((old, y) => { if (old > 1e-12) last[y] = old; });
+  for (const [classes, part] of [[members, share], [others, 1 - share]]) {
+    const shares = classes.some((y) => state.mix[y] > 1e-12) ? state.mix : last;
+    const total = sum(classes.map((y) => shares[y]));
+    for (const y of classes) mix[y] = part * shares[y] / total;
+  }
+  state.mix = normalised(mix);
   state.word = "own";
 }
 
+const unquoted = (cell) => cell.trim().replace(/^"(.*)"$/, (_, inner) => inner.replaceAll('""', '"')).trim();
+const isNumber = (word) => /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?%?$/i.test(word);
+const toNumber = (word) => Number(word.replace("%", ""));
+
 function readList(text) {
-  const lines = text.split(/\r?\n/).map((line) => line.trim()).filter(Boolean);
-  const words = text.trim().split(/[\s,;]+/).filter(Boolean);
+  const names = data.classes.map((name) => name.normalize("NFC").trim());
+  const lines = text.normalize("NFC").split(/\r?\n/).map((line, k) => [line.trim().replace(/\s+%/g, "%"), k + 1])
+    .filter(([line]) => line);
+  const begins = (line, name) => line.startsWith(name) && /^("|[\s,;:=]|$)/.test(line.slice(name.length));
+  const isHeading = (line) => !/\d/.test(line) && !names.some((name) => begins(line.replace(/^"/, ""), name));
+  if (lines.length > 1 && isHeading(lines[0][0])) lines.shift();
+  const words = lines.flatMap(([line]) => line.split(/[\s,;]+/)).filter(Boolean).map(unquoted);
+  const comma = "Write decimals with a point, such as 0.5.";
   let shares;
-  if (words.length && words.every((word) => !isNaN(parseFloat(word)) && isFinite(word.replace("%", "")))
-      && !(lines.length > 1 && words.length === 2 * lines.length)) {
-    shares = words.map(parseFloat);
+  if (words.length && words.every(isNumber) && !(lines.length > 1 && words.length === 2 * lines.length)) {
+    if (lines.some(([line]) => /\d,\d+%?\s*;/.test(line))) throw comma;
+    shares = words.map(toNumber);
     if (shares.length !== C) throw `The list has ${shares.length} numbers, but there are ${C} classes.`;
   } else {
-    const places = new Map(data.classes.map((name, y) => [name.normalize("NFC").trim(), y]));
+    const places = new Map(names.map((name, y) => [name, y]));
     if (places.size < C) throw "Some classes share a name: write a number for each class, in their order.";
     shares = new Array(C).fill(0);
     const seen = new Set();
-    lines.forEach((line, k) => {
-      const parts = /^(.*?)[\s,;:=]+([-+.\deE]+)\s*%?$/.exec(line);
-      const name = parts && parts[1].trim().replace(/^"(.*)"$/, "$1").normalize("NFC");
-      if (!parts && k === 0 && lines.length > 1) return;  // a heading
-      if (!parts || isNaN(Number(parts[2]))) throw `Line ${k + 1}, “${line}”, is no name and number.`;
-      if (!places.has(name)) throw `Line ${k + 1}: there is no class “${name}”. One is “${data.classes[0]}”.`;
+    for (const [line, k] of lines) {
+      const parts = /^(.*?)[\s,;:=]+("?)([^\s,;:="]+)\2$/.exec(line), name = parts && unquoted(parts[1]);
+      if (!parts || !isNumber(parts[3])) throw `Line ${k}, “${line}”, is no name and number.`;
+      if (!places.has(name)) throw /\d,\d+%?"?$/.test(line) ? `Line ${k}, “${line}”: ${comma}`
+        : `Line ${k}: there is no class “${name}”. One is “${data.classes[0]}”.`;
       if (seen.has(name)) throw `“${name}” is there twice.`;
       seen.add(name);
-      shares[places.get(name)] = Number(parts[2]);
-    });
+      shares[places.get(name)] = toNumber(parts[3]);
+    }
   }
   if (!isMix(shares)) throw "Shares must be numbers from 0 that are not all 0.";
   return normalised(shares);
@@ -208,7 +222,7 @@ const signed = (value, digits = 1) => {
   const text = percent(value, digits);
   return text === "–" ? text : text.startsWith("-") ? text.replace("-", "−") : `+${text}`;
 };
-const short = (name, length = 14) => name.length > length ? `${name.slice(0, length - 1)}…` : name;
+const short = (name, length = 14) => name.length > length ? `${name.slice(0, length - 1).trim()}…` : name;
 const runColour = (k) => `var(--run${k % 7})`;
 const runName = (k) => tag("span", { class: "run", style: `--run:${runColour(k)}` }) + escaped(runs[k].name);
 const groups = Object.keys(data.groups);
@@ -247,10 +261,12 @@ function showHeadline(results) {
 }
 
 function showNumbers(results) {
+  const titles = { top1: "right under this mix", ece: "ECE" };
   const marks = (k, state, metric, value) =>
     ({ "data-run": k, "data-state": state, "data-metric": metric, "data-value": value });
   const row = (k, state, words, values, gain) => {
-    const cell = (metric, value, ...shown) => tag("td", { class: "n", ...marks(k, state, metric, value) }, ...shown);
+    const cell = (metric, value, ...shown) =>
+      tag("td", { class: "n", "data-head": titles[metric] || metric, ...marks(k, state, metric, value) }, ...shown);
     const noisy = (metric, noise, value, error, shown) =>
       cell(metric, value, `${shown} ± `, tag("span", marks(k, state, noise, error), percent(error)));
     return tag("tr", {}, tag("th", { scope: "row" }, runName(k), tag("small", {}, words)),
@@ -258,7 +274,7 @@ function showNumbers(results) {
       gain ? noisy("gain", "gain_noise", ...gain, signed(gain[0])) : number(),
       ...["balanced", ...groups, "ece"].map((metric) => cell(metric, values[metric], percent(values[metric]))));
   };
-  const heads = ["run", "right under this mix", "gain", "balanced", ...groups, "ECE"];
+  const heads = ["run", titles.top1, "gain", "balanced", ...groups, titles.ece];
   at("numbers").innerHTML = table(heads, results.map((found, k) => {
     const words = isCorrected(runs[k]) ? "corrected" : state.correct ? "what it expects is unknown" : "not corrected";
     return row(k, "then", "as trained", found.then.values) + row(k, "now", words, found.now.values, found.gain);
@@ -267,11 +283,14 @@ function showNumbers(results) {
 
 function showClasses(results) {
   const named = C <= 20, letters = named ? Math.max(...data.classes.map((name) => short(name).length)) : 0;
-  const left = 38, right = 8, top = 20, foot = named ? 16 + 5 * letters : 34;
+  const right = 8, top = 20, foot = named ? 20 + 6 * letters : 34;
   const label = results.map(({ now }, k) =>
     `${runs[k].name}: ${groups.map((name) => `${name}-shot ${percent(now.values[name])} %`).join(", ")}`).join("; ");
   picture(at("classes"), 230 + foot, `Accuracy of every class. ${label}.`, (width, height) => {
     const bottom = height - foot, end = width - right;
+    // Slanted names reach to the left of their place, by 5 pixels a letter.
+    const beyond = rank.map((c, j) => 5 * short(data.classes[c]).length - (j + 0.5) * (end - 60) / C);
+    const left = named ? Math.max(38, ...beyond) : 38;
     const x = (j) => left + (j + 0.5) * (end - left) / C, y = (value) => top + (1 - value) * (bottom - top);
     const parts = [];
     for (const name of groups) {
@@ -354,7 +373,7 @@ function matrix(names, shares, before, caption) {
     const shown = !change ? percent(value, 0) : Math.abs(value) < 0.005 ? "·" : signed(value, 0);
     return tag("td", { class: value < 0 ? "down" : "up", style: `--a:${(strength || 0).toFixed(2)}` }, shown);
   };
-  const head = names.map((name) => tag("th", { scope: "col" }, tag("span", {}, escaped(name))));
+  const head = names.map((name) => tag("th", { scope: "col", title: name }, tag("span", {}, escaped(short(name, 15)))));
   const rows = names.map((name, a) => tag("tr", {}, tag("th", { scope: "row", title: name }, escaped(name)),
     ...names.map((_, b) => cell(shares[a][b], before[a][b]))));
   return tag("div", { class: "scroll" }, tag("table", { class: "confusion" },
@@ -390,8 +409,14 @@ function showConfusions(results, weights) {
   });
 }
 
-const sliders = groups.length > 1
-  ? groups.map((name) => [`${name}-shot`, data.groups[name], `${data.groups[name].length} classes`]) : [];
+const sizes = { many: "more than 100", medium: "20 to 100", few: "fewer than 20" };
+const moved = groups.filter((name) => groups.length > 1 && (data.groups[name].length > 1 || C > 12));
+const sliders = moved.map((name) => [`${name}-shot`, data.groups[name], `${sizes[name]} training samples`]);
+at("shots").innerHTML = moved.map((name) => {
+  const size = data.groups[name].length;
+  return `${name}-shot: ${size === 1 ? "the class" : `the ${size} classes`} with ${sizes[name]} training samples`;
+}).join("<br>");
+at("shots").hidden = !moved.length;
 if (C <= 12) sliders.push(...rank.map((y) => [data.classes[y], [y], data.classes[y]]));
 at("sliders").innerHTML = sliders.map(([name, , title], k) => tag("div", { class: "slider" },
   tag("label", { for: `slider${k}`, title }, escaped(name)),
@@ -475,7 +500,8 @@ at("take").onclick = () => {
     state.mix = readList(at("list").value);
     state.word = "own";
     const absent = data.classes.filter((_, y) => !state.mix[y]);
-    if (absent.length) fault = `Taken. Of the ${C} classes ${absent.length} do not occur there, such as “${absent[0]}”.`;
+    if (absent.length) fault = absent.length === 1 ? `Taken. The class “${absent[0]}” does not occur there.`
+      : `Taken. Of the ${C} classes ${absent.length} do not occur there, such as “${absent[0]}”.`;
   } catch (error) { if (typeof error !== "string") throw error; fault = error; }
   at("fault").textContent = fault;
   at("fault").hidden = !fault;
