@@ -49,7 +49,10 @@ class Module(SphinxDirective):
         ]
         lines += [*(f"   {name}" for name, kind in kinds.items() if kind != "data"), ""]
         for name, kind in kinds.items():
-            options = {"class": ["   :members:", "   :member-order: bysource"], "data": ["   :no-value:"]}.get(kind, [])
+            # scikit-learn makes a method of each class of its own, whose text refers to scikit-learn's pages.
+            hidden = [each for each in dir(getattr(module, name)) if re.fullmatch(r"set_\w+_request", each)]
+            members = ["   :members:", "   :member-order: bysource", f"   :exclude-members: {', '.join(hidden)}"]
+            options = {"class": members, "data": ["   :no-value:"]}.get(kind, [])
             place = home(module, name) if kind == "data" else module.__name__
             lines += [f".. auto{kind}:: {place}.{name}", *options, ""]
         section = nodes.section()

@@ -99,7 +99,7 @@ class Method:
     remix_tau: float = 0.5
     """remix: share of the input below which the more frequent class gives way."""
     manifold_layers: tuple[str, ...] = ()
-    """manifold_mixup: names of modules whose output is mixed, "input" for the input; empty: found in the model."""
+    """manifold_mixup: the modules whose output is mixed, by name, "input" for the input; empty: found in the model."""
     cut_dims: tuple[int, ...] = ()
     """cutmix: dimensions that are cut; empty: height and width of images, time of signals [N, T] and [N, C, T]."""
     level: Literal["a_weighted", "rms", "loudness"] = "a_weighted"
@@ -172,7 +172,7 @@ class Method:
     causal_alpha: float = 1.5
     """causal_norm: share of the mean direction that is taken away at test time."""
     branch: str = ""
-    """bilateral: name of the module that becomes two branches; empty: the last block, found in the model."""
+    """bilateral: the module that becomes two branches, by its name; empty: the last block, found in the model."""
     classifier_tau: float = 1.0
     """tau_norm: exponent of the norms."""
     tune_tau: bool = False

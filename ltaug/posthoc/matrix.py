@@ -27,7 +27,7 @@ class StructuredMatrixScaling(Calibration):
     :class:`TemperatureScaling`; about it v, b and M are shrunk to 0, the more, the fewer samples there are for so many
     numbers. With n held-out samples of C classes their ridge penalty on the mean negative log likelihood is
 
-        C / n (|v|^2 + |b|^2) + C (C - 1) / n |M|^2
+    .. math:: C / n (|v|^2 + |b|^2) + C (C - 1) / n |M|^2
 
     so that few samples a class leave little more than a temperature, and many correct classes that are confused with
     certain others. It is applied to logits about their mean over the classes, so a constant added to them is nothing.
