@@ -107,22 +107,47 @@ def encode_depth(metres: Array) -> NDArray[np.uint8]:
 def read_plane(image: Image.Image) -> Array:
     """Read numbers that an image stores, such as labels or depth, as they are: uint8, uint16, int32 or float32 [H, W].
 
-    Of several channels it is the first. Pillow takes the upper byte of 16-bit colours, which of small numbers are all
-    0, so that these are read twice: as if their bytes stood the other way round, too.
+    Of several channels it is the first.
+
+    Raises:
+        UserError: the image stores 16 bits in a way of which only the upper half can be read.
+    """
+    return _channels(image)[..., 0]
+
+
+def _channels(image: Image.Image) -> Array:
+    """The numbers of :func:`read_plane` of all channels but transparency, [H, W, 1 or 3].
+
+    Pillow takes the upper byte of 16-bit channels, which of small numbers are all 0, so that these are read twice: as
+    if their bytes stood the other way round, too. Greys of 2 and 4 bits it scales to 255.
     """
     file, tiles = (getattr(image, name, None) for name in ("fp", "tile"))
-    if file is not None and tiles and tiles[0][3] == "RGB;16B":
+    raw = tiles[0][3] if tiles else ""
+    raw = str(raw[0] if isinstance(raw, tuple) and raw else raw)
+    if file is not None and raw in ("RGB;16B", "RGBA;16B", "LA;16B"):
         file.seek(0)
         stored = file.read()
-        halves = []
-        for bytes_first in ("RGB;16B", "RGB;16L"):
+
+        def unpacked(bytes_as: str) -> Array:
             half: Any = Image.open(io.BytesIO(stored))
-            half.tile = [(*tile[:3], bytes_first) for tile in half.tile]
-            halves.append(np.asarray(half)[..., 0].astype(np.uint16))
-        high, low = halves
-        return 256 * high + low
+            half.tile = [(*tile[:3], bytes_as) for tile in half.tile]
+            return np.asarray(half).astype(np.uint16)
+
+        if raw == "LA;16B":  # four bytes, of which two are the grey
+            whole = unpacked("RGBA")
+            return 256 * whole[..., :1] + whole[..., 1:2]
+        return (256 * unpacked(raw) + unpacked(raw.replace("16B", "16L")))[..., :3]
     values = np.asarray(image)  # of a palette its indices
-    return values if values.ndim == 2 else values[..., 0]
+    if ";16" in raw and values.dtype == np.uint8:
+        raise UserError(
+            f"An image of labels or depth stores 16 bits as {raw} ({image.format}), of which only the upper half can "
+            "be read. Store it as a grey PNG."
+        )
+    if values.dtype == bool:
+        values = values.astype(np.uint8)
+    if raw[:3] in ("L;2", "L;4"):
+        values = values // (85 if raw[2] == "2" else 17)
+    return values[..., None] if values.ndim == 2 else values[..., : 1 if values.shape[-1] == 2 else 3]
 
 
 @dataclass
@@ -151,7 +176,13 @@ class SceneFiles:
 
     def labels(self, k: int, image: Image.Image | None = None) -> NDArray[np.uint8]:
         """Classes of the pixels of a scene."""
-        stored = read_plane(self.open(self.triples[k][2], 2) if image is None else image)
+        channels = _channels(self.open(self.triples[k][2], 2) if image is None else image)
+        if self.classes is None and (channels != channels[..., :1]).any():
+            raise UserError(
+                f"The labels of {self.name(k)} are colours, but must be class numbers: an image of one channel, or of "
+                "a palette, with 0 to C - 1, and 255 for pixels without a class."
+            )
+        stored = channels[..., 0]
         if stored.dtype.kind not in "ui" or int(stored.min(initial=0)) < 0:
             raise UserError(f"The labels of {self.name(k)} must be whole numbers from 0, but are {stored.dtype}.")
         if self.classes is not None:

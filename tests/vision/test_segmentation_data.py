@@ -35,14 +35,19 @@ SMALL = {"height": 16, "width": 24, "workers": 0}
 
 
 def png16(pixels: np.ndarray) -> bytes:
-    """A PNG of 16 bits, grey or in colour, which Pillow cannot write."""
-    height, width = pixels.shape[:2]
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    """A PNG of 16 bits, grey or in colour, perhaps with transparency, which Pillow cannot write."""
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[pixels.shape[2] if pixels.ndim == 3 else 1]
+    return png([row.astype(">u2").tobytes() for row in pixels], pixels.shape[1], 16, kind)
+
+
+def png(packed: list[bytes], width: int, bits: int, kind: int) -> bytes:
+    """A PNG of rows of bytes."""
+    rows = b"".join(b"\0" + row for row in packed)
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    head = struct.pack(">IIBBBBB", width, height, 16, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", width, len(packed), bits, kind, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
@@ -85,6 +90,26 @@ class TestPlanes:
         palette = Image.fromarray(np.array([[0, 2]], np.uint8), "P")
         palette.putpalette([9, 9, 9] * 256)
         assert read_plane(palette).tolist() == [[0, 2]]
+
+    @pytest.mark.parametrize("channels", [2, 4])
+    def test_16_bits_beside_transparency(self, channels: int) -> None:
+        pixels = np.full((2, 2, channels), 65535)
+        pixels[..., 0] = ids = np.array([[1, 15], [300, 65535]])
+        assert np.array_equal(read_plane(Image.open(io.BytesIO(png16(pixels)))), ids)
+
+    def test_16_bits_that_lose_a_half_are_refused(self) -> None:
+        image = Image.open(io.BytesIO(png16(colours(np.array([[1, 2]])))))
+        image.tile = [(*tile[:3], "RGB;16N") for tile in image.tile]
+        with pytest.raises(UserError, match="Store it as a grey PNG"):
+            read_plane(image)
+
+    @pytest.mark.parametrize(
+        ("bits", "packed", "ids"), [(1, 0b10100000, [1, 0, 1]), (2, 0b00011011, [0, 1, 2, 3]), (4, 0x1A, [1, 10])]
+    )
+    def test_greys_of_few_bits_are_not_scaled(self, bits: int, packed: int, ids: list[int]) -> None:
+        image = Image.open(io.BytesIO(png([bytes([packed])], len(ids), bits, 0)))
+        plane = read_plane(image)
+        assert (plane.dtype, plane.tolist()) == (np.uint8, [ids])
 
     def test_encoded_depth_falls_with_the_distance(self) -> None:
         encoded = encode_depth(np.array([0.5, 2, 10, 50, 600, 0]))
@@ -164,6 +189,18 @@ class TestFolders:
         names, files = read_scene_folder(str(tmp_path), SceneSettings(**SMALL))
         with pytest.raises(UserError, match=r"labels.*have the class 2, but there are 2 classes, from 0 on, and 255"):
             SceneData(names, files, SceneSettings(**SMALL))
+
+    @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+    def test_labels_in_colours_are_refused(self, tmp_path: Path, mode: str) -> None:
+        root = write_folder(tmp_path)
+        for path in (root / "labels").iterdir():
+            Image.open(path).convert(mode).save(path)
+        assert len(read_scene_folder(str(root), SceneSettings(**SMALL))[0]) == 3  # grey, stored as colours
+        for path in (root / "labels").iterdir():
+            palette = np.array([[128, 64, 128], [70, 130, 180], [220, 20, 60]], np.uint8)
+            Image.fromarray(palette[np.asarray(Image.open(path))[..., 0] % 3]).convert(mode).save(path)
+        with pytest.raises(UserError, match="are colours, but must be class numbers"):
+            read_scene_folder(str(root), SceneSettings(**SMALL))
 
     def test_columns_of_a_table(self, tmp_path: Path) -> None:
         folder = write_folder(tmp_path / "files")
