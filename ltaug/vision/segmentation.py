@@ -56,6 +56,8 @@ SYNTHIA_CLASSES = np.full(65536, VOID, np.uint8)
 SYNTHIA_CLASSES[1:13], SYNTHIA_CLASSES[15] = range(12), 12
 COUNTED = 2000
 """Label maps of the training scenes, evenly spaced, whose pixels are counted for the class counts."""
+FEW = 5000
+"""Pixels of the test scenes of which fewer, with their logits, make rough numbers."""
 NEAR = 10.0
 """Metres at which encoded depth is half of what it is at 0."""
 
@@ -291,8 +293,33 @@ class SceneData:
         self.class_counts = self.sets["train"].pixel_counts(len(self.class_names))
         depth = settings.modality == "depth"
         self.ignore_index = VOID
+        if not self.class_counts.any():
+            raise UserError("The training scenes have no pixel with a class: all labels are void.")
+        for name in ("held_out", "test"):
+            kept = self._kept_pixels(name)
+            if not kept:
+                raise UserError(
+                    f"No pixel of the {len(self.sets[name])} scenes of {name} that is kept has a class: all are void, "
+                    f"or `keep_every` {settings.keep_every} is too large for scenes of {settings.height} x "
+                    f"{settings.width} pixels."
+                )
+            if name == "test" and kept < FEW:
+                warn(
+                    f"only {kept} pixels of the test scenes are kept with their logits: numbers of `correct` and "
+                    "`fuse` will be rough. Lower `keep_every`, or test on more scenes"
+                )
         self.examples: dict[str, dict[str, Any]] = {}
         self.mean, self.std = ([0.35], [0.3]) if depth else (list(IMAGENET_MEAN), list(IMAGENET_STD))
+
+    def _kept_pixels(self, name: str, enough: int = FEW) -> int:
+        """Pixels of a set that have a class and are kept; scenes are read until there are enough of them."""
+        grid = slice(self.settings.keep_every // 2, None, self.settings.keep_every)
+        found = 0
+        for k in range(len(self.sets[name])):
+            found += int((self.sets[name].scene(k)[2][grid, grid] != VOID).sum())
+            if found >= enough:
+                break
+        return found
 
     @property
     def train_labels(self) -> Tensor:
@@ -584,7 +611,14 @@ def _with_classes(
         there = np.zeros(256, bool)
         for k in places:
             there[seen.labels(k)] = True
-        classes = [f"class {k}" for k in range(int(there[:VOID].nonzero()[0].max(initial=-1)) + 1)]
+        last = int(there[:VOID].nonzero()[0].max(initial=-1))
+        classes = [f"class {k}" for k in range(last + 1)]
+        if len(absent := (~there[: last + 1]).nonzero()[0]):
+            warn(
+                f"the training labels range up to {last}, so that there are {last + 1} classes, but {len(absent)} of "
+                f"them, such as {absent[0]}, have no pixel. If {last} is no class, repair the labels; to fix what "
+                "the classes are, name them in classes.txt, one a line"
+            )
     if len(classes) < 2:
         raise UserError(
             f"The labels must have at least two classes, but have {len(classes)}: 0, 1, ..., and 255 for none."

@@ -202,6 +202,18 @@ class TestFolders:
         with pytest.raises(UserError, match="are colours, but must be class numbers"):
             read_scene_folder(str(root), SceneSettings(**SMALL))
 
+    def test_a_stray_label_is_said(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        read_scene_folder(str(write_folder(tmp_path)), SceneSettings(**SMALL))
+        assert "range up to" not in capfd.readouterr().err
+        for path in (tmp_path / "labels").iterdir():
+            labels = np.array(Image.open(path))
+            labels[1, 1] = 7
+            Image.fromarray(labels).save(path)
+        assert len(read_scene_folder(str(tmp_path), SceneSettings(**SMALL))[0]) == 8
+        said = capfd.readouterr().err
+        assert "up to 7, so that there are 8 classes, but 4 of them, such as 3, have no pixel" in said
+        assert "classes.txt" in said
+
     def test_columns_of_a_table(self, tmp_path: Path) -> None:
         folder = write_folder(tmp_path / "files")
 
@@ -242,6 +254,27 @@ class TestData:
         data = SceneData([f"{k}" for k in range(13)], files, SceneSettings(height=32, width=48))
         labels = torch.from_numpy(np.stack([files["train"].labels(k) for k in range(6)]))
         assert torch.equal(data.class_counts, ltaug.class_counts(labels, 13, ignore_index=255))
+
+    @pytest.mark.parametrize(
+        ("name", "words"), [("train", "all labels are void"), ("test", "of test"), ("held_out", "_")]
+    )
+    def test_void_scenes_are_refused_before_the_training(self, name: str, words: str) -> None:
+        files = rendered_scenes(2, 1, 1, height=32, width=48)
+        files[name].scenes.labels[:] = 255
+        with pytest.raises(UserError, match=words):
+            SceneData([f"{k}" for k in range(13)], files, SceneSettings(height=32, width=48))
+
+    def test_few_kept_pixels_are_said(self, capfd: pytest.CaptureFixture[str]) -> None:
+        for keep_every, few in ((1, False), (8, True)):
+            settings = SceneSettings(height=96, width=128, keep_every=keep_every)
+            SceneData([f"{k}" for k in range(13)], rendered_scenes(1, 1, 1), settings)
+            assert ("pixels of the test scenes are kept" in capfd.readouterr().err) == few
+        with pytest.raises(UserError, match="`keep_every` 500 is too large for scenes of 96 x 128"):
+            SceneData(
+                [f"{k}" for k in range(13)],
+                rendered_scenes(1, 1, 1),
+                SceneSettings(height=96, width=128, keep_every=500),
+            )
 
     def test_the_contract(self) -> None:
         settings = SceneSettings(height=32, width=48, workers=0)
