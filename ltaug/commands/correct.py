@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ltaug.commands._runs import without_absent
 from ltaug.correction import (
     CALIBRATORS,
     ESTIMATES,
@@ -81,6 +82,17 @@ class RunCorrection:
         self.names, self.counts = self.info["class_names"], torch.as_tensor(self.info["class_counts"])
         self.word, self.calibration, self.from_word, self.folds = target_prior, calibrate, from_prior, folds
         self.source, self.reason = self._source(from_prior)
+        if absent := [name for name, share in zip(self.names, self.source.tolist(), strict=True) if not share]:
+            if target_prior not in (None, "uniform"):
+                raise UserError(
+                    f"The prior that the logits of `{self.run.path}` are under is 0 for {absent[0]} ({len(absent)} "
+                    f"such), of which the training had no sample: they cannot be corrected to {target_prior}. Take "
+                    "--target_prior uniform, which leaves the logits of such classes as they are."
+                )
+            self.source = without_absent(self.source)
+            self.reason += (
+                f"; the logits of {len(absent)} of the classes, without training samples, are left as they are"
+            )
         target: Any = None
         if target_prior in ESTIMATES:
             target = prior_estimators(self.counts)[target_prior]
