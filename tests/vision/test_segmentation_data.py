@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import zlib
 from pathlib import Path
@@ -18,7 +19,10 @@ from pyarrow import parquet
 
 import ltaug
 from ltaug.errors import UserError
+from ltaug.metrics import StreamingSegmentation
 from ltaug.testing import ContractError, check_data
+from ltaug.vision.dense import Segmented, save_segmented
+from ltaug.vision.scenes import Scenes
 from ltaug.vision.segmentation import (
     SceneData,
     SceneSettings,
@@ -263,6 +267,30 @@ class TestData:
         files[name].scenes.labels[:] = 255
         with pytest.raises(UserError, match=words):
             SceneData([f"{k}" for k in range(13)], files, SceneSettings(height=32, width=48))
+
+    def test_a_void_condition_loses_its_scores_alone(self, capfd: pytest.CaptureFixture[str]) -> None:
+        """Its results are written after the whole training."""
+        files = rendered_scenes(2, 1, 1, height=32, width=48)
+        void = np.full_like(files["fog"].scenes.labels, 255)
+        files["fog"].scenes = Scenes(files["fog"].scenes.rgb, files["fog"].scenes.depth, void)
+        settings = SceneSettings(height=32, width=48, workers=0, keep_every=2)
+        data = SceneData([f"{k}" for k in range(13)], files, settings)
+        alone = SimpleNamespace(device=torch.device("cpu"))
+        cfg = SimpleNamespace(batch_size=2, seed=0, channels_last=None, workers=0)
+        kept: list[Any] = []
+        run = SimpleNamespace(
+            main=True, data=data, accelerator=alone, cfg=cfg, save_dense=lambda *all: kept.extend(all)
+        )
+        found = {}
+        for name in data.conditions:
+            scores = StreamingSegmentation(13, ignore_index=255)
+            labels = torch.from_numpy(data.sets[name].scene(0)[2])[None]
+            scores.update(torch.zeros(1, 13, 32, 48), labels)
+            found[name] = Segmented(scores, torch.zeros(1, 13, 16, 24), labels[:, 1::2, 1::2])
+        save_segmented(run, torch.nn.Conv2d(3, 13, 1), found, (0.1, 0.1))
+        assert set(data.conditions) - set(kept[1]["scores"]) == {"fog"}
+        assert "no pixel of fog has a class" in capfd.readouterr().err
+        json.dumps(kept[1]["scores"])
 
     def test_few_kept_pixels_are_said(self, capfd: pytest.CaptureFixture[str]) -> None:
         for keep_every, few in ((1, False), (8, True)):
