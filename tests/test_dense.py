@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import ltaug
 from ltaug import metrics
+from ltaug.methods import Method
 from ltaug.mixers import Mixer
 
 COUNTS = [50, 30, 20]
@@ -217,6 +218,21 @@ def test_weights_and_priors_of_pixels() -> None:
 
 class TestPlans:
     LABELS = torch.zeros(6, dtype=torch.long)
+
+    def test_cross_entropy_is_torchs_but_for_batches_without_a_label(self) -> None:
+        """torch's is NaN there, which ends a training."""
+        plan = Method().plan([0] * 4, epochs=1, position_counts=COUNTS, ignore_index=VOID)
+        logits, labels, _ = batch()
+        logits.requires_grad_()
+        for made in (plan.criterion, nn.CrossEntropyLoss(ignore_index=VOID)):
+            loss = made(logits, labels.long())
+            found = (loss.detach(), *torch.autograd.grad(loss, logits))
+            if made is plan.criterion:
+                ours = found
+        torch.testing.assert_close(ours, found)
+        none = plan.criterion(logits, torch.full_like(labels, VOID).long())
+        assert none == 0
+        assert not torch.autograd.grad(none, logits)[0].any()
 
     def plan(self, name: str, **changes: Any) -> Any:
         method = ltaug.METHODS[name].replace(**changes)
