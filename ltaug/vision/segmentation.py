@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from ltaug.commandline import NonNegativeInt, PositiveFloat, PositiveInt
 from ltaug.errors import UserError
 from ltaug.loaders import SeededLoader
-from ltaug.loaders.folders import natural_order
+from ltaug.loaders.folders import TEST_SPLITS, TRAIN_SPLITS, is_leftover, natural_order
 from ltaug.loaders.tables import check_columns, load_splits
 from ltaug.run import content_hash
 from ltaug.vision.decoding import decode, open_image, warn
@@ -191,8 +191,14 @@ class SceneFiles:
             return np.asarray(self.classes[stored], np.uint8)
         beyond = (stored >= self.num_classes) & (stored != VOID)
         if beyond.any():
+            top = int(stored[beyond][0])
+            if self.num_classes == VOID:  # not known yet
+                raise UserError(
+                    f"The labels of {self.name(k)} have {top}, which is beyond {VOID - 1}, the largest class. Store "
+                    f"pixels without a class as {VOID}."
+                )
             raise UserError(
-                f"The labels of {self.name(k)} have the class {int(stored[beyond][0])}, but there are "
+                f"The labels of {self.name(k)} have the class {top}, but there are "
                 f"{self.num_classes} classes, from 0 on, and {VOID} for pixels without one. Name all classes in "
                 "classes.txt, one a line."
             )
@@ -289,6 +295,9 @@ class SceneData:
             raise UserError(
                 f"There are no scenes for {missing[0]}: there must be some to train, to tune and to test on."
             )
+        for name in files:
+            if not len(files[name]):
+                warn(f"there are no scenes for {name}, which is left out")
         self.sets = {name: SceneSet(each, settings, name == "train") for name, each in files.items() if len(each)}
         self.class_counts = self.sets["train"].pixel_counts(len(self.class_names))
         depth = settings.modality == "depth"
@@ -445,13 +454,18 @@ def _triples(folders: Sequence[str]) -> list[tuple[str, str, str]]:
     for folder in folders:
         if not os.path.isdir(folder):
             raise UserError(f"`{folder}` is no folder, but a scene has a picture, a depth and labels.")
-        names = (
-            name for name in os.listdir(folder) if not name.startswith(".") and is_image(os.path.join(folder, name))
-        )
-        found.append({os.path.splitext(name)[0]: os.path.join(folder, name) for name in names})
+        files: dict[str, str] = {}
+        for name in sorted(os.listdir(folder)):
+            path, stem = os.path.join(folder, name), os.path.splitext(name)[0]
+            if name.startswith(".") or not is_image(path):
+                continue
+            if stem in files:
+                raise UserError(f"`{files[stem]}` and `{path}` are two images of one scene. Take one of them out.")
+            files[stem] = path
+        found.append(files)
     rgb, *others = found
-    for folder, files in zip(folders[1:], others, strict=True):
-        if lonely := sorted(rgb.keys() ^ files.keys()):
+    for folder, each in zip(folders[1:], others, strict=True):
+        if lonely := sorted(rgb.keys() ^ each.keys()):
             raise UserError(
                 f"`{folder}` must have the same files as `{folders[0]}`, but {lonely[0]} is in one of them only "
                 f"({len(lonely)} such)."
@@ -515,6 +529,12 @@ def _warn_of_unknown_labels(files: Mapping[str, SceneFiles], most: int = 20) -> 
                 return
 
 
+_ROLES = dict.fromkeys(TRAIN_SPLITS, "train") | {
+    name: "test" if name.startswith("test") else "held_out" for name in TEST_SPLITS
+}
+"""What the scenes of a folder are for, by its name."""
+
+
 def read_scene_folder(root: str, settings: SceneSettings) -> tuple[list[str], dict[str, SceneFiles]]:
     """Find scenes in folders ``rgb``, ``depth`` and ``labels``, whose files have the same names.
 
@@ -534,14 +554,23 @@ def read_scene_folder(root: str, settings: SceneSettings) -> tuple[list[str], di
             _shares(_triples([os.path.join(root, n) for n in FOLDERS]), settings.data_seed)
         )
     else:
-        inside = sorted(name for name in os.listdir(root) if os.path.isdir(os.path.join(root, name, FOLDERS[0])))
-        if "train" not in inside or "test" not in inside:
+        folders = sorted(name for name in os.listdir(root) if os.path.isdir(os.path.join(root, name)))
+        inside = [name for name in folders if os.path.isdir(os.path.join(root, name, FOLDERS[0]))]
+        found: dict[str, str] = {}
+        for name in inside:
+            role = _ROLES.get(name.lower(), name)
+            if role in found:
+                raise UserError(f"`data_dir` {root!r} has two folders for {role}, {found[role]} and {name}. Keep one.")
+            found[role] = name
+        if "train" not in found or "test" not in found:
             raise UserError(
                 f"`data_dir` {root!r} must have folders {', '.join(FOLDERS)}, or folders train and test that have "
                 f"them, but has {', '.join(inside) or 'none of them'}."
             )
-        names = {"val": "held_out", "valid": "held_out", "validation": "held_out"}
-        triples = {names.get(n, n): _triples([os.path.join(root, n, kind) for kind in FOLDERS]) for n in inside}
+        for name in folders:
+            if name not in inside and not is_leftover(name):
+                warn(f"the folder {name} of {root!r} has no folder {FOLDERS[0]} and is passed over")
+        triples = {role: _triples([os.path.join(root, n, kind) for kind in FOLDERS]) for role, n in found.items()}
     return _with_classes(triples, _open_path, settings, os.path.join(root, "classes.txt"))
 
 

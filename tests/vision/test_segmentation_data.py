@@ -206,6 +206,36 @@ class TestFolders:
         with pytest.raises(UserError, match="are colours, but must be class numbers"):
             read_scene_folder(str(root), SceneSettings(**SMALL))
 
+    def test_conditions_that_are_passed_over_are_said(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        for name in ("Training", "validation", "test", "snow"):
+            write_folder(tmp_path / name, 3)
+        for name in ("fog/rgb", "fog/depth", "fog/labels", "night/depth", ".git/x"):
+            (tmp_path / name).mkdir(parents=True)
+        settings = SceneSettings(**SMALL)
+        data = SceneData(*read_scene_folder(str(tmp_path), settings), settings)
+        assert sorted(data.sets) == ["held_out", "snow", "test", "train"]
+        said = capfd.readouterr().err
+        assert "the folder night of" in said
+        assert "no scenes for fog, which is left out" in said
+        assert ".git" not in said
+        write_folder(tmp_path / "val", 3)
+        with pytest.raises(UserError, match="two folders for held_out, val and validation"):
+            read_scene_folder(str(tmp_path), settings)
+
+    def test_two_files_of_one_scene(self, tmp_path: Path) -> None:
+        folder = write_folder(tmp_path) / "rgb"
+        Image.open(folder / "3.jpg").save(folder / "3.png")
+        with pytest.raises(UserError, match=r"3\.jpg` and `.*3\.png` are two images of one scene"):
+            read_scene_folder(str(tmp_path), SceneSettings(**SMALL))
+
+    def test_labels_of_16_bits_beyond_the_largest_class(self, tmp_path: Path) -> None:
+        write_folder(tmp_path)
+        for path in (tmp_path / "labels").iterdir():
+            labels = np.array(Image.open(path)).astype(np.uint16)
+            Image.fromarray(np.where(labels == 255, 65535, labels).astype(np.uint16)).save(path)
+        with pytest.raises(UserError, match="have 65535, which is beyond 254, the largest class"):
+            read_scene_folder(str(tmp_path), SceneSettings(**SMALL))
+
     def test_a_stray_label_is_said(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         read_scene_folder(str(write_folder(tmp_path)), SceneSettings(**SMALL))
         assert "range up to" not in capfd.readouterr().err
