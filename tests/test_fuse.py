@@ -189,6 +189,21 @@ def test_the_command(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFix
     assert "Not drawn" not in page
 
 
+def test_the_numbers_are_written_beside_the_page(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ltaug.report.write_fusion", lambda fusion, page, published: page)
+    main(["fuse", str(runs[0]), "--strength", "0.4", "--out", str(tmp_path / "v1.2")])
+    assert [path.name for path in tmp_path.iterdir()] == ["v1.2.json"]
+    for words, message in (
+        (["--out", str(tmp_path / "same.json")], "must name a page, such as fusion.html"),
+        (["--strength", "x"], "argument --strength: must be a number from 0, but is x"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["fuse", str(runs[0]), *words])
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
