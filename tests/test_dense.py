@@ -330,6 +330,15 @@ class TestStreamingSegmentation:
             assert found.compute() == pytest.approx(wanted, rel=1e-5)
             assert torch.equal(found.state["confusion"], confusion)
 
+    @pytest.mark.parametrize("logits", [True, False])
+    def test_what_is_left_out_may_be_nan(self, logits: bool) -> None:
+        values, labels, kept = batch()
+        values = values if logits else values.softmax(1)
+        found, wanted = (metrics.StreamingSegmentation(3, ignore_index=VOID, logits=logits) for _ in range(2))
+        found.update(torch.where(kept.unsqueeze(1), values, torch.nan), labels)
+        wanted.update(values, labels)
+        assert found.compute() == wanted.compute()
+
     def test_keeps_sums_only(self) -> None:
         scores = metrics.StreamingSegmentation(3)
         before = sum(value.numel() for value in scores.state.values())
