@@ -39,7 +39,7 @@ def correct(arguments: argparse.Namespace) -> None:
     """Correct a finished run's test logits for another class mix; nothing is trained, and no data are needed."""
     from ltaug.commands._runs import find_run, published_beside
     from ltaug.commands.correct import RunCorrection
-    from ltaug.report import RUN_COLUMNS, results_table, write_report
+    from ltaug.report import PIXEL_COLUMNS, RUN_COLUMNS, results_table, write_report
 
     for name, value in PRESETS.get(arguments.preset, {}).items():
         if getattr(arguments, name) is None:
@@ -70,7 +70,7 @@ def correct(arguments: argparse.Namespace) -> None:
     if corrects:
         corrected = made.evaluate()
         said = filter(None, (made.gain(corrected), made.spread(corrected)))
-        _say("\n".join(["", results_table(made.rows(corrected), RUN_COLUMNS), *said]))
+        _say("\n".join(["", results_table(made.rows(corrected), PIXEL_COLUMNS if made.pixels else RUN_COLUMNS), *said]))
     if arguments.shifted:
         shifted = made.shifted()
         _say(f"\n{made.shifted_table(shifted)}")

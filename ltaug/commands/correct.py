@@ -30,6 +30,7 @@ from ltaug.correction import (
     shifted_accuracy,
 )
 from ltaug.errors import UserError, as_user_errors, did_you_mean
+from ltaug.metrics import confusion_matrix, segmentation_scores
 from ltaug.priors import class_prior
 from ltaug.run import CORRECTION_FILES, RunFolder, read_json
 from ltaug.tables import Numbers, Published, published_in_words, published_numbers
@@ -121,6 +122,11 @@ class RunCorrection:
             self.estimated_on = f"{len(samples):,} unlabelled samples of {self.elsewhere.name}"
 
     @property
+    def pixels(self) -> bool:
+        """Whether the run is a segmentation, whose samples are pixels."""
+        return (self.run.path / "dense.json").is_file()
+
+    @property
     def method(self) -> str:
         """What the run is called in tables."""
         summary = self.run.summary() if (self.run.path / "summary.json").is_file() else {}
@@ -165,6 +171,8 @@ class RunCorrection:
             data = self.logits, self.labels, self.counts
             if self.folds is None:
                 found = self.correction.evaluate(*data)
+                if self.pixels:
+                    self._score_pixels(found)
             else:
                 found = self.correction.evaluate_folds(*data, self.folds)
         calibrator = self.correction.calibrator if self.folds is None else None  # the folds have one each
@@ -175,6 +183,15 @@ class RunCorrection:
             "class_names": self.names,
             **found,
         }
+
+    def _score_pixels(self, found: dict[str, Any]) -> None:
+        """Add mIoU and mACC to the metrics of a segmentation, of the pixels that the run has kept."""
+        logits = {"uncorrected": self.logits, "final": self.correction(self.logits)}
+        if found["calibrated"] is not None:
+            logits["calibrated"] = self.correction.calibrate(self.logits)
+        for name, each in logits.items():
+            scores = segmentation_scores(confusion_matrix(each.softmax(1), self.labels))
+            found[name] |= {"miou": scores.mean_iou, "macc": scores.mean_accuracy}
 
     def shifted(self) -> dict[str, Any]:
         """Accuracy on test sets of other class mixes; returns what corrected.json holds of it under `shifted`."""

@@ -120,5 +120,12 @@ def test_they_are_fused_and_corrected(runs: list[Path]) -> None:
     assert found["depth"]["fog"] == found["depth"]["test"]  # fog hides no depth
     assert found["rgb"]["fog"] != found["rgb"]["test"]
     made = RunCorrection(runs[1], target_prior="uniform", calibrate="temperature")
-    assert made.evaluate()["final"]["nll"] > 0
+    found = made.evaluate()
+    assert found["final"]["nll"] > 0
+    logits, labels = RunFolder.open(runs[1]).load_logits()
+    for name, each in (("uncorrected", logits), ("calibrated", logits), ("final", made.correction(logits))):
+        scores = metrics.StreamingSegmentation(13)
+        scores.update(each, labels)
+        wanted = scores.compute()
+        assert {key: found[name][key] for key in ("miou", "macc")} == {key: wanted[key] for key in ("miou", "macc")}
     assert made.tuned_on == "pixels of 4 scenes that training did not use"
