@@ -39,7 +39,7 @@ def correct(arguments: argparse.Namespace) -> None:
     """Correct a finished run's test logits for another class mix; nothing is trained, and no data are needed."""
     from ltaug.commands._runs import find_run, published_beside
     from ltaug.commands.correct import RunCorrection
-    from ltaug.report import RUN_COLUMNS, results_table, write_report
+    from ltaug.report import PIXEL_COLUMNS, RUN_COLUMNS, results_table, write_report
 
     for name, value in PRESETS.get(arguments.preset, {}).items():
         if getattr(arguments, name) is None:
@@ -70,7 +70,7 @@ def correct(arguments: argparse.Namespace) -> None:
     if corrects:
         corrected = made.evaluate()
         said = filter(None, (made.gain(corrected), made.spread(corrected)))
-        _say("\n".join(["", results_table(made.rows(corrected), RUN_COLUMNS), *said]))
+        _say("\n".join(["", results_table(made.rows(corrected), PIXEL_COLUMNS if made.pixels else RUN_COLUMNS), *said]))
     if arguments.shifted:
         shifted = made.shifted()
         _say(f"\n{made.shifted_table(shifted)}")
@@ -143,14 +143,19 @@ def fuse(arguments: argparse.Namespace) -> None:
     from ltaug.report import write_fusion
     from ltaug.run import write_atomically
 
+    page = Path(arguments.out)
+    if page.suffix.lower() == ".json":
+        raise UserError(
+            f"--out {str(page)!r} must name a page, such as fusion.html: the numbers are written beside it."
+        )
+    numbers = page.with_suffix(".json") if page.suffix in (".html", ".htm") else page.with_name(f"{page.name}.json")
     folders = [find_run(run) for run in arguments.runs]
     fusion = RunFusion(folders, arguments.strength, arguments.score, arguments.from_prior)
     published = fusion.published(published_beside(folders[0]))
     _say("\n".join([fusion.text(), *([""] if published else []), *published]))
-    page = Path(arguments.out)
     page.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(page.with_suffix(".json"), json.dumps(fusion.plain(), indent=2) + "\n")
-    _say(f"\nWritten: {page.with_suffix('.json')}\nOpen {write_fusion(fusion, page, published)} in a browser.")
+    write_atomically(numbers, json.dumps(fusion.plain(), indent=2) + "\n")
+    _say(f"\nWritten: {numbers}\nOpen {write_fusion(fusion, page, published)} in a browser.")
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -393,9 +398,12 @@ def _at_least_one(text: str, least: int = 1) -> int:
 
 
 def _not_negative(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
     if not 0.0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number from 0, but is {number}")
+        raise argparse.ArgumentTypeError(f"must be a number from 0, but is {text}")
     return number
 
 

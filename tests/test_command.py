@@ -550,8 +550,20 @@ class TestCorrect:
         assert "has logits of 4 classes, but its ltaug.json names 3" in refused(capsys, "correct", run)
         (run / "ltaug.json").write_text("{")
         assert "ltaug.json` is damaged" in refused(capsys, "correct", run)
-        run = make_run(tmp_path / "zero", logits_prior=[0.5, 0.5, 0, 0])
-        assert "must be positive" in refused(capsys, "correct", run)
+
+    def test_classes_absent_from_training_are_not_shifted(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = make_run(tmp_path / "zero", logits_prior=[0.8, 0.2, 0, 0], class_counts=[8, 2, 0, 0])
+        text = said(capsys, "correct", run, "--target_prior", "uniform", "--calibrate", "temperature")
+        assert "the logits of 2 of the classes, without training samples, are left as they are" in text
+        said(capsys, "correct", run)
+        probs = Correction.load(run)(torch.zeros(1, 4)).softmax(1)[0]
+        wanted = torch.tensor([0.5 / 0.8, 0.5 / 0.2, 1.0, 1.0])
+        torch.testing.assert_close(probs, wanted / wanted.sum())
+        line = refused(capsys, "correct", run, "--target_prior", "train")
+        assert "is 0 for cat (2 such)" in line
+        assert "--target_prior uniform" in line
 
     def test_a_trend_without_samples_of_a_class(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         run = make_run(tmp_path / "zero", class_counts=[9, 9, 9, 0])

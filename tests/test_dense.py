@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import ltaug
 from ltaug import metrics
+from ltaug.methods import Method
 from ltaug.mixers import Mixer
 
 COUNTS = [50, 30, 20]
@@ -218,6 +219,21 @@ def test_weights_and_priors_of_pixels() -> None:
 class TestPlans:
     LABELS = torch.zeros(6, dtype=torch.long)
 
+    def test_cross_entropy_is_torchs_but_for_batches_without_a_label(self) -> None:
+        """torch's is NaN there, which ends a training."""
+        plan = Method().plan([0] * 4, epochs=1, position_counts=COUNTS, ignore_index=VOID)
+        logits, labels, _ = batch()
+        logits.requires_grad_()
+        for made in (plan.criterion, nn.CrossEntropyLoss(ignore_index=VOID)):
+            loss = made(logits, labels.long())
+            found = (loss.detach(), *torch.autograd.grad(loss, logits))
+            if made is plan.criterion:
+                ours = found
+        torch.testing.assert_close(ours, found)
+        none = plan.criterion(logits, torch.full_like(labels, VOID).long())
+        assert none == 0
+        assert not torch.autograd.grad(none, logits)[0].any()
+
     def plan(self, name: str, **changes: Any) -> Any:
         method = ltaug.METHODS[name].replace(**changes)
         return method.plan(self.LABELS, epochs=4, position_counts=[5000, 300, 20], ignore_index=VOID)
@@ -313,6 +329,15 @@ class TestStreamingSegmentation:
         for found in (scores, probs, halves[0]):
             assert found.compute() == pytest.approx(wanted, rel=1e-5)
             assert torch.equal(found.state["confusion"], confusion)
+
+    @pytest.mark.parametrize("logits", [True, False])
+    def test_what_is_left_out_may_be_nan(self, logits: bool) -> None:
+        values, labels, kept = batch()
+        values = values if logits else values.softmax(1)
+        found, wanted = (metrics.StreamingSegmentation(3, ignore_index=VOID, logits=logits) for _ in range(2))
+        found.update(torch.where(kept.unsqueeze(1), values, torch.nan), labels)
+        wanted.update(values, labels)
+        assert found.compute() == wanted.compute()
 
     def test_keeps_sums_only(self) -> None:
         scores = metrics.StreamingSegmentation(3)

@@ -189,6 +189,21 @@ def test_the_command(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFix
     assert "Not drawn" not in page
 
 
+def test_the_numbers_are_written_beside_the_page(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ltaug.report.write_fusion", lambda fusion, page, published: page)
+    main(["fuse", str(runs[0]), "--strength", "0.4", "--out", str(tmp_path / "v1.2")])
+    assert [path.name for path in tmp_path.iterdir()] == ["v1.2.json"]
+    for words, message in (
+        (["--out", str(tmp_path / "same.json")], "must name a page, such as fusion.html"),
+        (["--strength", "x"], "argument --strength: must be a number from 0, but is x"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["fuse", str(runs[0]), *words])
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -200,6 +215,50 @@ def test_the_command(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFix
 def test_what_does_not_fit(runs: list[Path], tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         RunFusion([runs[0], write_run(tmp_path / "other", "depth", 2, **change)])
+
+
+def rewritten(run: Path, folder: Path, conditions: list[str] | None = None, **tensors: torch.Tensor) -> Path:
+    """A copy of a run with other conditions or tensors."""
+    before, info = RunFolder.open(run).load_dense()
+    copy = RunFolder(folder, {"method": "erm"})
+    changed = {name.replace("_labels", ".labels"): value for name, value in tensors.items()}
+    copy.save_dense(before | changed, info | ({"conditions": conditions} if conditions else {}))
+    copy.save_model({}, RunFolder.open(run).info())
+    return folder
+
+
+def test_conditions_that_are_left_out_are_said(
+    runs: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], fusion: RunFusion
+) -> None:
+    fewer = rewritten(runs[1], tmp_path / "fewer", ["test", "held_out"])
+    for pair in ([runs[0], fewer], [fewer, runs[0]]):
+        assert list(RunFusion(pair, strength=1.0).results["UNO"]) == ["test"]
+        assert capfd.readouterr().err == "Warning: fog is left out: not all runs have scenes of it.\n"
+    void = torch.full((5, 4, 6), 255, dtype=torch.uint8)
+    unlabelled = [rewritten(run, tmp_path / run.name, fog_labels=void) for run in runs]
+    found = RunFusion(unlabelled, strength=1.0)
+    assert found.results["UNO"] == {"test": fusion.results["UNO"]["test"]}
+    assert "fog is left out: no pixel of it" in capfd.readouterr().err
+
+
+def test_a_class_absent_from_training_is_not_shifted(
+    runs: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of the others the prior is corrected to the uniform one of those that there are."""
+    changed = {"class_counts": [9000, 0, 1000], "logits_prior": [0.9, 0.0, 0.1]}
+    pair = [write_run(tmp_path / name, name, k, **changed) for k, name in enumerate(("rgb", "depth"), 1)]
+    found = RunFusion(pair, strength=0.7)
+    assert capfd.readouterr().err.count("IC leaves the logits of sky as they are") == 1
+    z = torch.from_numpy(logits_of(pair[0], "test")).float()
+    shift = 0.7 * torch.tensor([0.5 / 0.9, 1.0, 0.5 / 0.1]).log().view(1, 3, 1, 1)
+    torch.testing.assert_close(found.rules()["rgb, IC"]([z, z]), (z + shift).softmax(1))
+    for rule in ("SoftAve", "noisy-or", "UNO"):
+        assert found.results[rule] == RunFusion(runs, strength=0.7).results[rule]
+
+
+def test_a_run_named_twice(runs: list[Path]) -> None:
+    with pytest.raises(UserError, match="one is named twice"):
+        RunFusion([runs[0], runs[0].parent / "depth" / ".." / "rgb"])
 
 
 def test_no_segmentation(tmp_path: Path) -> None:

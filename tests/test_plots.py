@@ -1057,3 +1057,16 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install \"ltaug\[plots\]\""):
         plots.class_counts([3, 2])
+
+
+class TestSegmentation:
+    def test_uncertainties_have_one_scale(self) -> None:
+        """Half of the entropy of the uniform distribution is half way to white, wherever it is the most."""
+        maps = {"uncertainty, a": np.full((4, 6), math.log(3) / 2), "uncertainty, b": np.full((4, 6), 0.1)}
+        figure = plots.segmented_scene({**maps, "depth": np.full((4, 6), 9)}, ["a", "b", "c"])
+        assert [ax.images[0].get_clim() for ax in figure.axes] == [(0, math.log(3)), (0, math.log(3)), (0, 9)]
+
+    def test_a_modality_has_one_colour_on_a_page(self) -> None:
+        lines = plots.accuracy_by_pixel_share({name: torch.ones(2) for name in ("rgb", "depth")}, [9, 1]).axes[0].lines
+        bars = plots.trust_by_condition({"rgb": {"fog": 0.5}, "depth": {"fog": 1.0}}).axes[0].patches
+        assert [to_hex(line.get_color()) for line in lines] == [to_hex(bar.get_facecolor()) for bar in bars]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from ltaug.errors import UserError, did_you_mean
 from ltaug.scripts import PLACES
 from ltaug.tables import Published, read_published
 
-__all__ = ["find_run", "published_beside"]
+__all__ = ["find_run", "published_beside", "without_absent"]
 
 MARKS = ("config.yaml", "summary.json")
 """Files of which a run folder has at least one."""
@@ -70,3 +73,13 @@ def _of(folder: Path) -> str:
         return f" Nor are there any in `{folder}`: a run is in the folder that its training called `out`."
     more = f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""
     return f" Runs in `{folder}`: {', '.join(map(str, runs[:SHOWN]))}{more}."
+
+
+def without_absent(prior: Tensor) -> Tensor:
+    """A prior [C] of sum 1 whose classes of 0 are given 1 / C: a correction to the uniform prior shifts these by 0.
+
+    The others are shifted to the uniform prior of those that there are. Returns ``prior`` where no class is of 0.
+    """
+    absent = prior == 0
+    share = float(absent.sum()) / len(prior)
+    return torch.where(absent, 1.0 / len(prior), prior * (1.0 - share))

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ltaug.commands._runs import without_absent
 from ltaug.correction import (
     CALIBRATORS,
     ESTIMATES,
@@ -29,6 +30,7 @@ from ltaug.correction import (
     shifted_accuracy,
 )
 from ltaug.errors import UserError, as_user_errors, did_you_mean
+from ltaug.metrics import confusion_matrix, segmentation_scores
 from ltaug.priors import class_prior
 from ltaug.run import CORRECTION_FILES, RunFolder, read_json
 from ltaug.tables import Numbers, Published, published_in_words, published_numbers
@@ -81,6 +83,17 @@ class RunCorrection:
         self.names, self.counts = self.info["class_names"], torch.as_tensor(self.info["class_counts"])
         self.word, self.calibration, self.from_word, self.folds = target_prior, calibrate, from_prior, folds
         self.source, self.reason = self._source(from_prior)
+        if absent := [name for name, share in zip(self.names, self.source.tolist(), strict=True) if not share]:
+            if target_prior not in (None, "uniform"):
+                raise UserError(
+                    f"The prior that the logits of `{self.run.path}` are under is 0 for {absent[0]} ({len(absent)} "
+                    f"such), of which the training had no sample: they cannot be corrected to {target_prior}. Take "
+                    "--target_prior uniform, which leaves the logits of such classes as they are."
+                )
+            self.source = without_absent(self.source)
+            self.reason += (
+                f"; the logits of {len(absent)} of the classes, without training samples, are left as they are"
+            )
         target: Any = None
         if target_prior in ESTIMATES:
             target = prior_estimators(self.counts)[target_prior]
@@ -107,6 +120,11 @@ class RunCorrection:
             except ValueError as error:
                 raise UserError(f"--unlabelled `{unlabelled}`: {error}") from error
             self.estimated_on = f"{len(samples):,} unlabelled samples of {self.elsewhere.name}"
+
+    @property
+    def pixels(self) -> bool:
+        """Whether the run is a segmentation, whose samples are pixels."""
+        return (self.run.path / "dense.json").is_file()
 
     @property
     def method(self) -> str:
@@ -153,6 +171,8 @@ class RunCorrection:
             data = self.logits, self.labels, self.counts
             if self.folds is None:
                 found = self.correction.evaluate(*data)
+                if self.pixels:
+                    self._score_pixels(found)
             else:
                 found = self.correction.evaluate_folds(*data, self.folds)
         calibrator = self.correction.calibrator if self.folds is None else None  # the folds have one each
@@ -163,6 +183,15 @@ class RunCorrection:
             "class_names": self.names,
             **found,
         }
+
+    def _score_pixels(self, found: dict[str, Any]) -> None:
+        """Add mIoU and mACC to the metrics of a segmentation, of the pixels that the run has kept."""
+        logits = {"uncorrected": self.logits, "final": self.correction(self.logits)}
+        if found["calibrated"] is not None:
+            logits["calibrated"] = self.correction.calibrate(self.logits)
+        for name, each in logits.items():
+            scores = segmentation_scores(confusion_matrix(each.softmax(1), self.labels))
+            found[name] |= {"miou": scores.mean_iou, "macc": scores.mean_accuracy}
 
     def shifted(self) -> dict[str, Any]:
         """Accuracy on test sets of other class mixes; returns what corrected.json holds of it under `shifted`."""

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ltaug.commands._runs import without_absent
 from ltaug.errors import UserError, as_user_errors
 from ltaug.fusion import mean_fusion, noisy_or, uncertainty_scale, uno_ic
+from ltaug.loaders._notes import warn
 from ltaug.metrics import StreamingSegmentation
 from ltaug.posthoc import search_strength, shift_logits
 from ltaug.priors import class_prior
@@ -62,6 +64,8 @@ class RunFusion:
         from_prior: str = "recorded",
     ) -> None:
         self.runs = [RunFolder.open(folder) for folder in folders]
+        if len({run.path.resolve() for run in self.runs}) < len(self.runs):
+            raise UserError("The runs to fuse must be different ones, but one is named twice.")
         self.tensors: list[dict[str, Tensor]] = []
         self.info: list[dict[str, Any]] = []
         for run in self.runs:
@@ -76,7 +80,11 @@ class RunFusion:
         self.conditions = self._same_scenes()
         self.names = self._names()
         self.statistics = [(float(each["entropy"]["mean"]), float(each["entropy"]["std"])) for each in self.info]
+        self._absent: set[str] = set()
         self.priors = [self._prior(k, from_prior) for k in range(len(self.runs))]
+        if absent := [name for name in self.classes if name in self._absent]:
+            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+            warn(f"IC leaves the logits of {', '.join(absent[:5])}{more} as they are: training had no pixel of them.")
         self.score = score
         self.strengths = self._strengths(strength)
         self.results: dict[str, dict[str, dict[str, float]]] = {}
@@ -91,8 +99,11 @@ class RunFusion:
 
     def _same_scenes(self) -> list[str]:
         """Conditions that all runs have; refuse runs of other scenes or classes."""
-        first = self.info[0]
-        conditions = [name for name in first["conditions"] if all(name in each["conditions"] for each in self.info)]
+        every = dict.fromkeys(name for each in self.info for name in each["conditions"])
+        conditions = [name for name in every if all(name in each["conditions"] for each in self.info)]
+        for name in every:
+            if name not in conditions:
+                warn(f"{name} is left out: not all runs have scenes of it.")
         for run, info, tensors in zip(self.runs[1:], self.info[1:], self.tensors[1:], strict=True):
             if info["class_names"] != self.classes:
                 raise UserError(f"`{run.path}` has other classes than `{self.runs[0].path}`: they cannot be fused.")
@@ -102,7 +113,13 @@ class RunFusion:
                         f"`{run.path}` has other scenes of {name} than `{self.runs[0].path}`, or has kept other "
                         "pixels. Train both on the same data, with the same `data_seed`, sizes and `keep_every`."
                     )
-        return conditions
+        labelled = [name for name in conditions if bool((self.tensors[0][f"{name}.labels"] != self.void).any())]
+        for name in conditions:
+            if name not in labelled:
+                warn(f"{name} is left out: no pixel of it that the runs have kept has a class.")
+        if TEST not in labelled:
+            raise UserError("The runs have no test scenes in common, with pixels that have a class.")
+        return labelled
 
     def _names(self) -> list[str]:
         names = [str(info["modality"]) for info in self.info]
@@ -117,7 +134,9 @@ class RunFusion:
                 f"`{self.runs[k].path}` does not say which prior its logits are under. Take that of the training: "
                 "--from_prior train."
             )
-        return class_prior(torch.as_tensor(prior, dtype=torch.float64))
+        found = class_prior(torch.as_tensor(prior, dtype=torch.float64))
+        self._absent |= {name for name, share in zip(self.classes, found.tolist(), strict=True) if not share}
+        return without_absent(found)
 
     @property
     def unseen(self) -> list[str]:

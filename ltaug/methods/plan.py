@@ -519,10 +519,8 @@ class TrainingPlan:
         if phase not in self._losses or not _same(self._losses[phase][0], cause):
             left_out: dict[str, Any] = {} if self.ignore_index is None else {"ignore_index": self.ignore_index}
             make: dict[str, Callable[[], nn.Module]] = {
-                # torch's would count pixels that a mixer leaves without a label as such of a loss of 0.
-                "ce": lambda: (
-                    FocalLoss(0.0, **left_out) if left_out and m.mixer != "none" else nn.CrossEntropyLoss(**left_out)
-                ),
+                # torch's is NaN for a batch without a label, and counts pixels that a mixer leaves without one.
+                "ce": lambda: FocalLoss(0.0, **left_out) if left_out else nn.CrossEntropyLoss(),
                 "prior_corrected": lambda: PriorCorrectedLoss(
                     self.corrected_prior(epoch), m.loss_tau, target, **left_out
                 ),

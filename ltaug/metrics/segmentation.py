@@ -156,7 +156,9 @@ class StreamingSegmentation:
             top, nll = total.reciprocal(), total.log() + (best - own)
         else:
             top, nll = best, -own.clamp(min=torch.finfo(values.dtype).tiny).log()
-        nll = (nll if kept is None else torch.where(kept, nll, 0.0)).sum(dtype=torch.float64)
+        if kept is not None:  # of pixels that are left out nothing counts, be it NaN
+            top, nll = torch.where(kept, top, 1.0), torch.where(kept, nll, 0.0)
+        nll = nll.sum(dtype=torch.float64)
         low, high = (float(end) for end in top.aminmax())
         if not bool(nll.isfinite()) or not 0.99 / size < low <= high < 1.01:
             kind = "logits must be finite" if self.logits else "probabilities must sum to 1"

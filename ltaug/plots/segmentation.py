@@ -43,7 +43,8 @@ def segmented_scene(panels: Mapping[str, Plane], class_names: Sequence[str], *, 
 
     Args:
         panels: by title: pictures uint8 [H, W, 3]; class maps, integers [H, W]; an entry called "depth", and those that
-            begin with "uncertainty", are grey, bright where they are large.
+            begin with "uncertainty", are grey, bright where they are large. Uncertainty is an entropy in nats; white is
+            log C, that of the uniform distribution.
         class_names: C names, for the legend: of the classes that the maps show.
         ignore_index: class of pixels without one, which are white.
 
@@ -71,7 +72,9 @@ def segmented_scene(panels: Mapping[str, Plane], class_names: Sequence[str], *, 
         if plane.ndim == 3:
             ax.imshow(plane)
         elif name == "depth" or name.startswith("uncertainty"):
-            ax.imshow(plane, cmap="gray", vmin=0)
+            # One scale for all predictions and scenes, which are compared.
+            most = None if name == "depth" else math.log(max(2, len(class_names)))
+            ax.imshow(plane, cmap="gray", vmin=0, vmax=most)
         else:
             kept = plane != ignore_index
             shown |= set(np.unique(plane[kept]).tolist())
@@ -157,7 +160,7 @@ def trust_by_condition(trust: Mapping[str, Mapping[str, float]], ax: Axes | None
     width = 0.8 / len(trust)
     for place, (name, found) in enumerate(trust.items()):
         bars = np.arange(len(conditions)) + (place - (len(trust) - 1) / 2) * width
-        looks = run_line(place + 1, name)
+        looks = run_line(place, name)  # the colours of `accuracy_by_pixel_share`, where modalities are first
         values = [found.get(condition, math.nan) for condition in conditions]
         ax.bar(bars, values, width, color=looks["color"], label=looks["label"])
     ax.set_xticks(range(len(conditions)), [plain(shorten(name.replace("_", " "), 14)) for name in conditions])

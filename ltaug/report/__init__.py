@@ -5,6 +5,7 @@ They load nothing, and the last one alone runs a script, its own. The words and 
 """
 
 from ltaug.report._explorer import write_explorer
+from ltaug.report._format import PIXEL_COLUMNS as PIXEL_COLUMNS
 from ltaug.report._format import RUN_COLUMNS as RUN_COLUMNS
 from ltaug.report._format import columns_of as columns_of
 from ltaug.report._format import results_table

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ltaug.fusion import _entropy
 from ltaug.metrics import StreamingSegmentation
+from ltaug.vision.decoding import warn
 from ltaug.vision.scenes import VOID
 
 __all__ = ["Segmented", "entropy_of", "flat_results", "save_segmented", "segment"]
@@ -128,16 +129,19 @@ def save_segmented(
             uncertain = -(probs * probs.clamp(min=1e-12).log()).sum(0)
             seen = {"prediction": logits.argmax(0), "uncertainty": uncertain}
             data.examples[name] = {"picture": rgb, "depth": depth, "truth": labels, **seen}
+    scored = {name: each.scores for name, each in segmented.items() if bool(each.scores.state["confusion"].any())}
+    for name in segmented.keys() - scored.keys():
+        warn(f"no pixel of {name} has a class: there are no scores of it")
     info = {
         "modality": data.settings.modality,
         "conditions": list(segmented),
         "entropy": dict(zip(("mean", "std"), entropy, strict=True)),
         "keep_every": data.settings.keep_every,
         "ignore_index": VOID,
-        "scores": {name: each.scores.compute() for name, each in segmented.items()},
+        "scores": {name: scores.compute() for name, scores in scored.items()},
         "class_scores": {
-            name: {"iou": each.scores.scores().class_iou, "accuracy": each.scores.scores().class_accuracy}
-            for name, each in segmented.items()
+            name: {"iou": scores.scores().class_iou, "accuracy": scores.scores().class_accuracy}
+            for name, scores in scored.items()
         },
     }
     run.save_dense(tensors, info)

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from ltaug.commandline import NonNegativeInt, PositiveFloat, PositiveInt
 from ltaug.errors import UserError
 from ltaug.loaders import SeededLoader
-from ltaug.loaders.folders import natural_order
+from ltaug.loaders.folders import TEST_SPLITS, TRAIN_SPLITS, is_leftover, natural_order
 from ltaug.loaders.tables import check_columns, load_splits
 from ltaug.run import content_hash
 from ltaug.vision.decoding import decode, open_image, warn
@@ -56,6 +56,8 @@ SYNTHIA_CLASSES = np.full(65536, VOID, np.uint8)
 SYNTHIA_CLASSES[1:13], SYNTHIA_CLASSES[15] = range(12), 12
 COUNTED = 2000
 """Label maps of the training scenes, evenly spaced, whose pixels are counted for the class counts."""
+FEW = 5000
+"""Pixels of the test scenes of which fewer, with their logits, make rough numbers."""
 NEAR = 10.0
 """Metres at which encoded depth is half of what it is at 0."""
 
@@ -107,22 +109,47 @@ def encode_depth(metres: Array) -> NDArray[np.uint8]:
 def read_plane(image: Image.Image) -> Array:
     """Read numbers that an image stores, such as labels or depth, as they are: uint8, uint16, int32 or float32 [H, W].
 
-    Of several channels it is the first. Pillow takes the upper byte of 16-bit colours, which of small numbers are all
-    0, so that these are read twice: as if their bytes stood the other way round, too.
+    Of several channels it is the first.
+
+    Raises:
+        UserError: the image stores 16 bits in a way of which only the upper half can be read.
+    """
+    return _channels(image)[..., 0]
+
+
+def _channels(image: Image.Image) -> Array:
+    """The numbers of :func:`read_plane` of all channels but transparency, [H, W, 1 or 3].
+
+    Pillow takes the upper byte of 16-bit channels, which of small numbers are all 0, so that these are read twice: as
+    if their bytes stood the other way round, too. Greys of 2 and 4 bits it scales to 255.
     """
     file, tiles = (getattr(image, name, None) for name in ("fp", "tile"))
-    if file is not None and tiles and tiles[0][3] == "RGB;16B":
+    raw = tiles[0][3] if tiles else ""
+    raw = str(raw[0] if isinstance(raw, tuple) and raw else raw)
+    if file is not None and raw in ("RGB;16B", "RGBA;16B", "LA;16B"):
         file.seek(0)
         stored = file.read()
-        halves = []
-        for bytes_first in ("RGB;16B", "RGB;16L"):
+
+        def unpacked(bytes_as: str) -> Array:
             half: Any = Image.open(io.BytesIO(stored))
-            half.tile = [(*tile[:3], bytes_first) for tile in half.tile]
-            halves.append(np.asarray(half)[..., 0].astype(np.uint16))
-        high, low = halves
-        return 256 * high + low
+            half.tile = [(*tile[:3], bytes_as) for tile in half.tile]
+            return np.asarray(half).astype(np.uint16)
+
+        if raw == "LA;16B":  # four bytes, of which two are the grey
+            whole = unpacked("RGBA")
+            return 256 * whole[..., :1] + whole[..., 1:2]
+        return (256 * unpacked(raw) + unpacked(raw.replace("16B", "16L")))[..., :3]
     values = np.asarray(image)  # of a palette its indices
-    return values if values.ndim == 2 else values[..., 0]
+    if ";16" in raw and values.dtype == np.uint8:
+        raise UserError(
+            f"An image of labels or depth stores 16 bits as {raw} ({image.format}), of which only the upper half can "
+            "be read. Store it as a grey PNG."
+        )
+    if values.dtype == bool:
+        values = values.astype(np.uint8)
+    if raw[:3] in ("L;2", "L;4"):
+        values = values // (85 if raw[2] == "2" else 17)
+    return values[..., None] if values.ndim == 2 else values[..., : 1 if values.shape[-1] == 2 else 3]
 
 
 @dataclass
@@ -151,15 +178,27 @@ class SceneFiles:
 
     def labels(self, k: int, image: Image.Image | None = None) -> NDArray[np.uint8]:
         """Classes of the pixels of a scene."""
-        stored = read_plane(self.open(self.triples[k][2], 2) if image is None else image)
+        channels = _channels(self.open(self.triples[k][2], 2) if image is None else image)
+        if self.classes is None and (channels != channels[..., :1]).any():
+            raise UserError(
+                f"The labels of {self.name(k)} are colours, but must be class numbers: an image of one channel, or of "
+                "a palette, with 0 to C - 1, and 255 for pixels without a class."
+            )
+        stored = channels[..., 0]
         if stored.dtype.kind not in "ui" or int(stored.min(initial=0)) < 0:
             raise UserError(f"The labels of {self.name(k)} must be whole numbers from 0, but are {stored.dtype}.")
         if self.classes is not None:
             return np.asarray(self.classes[stored], np.uint8)
         beyond = (stored >= self.num_classes) & (stored != VOID)
         if beyond.any():
+            top = int(stored[beyond][0])
+            if self.num_classes == VOID:  # not known yet
+                raise UserError(
+                    f"The labels of {self.name(k)} have {top}, which is beyond {VOID - 1}, the largest class. Store "
+                    f"pixels without a class as {VOID}."
+                )
             raise UserError(
-                f"The labels of {self.name(k)} have the class {int(stored[beyond][0])}, but there are "
+                f"The labels of {self.name(k)} have the class {top}, but there are "
                 f"{self.num_classes} classes, from 0 on, and {VOID} for pixels without one. Name all classes in "
                 "classes.txt, one a line."
             )
@@ -256,12 +295,40 @@ class SceneData:
             raise UserError(
                 f"There are no scenes for {missing[0]}: there must be some to train, to tune and to test on."
             )
+        for name in files:
+            if not len(files[name]):
+                warn(f"there are no scenes for {name}, which is left out")
         self.sets = {name: SceneSet(each, settings, name == "train") for name, each in files.items() if len(each)}
         self.class_counts = self.sets["train"].pixel_counts(len(self.class_names))
         depth = settings.modality == "depth"
         self.ignore_index = VOID
+        if not self.class_counts.any():
+            raise UserError("The training scenes have no pixel with a class: all labels are void.")
+        for name in ("held_out", "test"):
+            kept = self._kept_pixels(name)
+            if not kept:
+                raise UserError(
+                    f"No pixel of the {len(self.sets[name])} scenes of {name} that is kept has a class: all are void, "
+                    f"or `keep_every` {settings.keep_every} is too large for scenes of {settings.height} x "
+                    f"{settings.width} pixels."
+                )
+            if name == "test" and kept < FEW:
+                warn(
+                    f"only {kept} pixels of the test scenes are kept with their logits: numbers of `correct` and "
+                    "`fuse` will be rough. Lower `keep_every`, or test on more scenes"
+                )
         self.examples: dict[str, dict[str, Any]] = {}
         self.mean, self.std = ([0.35], [0.3]) if depth else (list(IMAGENET_MEAN), list(IMAGENET_STD))
+
+    def _kept_pixels(self, name: str, enough: int = FEW) -> int:
+        """Pixels of a set that have a class and are kept; scenes are read until there are enough of them."""
+        grid = slice(self.settings.keep_every // 2, None, self.settings.keep_every)
+        found = 0
+        for k in range(len(self.sets[name])):
+            found += int((self.sets[name].scene(k)[2][grid, grid] != VOID).sum())
+            if found >= enough:
+                break
+        return found
 
     @property
     def train_labels(self) -> Tensor:
@@ -387,13 +454,18 @@ def _triples(folders: Sequence[str]) -> list[tuple[str, str, str]]:
     for folder in folders:
         if not os.path.isdir(folder):
             raise UserError(f"`{folder}` is no folder, but a scene has a picture, a depth and labels.")
-        names = (
-            name for name in os.listdir(folder) if not name.startswith(".") and is_image(os.path.join(folder, name))
-        )
-        found.append({os.path.splitext(name)[0]: os.path.join(folder, name) for name in names})
+        files: dict[str, str] = {}
+        for name in sorted(os.listdir(folder)):
+            path, stem = os.path.join(folder, name), os.path.splitext(name)[0]
+            if name.startswith(".") or not is_image(path):
+                continue
+            if stem in files:
+                raise UserError(f"`{files[stem]}` and `{path}` are two images of one scene. Take one of them out.")
+            files[stem] = path
+        found.append(files)
     rgb, *others = found
-    for folder, files in zip(folders[1:], others, strict=True):
-        if lonely := sorted(rgb.keys() ^ files.keys()):
+    for folder, each in zip(folders[1:], others, strict=True):
+        if lonely := sorted(rgb.keys() ^ each.keys()):
             raise UserError(
                 f"`{folder}` must have the same files as `{folders[0]}`, but {lonely[0]} is in one of them only "
                 f"({len(lonely)} such)."
@@ -457,6 +529,12 @@ def _warn_of_unknown_labels(files: Mapping[str, SceneFiles], most: int = 20) -> 
                 return
 
 
+_ROLES = dict.fromkeys(TRAIN_SPLITS, "train") | {
+    name: "test" if name.startswith("test") else "held_out" for name in TEST_SPLITS
+}
+"""What the scenes of a folder are for, by its name."""
+
+
 def read_scene_folder(root: str, settings: SceneSettings) -> tuple[list[str], dict[str, SceneFiles]]:
     """Find scenes in folders ``rgb``, ``depth`` and ``labels``, whose files have the same names.
 
@@ -476,14 +554,23 @@ def read_scene_folder(root: str, settings: SceneSettings) -> tuple[list[str], di
             _shares(_triples([os.path.join(root, n) for n in FOLDERS]), settings.data_seed)
         )
     else:
-        inside = sorted(name for name in os.listdir(root) if os.path.isdir(os.path.join(root, name, FOLDERS[0])))
-        if "train" not in inside or "test" not in inside:
+        folders = sorted(name for name in os.listdir(root) if os.path.isdir(os.path.join(root, name)))
+        inside = [name for name in folders if os.path.isdir(os.path.join(root, name, FOLDERS[0]))]
+        found: dict[str, str] = {}
+        for name in inside:
+            role = _ROLES.get(name.lower(), name)
+            if role in found:
+                raise UserError(f"`data_dir` {root!r} has two folders for {role}, {found[role]} and {name}. Keep one.")
+            found[role] = name
+        if "train" not in found or "test" not in found:
             raise UserError(
                 f"`data_dir` {root!r} must have folders {', '.join(FOLDERS)}, or folders train and test that have "
                 f"them, but has {', '.join(inside) or 'none of them'}."
             )
-        names = {"val": "held_out", "valid": "held_out", "validation": "held_out"}
-        triples = {names.get(n, n): _triples([os.path.join(root, n, kind) for kind in FOLDERS]) for n in inside}
+        for name in folders:
+            if name not in inside and not is_leftover(name):
+                warn(f"the folder {name} of {root!r} has no folder {FOLDERS[0]} and is passed over")
+        triples = {role: _triples([os.path.join(root, n, kind) for kind in FOLDERS]) for role, n in found.items()}
     return _with_classes(triples, _open_path, settings, os.path.join(root, "classes.txt"))
 
 
@@ -553,7 +640,14 @@ def _with_classes(
         there = np.zeros(256, bool)
         for k in places:
             there[seen.labels(k)] = True
-        classes = [f"class {k}" for k in range(int(there[:VOID].nonzero()[0].max(initial=-1)) + 1)]
+        last = int(there[:VOID].nonzero()[0].max(initial=-1))
+        classes = [f"class {k}" for k in range(last + 1)]
+        if len(absent := (~there[: last + 1]).nonzero()[0]):
+            warn(
+                f"the training labels range up to {last}, so that there are {last + 1} classes, but {len(absent)} of "
+                f"them, such as {absent[0]}, have no pixel. If {last} is no class, repair the labels; to fix what "
+                "the classes are, name them in classes.txt, one a line"
+            )
     if len(classes) < 2:
         raise UserError(
             f"The labels must have at least two classes, but have {len(classes)}: 0, 1, ..., and 255 for none."

@@ -5,6 +5,7 @@ from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
+from accelerate import PartialState
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -57,11 +58,24 @@ def build_model(num_classes: int, cfg: Any, data: Any) -> nn.Module:
     if not timm.is_model(cfg.model):
         hint = did_you_mean(cfg.model, timm.list_models()) or "."
         raise UserError(f"`model` {cfg.model!r} is no network of timm{hint}")
-    whole = smp.DeepLabV3Plus(
-        f"tu-{cfg.model}",
-        encoder_weights=True if cfg.pretrained else None,
-        in_channels=len(data.mean),
-        decoder_channels=cfg.decoder_channels,
-        classes=num_classes,
-    )
+    processes = PartialState().num_processes
+    if cfg.batch_size // (1 if cfg.sync_bn else processes) < 2:
+        raise UserError(
+            f"`batch_size` {cfg.batch_size} on {processes} process(es) leaves one of them a single scene, of which the "
+            f"decoder's batch norm has no statistics. Take --batch_size {2 * processes} or more; or, on several GPUs, "
+            "--sync_bn true with at least 2."
+        )
+    try:
+        whole = smp.DeepLabV3Plus(
+            f"tu-{cfg.model}",
+            encoder_weights=True if cfg.pretrained else None,
+            in_channels=len(data.mean),
+            decoder_channels=cfg.decoder_channels,
+            classes=num_classes,
+        )
+    except (ValueError, RuntimeError) as error:  # of networks whose features all have one size
+        raise UserError(
+            f"`model` {cfg.model} cannot be an encoder of DeepLabV3+ ({str(error).rstrip('.')}). Take one whose "
+            "features get smaller step by step, such as resnet50, mobilenetv3_large_100 or tf_efficientnet_b0."
+        ) from error
     return Segmenter(whole.encoder, whole.decoder, cfg.decoder_channels, num_classes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ from recipe_support import ROOT, Recipe, imported, info, summary
 from ltaug import metrics
 from ltaug.commands.correct import RunCorrection
 from ltaug.commands.fuse import RunFusion
+from ltaug.errors import UserError
 from ltaug.fusion import entropy_statistics
 from ltaug.run import RunFolder
 
@@ -89,11 +92,40 @@ def test_scores_are_of_all_pixels(recipe: Recipe, runs: list[Path]) -> None:
     assert last["miou"] == pytest.approx(summary(runs[0])["final"]["miou"])
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch_size": 1}, "Take --batch_size 2 or more"),
+        ({"model": "vit_tiny_patch16_224"}, "`model` vit_tiny_patch16_224 cannot be an encoder .* such as resnet50"),
+    ],
+)
+def test_networks_that_cannot_be_trained(recipe: Recipe, tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    cfg = recipe.settings("erm", tmp_path / "run", **{**SMALL, **change})
+    with pytest.raises(UserError, match=words):
+        recipe.module.build_model(13, cfg, SimpleNamespace(mean=[0.5]))
+
+
+def test_two_processes_need_two_scenes_each(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = sys.modules[recipe.module.build_model.__module__]
+    monkeypatch.setattr(model, "PartialState", lambda: SimpleNamespace(num_processes=2))
+    for batch_size, sync_bn, fits in ((2, False, False), (3, False, False), (4, False, True), (2, True, True)):
+        cfg = recipe.settings("erm", tmp_path / "run", **{**SMALL, "batch_size": batch_size, "sync_bn": sync_bn})
+        with contextlib.nullcontext() if fits else pytest.raises(UserError, match="--batch_size 4 or more"):
+            recipe.module.build_model(13, cfg, SimpleNamespace(mean=[0.5]))
+
+
 def test_they_are_fused_and_corrected(runs: list[Path]) -> None:
     found = RunFusion(runs, from_prior="train").results
     assert list(found)[-2:] == ["UNO-IC, no rgb", "UNO-IC, no depth"]
     assert found["depth"]["fog"] == found["depth"]["test"]  # fog hides no depth
     assert found["rgb"]["fog"] != found["rgb"]["test"]
     made = RunCorrection(runs[1], target_prior="uniform", calibrate="temperature")
-    assert made.evaluate()["final"]["nll"] > 0
+    found = made.evaluate()
+    assert found["final"]["nll"] > 0
+    logits, labels = RunFolder.open(runs[1]).load_logits()
+    for name, each in (("uncorrected", logits), ("calibrated", logits), ("final", made.correction(logits))):
+        scores = metrics.StreamingSegmentation(13)
+        scores.update(each, labels)
+        wanted = scores.compute()
+        assert {key: found[name][key] for key in ("miou", "macc")} == {key: wanted[key] for key in ("miou", "macc")}
     assert made.tuned_on == "pixels of 4 scenes that training did not use"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import zlib
 from pathlib import Path
@@ -18,7 +19,10 @@ from pyarrow import parquet
 
 import ltaug
 from ltaug.errors import UserError
+from ltaug.metrics import StreamingSegmentation
 from ltaug.testing import ContractError, check_data
+from ltaug.vision.dense import Segmented, save_segmented
+from ltaug.vision.scenes import Scenes
 from ltaug.vision.segmentation import (
     SceneData,
     SceneSettings,
@@ -35,14 +39,19 @@ SMALL = {"height": 16, "width": 24, "workers": 0}
 
 
 def png16(pixels: np.ndarray) -> bytes:
-    """A PNG of 16 bits, grey or in colour, which Pillow cannot write."""
-    height, width = pixels.shape[:2]
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    """A PNG of 16 bits, grey or in colour, perhaps with transparency, which Pillow cannot write."""
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[pixels.shape[2] if pixels.ndim == 3 else 1]
+    return png([row.astype(">u2").tobytes() for row in pixels], pixels.shape[1], 16, kind)
+
+
+def png(packed: list[bytes], width: int, bits: int, kind: int) -> bytes:
+    """A PNG of rows of bytes."""
+    rows = b"".join(b"\0" + row for row in packed)
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    head = struct.pack(">IIBBBBB", width, height, 16, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", width, len(packed), bits, kind, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
@@ -85,6 +94,26 @@ class TestPlanes:
         palette = Image.fromarray(np.array([[0, 2]], np.uint8), "P")
         palette.putpalette([9, 9, 9] * 256)
         assert read_plane(palette).tolist() == [[0, 2]]
+
+    @pytest.mark.parametrize("channels", [2, 4])
+    def test_16_bits_beside_transparency(self, channels: int) -> None:
+        pixels = np.full((2, 2, channels), 65535)
+        pixels[..., 0] = ids = np.array([[1, 15], [300, 65535]])
+        assert np.array_equal(read_plane(Image.open(io.BytesIO(png16(pixels)))), ids)
+
+    def test_16_bits_that_lose_a_half_are_refused(self) -> None:
+        image = Image.open(io.BytesIO(png16(colours(np.array([[1, 2]])))))
+        image.tile = [(*tile[:3], "RGB;16N") for tile in image.tile]
+        with pytest.raises(UserError, match="Store it as a grey PNG"):
+            read_plane(image)
+
+    @pytest.mark.parametrize(
+        ("bits", "packed", "ids"), [(1, 0b10100000, [1, 0, 1]), (2, 0b00011011, [0, 1, 2, 3]), (4, 0x1A, [1, 10])]
+    )
+    def test_greys_of_few_bits_are_not_scaled(self, bits: int, packed: int, ids: list[int]) -> None:
+        image = Image.open(io.BytesIO(png([bytes([packed])], len(ids), bits, 0)))
+        plane = read_plane(image)
+        assert (plane.dtype, plane.tolist()) == (np.uint8, [ids])
 
     def test_encoded_depth_falls_with_the_distance(self) -> None:
         encoded = encode_depth(np.array([0.5, 2, 10, 50, 600, 0]))
@@ -165,6 +194,60 @@ class TestFolders:
         with pytest.raises(UserError, match=r"labels.*have the class 2, but there are 2 classes, from 0 on, and 255"):
             SceneData(names, files, SceneSettings(**SMALL))
 
+    @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+    def test_labels_in_colours_are_refused(self, tmp_path: Path, mode: str) -> None:
+        root = write_folder(tmp_path)
+        for path in (root / "labels").iterdir():
+            Image.open(path).convert(mode).save(path)
+        assert len(read_scene_folder(str(root), SceneSettings(**SMALL))[0]) == 3  # grey, stored as colours
+        for path in (root / "labels").iterdir():
+            palette = np.array([[128, 64, 128], [70, 130, 180], [220, 20, 60]], np.uint8)
+            Image.fromarray(palette[np.asarray(Image.open(path))[..., 0] % 3]).convert(mode).save(path)
+        with pytest.raises(UserError, match="are colours, but must be class numbers"):
+            read_scene_folder(str(root), SceneSettings(**SMALL))
+
+    def test_conditions_that_are_passed_over_are_said(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        for name in ("Training", "validation", "test", "snow"):
+            write_folder(tmp_path / name, 3)
+        for name in ("fog/rgb", "fog/depth", "fog/labels", "night/depth", ".git/x"):
+            (tmp_path / name).mkdir(parents=True)
+        settings = SceneSettings(**SMALL)
+        data = SceneData(*read_scene_folder(str(tmp_path), settings), settings)
+        assert sorted(data.sets) == ["held_out", "snow", "test", "train"]
+        said = capfd.readouterr().err
+        assert "the folder night of" in said
+        assert "no scenes for fog, which is left out" in said
+        assert ".git" not in said
+        write_folder(tmp_path / "val", 3)
+        with pytest.raises(UserError, match="two folders for held_out, val and validation"):
+            read_scene_folder(str(tmp_path), settings)
+
+    def test_two_files_of_one_scene(self, tmp_path: Path) -> None:
+        folder = write_folder(tmp_path) / "rgb"
+        Image.open(folder / "3.jpg").save(folder / "3.png")
+        with pytest.raises(UserError, match=r"3\.jpg` and `.*3\.png` are two images of one scene"):
+            read_scene_folder(str(tmp_path), SceneSettings(**SMALL))
+
+    def test_labels_of_16_bits_beyond_the_largest_class(self, tmp_path: Path) -> None:
+        write_folder(tmp_path)
+        for path in (tmp_path / "labels").iterdir():
+            labels = np.array(Image.open(path)).astype(np.uint16)
+            Image.fromarray(np.where(labels == 255, 65535, labels).astype(np.uint16)).save(path)
+        with pytest.raises(UserError, match="have 65535, which is beyond 254, the largest class"):
+            read_scene_folder(str(tmp_path), SceneSettings(**SMALL))
+
+    def test_a_stray_label_is_said(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        read_scene_folder(str(write_folder(tmp_path)), SceneSettings(**SMALL))
+        assert "range up to" not in capfd.readouterr().err
+        for path in (tmp_path / "labels").iterdir():
+            labels = np.array(Image.open(path))
+            labels[1, 1] = 7
+            Image.fromarray(labels).save(path)
+        assert len(read_scene_folder(str(tmp_path), SceneSettings(**SMALL))[0]) == 8
+        said = capfd.readouterr().err
+        assert "up to 7, so that there are 8 classes, but 4 of them, such as 3, have no pixel" in said
+        assert "classes.txt" in said
+
     def test_columns_of_a_table(self, tmp_path: Path) -> None:
         folder = write_folder(tmp_path / "files")
 
@@ -205,6 +288,51 @@ class TestData:
         data = SceneData([f"{k}" for k in range(13)], files, SceneSettings(height=32, width=48))
         labels = torch.from_numpy(np.stack([files["train"].labels(k) for k in range(6)]))
         assert torch.equal(data.class_counts, ltaug.class_counts(labels, 13, ignore_index=255))
+
+    @pytest.mark.parametrize(
+        ("name", "words"), [("train", "all labels are void"), ("test", "of test"), ("held_out", "_")]
+    )
+    def test_void_scenes_are_refused_before_the_training(self, name: str, words: str) -> None:
+        files = rendered_scenes(2, 1, 1, height=32, width=48)
+        files[name].scenes.labels[:] = 255
+        with pytest.raises(UserError, match=words):
+            SceneData([f"{k}" for k in range(13)], files, SceneSettings(height=32, width=48))
+
+    def test_a_void_condition_loses_its_scores_alone(self, capfd: pytest.CaptureFixture[str]) -> None:
+        """Its results are written after the whole training."""
+        files = rendered_scenes(2, 1, 1, height=32, width=48)
+        void = np.full_like(files["fog"].scenes.labels, 255)
+        files["fog"].scenes = Scenes(files["fog"].scenes.rgb, files["fog"].scenes.depth, void)
+        settings = SceneSettings(height=32, width=48, workers=0, keep_every=2)
+        data = SceneData([f"{k}" for k in range(13)], files, settings)
+        alone = SimpleNamespace(device=torch.device("cpu"))
+        cfg = SimpleNamespace(batch_size=2, seed=0, channels_last=None, workers=0)
+        kept: list[Any] = []
+        run = SimpleNamespace(
+            main=True, data=data, accelerator=alone, cfg=cfg, save_dense=lambda *all: kept.extend(all)
+        )
+        found = {}
+        for name in data.conditions:
+            scores = StreamingSegmentation(13, ignore_index=255)
+            labels = torch.from_numpy(data.sets[name].scene(0)[2])[None]
+            scores.update(torch.zeros(1, 13, 32, 48), labels)
+            found[name] = Segmented(scores, torch.zeros(1, 13, 16, 24), labels[:, 1::2, 1::2])
+        save_segmented(run, torch.nn.Conv2d(3, 13, 1), found, (0.1, 0.1))
+        assert set(data.conditions) - set(kept[1]["scores"]) == {"fog"}
+        assert "no pixel of fog has a class" in capfd.readouterr().err
+        json.dumps(kept[1]["scores"])
+
+    def test_few_kept_pixels_are_said(self, capfd: pytest.CaptureFixture[str]) -> None:
+        for keep_every, few in ((1, False), (8, True)):
+            settings = SceneSettings(height=96, width=128, keep_every=keep_every)
+            SceneData([f"{k}" for k in range(13)], rendered_scenes(1, 1, 1), settings)
+            assert ("pixels of the test scenes are kept" in capfd.readouterr().err) == few
+        with pytest.raises(UserError, match="`keep_every` 500 is too large for scenes of 96 x 128"):
+            SceneData(
+                [f"{k}" for k in range(13)],
+                rendered_scenes(1, 1, 1),
+                SceneSettings(height=96, width=128, keep_every=500),
+            )
 
     def test_the_contract(self) -> None:
         settings = SceneSettings(height=32, width=48, workers=0)
