@@ -1,6 +1,6 @@
 """docs/my_sounds.md: everything on it is run, from top to bottom, in a folder outside of the repository.
 
-    python -m pytest -m slow tests/audio/test_sound_page.py
+python -m pytest -m slow tests/audio/test_sound_page.py
 """
 
 from __future__ import annotations

@@ -51,7 +51,11 @@ R152 = {"model": "resnet152", "pretrained": True, "dataset": "places_lt"}
 ENVNET = {"optimizer": "nesterov", "momentum": 0.9, "model": "envnet", "sample_rate": 16_000, "crop_length": 24_014}
 V2 = {"optimizer": "nesterov", "momentum": 0.9, "model": "envnet_v2", "sample_rate": 44_100, "crop_length": 66_650}
 V2_FALLS = {"lr": 0.1, "warmup": 10, "warm": 0.1}
+SYNTHIA = Schedule(12, 2, 1e-5, 0.0, {}, own={"optimizer": "adam", "model": "resnet101", "dataset": "synthia"})
 SCHEDULES = {
+    # IC's released code: Adam at a constant rate (METHODS.md, IC's lambda).
+    ("synthia_rgbd", None): SYNTHIA,
+    ("synthia_rgbd", "ic"): SYNTHIA,
     # UniMix' released code (METHODS.md, 1.8), LDAM-DRW, MiSLAS' Table 6, LADE's section 6.2, BBN's section 5.2.
     ("cifar_lt", "unimix"): replace(LDAM, batch=64),
     ("cifar_lt", "ldam"): LDAM,
@@ -208,6 +212,9 @@ def rows() -> Iterator[tuple[str, str | None, str, float | None, Methods]]:
         for dataset in ("esc10", *(() if protocol == "envnet_v2_esc10" else ("esc50",))):
             yield "esc50_lt", protocol, dataset, 10, {"erm": {}, "class_balanced": {"tau": 0.0}}
             yield "esc50_lt", mixed, dataset, 10, {"bc": bc, "lob_bc": lob_bc}
+    table = {"erm": {}, "focal": FOCAL, "ldam": {"loss": "ldam"}}
+    table |= {name: {"class_weights": name} for name in ("median_frequency", "max_frequency")}
+    yield "synthia_rgbd", None, "synthia", None, table  # IC, Table 4
 
 
 def test_every_command_of_the_page_is_in_the_tables() -> None:
@@ -227,7 +234,7 @@ def test_every_command_of_the_page_is_in_the_tables() -> None:
     assert not unchecked
 
 
-@pytest.fixture(scope="module", params=["cifar_lt", "esc50_lt", "imagenet_lt", "inaturalist"])
+@pytest.fixture(scope="module", params=["cifar_lt", "esc50_lt", "imagenet_lt", "inaturalist", "synthia_rgbd"])
 def recipe(request: pytest.FixtureRequest) -> Iterator[Recipe]:
     with imported(ROOT / "recipes" / request.param) as recipe:
         yield recipe
@@ -257,7 +264,8 @@ def test_schedules(recipe: Recipe, read: Any) -> None:
     """Of every protocol of a paper: the rate in every epoch, and what else the paper states."""
     ours = {path.stem for path in recipe.script.parent.glob("protocols/*.yaml")}
     papers = {protocol for name, protocol in SCHEDULES if name == recipe.name and protocol}
-    assert ours - papers <= {"digits", "synthetic", "mel", "lift", "linear_probe", "strong", "vit", "inception"}
+    others = {"digits", "synthetic", "mel", "transformers", "lift", "linear_probe", "strong", "vit", "inception"}
+    assert ours - papers <= others | {"folder", "rendered"}
     for protocol in [protocol for name, protocol in SCHEDULES if name == recipe.name]:
         wanted, cfg = SCHEDULES[recipe.name, protocol], read(protocol)
         assert (cfg.epochs, cfg.batch_size, cfg.lr, cfg.weight_decay) == (
@@ -326,4 +334,4 @@ def test_rows(recipe: Recipe, read: Any) -> None:
             if wanted.get("reweight_from") and cfg.epochs == 200:
                 assert [plan._reached(epoch, made.reweight_from) for epoch in (159, 160)] == [False, True]
             checked += 1
-    assert checked > (200 if recipe.name == "cifar_lt" else 10)
+    assert checked > {"cifar_lt": 200, "synthia_rgbd": 4}.get(recipe.name, 10)
