@@ -539,8 +539,9 @@ def read_scene_folder(root: str, settings: SceneSettings) -> tuple[list[str], di
     """Find scenes in folders ``rgb``, ``depth`` and ``labels``, whose files have the same names.
 
     Or in such folders of ``train``, ``test``, perhaps ``val``, and of other conditions. Without splits, or without
-    ``val``, scenes are split off. Labels are the classes 0 to C - 1, and 255 for pixels without one; ``classes.txt``
-    names the classes, one a line, or else they are as many as the training scenes have.
+    ``val``, scenes are split off. Folders without ``rgb`` are passed over with a warning. Labels are the classes 0 to
+    C - 1, and 255 for pixels without one; ``classes.txt`` names the classes, one a line, or else they are as many as
+    the training scenes have.
 
     Args:
         root: of the folder.
@@ -548,6 +549,9 @@ def read_scene_folder(root: str, settings: SceneSettings) -> tuple[list[str], di
 
     Returns:
         Class names, and scenes by condition.
+
+    Raises:
+        UserError: folders or files are missing, two are for the same, or labels are colours or beyond 254.
     """
     if all(os.path.isdir(os.path.join(root, name)) for name in FOLDERS):
         triples: dict[str, list[Any]] = dict(
