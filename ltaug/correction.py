@@ -509,10 +509,11 @@ def shifted_accuracy(
         accuracy["none"][name] = _top1(logits[chosen], mine)
         if calibrated is not None:
             accuracy["calibrated"][name] = _top1(z, mine)
-        # A class without test samples keeps a finite logit.
+        # A class without test samples, or of which an estimate finds none, keeps a finite logit.
         accuracy["given"][name] = _top1(shift_logits(z, source, _counts(mine, len(source)).clamp(min=0.5)), mine)
         for row, estimator in names.items():
-            accuracy[row][name] = _top1(shift_logits(z, source, estimators[estimator](z, source)), mine)
+            target = estimators[estimator](z, source).clamp(min=1e-9)
+            accuracy[row][name] = _top1(shift_logits(z, source, target), mine)
     before = accuracy["none" if calibrated is None else "calibrated"]
     for row in names:
         gains = {name: (accuracy["given"][name] - before[name], accuracy[row][name] - before[name]) for name in sets}
