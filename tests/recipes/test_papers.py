@@ -212,7 +212,7 @@ def rows() -> Iterator[tuple[str, str | None, str, float | None, Methods]]:
         for dataset in ("esc10", *(() if protocol == "envnet_v2_esc10" else ("esc50",))):
             yield "esc50_lt", protocol, dataset, 10, {"erm": {}, "class_balanced": {"tau": 0.0}}
             yield "esc50_lt", mixed, dataset, 10, {"bc": bc, "lob_bc": lob_bc}
-    table = {"erm": {}, "focal": FOCAL, "ldam": {"loss": "ldam"}}
+    table = {"erm": {}, "focal": FOCAL, "ldam": {"loss": "ldam", "classifier": "cosine"}}
     table |= {name: {"class_weights": name} for name in ("median_frequency", "max_frequency")}
     yield "synthia_rgbd", None, "synthia", None, table  # IC, Table 4
 
