@@ -1051,7 +1051,7 @@ def test_templates_and_style_are_beside_the_code_and_name_no_undefined_value(tmp
     """A wheel holds all files below ltaug; a value that a template asks for and does not get is an error."""
     folder = Path(_pages.__file__).parent / "templates"
     names = {path.name for path in folder.iterdir()}
-    pages = {"base.html.j2", "comparison.html.j2", "page.html.j2", "pieces.html.j2", "style.css"}
+    pages = {"base.html.j2", "comparison.html.j2", "fusion.html.j2", "page.html.j2", "pieces.html.j2", "style.css"}
     assert names == {*pages, "explorer.css", "explorer.html.j2", "explorer.js"}
     with pytest.raises(UndefinedError, match="'nothing' is undefined"):
         _pages._templates().from_string("{{ nothing }}").render()

@@ -149,8 +149,8 @@ class TestPathsThatLeaveTheFolder:
         images = parse_list("`a.txt`", f"in/1.jpg 0\n{path} 1\n".encode())
         first = images.paths[1]
         message = (
-            rf"^`a\.txt` has paths that lie outside `data_dir` '.*data', 1 of 2, the first of which is '{first}'\. Put "
-            r"them there; or, if you trust whoever wrote these paths, set `allow_outside` to true\.$"
+            rf"^`a\.txt` has paths that lie outside `data_dir` '.*data', 1 of 2, the first of which is '{first}'"
+            r"(, through a link to '.*out/3\.jpg')?\. Put them there; or, if you trust whoever wrote these paths, set `allow_outside` to true\.$"
         )
         with pytest.raises(UserError, match=message):
             listed_files(folder, images, ["ant", "bee"])
