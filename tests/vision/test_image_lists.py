@@ -150,7 +150,8 @@ class TestPathsThatLeaveTheFolder:
         first = images.paths[1]
         message = (
             rf"^`a\.txt` has paths that lie outside `data_dir` '.*data', 1 of 2, the first of which is '{first}'"
-            r"(, through a link to '.*out/3\.jpg')?\. Put them there; or, if you trust whoever wrote these paths, set `allow_outside` to true\.$"
+            r"(, through a link to '.*out/3\.jpg')?\. Put them there; or, if you trust whoever wrote these paths, set "
+            r"`allow_outside` to true\.$"
         )
         with pytest.raises(UserError, match=message):
             listed_files(folder, images, ["ant", "bee"])
