@@ -470,7 +470,8 @@ def prior_estimators(class_counts: Counts) -> dict[str, PriorEstimator]:
         return estimate_prior(logits, logits_prior, trend=log_counts())
 
     def center(logits: Tensor, logits_prior: Tensor) -> Tensor:
-        return estimate_prior(logits, logits_prior, center=trend(logits, logits_prior))
+        # A steep trend of counts far apart leaves classes without any share in floating point.
+        return estimate_prior(logits, logits_prior, center=trend(logits, logits_prior).clamp(min=1e-30))
 
     return dict(zip(ESTIMATES, (functools.partial(estimate_prior), trend, center), strict=True))
 
