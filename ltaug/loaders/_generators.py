@@ -1,4 +1,8 @@
-"""The global generators of Python, NumPy and torch, for the code of others that draws from them."""
+"""The global generators of Python, NumPy and torch, for the code of others that draws from them.
+
+Nothing of the library draws from them here. What a user names as `augment` does, and must give the same on any number
+of processes: they are seeded for each of its calls, and put back as they were.
+"""
 
 from __future__ import annotations
 

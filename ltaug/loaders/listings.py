@@ -125,7 +125,7 @@ def read_listing(
 
     Paths start at ``root`` or at the table's own folder. A file that is at neither is looked for below ``root``, by
     the end of its path: ``1.wav`` may be ``audio/fold3/1.wav``, unless the table has it in another fold. Where no file
-    is where the table says, ``/home/me/1.wav`` may be ``1.wav``; a warning says so. What is not found stays as it is
+    is where the table says, ``elsewhere/1.wav`` may be ``1.wav``; a warning says so. What is not found stays as it is
     named, for whoever reads the files to say so.
 
     Args:

@@ -51,7 +51,7 @@ def segmented_scene(panels: Mapping[str, Plane], class_names: Sequence[str], *, 
     Raises:
         ValueError: there is no panel, or one has another shape.
 
-    >>> maps = {"truth": np.zeros((4, 6), np.int64), "uncertainty": np.random.rand(4, 6)}
+    >>> maps = {"truth": np.zeros((4, 6), np.int64), "uncertainty": np.eye(4, 6)}
     >>> [ax.get_title() for ax in segmented_scene(maps, ["road", "sky"]).axes[:2]]
     ['truth', 'uncertainty']
     """

@@ -103,7 +103,7 @@ class TestWriting:
             "file,label\n0.wav,dog\n1.wav,sea, far\n2.wav,dog\n".replace("sea, far", '"sea, far"'),
             "\ufeffFile Name ; Category\r\n 0.wav ; dog \r\n\r\n1.wav;sea, far\r\n2.wav;dog\r\n",
             "label\tpath\ndog\t0.wav\nsea, far\t1\ndog\tsounds\\2.wav\n",
-            'filename,class,note\n0.wav,dog,"two\nlines"\n1.wav,"sea, far",\n/home/me/sounds/2.wav,dog,,,\n',
+            'filename,class,note\n0.wav,dog,"two\nlines"\n1.wav,"sea, far",\n/elsewhere/sounds/2.wav,dog,,,\n',
         ],
         ids=["commas", "semicolons", "tabs", "quotes"],
     )

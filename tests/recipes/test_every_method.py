@@ -126,7 +126,7 @@ def settings(recipe: Recipe) -> Any:
 def test_trains(recipe: Recipe, settings: Any, folder: Path, name: str) -> None:
     method, run = METHODS[name], folder / name
     if method.second_stage and recipe.name == "synthia_rgbd":
-        pytest.skip("second stages sample by class: see tests/test_dense.py")
+        pytest.skip("segmentation refuses methods that sample by class, as second stages do: tests/test_dense.py")
     if method.second_stage:
         first = folder / str(method.first_stage)
         if name == "crt":  # as a user does it
