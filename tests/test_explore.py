@@ -30,7 +30,9 @@ from ltaug.report import _explorer, write_explorer
 from ltaug.run import RunFolder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome") or ""
-browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium is on the PATH, and nothing else here runs the page's script")
+browser = pytest.mark.skipif(
+    not CHROMIUM, reason="no Chromium is on the PATH, and nothing else here runs the page's script"
+)
 
 
 def samples(counts: Tensor, per_class: int, seed: int = 0, scale: float = 1.3) -> tuple[Tensor, Tensor]:
