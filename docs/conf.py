@@ -22,8 +22,6 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 sys.path[:0] = [str(ROOT), str(DOCS)]  # the tree that the pages are of, and gallery.py
 
-import gallery  # noqa: E402
-
 import ltaug  # noqa: E402
 
 SOURCE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"]
@@ -52,6 +50,7 @@ myst_heading_anchors = 3
 myst_links_external_new_tab = False
 autodoc_typehints = "description"
 autosummary_generate = False
+default_role = "code"  # docstrings and examples have single backticks, as Markdown
 napoleon_use_ivar = True
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
@@ -86,8 +85,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPAT
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
-    "filename_pattern": r"\.py$",
-    "ignore_pattern": "|".join(gallery.NEED_RUNS),
+    "filename_pattern": r"/(?!sweep_figures)\w+\.py$",  # that one needs runs
     "within_subsection_order": "gallery.place",
     "image_scrapers": ("gallery.figures",),
     "reset_argv": "gallery.arguments",
@@ -98,6 +96,7 @@ sphinx_gallery_conf = {
     "doc_module": ("ltaug",),
     "abort_on_example_error": True,
     "write_computation_times": False,
+    "default_thumb_file": str(DOCS / "images" / "sweep.png"),
     "show_memory": False,
     "plot_gallery": True,
 }

@@ -25,11 +25,10 @@ QUICK = {
     "multilabel": ["--seeds", "1", "--epochs", "5"],
     "unimix_two_discs": ["--worlds", "3"],
     "two_moons": ["--draws", "1"],
-    "prior_estimation": ["--draws", "1", "--samples", "4000", "--steps", "500"],
+    "prior_estimation": ["--draws", "1", "--classes", "50", "--samples", "3000", "--steps", "300"],
     "running_prior": ["--streams", "1"],
 }
 """Fewer seeds and epochs than the tables of examples/README.md have."""
-NEED_RUNS: tuple[str, ...] = ()
 SHOWN: WeakSet[Figure] = WeakSet()
 
 
@@ -46,9 +45,10 @@ def arguments(gallery_conf: dict[str, Any], script_vars: dict[str, Any]) -> list
 def figures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
     """Save the figures that a cell has left in variables: those of this library know nothing of pyplot."""
     paths = []
-    for value in block_vars["example_globals"].values():
-        if isinstance(value, Figure) and value not in SHOWN:
-            SHOWN.add(value)
-            paths.append(next(block_vars["image_path_iterator"]))
-            value.savefig(paths[-1], dpi=130)
+    for left in list(block_vars["example_globals"].values()):
+        for value in left.values() if isinstance(left, dict) else (left,):
+            if isinstance(value, Figure) and value not in SHOWN:
+                SHOWN.add(value)
+                paths.append(next(block_vars["image_path_iterator"]))
+                value.savefig(paths[-1], dpi=130)
     return figure_rst(paths, gallery_conf["src_dir"]) if paths else ""
