@@ -369,7 +369,8 @@ class SceneData:
     def preprocessing(self) -> dict[str, Any]:
         """What a test scene goes through: plain values, kept beside the weights."""
         own = ("modality", "height", "width", "depth_scale")
-        return {name: getattr(self.settings, name) for name in own} | {"mean": self.mean, "std": self.std}
+        plain = {name: getattr(self.settings, name) for name in own}
+        return {"kind": "scenes", **plain, "mean": self.mean, "std": self.std}
 
     def fingerprint(self) -> dict[str, Any]:
         """Fingerprint of the data. A run refuses to resume on data with another one."""

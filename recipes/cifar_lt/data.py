@@ -110,7 +110,7 @@ class Data:
     index_hash: str
     """SHA-256 of the training samples' indices in the full set: equal hashes are equal subsets."""
     preprocessing: dict[str, Any]
-    """`mean` and `std` of the pixels in 0..1, per channel."""
+    """What raw images go through: `size` [H, W, C], `mean` and `std` of the pixels in 0..1, per channel."""
 
     @property
     def train_labels(self) -> Tensor:
@@ -147,7 +147,8 @@ class Data:
             device=accelerator.device,
             num_processes=accelerator.num_processes,
             process_index=accelerator.process_index,
-            **self.preprocessing,
+            mean=self.preprocessing["mean"],
+            std=self.preprocessing["std"],
             **settings,
         )
 
@@ -200,7 +201,9 @@ def load_data(cfg: Any) -> Data:
     if mean is None and inputs["train"].dtype == torch.uint8:
         pixels = inputs["train"].double() / 255
         mean, std = pixels.mean((0, 1, 2)).tolist(), pixels.std((0, 1, 2)).tolist()
-    return Data(inputs, targets, names, ltaug.index_hash(indices), {"mean": mean, "std": std})
+    kind = {"kind": "small_images"} if inputs["train"].dtype == torch.uint8 else {}
+    preprocessing = {**kind, "size": list(inputs["train"].shape[1:]), "mean": mean, "std": std}
+    return Data(inputs, targets, names, ltaug.index_hash(indices), preprocessing)
 
 
 def all_but(indices: Tensor, size: int) -> Tensor:
