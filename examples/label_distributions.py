@@ -68,7 +68,9 @@ def figures_of(counts: Tensor) -> dict[str, Figure]:
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Figure]:
     """Print the table, and draw the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1].rstrip(":"))
+    parser = argparse.ArgumentParser(
+        description="Sampling and mixing decide it, and a prior-corrected loss has to know"
+    )
     parser.add_argument("--out", type=Path, help="folder of the figures; not saved without")
     parser.add_argument("--classes", type=int, default=100, help="how many (default: those of CIFAR-100-LT)")
     parser.add_argument("--largest", type=int, default=500, help="samples of the largest class (default: likewise)")

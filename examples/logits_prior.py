@@ -143,7 +143,9 @@ def draw(rows: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]]) -> Fig
 
 def main(arguments: Sequence[str] | None = None) -> Figure:
     """Print the priors, the mixes that EM finds, and top-1 and NLL on the test set by the prior that is assumed."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1].rstrip(": "))
+    parser = argparse.ArgumentParser(
+        description="Which class prior are the logits of trained networks under, and which assumption about it fits?"
+    )
     parser.add_argument("runs", nargs="*", metavar="RUN", help="finished runs with held-out samples of every class")
     rows: dict[str, list[dict[str, dict[str, float]]]] = {}
     paths = parser.parse_args(arguments).runs

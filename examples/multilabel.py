@@ -98,7 +98,7 @@ def run(method: Method, epochs: int, seed: int, from_log_odds: bool = False) -> 
 
 def main(arguments: Sequence[str] | None = None) -> Figure:
     """Print the table, and draw mAP of all labels and of the rare ones."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1].rstrip(":"))
+    parser = argparse.ArgumentParser(description="Which losses, samplers and mixers help where labels are long-tailed?")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args(arguments)

@@ -112,7 +112,8 @@ def accuracies(counts: Tensor, held_out: Sample, test: Sample, truth: Tensor) ->
 def main(arguments: Sequence[str] | None = None) -> Figure:
     """Print the table, and draw it."""
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[1].rstrip(": "), formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description="How much of what a known class mix brings does an estimated one bring?",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--draws", type=int, default=3, help="worlds that the table is the mean of")
     parser.add_argument("--classes", type=int, default=100, help="number of classes")

@@ -128,7 +128,8 @@ def draw(world: World, samples: int, wave: int) -> Figure:
 def main(arguments: Sequence[str] | None = None) -> Figure:
     """Print the table, and draw one stream."""
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[1].rstrip(": "), formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description="What does it bring, against one estimate of the mix or none?",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders; none: Gaussians")
     parser.add_argument("--held_out", action="store_true", help="streams of held-out samples, not of the test's")

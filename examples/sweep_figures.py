@@ -51,7 +51,7 @@ def read(folder: Path, names: Sequence[str], metric: str = "top1") -> dict[str, 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the means, and save the figure; of two settings one a method and training set."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1].rstrip(":"))
+    parser = argparse.ArgumentParser(description="The figure of a sweep over one setting, or over two")
     parser.add_argument("folder", type=Path, help="of a sweep")
     parser.add_argument("settings", nargs="+", metavar="SETTING", help="one, or two: across and up")
     parser.add_argument("--metric", default="top1", help="top1, many, medium, few, ece, ... (default: %(default)s)")

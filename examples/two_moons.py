@@ -136,7 +136,8 @@ def draw_curve(ax: Axes, curve: list[float], strength: float, found: float) -> N
 def main(arguments: Sequence[str] | None = None) -> Figure:
     """Print the table, and draw the first draw of each world."""
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[1].rstrip(":"), formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description="Move the boundary of a trained network towards the frequent class of moons and circles",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--out", type=Path, help="where to save the figure of the first draw; none without")
     parser.add_argument("--seed", type=int, default=0, help="of the first draw")

@@ -135,7 +135,8 @@ def draw(ax: Axes, title: str, points: Tensor, labels: Tensor, boundary: Boundar
 def main(arguments: Sequence[str] | None = None) -> Figure:
     """Print the table, and draw the first world."""
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[1].rstrip(": "), formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description="Where does a linear SVM put the boundary between a frequent and a rare disc?",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--out", type=Path, help="where to save the figure of the first world; none without")
     parser.add_argument("--seed", type=int, default=0, help="of the first world")
