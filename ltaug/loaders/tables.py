@@ -217,20 +217,21 @@ def _check_class_names(source: str, files: Mapping[str, str]) -> None:
 
 def loading_error(source: str, data_dir: str | None, error: Exception) -> Exception:
     """Error for a data set that cannot be loaded; its message says what else can be done."""
+    from ltaug.hub import reason
+
     if data_dir:
         if "[" in os.path.abspath(data_dir):
             error = ValueError("`datasets` takes [ in its path for a pattern. Rename the folder, or give a link to it.")
         reason = error.__cause__ or error
         return UserError(f"`data_dir` {data_dir!r} cannot be read as a data set of parquet files: {reason}")
-    if "gated" in f"{type(error).__name__} {error}".lower():
-        return ConnectionError(
-            f"The data set {source!r} is open to those only who have accepted its terms. Accept them at "
-            f"https://huggingface.co/datasets/{source}, then log in with `hf auth login` or set HF_TOKEN; or read "
-            "a local copy with `data_dir`."
-        )
+    said = reason(error, source, "dataset")
+    if said is None:
+        said = f"The data set {source!r} could not be loaded from the hub ({type(error).__name__}: {error})"
+    elif "terms" in said:
+        return ConnectionError(f"{said}; or read a local copy with `data_dir`.")
     return ConnectionError(
-        f"The data set {source!r} could not be loaded from the hub ({type(error).__name__}: {error}). Offline "
-        "ways: `data_dir` with parquet files of the same columns, or a cache filled earlier (set HF_HUB_OFFLINE=1)."
+        f"{said}. Offline ways: `data_dir` with parquet files of the same columns, or a cache filled earlier (set "
+        "HF_HUB_OFFLINE=1)."
     )
 
 
