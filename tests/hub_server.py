@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import http.server
 import json
@@ -244,7 +245,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                         above = inside + "/".join(parts[:depth])
                         entries[above] = {"type": "directory", "path": above, "oid": "0" * 40, "size": 0}
                     entries[path] = self.entry(repo, path, content)
-            if not self.query.get("recursive", "").lower() in ("true", "1"):
+            if self.query.get("recursive", "").lower() not in ("true", "1"):
                 entries = {path: each for path, each in entries.items() if "/" not in path[len(inside) :]}
             if inside and not entries:
                 return self.answer(404, {"error": "no such folder"}, error="EntryNotFound")
@@ -265,10 +266,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     @staticmethod
     def entry(repo: Repo, path: str, content: bytes) -> dict[str, Any]:
-        large = {"lfs": {"oid": _sha256(content), "size": len(content), "pointerSize": 130}} if content in repo.lfs else {}
+        large = (
+            {"lfs": {"oid": _sha256(content), "size": len(content), "pointerSize": 130}} if content in repo.lfs else {}
+        )
         return {"type": "file", "path": path, "size": len(content), "oid": _git_oid(content), **large}
 
-    def file(self, kind: str, name: str, revision: str, path: str) -> None:
+    def file(self, *, kind: str, name: str, revision: str, path: str) -> None:
         if (repo := self.repo(kind, name, files=True)) and (found := self.tree(repo, revision)):
             oid, files = found
             if path not in files:
@@ -278,7 +281,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 return self.content(content, ETag=f'"{_git_oid(content)}"', X_Repo_Commit=oid)
             self.server.blobs[_sha256(content)] = content  # which lies elsewhere
             headers = {"X_Linked_Etag": f'"{_sha256(content)}"', "X_Linked_Size": len(content), "X_Repo_Commit": oid}
-            elsewhere = f"http://localhost:{self.server.server_port}/lfs/{_sha256(content)}"  # another host, as a CDN is
+            elsewhere = (
+                f"http://localhost:{self.server.server_port}/lfs/{_sha256(content)}"  # another host, as a CDN is
+            )
             return self.answer(302, b"", Location=elsewhere, **headers)
         return None
 
@@ -316,7 +321,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 known = found[1].get(each["path"])
                 oid = None if known is None else _sha256(known) if large else _git_oid(known)
                 answer.append(
-                    {"path": each["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": oid}
+                    {
+                        "path": each["path"],
+                        "uploadMode": "lfs" if large else "regular",
+                        "shouldIgnore": False,
+                        "oid": oid,
+                    }
                 )
             self.answer(200, {"files": answer})
 
@@ -356,11 +366,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 elif each["key"] == "deletedFile":
                     files.pop(value["path"])
                 elif each["key"] == "deletedFolder":
-                    files = {path: c for path, c in files.items() if not path.startswith(value["path"].rstrip("/") + "/")}
+                    files = {
+                        path: c for path, c in files.items() if not path.startswith(value["path"].rstrip("/") + "/")
+                    }
                 else:
                     return self.answer(400, {"error": f"what is {each['key']}?"})
             oid = repo.commit(files, message, revision)
-            return self.answer(200, {"success": True, "commitOid": oid, "commitUrl": f"{self.url(kind, name)}/commit/{oid}"})
+            return self.answer(
+                200, {"success": True, "commitOid": oid, "commitUrl": f"{self.url(kind, name)}/commit/{oid}"}
+            )
         return None
 
 
@@ -382,8 +396,8 @@ def _routes() -> Iterator[tuple[re.Pattern[str], tuple[str, ...], Any]]:
     yield re.compile(f"{api}/preupload/(?P<revision>.+)"), ("POST",), _Handler.preupload
     yield re.compile(f"{api}/commit/(?P<revision>.+)"), ("POST",), _Handler.commit
     for kind, prefix in (("dataset", "datasets/"), ("model", "")):
-        function = lambda self, kind=kind, **more: self.file(kind, **more)
-        yield re.compile(f"/{prefix}{name}/resolve/(?P<revision>[^/]+)/(?P<path>.+)"), ("GET", "HEAD"), function
+        pattern = f"/{prefix}{name}/resolve/(?P<revision>[^/]+)/(?P<path>.+)"
+        yield re.compile(pattern), ("GET", "HEAD"), functools.partial(_Handler.file, kind=kind)
 
 
 _ROUTES = list(_routes())
@@ -433,7 +447,9 @@ def asked_by_this_process(server: HubServer, home: Path, token: str | None = TOK
         patch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")
         patch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", str(home / "datasets" / "downloads"))
-        patch.setattr(datasets.config, "HUB_DATASETS_URL", server.endpoint + "/datasets/{repo_id}/resolve/{revision}/{path}")
+        patch.setattr(
+            datasets.config, "HUB_DATASETS_URL", server.endpoint + "/datasets/{repo_id}/resolve/{revision}/{path}"
+        )
         # The clients wait seconds before they ask again: here they ask at once.
         quick: Any = type("Time", (), {**{k: getattr(time, k) for k in ("time", "monotonic")}, "sleep": lambda s: None})
         patch.setattr(_http, "time", quick)

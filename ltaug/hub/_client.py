@@ -20,6 +20,7 @@ PATIENCE = 30.0
 BUSY = (429, 500, 502, 503, 504)
 _NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _BROKEN = ("RemoteProtocolError", "ReadError", "WriteError", "ChunkedEncodingError", "IncompleteRead")
+_GATED = re.compile(r"\bis (a )?gated\b")  # others advise on "private or gated" places
 _TIMEOUT = ("ReadTimeout", "WriteTimeout", "PoolTimeout", "ConnectTimeout")
 
 
@@ -46,7 +47,7 @@ def api() -> Any:
     return HfApi()
 
 
-def reason(error: BaseException, place: str, kind: Kind = "model", writes: bool = False) -> str | None:
+def hub_reason(error: BaseException, place: str, kind: Kind = "model", writes: bool = False) -> str | None:
     """What an error of the hub's clients means, and what to do: a line; None for an error of another kind.
 
     Args:
@@ -64,7 +65,7 @@ def reason(error: BaseException, place: str, kind: Kind = "model", writes: bool 
     page = f"{hub}/{'datasets/' if kind == 'dataset' else ''}{place}"
     log_in = "log in with `hf auth login` or set HF_TOKEN"
     failed = f"The {what} could not be {'written to' if writes else 'loaded from'} the hub: "
-    if "GatedRepoError" in names or any("gated" in str(each).lower() for each in chain):
+    if "GatedRepoError" in names or any(_GATED.search(str(each)) for each in chain):
         then = "with the account that is logged in here" if logged_in else f"then {log_in}"
         return f"The {what} is open to those only who have accepted its terms. Accept them at {page}, {then}"
     if "RevisionNotFoundError" in names:
@@ -75,7 +76,7 @@ def reason(error: BaseException, place: str, kind: Kind = "model", writes: bool 
         return f"{failed}nobody is logged in. Make a token that may write, and {log_in}"
     if status == 403 and writes:
         return (
-            f"{failed}its token may not write there. OWNER must be the account that is logged in (`hf auth whoami` says "
+            f"{failed}you may not write there. OWNER must be the account that is logged in (`hf auth whoami` says "
             "which) or an organisation of it, and the token must be one that may write"
         )
     if status in BUSY:
@@ -84,7 +85,8 @@ def reason(error: BaseException, place: str, kind: Kind = "model", writes: bool 
         who = "that this account may read" if logged_in else f"that everybody may read. If it is private, {log_in}"
         return f"There is no {what} on the hub {who}. Check its name"
     if "OfflineModeIsEnabled" in names and constants.HF_HUB_OFFLINE:
-        return f"{failed}HF_HUB_OFFLINE=1 keeps its client offline{'' if writes else ', and it is not in the cache'}. Unset it"
+        cached = "" if writes else ", and it is not in the cache"
+        return f"{failed}HF_HUB_OFFLINE=1 keeps its client offline{cached}. Unset it"
     if names & {"ConnectError", "ProxyError", "ConnectTimeout", "OfflineModeIsEnabled"}:
         return f"{failed}{hub} does not answer. Check the network, and HF_ENDPOINT and proxies if they are set"
     if names & {*_BROKEN, *_TIMEOUT} or any("Consistency check failed" in str(each) for each in chain):
@@ -113,11 +115,13 @@ def hub_errors(place: str, kind: Kind = "model", writes: bool = False) -> Iterat
         yield
     except UserError:
         raise
-    except Exception as error:  # the client raises its own, those of its HTTP library, ValueError, RuntimeError, OSError
+    except (
+        Exception
+    ) as error:  # the client raises its own, those of its HTTP library, ValueError, RuntimeError, OSError
         full = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
         if isinstance(error, OSError) and error.errno in full:
             raise
-        said = reason(error, place, kind, writes)
+        said = hub_reason(error, place, kind, writes)
         if said is None:
             done = "written to" if writes else "read from"
             first = str(error).strip().partition("\n")[0]
@@ -128,7 +132,7 @@ def hub_errors(place: str, kind: Kind = "model", writes: bool = False) -> Iterat
 
 
 def patiently(ask: Callable[[], T]) -> T:
-    """Call a function, and again for half a minute as long as the hub is busy; the client does so in some places only."""
+    """Call a function, and again for half a minute while the hub is busy; the client does so in some places only."""
     wait, began = 1.0, time.monotonic()
     while True:
         try:

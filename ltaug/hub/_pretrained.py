@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from ltaug.run import RunFolder
 
 
 def load_pretrained(
-    place: str | Path, model: nn.Module | None = None, revision: str | None = None, script: str | Path | None = None
+    place: str | PathLike[str],
+    model: nn.Module | None = None,
+    revision: str | None = None,
+    script: str | Path | None = None,
 ) -> tuple[nn.Module, Mapping[str, Any]]:
     """A finished run's network, whose logits are those of the run, and its ``ltaug.json``.
 
@@ -44,7 +48,7 @@ def load_pretrained(
     return model.eval(), info
 
 
-def find_place(place: str | Path, revision: str | None = None) -> Path:
+def find_place(place: str | PathLike[str], revision: str | None = None) -> Path:
     """The folder of a run that is here, or is pulled from the hub.
 
     Raises:
@@ -56,7 +60,7 @@ def find_place(place: str | Path, revision: str | None = None) -> Path:
             raise UserError(f"`revision` is of a model on the hub, but {str(place)!r} is a folder. Leave it out.")
         return folder
     try:
-        return pull_run(check_name(str(place)), revision=revision)
+        return pull_run(check_name(fspath(place)), revision=revision)
     except UserError as error:
         raise UserError(f"There is no folder {str(place)!r}. As a name on the hub: {error}") from error
 
@@ -67,15 +71,16 @@ def _make(folder: Path, info: Mapping[str, Any], script: str | Path | None) -> n
     from ltaug.trained import load_trained
 
     try:
-        return load_trained(folder, script).network
+        network: nn.Module = load_trained(folder, script).network
+        return network
     except (UserError, FileNotFoundError) as error:
         if script is not None:
             raise
         if (folder / "model.onnx").is_file():
             return _ExportedNetwork(folder / "model.onnx", info.get("logits_prior"))
         raise UserError(
-            f"No network can be made of `{folder}`: {str(error).rstrip('.')}; and it has no model.onnx. Pass the network "
-            "as `model`, or the training script of its recipe as `script`."
+            f"No network can be made of `{folder}`: {str(error).rstrip('.')}; and it has no model.onnx. Pass the "
+            "network as `model`, or the training script of its recipe as `script`."
         ) from error
 
 
@@ -83,7 +88,9 @@ def _of_timm(folder: Path) -> nn.Module:
     try:
         import timm
     except ImportError as error:
-        raise UserError(f"`{folder}` holds a network of timm: pip install timm, or pass the network as `model`.") from error
+        raise UserError(
+            f"`{folder}` holds a network of timm: pip install timm, or pass the network as `model`."
+        ) from error
     try:
         network: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
     except Exception as error:  # whatever a file of somebody else makes of it

@@ -154,8 +154,8 @@ def upload(
         patiently(lambda: client.create_repo(repo_id, repo_type=kind, private=private or None, exist_ok=True))
         if private and not patiently(lambda: client.repo_info(repo_id, repo_type=kind)).private:
             raise UserError(
-                f"{repo_id!r} is on the hub already, for everybody to read, and stays so. Make it private in its settings "
-                "there, or push to another name."
+                f"{repo_id!r} is on the hub already, for everybody to read. Make it private in its settings there, or "
+                "push to another name."
             )
         if revision not in (None, "main"):
             patiently(lambda: client.create_branch(repo_id, repo_type=kind, branch=revision, exist_ok=True))
@@ -198,7 +198,8 @@ def pull_run(repo_id: str, folder: str | Path | None = None, revision: str | Non
         names = None
         if not _offline():
             info = patiently(lambda: client.repo_info(repo_id, revision=revision))
-            revision, names = info.sha, _pulled([each.rfilename for each in info.siblings or ()])
+            names = _pulled([each.rfilename for each in info.siblings or ()])
+            revision = revision if target is None else info.sha  # which the cache keeps by its name
             if missing := {"ltaug.json", "model.safetensors"} - set(names):
                 raise UserError(f"The model {repo_id!r} is no run of ltaug: it has no {sorted(missing)[0]}.")
         if target is not None and names is not None:
@@ -216,7 +217,9 @@ def pull_run(repo_id: str, folder: str | Path | None = None, revision: str | Non
         if target is not None and names is not None:
             for stale in {*known} - {*names}:
                 (target / stale).unlink(missing_ok=True)
-            write_atomically(target / _RECORD, _json({"repo_id": repo_id, "revision": revision, "files": sorted(names)}))
+            write_atomically(
+                target / _RECORD, _json({"repo_id": repo_id, "revision": revision, "files": sorted(names)})
+            )
     return place
 
 
@@ -235,7 +238,7 @@ def _quiet() -> Iterator[None]:
     """Without the warnings of the client, whose last word is ours."""
     import huggingface_hub
 
-    logging = huggingface_hub.utils.logging
+    logging: Any = huggingface_hub.utils.logging
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

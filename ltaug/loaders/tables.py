@@ -217,14 +217,14 @@ def _check_class_names(source: str, files: Mapping[str, str]) -> None:
 
 def loading_error(source: str, data_dir: str | None, error: Exception) -> Exception:
     """Error for a data set that cannot be loaded; its message says what else can be done."""
-    from ltaug.hub import reason
+    from ltaug.hub import hub_reason
 
     if data_dir:
         if "[" in os.path.abspath(data_dir):
             error = ValueError("`datasets` takes [ in its path for a pattern. Rename the folder, or give a link to it.")
         reason = error.__cause__ or error
         return UserError(f"`data_dir` {data_dir!r} cannot be read as a data set of parquet files: {reason}")
-    said = reason(error, source, "dataset")
+    said = hub_reason(error, source, "dataset")
     if said is None:
         said = f"The data set {source!r} could not be loaded from the hub ({type(error).__name__}: {error})"
     elif "terms" in said:

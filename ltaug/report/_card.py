@@ -85,19 +85,51 @@ def write_card(
     info = run.folder.info() if run.finished and (run_dir / "ltaug.json").is_file() else {}
     if not info or run.class_counts is None:
         raise UserError(
-            f"`{run_dir}` is not finished: it has no {'summary.json' if not run.finished else 'ltaug.json'} yet. Wait for "
+            f"`{run_dir}` is not finished: it has no {'ltaug.json' if run.finished else 'summary.json'} yet. Wait for "
             "the end of its training, or resume it."
         )
     figures = {
-        name: text for name, text, draw in _figures(run) if _drawn(draw, folder / f"{name}.png", obliged=name == "counts")
+        name: text
+        for name, text, draw in _figures(run)
+        if _drawn(draw, folder / f"{name}.png", obliged=name == "counts")
     }
     words = _words(run, info, repo_id, files, figures)
-    card = f"---\n{_metadata(run, info, repo_id, license, words['task'])}\n---\n{_template().render(words)}"
+    card = f"---\n{_metadata(run, info, repo_id, license, words['task'])}\n---\n{_template('card.md.j2').render(words)}"
     write_atomically(folder / "README.md", card)
     return folder / "README.md"
 
 
-def _template() -> Any:
+def write_data_card(folder: Path, metadata: str, subset: Mapping[str, Any], shared: Any) -> Path:
+    """Write the card of a long-tailed data set, README.md, and its figure into a folder.
+
+    Args:
+        folder: where they are written.
+        metadata: YAML for the hub.
+        subset: what was taken, the fields of :class:`ltaug.hub._data.Subset`.
+        shared: its :class:`~ltaug.loaders.sharing.SharedData`.
+    """
+    counts, names = torch.tensor(subset["class_counts"]), list(subset["class_names"])
+    several = shared.splits["train"].labels.ndim > 1
+    _drawn(lambda: plots.class_counts(counts, class_names=names, several=several), folder / "counts.png", obliged=True)
+    least = int(counts.min())
+    order = torch.argsort(counts, descending=True, stable=True).tolist()[:TABLED_CLASSES]
+    words = {
+        **subset,
+        "settings": {name: value for name, value in subset["settings"].items() if value is not None},
+        "media": shared.media,
+        "columns": shared.columns,
+        "several": several,
+        "most": int(counts.max()),
+        "least": least,
+        "ratio": f"{int(counts.max()) / least:,.4g}" if least else "",
+        "groups": {name: int(mask.sum()) for name, mask in shot_groups(counts).items()},
+        "table": [(text(names[k]), int(counts[k])) for k in order],
+    }
+    write_atomically(folder / "README.md", f"---\n{metadata}---\n{_template('data_card.md.j2').render(words)}")
+    return folder / "README.md"
+
+
+def _template(name: str) -> Any:
     found = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=StrictUndefined,
@@ -107,7 +139,7 @@ def _template() -> Any:
         autoescape=False,  # Markdown, in which `text` escapes what comes from data
     )
     found.filters |= {"count": count, "text": text}
-    return found.get_template("card.md.j2")
+    return found.get_template(name)
 
 
 def text(value: object) -> str:
@@ -150,6 +182,7 @@ def _words(
         "ratio": f"{int(counts.max()) / least:,.4g}" if least else "",
         "groups": {name: int(mask.sum()) for name, mask in shot_groups(counts).items()},
         "parameters": parameters_in_words(number) if (number := as_number(run.summary.get("parameters"))) else "",
+        "uniform": _is_uniform(info.get("logits_prior")),
         "prior": _prior(info.get("logits_prior"), counts, names),
         "prior_reason": str(info.get("logits_prior_reason") or ""),
         "metrics": [(*meanings[key], metric(final[key], key)) for key in meanings if key in final],
@@ -177,13 +210,19 @@ def _raw(kind: str, preprocessing: Mapping[str, Any]) -> str:
     """What raw input is; empty where the run does not say."""
     size = " x ".join(map(str, preprocessing.get("size") or ())) if kind == "small_images" else ""
     try:
-        return RAW.get(kind, "").format(**{"size": size or "the size that it was trained on", **_no_size(preprocessing)})
+        return RAW.get(kind, "").format(
+            **{"size": size or "the size that it was trained on", **_no_size(preprocessing)}
+        )
     except (KeyError, ValueError):
         return ""
 
 
 def _no_size(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in preprocessing.items() if key != "size"}
+
+
+def _is_uniform(given: Sequence[float] | None) -> bool:
+    return given is not None and max(given) - min(given) <= 1e-3 * max(given)
 
 
 def _prior(given: Sequence[float] | None, counts: Tensor, names: Sequence[str]) -> str:
@@ -193,8 +232,8 @@ def _prior(given: Sequence[float] | None, counts: Tensor, names: Sequence[str]) 
     prior = torch.tensor(given, dtype=torch.float64)
     if prior.shape != counts.shape:
         return ""
-    prior, uniform = prior / prior.sum(), torch.full_like(prior, 1 / len(prior))
-    if torch.allclose(prior, uniform, rtol=1e-3):
+    prior = prior / prior.sum()
+    if _is_uniform(given):
         return "the **uniform prior**: every class counts alike"
     high, low = int(prior.argmax()), int(prior.argmin())
     ends = f"from {100 * prior[high]:.3g} % ({text(names[high])}) to {100 * prior[low]:.3g} % ({text(names[low])})"
@@ -236,17 +275,26 @@ def _facts(run: Record) -> list[tuple[str, str]]:
     data = run.training_set + (f", {settings['profile']} profile" if settings.get("profile") else "")
     rows = [
         ("data", text(data)),
-        ("training subset", f"SHA-256 of its indices `{hashes['training_indices']}`" if "training_indices" in hashes else ""),
+        (
+            "training subset",
+            f"SHA-256 of its indices `{hashes['training_indices']}`" if "training_indices" in hashes else "",
+        ),
         ("test labels", f"SHA-256 `{hashes['test_labels']}`" if "test_labels" in hashes else ""),
         ("network", text(summary.get("model") or "")),
         ("epochs", str(summary.get("epochs", ""))),
         ("seed", str(summary.get("seed", ""))),
         ("first stage", text(summary.get("first_stage") or "")),
         ("time", duration(summary.get("wall_time_s"))),
-        ("hardware", text(system) + (f", {processes} processes" if (processes := summary.get("num_processes") or 1) > 1 else "")),
+        (
+            "hardware",
+            text(system) + (f", {processes} processes" if (processes := summary.get("num_processes") or 1) > 1 else ""),
+        ),
         ("precision", text(summary.get("precision") or "")),
         ("versions", text(versions)),
-        ("code", f"commit `{commit}`{'' if git.get('clean') else ', with changes that are not in it'}" if commit else ""),
+        (
+            "code",
+            f"commit `{commit}`{'' if git.get('clean') else ', with changes that are not in it'}" if commit else "",
+        ),
     ]
     return [(word, value) for word, value in rows if value]
 
@@ -282,7 +330,11 @@ def _metadata(run: Record, info: Mapping[str, Any], repo_id: str, license: str |
     settings, final = run.config, run.final
     data = str(run.summary.get("data") or settings.get("dataset") or "unknown")
     source = settings.get("hub_id") or SOURCES.get(str(settings.get("dataset")))
-    shown = RESULTS if not run.several else {key: ("mean_average_precision", OF_LABELS[key][0]) for key in ("map", "many", "medium", "few")}
+    shown = (
+        RESULTS
+        if not run.several
+        else {key: ("mean_average_precision", OF_LABELS[key][0]) for key in ("map", "many", "medium", "few")}
+    )
     scored = [(key, value) for key in shown if (value := as_number(final.get(key))) is not None]
     results = [
         EvalResult(
@@ -330,9 +382,11 @@ def _figures(run: Record) -> list[tuple[str, str, Callable[[], Figure]]]:
         )
     ]
     if (accuracy := run.accuracy) is not None:
-        draw = plots.per_label_precision if several else plots.per_class_accuracy
+        draw: Callable[..., Figure] = plots.per_label_precision if several else plots.per_class_accuracy
         words = {"label_names" if several else "class_names": names}
-        found.append(("accuracy", "Test result of every class, in the same order", lambda: draw(accuracy, counts, **words)))
+        found.append(
+            ("accuracy", "Test result of every class, in the same order", lambda: draw(accuracy, counts, **words))
+        )
     if run.logits is not None:
         logits, labels = run.logits
         alt = "How often the model is right, by the probability that it gives"
