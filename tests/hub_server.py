@@ -73,6 +73,7 @@ class HubServer(http.server.ThreadingHTTPServer):
         self.blobs: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.seen: list[str] = []
+        self.patch = pytest.MonkeyPatch()  # of the client, see `asked_by_this_process`
 
     @property
     def endpoint(self) -> str:
@@ -425,7 +426,7 @@ def serving() -> Iterator[HubServer]:
 
 
 @contextlib.contextmanager
-def asked_by_this_process(server: HubServer, home: Path, token: str | None = TOKEN) -> Iterator[pytest.MonkeyPatch]:
+def asked_by_this_process(server: HubServer, home: Path, token: str | None = TOKEN) -> Iterator[None]:
     """Point the clients of this process at a hub: what HF_ENDPOINT, HF_HOME and HF_TOKEN do when they are imported."""
     import datasets
     import huggingface_hub
@@ -455,5 +456,6 @@ def asked_by_this_process(server: HubServer, home: Path, token: str | None = TOK
         patch.setattr(_http, "time", quick)
         patch.setattr(huggingface_hub.file_download, "time", quick)
         huggingface_hub.HfFileSystem.clear_instance_cache()
-        yield patch
+        server.patch = patch
+        yield
     huggingface_hub.HfFileSystem.clear_instance_cache()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,17 +32,17 @@ PRIOR = COUNTS / COUNTS.sum()
 
 
 @pytest.fixture
-def hub(tmp_path: Path, few_figures: None) -> Iterator[HubServer]:
-    with serving() as server, asked_by_this_process(server, tmp_path / "home") as patch:
-        patch.setattr(ltaug.hub._client.time, "sleep", lambda seconds: None)
-        patch.setattr(ltaug.hub._client, "PATIENCE", 5.0)
+def hub(tmp_path: Path) -> Iterator[HubServer]:
+    with serving() as server, asked_by_this_process(server, tmp_path / "home"):
+        without_figures(server.patch)
+        server.patch.setattr(ltaug.hub._client.time, "sleep", lambda seconds: None)
+        server.patch.setattr(ltaug.hub._client, "PATIENCE", 5.0)
         yield server
 
 
-@pytest.fixture
-def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures take longer than all the rest, and are looked at by a test of the card."""
-    monkeypatch.setattr(ltaug.report._card, "_drawn", lambda draw, path, obliged: path.write_bytes(b"PNG") > 0)
+def without_figures(patch: pytest.MonkeyPatch) -> None:
+    """They take longer than all the rest, and are looked at by a test of the card."""
+    patch.setattr(ltaug.report._card, "_drawn", lambda draw, path, obliged: path.write_bytes(b"PNG") > 0)
 
 
 def network() -> nn.Module:
@@ -134,7 +135,8 @@ class TestCard:
             (None, "No prior of the logits is recorded"),
         ],
     )
-    def test_the_prior_in_words(self, tmp_path: Path, few_figures: None, prior: Any, words: str) -> None:
+    def test_the_prior_in_words(self, tmp_path: Path, monkeypatch: Any, prior: Any, words: str) -> None:
+        without_figures(monkeypatch)
         run = make_run(tmp_path / "run", logits_prior=prior)
         ltaug.hub.write_model_folder(run, tmp_path / "out", "ada/x", formats=())
         assert words in (tmp_path / "out" / "README.md").read_text()
@@ -156,6 +158,7 @@ class TestRoundTrip:
         repo = hub.repos["model", "ada/digits"]
         assert repo.private
         assert repo.messages == ["initial commit", "first"]  # one commit
+        assert hub.asked("POST .*/commit") == ["POST /api/models/ada/digits/commit/main"]
         assert set(repo.files()) == {
             *(
                 "README.md",
@@ -282,11 +285,11 @@ class TestFaults:
         ],
     )
     def test_who_may_not_write(
-        self, hub: HubServer, run: Path, capsys: Any, monkeypatch: Any, token: str | None, owner: str, line: str
+        self, hub: HubServer, run: Path, capsys: Any, token: str | None, owner: str, line: str
     ) -> None:
-        monkeypatch.delenv("HF_TOKEN")
+        hub.patch.delenv("HF_TOKEN")
         if token:
-            monkeypatch.setenv("HF_TOKEN", token)
+            hub.patch.setenv("HF_TOKEN", token)
         printed = refused(capsys, "push", run, f"{owner}/m", "--formats", "none")
         assert line in printed
         assert printed.endswith("Nothing of it is to be seen there: it appears as a whole.")
@@ -306,7 +309,7 @@ class TestFaults:
         where = f"Accept them at {hub.endpoint}/eve/gated, "
         line = refused(capsys, "pull", "eve/gated", tmp_path / "x")
         assert f"{where}with the account that is logged in here." in line
-        monkeypatch.delenv("HF_TOKEN")
+        hub.patch.delenv("HF_TOKEN")
         line = refused(capsys, "pull", "eve/gated", tmp_path / "y")
         assert f"{where}then log in with `hf auth login` or set HF_TOKEN." in line
         line = refused(capsys, "pull", "eve/private", tmp_path / "z")
@@ -340,7 +343,8 @@ class TestFaults:
         hub.fails("broken", "GET /lfs", times=2)
         pulled = ltaug.hub.pull_run("ada/m", tmp_path / "pulled")
         assert (pulled / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
-        hub.fails("broken", "PUT /lfs|GET /lfs")
+        hub.fails("broken", "GET /lfs")
+        shutil.rmtree(tmp_path / "home" / "hub")
         line = refused(capsys, "pull", "ada/m", tmp_path / "x")
         assert "the transfer broke off, also when it was resumed. The same command goes on with it." in line
         hub.faults.clear()
@@ -352,7 +356,7 @@ class TestFaults:
         line = refused(capsys, "push", run, "ada/n", "--formats", "none")
         assert "'ada/n' could not be written to the hub: the transfer broke off" in line
 
-    def test_offline(self, hub: HubServer, run: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    def test_offline(self, hub: HubServer, run: Path, tmp_path: Path, capsys: Any) -> None:
         ltaug.hub.push_run(run, "ada/m", formats=())
         cached = ltaug.hub.pull_run("ada/m")
         hub.shutdown()
@@ -361,7 +365,7 @@ class TestFaults:
         line = refused(capsys, "push", run, "ada/m", "--formats", "none")
         assert f"'ada/m' could not be written to the hub: {hub.endpoint} does not answer. Check the network" in line
         assert "does not answer. Check the network" in refused(capsys, "pull", "ada/n", tmp_path / "x")
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        hub.patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
         assert ltaug.hub.pull_run("ada/m") == cached
         line = refused(capsys, "pull", "ada/n", tmp_path / "x")
         assert "HF_HUB_OFFLINE=1 keeps its client offline, and it is not in the cache. Unset it." in line

@@ -309,7 +309,7 @@ def _decode(cfg: Any, source: SoundSource, chosen: dict[str, tuple[SoundPart, Te
     counts = counts_of(labels["train"], len(source.class_names))
     left_out = len(sounds) - sum(map(len, clips.values()))
     recorded = ("sample_rate", "trim_silence", "trim_db", "crop_length", "test_crops", "test_hop", "aggregate")
-    preprocessing = {name: getattr(cfg, name) for name in recorded}
+    preprocessing = {"kind": "sounds", **{name: getattr(cfg, name) for name in recorded}}
     part, train = chosen["train"]
     subset = index_hash(train if part.places is None else part.places[train])
     data = SoundData(clips, labels, files, source.class_names, counts, subset, left_out, preprocessing)

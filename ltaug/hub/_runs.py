@@ -30,8 +30,8 @@ _OURS = (
 """Every file that a push may have: those that a later one does not have are removed by it."""
 _PULLED = ("*.safetensors", "*.json", "*.yaml", "*.csv", "*.md", "*.png", "*.onnx", "*.pt2")
 """What is pulled: nothing of it is executed when it is read."""
-_RECORD = Path(".cache", "huggingface", "ltaug.json")
-"""In a pulled folder, where the hub's client keeps its notes: whose files they are."""
+_RECORD = ".pulled.json"
+"""In a pulled folder: whose files they are."""
 
 
 def write_model_folder(
@@ -179,7 +179,7 @@ def pull_run(repo_id: str, folder: str | Path | None = None, revision: str | Non
     Args:
         repo_id: OWNER/NAME.
         folder: where its files go: a new one, or that of an earlier pull of the same name, whose files are then those
-            of this revision. By default the cache of the hub's client, to be read only.
+            of this revision. By default they stay in the cache of the hub's client, to be read only.
         revision: branch, tag or commit; by default the main branch.
 
     Returns:
@@ -188,49 +188,48 @@ def pull_run(repo_id: str, folder: str | Path | None = None, revision: str | Non
     Raises:
         UserError: it cannot be had, or is no run of ltaug; the line says what to do.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
     check_name(repo_id)
     target = None if folder is None else Path(folder).expanduser()
     known = _check_pulled(target, repo_id) if target is not None else []
     client = api()
+
+    def download(what: str | None) -> Path:
+        patterns: Any = {"allow_patterns": list(_PULLED), "ignore_patterns": "*/*"}
+        return Path(patiently(lambda: snapshot_download(repo_id, revision=what, **patterns)))
+
     with hub_errors(repo_id), _quiet():
-        names = None
-        if not _offline():
+        if not constants.HF_HUB_OFFLINE:
             info = patiently(lambda: client.repo_info(repo_id, revision=revision))
-            names = _pulled([each.rfilename for each in info.siblings or ()])
-            revision = revision if target is None else info.sha  # which the cache keeps by its name
-            if missing := {"ltaug.json", "model.safetensors"} - set(names):
-                raise UserError(f"The model {repo_id!r} is no run of ltaug: it has no {sorted(missing)[0]}.")
-        if target is not None and names is not None:
-            target.joinpath(_RECORD).parent.mkdir(parents=True, exist_ok=True)
-            # Before anything is there, so that a pull that breaks off can be taken up again.
-            note = {"repo_id": repo_id, "revision": revision, "files": sorted({*known, *names})}
-            write_atomically(target / _RECORD, _json(note))
-        place = Path(
-            patiently(
-                lambda: snapshot_download(
-                    repo_id, revision=revision, local_dir=target, allow_patterns=list(_PULLED), ignore_patterns="*/*"
-                )
-            )
-        )
-        if target is not None and names is not None:
-            for stale in {*known} - {*names}:
-                (target / stale).unlink(missing_ok=True)
-            write_atomically(
-                target / _RECORD, _json({"repo_id": repo_id, "revision": revision, "files": sorted(names)})
-            )
-    return place
+            _check_run(repo_id, [each.rfilename for each in info.siblings or ()])
+            # By its commit: of a branch the client would silently take what it has, should the hub fail now.
+            place = download(info.sha)
+            with contextlib.suppress(Exception):  # so that the cache knows the branch, where there is no network
+                download(revision)
+        else:
+            place = download(revision)
+    _check_run(repo_id, names := [path.name for path in place.iterdir()])
+    if target is None:
+        return place
+    target.mkdir(parents=True, exist_ok=True)
+    note = {"repo_id": repo_id, "revision": place.name, "files": sorted({*known, *names})}
+    write_atomically(target / _RECORD, _json(note))  # before there is anything, so that it can be done again
+    for name in names:
+        write_atomically(target / name, (place / name).read_bytes())
+    for stale in {*known} - {*names}:
+        (target / stale).unlink(missing_ok=True)
+    write_atomically(target / _RECORD, _json({**note, "files": sorted(names)}))
+    return target
+
+
+def _check_run(repo_id: str, names: Iterable[str]) -> None:
+    if missing := {"ltaug.json", "model.safetensors"} - set(names):
+        raise UserError(f"The model {repo_id!r} is no run of ltaug: it has no {sorted(missing)[0]}.")
 
 
 def _pulled(names: Iterable[str]) -> list[str]:
     return [name for name in names if "/" not in name and any(Path(name).match(pattern) for pattern in _PULLED)]
-
-
-def _offline() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
 
 
 @contextlib.contextmanager

@@ -128,7 +128,7 @@ class Data:
     index_hash: str
     """SHA-256 of the training samples' indices in the full set: equal hashes are equal subsets."""
     preprocessing: dict[str, Any]
-    """`mean` and `std` of the pixels in 0..1, per channel."""
+    """What a test image goes through: plain values, kept beside the weights; none of samples that are no images."""
     places: dict[str, Tensor]
     """Of the samples of each split in the full set's, int64 [N]."""
 
@@ -167,7 +167,8 @@ class Data:
             device=accelerator.device,
             num_processes=accelerator.num_processes,
             process_index=accelerator.process_index,
-            **self.preprocessing,
+            mean=self.preprocessing.get("mean"),
+            std=self.preprocessing.get("std"),
             **settings,
         )
 
@@ -232,11 +233,14 @@ def load_data(cfg: Any) -> Data:
         places["held_out"] = torch.arange(len(targets["held_out"]))
     if splits.places is not None:  # of a subset: equal hashes are equal subsets of the full set
         places["train"] = splits.places[indices]
-    mean, std = splits.mean, splits.std
-    if mean is None and inputs["train"].dtype == torch.uint8:
-        pixels = inputs["train"].double() / 255
-        mean, std = pixels.mean((0, 1, 2)).tolist(), pixels.std((0, 1, 2)).tolist()
-    return Data(inputs, targets, names, ltaug.index_hash(places["train"]), {"mean": mean, "std": std}, places)
+    preprocessing: dict[str, Any] = {}
+    if inputs["train"].dtype == torch.uint8:
+        mean, std = splits.mean, splits.std
+        if mean is None:
+            pixels = inputs["train"].double() / 255
+            mean, std = pixels.mean((0, 1, 2)).tolist(), pixels.std((0, 1, 2)).tolist()
+        preprocessing = {"kind": "small_images", "size": list(inputs["train"].shape[1:]), "mean": mean, "std": std}
+    return Data(inputs, targets, names, ltaug.index_hash(places["train"]), preprocessing, places)
 
 
 def _png(inputs: Tensor, k: int) -> tuple[bytes, str]:
