@@ -180,7 +180,7 @@ class SoundData:
         for split, (part, indices) in self.origin.items():
             places = indices if part.places is None else part.places[indices]
             files = partial(_encoded, part, indices)
-            splits["validation" if split == "held_out" else split] = SharedSplit(places, part.labels[indices], files)
+            splits[split] = SharedSplit(places, part.labels[indices], files)
         return SharedData("audio", (cfg.audio_column, cfg.label_column or "label"), self.class_names, splits)
 
     def describe(self) -> str:
@@ -263,7 +263,8 @@ def long_tailed_sounds(source: SoundSource, cfg: Any, made: bool = False) -> Sou
     if cfg.held_out_per_class:
         kept = rest[hold_out(labels[rest], cfg.held_out_per_class, names, "held_out_per_class", cfg.data_seed)]
         chosen["held_out"], rest = (source.train, kept), rest[~torch.isin(rest, kept)]
-    train = rest[thin_out(labels[rest], cfg.profile, cfg.imbalance_ratio, names, cfg.data_seed)]
+    shared = source.train.places is not None
+    train = rest[thin_out(labels[rest], cfg.profile, cfg.imbalance_ratio, names, cfg.data_seed, in_order=shared)]
     if labels.ndim > 1 and (lacking := [names[k] for k in (~labels[train].any(0)).nonzero()[:, 0].tolist()]):
         warn(f"no training clip has these labels, which nothing learns, then: {', '.join(lacking)}.")
     return _decode(cfg, source, {"train": (source.train, train), **chosen}, made)

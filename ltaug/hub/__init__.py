@@ -5,7 +5,7 @@ Needs ``huggingface_hub``, of the extra ``recipes``. Whatever goes wrong on the 
 ``hf auth login`` says who asks.
 """
 
-from ltaug.hub._client import hub_errors, hub_reason
+from ltaug.hub._client import hub_errors, hub_reason, patiently
 from ltaug.hub._data import push_data, write_data_folder
 from ltaug.hub._pretrained import load_pretrained
 from ltaug.hub._runs import pull_run, push_run, write_model_folder
@@ -14,6 +14,7 @@ __all__ = [
     "hub_errors",
     "hub_reason",
     "load_pretrained",
+    "patiently",
     "pull_run",
     "push_data",
     "push_run",

@@ -21,6 +21,7 @@ BUSY = (429, 500, 502, 503, 504)
 _NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _BROKEN = ("RemoteProtocolError", "ReadError", "WriteError", "ChunkedEncodingError", "IncompleteRead")
 _GATED = re.compile(r"\bis (a )?gated\b|GatedRepoError")  # others advise on "private or gated" places
+_MISSING = "doesn't exist on the Hub"  # of `datasets`, which drops the cause
 _TIMEOUT = ("ReadTimeout", "WriteTimeout", "PoolTimeout", "ConnectTimeout")
 
 
@@ -81,7 +82,7 @@ def hub_reason(error: BaseException, place: str, kind: Kind = "model", writes: b
         )
     if status in BUSY:
         return f"{failed}{hub} is busy ({status}), also when asked again. Try it later"
-    if "RepositoryNotFoundError" in names or status in (401, 403, 404):
+    if "RepositoryNotFoundError" in names or status in (401, 403, 404) or any(_MISSING in str(each) for each in chain):
         who = "that this account may read" if logged_in else f"that everybody may read. If it is private, {log_in}"
         return f"There is no {what} on the hub {who}. Check its name"
     if "OfflineModeIsEnabled" in names and constants.HF_HUB_OFFLINE:

@@ -105,6 +105,7 @@ def write_data_folder(
         features = _features(shared)
         (folder / "data").mkdir(parents=True)
         for split, samples in shared.splits.items():
+            split = "validation" if split == "held_out" else split  # what loaders of others look for
             subset.rows[split] = len(samples.labels)
             subset.bytes[split] = _write(folder / "data", split, samples, shared, features)
     write_atomically(folder / SUBSET, json.dumps(vars(subset), indent=2, ensure_ascii=False) + "\n")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ltaug.errors import UserError
 
-__all__ = ["SOURCE_INDEX", "SharedData", "SharedSplit", "encode_image", "encode_sound", "source_index"]
+__all__ = ["SOURCE_INDEX", "SharedData", "SharedSplit", "encode_image", "encode_sound", "share_pixels", "source_index"]
 
 SOURCE_INDEX = "source_index"
 """Column of a shared set: the place of each sample in the split of the full set that it was taken from."""
@@ -42,7 +42,18 @@ class SharedData:
     """Names of the columns of samples and labels."""
     class_names: Sequence[str]
     splits: Mapping[str, SharedSplit]
-    """train, test, and perhaps validation, which corrections are tuned on."""
+    """train, test, and perhaps held_out, which corrections are tuned on: "validation" on the hub."""
+
+
+def share_pixels(indices: Tensor, labels: Tensor, images: Tensor) -> SharedSplit:
+    """A split whose images are in memory, uint8 [N, H, W, C]: each becomes a PNG file.
+
+    Args:
+        indices: places in the full set, int64 [N].
+        labels: int64 [N].
+        images: the pixels.
+    """
+    return SharedSplit(indices, labels, lambda k: (encode_image(images[k]), f"{k}.png"))
 
 
 def source_index(rows: Any) -> Tensor | None:

@@ -168,7 +168,7 @@ class ImageData:
                 raise UserError("A stream has no image by its number, and cannot be shared. Leave out `stream`.")
             found = images.images
             places = found.rows if found.places is None else found.places
-            splits["validation" if split == "held_out" else split] = SharedSplit(places, found.labels, found.encoded)
+            splits[split] = SharedSplit(places, found.labels, found.encoded)
         return SharedData("image", (cfg.image_column, cfg.label_column), self.class_names, splits)
 
     def describe(self) -> str:

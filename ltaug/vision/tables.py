@@ -191,7 +191,10 @@ def read_image_stream(
     features = builder.info.features or datasets.Features.from_arrow_schema(shards.schema)
     columns, splits = {"train": shards.labels}, {}
     if test := chosen.get("test"):
-        splits = dict(datasets.load_dataset("parquet", data_files={test: paths[test]}))
+        try:
+            splits = dict(datasets.load_dataset("parquet", data_files={test: paths[test]}))
+        except Exception as error:  # likewise
+            raise loading_error(source, data_dir, error) from error
         where = f"The {test} split of {source!r}"
         check_columns(splits[test], where, image_column=image_column, label_column=label_column)
         columns["test"] = arrow_column(splits[test], label_column)

@@ -5,7 +5,6 @@ To train on something else, write another `read_splits`: nothing below it knows 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,8 +14,8 @@ import ltaug
 from ltaug import ResidentLoader
 from ltaug.commandline import NonNegativeInt, Ratio
 from ltaug.loaders.folders import source_name
-from ltaug.loaders.sharing import SharedData, SharedSplit, encode_image
-from ltaug.loaders.tables import hold_out
+from ltaug.loaders.sharing import SharedData, share_pixels
+from ltaug.loaders.tables import hold_out, thin_out
 from ltaug.run import content_hash
 from ltaug.vision import read_digits, read_small_images
 
@@ -183,13 +182,8 @@ class Data:
         }
 
     def shared(self, cfg: Any) -> SharedData:
-        """What `ltaug push-data` makes a data set of the hub: the images, each as PNG."""
-        splits = {
-            "validation" if split == "held_out" else split: SharedSplit(
-                places, self.labels[split], partial(_png, self.inputs[split])
-            )
-            for split, places in self.places.items()
-        }
+        """What `ltaug push-data` makes a data set of the hub."""
+        splits = {split: share_pixels(at, self.labels[split], self.inputs[split]) for split, at in self.places.items()}
         return SharedData("image", cfg.columns, self.class_names, splits)
 
     def describe(self) -> str:
@@ -216,9 +210,8 @@ def load_data(cfg: Any) -> Data:
     if cfg.held_out_per_class:
         kept = hold_out(labels, cfg.held_out_per_class, names, "held_out_per_class", cfg.data_seed)
     rest = all_but(kept, len(labels))
-    available = ltaug.class_counts(labels[rest], len(names))
-    counts = ltaug.profile_counts(cfg.profile, available, cfg.imbalance_ratio, names)
-    indices = rest[ltaug.subsample(labels[rest], counts, seed=cfg.data_seed)]
+    how = {"seed": cfg.data_seed, "in_order": splits.places is not None}
+    indices = rest[thin_out(labels[rest], cfg.profile, cfg.imbalance_ratio, names, **how)]
     if not cfg.held_out_per_class:
         left_out = all_but(indices, len(labels))
         sizes = ltaug.class_counts(labels[left_out], len(names)).clamp(max=LEFT_OUT_PER_CLASS)
@@ -241,10 +234,6 @@ def load_data(cfg: Any) -> Data:
             mean, std = pixels.mean((0, 1, 2)).tolist(), pixels.std((0, 1, 2)).tolist()
         preprocessing = {"kind": "small_images", "size": list(inputs["train"].shape[1:]), "mean": mean, "std": std}
     return Data(inputs, targets, names, ltaug.index_hash(places["train"]), preprocessing, places)
-
-
-def _png(inputs: Tensor, k: int) -> tuple[bytes, str]:
-    return encode_image(inputs[k]), f"{k}.png"
 
 
 def all_but(indices: Tensor, size: int) -> Tensor:
