@@ -40,7 +40,9 @@ PARTS = (
     "samplers",
     "stages",
 )
-COMMANDS = ("__main__.py", "commandline.py", "commands/*", "hub/*", "scripts.py", "sweeps.py", "training.py")
+COMMANDS = (
+    *("__main__.py", "commandline.py", "commands/*", "hub/*", "scripts.py", "sweeps.py", "trained.py", "training.py"),
+)
 """Modules that are about training scripts, and may know their flags and files."""
 RECIPE_WORDS = ("train_stage2", "shifted.csv", "shifted.json", "recipes/", "train.py", "model.py", "data.py")
 

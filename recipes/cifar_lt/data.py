@@ -127,7 +127,7 @@ class Data:
     index_hash: str
     """SHA-256 of the training samples' indices in the full set: equal hashes are equal subsets."""
     preprocessing: dict[str, Any]
-    """What a test image goes through: plain values, kept beside the weights; none of samples that are no images."""
+    """What a test image goes through: plain values, kept beside the weights; of other samples only `size`."""
     places: dict[str, Tensor]
     """Of the samples of each split in the full set's, int64 [N]."""
 
@@ -226,13 +226,13 @@ def load_data(cfg: Any) -> Data:
         places["held_out"] = torch.arange(len(targets["held_out"]))
     if splits.places is not None:  # of a subset: equal hashes are equal subsets of the full set
         places["train"] = splits.places[indices]
-    preprocessing: dict[str, Any] = {}
+    preprocessing: dict[str, Any] = {"size": list(inputs["train"].shape[1:])}  # the network is made for it
     if inputs["train"].dtype == torch.uint8:
         mean, std = splits.mean, splits.std
         if mean is None:
             pixels = inputs["train"].double() / 255
             mean, std = pixels.mean((0, 1, 2)).tolist(), pixels.std((0, 1, 2)).tolist()
-        preprocessing = {"kind": "small_images", "size": list(inputs["train"].shape[1:]), "mean": mean, "std": std}
+        preprocessing |= {"kind": "small_images", "mean": mean, "std": std}
     return Data(inputs, targets, names, ltaug.index_hash(places["train"]), preprocessing, places)
 
 

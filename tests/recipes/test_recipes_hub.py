@@ -226,12 +226,12 @@ def test_every_path_and_every_fault(name: str, hub: HubServer, tmp_path: Path) -
     data = load(name, tmp_path)
     assert hub.asked("GET /lfs")
     if FOUND[name] is None:
-        assert set(data.files) == {"train", "held_out", "test", "fog"}
+        assert set(data.sets) == {"train", "held_out", "test", "fog"}
     else:
         assert data.class_counts.tolist() == FOUND[name]
 
 
-RENDERED = "dataset=rendered train_scenes=2 held_out_scenes=1 test_scenes=1 height=32 width=32".split()
+RENDERED = ["dataset=rendered", "train_scenes=2", "held_out_scenes=1", "test_scenes=1", "height=32", "width=32"]
 SHARED = {
     "cifar10": ("cifar_lt", {"dataset": "cifar10", "hub_id": "ada/lt", "profile": "natural"}),
     "sounds": ("esc50_lt", {"dataset": "hub", "hub_id": "ada/lt", "profile": "natural", "label_column": "category"}),
