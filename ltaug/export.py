@@ -7,26 +7,29 @@ library. See :func:`export_run` and :func:`load_exported`.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ltaug.errors import UserError
+from ltaug.posthoc.binary import as_shares
 from ltaug.preprocessing import preprocessing_module
 from ltaug.priors import Counts, as_counts
 
 if TYPE_CHECKING:
     from ltaug.trained import TrainedModel
 
-__all__ = ["FORMATS", "DeployedModel", "Exported", "export_model", "export_run", "load_exported"]
+__all__ = ["FORMATS", "DeployedModel", "Exported", "Written", "export_model", "export_run", "load_exported"]
 
 FORMATS = ("onnx", "pt2")
 """ONNX, for onnxruntime and others; a program of ``torch.export``, for torch."""
@@ -44,6 +47,7 @@ _AXES = {
     None: ("batch",),
 }
 """Dimensions of raw samples that may have any size, from the first on, by their kind."""
+_ANY = ("batch", "height", "width", "samples")
 
 
 class DeployedModel(nn.Module):
@@ -63,6 +67,10 @@ class DeployedModel(nn.Module):
         calibrator: of logits, one of :mod:`ltaug.posthoc`; or None.
         strength: of the shift.
         several_labels: whether each logit is that of a label of its own.
+
+    Attributes:
+        kind: of the raw samples, or None.
+        priors: ``logits_prior`` and ``default_prior`` in double precision, or None.
 
     >>> model = DeployedModel(nn.Identity(), {}, logits_prior=[0.9, 0.1])
     >>> model(torch.zeros(1, 2))
@@ -90,13 +98,19 @@ class DeployedModel(nn.Module):
         self.network, self.calibrator = network, calibrator
         self.strength, self.several_labels = float(strength), several_labels
         default_prior = logits_prior if default_prior is None else default_prior
+        self.priors: dict[str, list[float] | None] = {}
         for name, prior in (("logits_prior", logits_prior), ("default_prior", default_prior)):
-            self.register_buffer(name, None if prior is None else self._prior(prior, name), persistent=False)
+            values = None if prior is None else self._read(prior, name)
+            self.priors[name] = None if values is None else values.tolist()
+            self.register_buffer(name, None if values is None else values.float(), persistent=False)
         self.eval()
 
-    def _prior(self, prior: Counts, name: str) -> Tensor:
-        values = as_counts(prior, name, integers=False, positive=True).double()
-        return (values if self.several_labels else values / values.sum()).float()
+    def _read(self, prior: Counts, name: str) -> Tensor:
+        """A prior, float64 [C]."""
+        if self.several_labels:
+            return as_shares(prior, name)
+        values = _as_positive(prior, name).double()
+        return values / values.sum()
 
     def forward(self, inputs: Tensor, class_prior: Tensor | None = None) -> Tensor:
         """Compute logits, float32 [N, C, ...].
@@ -152,6 +166,19 @@ class DeployedModel(nn.Module):
         return cls(trained.network, trained.preprocessing, source, **parts)
 
 
+class Written(NamedTuple):
+    """What :func:`export_run` has written."""
+
+    path: Path
+    """The file."""
+    info: dict[str, Any]
+    """Its metadata."""
+    difference: float
+    """Largest difference of a logit of the file from the model's, relative to the largest logit."""
+    beside: Path | None
+    """The file beside it that has the weights, where they are more than ONNX takes (about 2 GB)."""
+
+
 def export_run(
     run: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
@@ -161,7 +188,7 @@ def export_run(
     raw: bool = False,
     from_prior: Counts | None = None,
     input_shape: Sequence[int] | None = None,
-) -> Path:
+) -> Written:
     """Export a finished run to one file that takes raw samples, and check it.
 
     In ``onnx`` the file has the inputs ``inputs`` and ``class_prior``, which may be left out, and the output
@@ -184,9 +211,6 @@ def export_run(
         input_shape: of one sample, of a recipe of your own whose ``preprocessing`` has no ``kind``: the file then takes
             what the network takes, float32 [N, ...].
 
-    Returns:
-        The path of the file. Weights of more than about 2 GB, ONNX's limit, are in a file of their own beside it, FILE.data.
-
     Raises:
         UserError: the run is not finished or its recipe is not found, a package is missing, the network cannot be
             exported, or the exported file gives other logits.
@@ -195,15 +219,14 @@ def export_run(
 
     if format not in FORMATS:
         raise UserError(f"`format` must be one of {', '.join(FORMATS)}, but is {format!r}.")
-    trained = load_trained(run, script)
+    trained = load_trained(Path(run), None if script is None else Path(script))
     path = trained.folder / f"model.{format}" if out is None else Path(out).expanduser()
     model = DeployedModel.of(trained, raw=raw, from_prior=from_prior)
-    info = {"class_names": trained.class_names, "class_counts": trained.class_counts.tolist()}
+    info: dict[str, Any] = {"class_names": trained.class_names, "class_counts": trained.class_counts.tolist()}
     info |= {name: trained.info.get(name) for name in ("logits_prior_reason", "method")}
     if from_prior is not None:
         info["logits_prior_reason"] = "given when it was exported"
-    export_model(model, path, trained.preprocessing, info, format, input_shape)
-    return path
+    return export_model(model, path, trained.preprocessing, info, format, input_shape)
 
 
 def export_model(
@@ -213,7 +236,7 @@ def export_model(
     info: Mapping[str, Any],
     format: str = "onnx",
     input_shape: Sequence[int] | None = None,
-) -> float:
+) -> Written:
     """Write a model of your own making as :func:`export_run` does, and check it.
 
     Args:
@@ -223,9 +246,6 @@ def export_model(
         info: ``class_names``, and what else the metadata shall have.
         format: see :func:`export_run`.
         input_shape: see :func:`export_run`.
-
-    Returns:
-        Largest difference of a logit of the file from the model's, relative to the largest logit.
     """
     from ltaug import __version__
 
@@ -234,15 +254,13 @@ def export_model(
     prior = model.default_prior
     names = _AXES[model.kind]
     dims = [*names, *small.shape[len(names) :]]
-    correction = {"calibrator": type(model.calibrator).__name__ if model.calibrator else None}
-    facts = {
+    facts: dict[str, Any] = {
         **info,
-        "logits_prior": None if model.logits_prior is None else model.logits_prior.tolist(),
-        "default_prior": None if prior is None else prior.tolist(),
+        **model.priors,
         "preprocessing": dict(preprocessing),
         "inputs": {"dtype": str(small.dtype).removeprefix("torch."), "shape": dims},
         "several_labels": model.several_labels,
-        **correction,
+        "calibrator": type(model.calibrator).__name__ if model.calibrator else None,
         "strength": model.strength,
         "version": __version__,
     }
@@ -252,8 +270,7 @@ def export_model(
     with tempfile.TemporaryDirectory(prefix=".ltaug-", dir=path.parent) as scratch, torch.no_grad():
         written = Path(scratch) / path.name
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of exporters, about their own future
+            with _quiet():
                 write(model, arguments, written, names, json.dumps(facts, ensure_ascii=False, allow_nan=False))
             exported = load_exported(written)
         except ImportError as error:
@@ -261,24 +278,45 @@ def export_model(
                 f"`format` {format} needs {error.name or 'a package'}, which is not installed. Install it with "
                 '`pip install "ltaug[export]"`.'
             ) from error
-        except UserError:
-            raise
         except Exception as error:  # of many types, from the depths of exporters
+            cause = _cause(error)
+            if isinstance(cause, UserError):  # such as of a part of the network
+                raise cause from error
+            other = FORMATS[1 - FORMATS.index(format)]
             raise UserError(
-                f"The network cannot be exported as {format}: {_first_line(error)} "
-                f"{_OTHER_WAY[format]} The run itself can be used where ltaug is installed."
+                f"The network cannot be exported as {format}: {_first_line(cause)} Try the format {other}. The run "
+                "itself can be used where ltaug is installed."
             ) from error
         difference = _difference(model, exported, (small, large), facts["class_names"])
         del exported
-        for file in sorted(Path(scratch).iterdir()):
-            file.replace(path.parent / file.name)
-    return difference
+        files = sorted(file.name for file in Path(scratch).iterdir())
+        for name in files:
+            (Path(scratch) / name).replace(path.parent / name)
+    beside = next((path.parent / name for name in files if name != path.name), None)
+    return Written(path, facts, difference, beside)
 
 
-_OTHER_WAY = {"onnx": "Try the format pt2.", "pt2": "Try the format onnx."}
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what exporters say about themselves to themselves."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
-def _first_line(error: Exception) -> str:
+def _cause(error: BaseException) -> BaseException:
+    """What has led to an error in the end, or one of our own on the way to it."""
+    while not isinstance(error, UserError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {(lines or ['no reason given'])[0][:300].rstrip('.')}."
 
@@ -310,6 +348,11 @@ def _difference(
                     "file was written."
                 )
     return greatest
+
+
+def _as_positive(prior: Counts, name: str) -> Tensor:
+    """Read a prior, [C]; ValueError unless its numbers are positive."""
+    return as_counts(prior, name, integers=False, positive=True)
 
 
 def _samples(preprocessing: Mapping[str, Any], input_shape: Sequence[int] | None, which: int) -> Tensor:
@@ -363,7 +406,14 @@ def _write_onnx(model: nn.Module, arguments: tuple[Tensor, ...], path: Path, axe
 
 def _write_pt2(model: nn.Module, arguments: tuple[Tensor, ...], path: Path, axes: Sequence[str], facts: str) -> None:
     shapes: list[Any] = [dict.fromkeys(range(len(axes)), torch.export.Dim.DYNAMIC), None]
-    program = torch.export.export(model, arguments, dynamic_shapes=tuple(shapes[: len(arguments)]))
+    dynamic = tuple(shapes[: len(arguments)])
+    try:
+        program = torch.export.export(model, arguments, dynamic_shapes=dynamic)
+    except Exception as error:  # of many types
+        if isinstance(_cause(error), UserError):
+            raise
+        # Python code that looks at sizes is analysed, which takes longer.
+        program = torch.export.export(model, arguments, dynamic_shapes=dynamic, strict=True)
     torch.export.save(program, path, extra_files={METADATA: facts})
 
 
@@ -395,7 +445,7 @@ class Exported:
         """
         inputs = torch.as_tensor(inputs)
         dtype, shape = self.info["inputs"]["dtype"], self.info["inputs"]["shape"]
-        fits = inputs.ndim == len(shape) and all(isinstance(a, str) or a == b for a, b in zip(shape, inputs.shape))
+        fits = inputs.ndim == len(shape) and all(shape[k] in (size, *_ANY) for k, size in enumerate(inputs.shape))
         if str(inputs.dtype) != f"torch.{dtype}" or not fits or not inputs.numel():
             raise ValueError(
                 f"`inputs` must be {dtype} of shape [{', '.join(map(str, shape))}], but are "
@@ -408,7 +458,8 @@ class Exported:
                     f"`{self.path}` does not say which prior its logits are under, so that it takes no `class_prior`. "
                     "Export the run again with the prior that they are under."
                 )
-            prior = as_counts(class_prior, "class_prior", integers=False, positive=True).float().cpu()
+            read = as_shares if self.info["several_labels"] else _as_positive
+            prior = read(class_prior, "class_prior").float().cpu()
             if len(prior) != len(self.info["default_prior"]):
                 raise ValueError(
                     f"`class_prior` must have one number a class, {len(self.info['default_prior'])}, but has "
