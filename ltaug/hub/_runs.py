@@ -24,11 +24,11 @@ _SCRUBBED = ("config.yaml", "summary.json")
 """Files in which places of one machine may stand."""
 _OURS = (
     *(*_COPIED, *_SCRUBBED, "README.md", "logits.safetensors", "held_out.safetensors"),
-    *(f"model.{name}" for name in FORMATS),
+    *(*(f"model.{name}" for name in FORMATS), "model.onnx.data"),  # the last of models that are too large for ONNX
     *("counts.png", "accuracy.png", "reliability.png"),
 )
 """Every file that a push may have: those that a later one does not have are removed by it."""
-_PULLED = ("*.safetensors", "*.json", "*.yaml", "*.csv", "*.md", "*.png", "*.onnx", "*.pt2")
+_PULLED = ("*.safetensors", "*.json", "*.yaml", "*.csv", "*.md", "*.png", "*.onnx", "*.onnx.data", "*.pt2")
 """What is pulled: nothing of it is executed when it is read."""
 _RECORD = ".pulled.json"
 """In a pulled folder: whose files they are."""
@@ -90,7 +90,10 @@ def write_model_folder(
     for name in formats:
         from ltaug.export import export_run
 
-        export_run(source.path, folder / f"model.{name}", format=name, script=script)
+        try:
+            export_run(source.path, folder / f"model.{name}", format=name, script=script)
+        except UserError as error:
+            raise UserError(f"{error} Or push the run without an exported file: `--formats none`.") from error
     files = sorted(name for name in _OURS if (folder / name).is_file())
     write_card(source.path, folder, repo_id, license=license, files=files)
     return sorted(name for name in _OURS if (folder / name).is_file())
