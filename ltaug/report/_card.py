@@ -17,7 +17,6 @@ from ltaug import plots
 from ltaug.errors import UserError
 from ltaug.methods import METHODS
 from ltaug.priors import shot_groups
-from ltaug.report._figures import PNG_DPI
 from ltaug.report._format import METRICS, OF_LABELS, as_number, count, duration, metric
 from ltaug.report._record import Record
 from ltaug.run import write_atomically
@@ -26,6 +25,8 @@ from ltaug.tables import parameters_in_words
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FIGURE_DPI = 130
+"""Of figures that stand across half of a page: the hub shows them by their pixels."""
 TABLED_CLASSES = 50
 """Classes that the card lists; more stand in per_class.csv."""
 RAW = {
@@ -270,6 +271,7 @@ def _facts(run: Record) -> list[tuple[str, str]]:
     environment, settings = run.environment, run.config
     system = ", ".join(str(environment[key]) for key in ("accelerator", "processor", "system") if environment.get(key))
     git = environment.get("git") or {}
+    precision = str(summary.get("precision") or "")
     commit = str(git.get("commit") or "")[:12]
     versions = ", ".join(f"{name} {version}" for name, version in (environment.get("packages") or {}).items())
     data = run.training_set + (f", {settings['profile']} profile" if settings.get("profile") else "")
@@ -289,7 +291,7 @@ def _facts(run: Record) -> list[tuple[str, str]]:
             "hardware",
             text(system) + (f", {processes} processes" if (processes := summary.get("num_processes") or 1) > 1 else ""),
         ),
-        ("precision", text(summary.get("precision") or "")),
+        ("precision", text({"no": "float32"}.get(precision, precision))),
         ("versions", text(versions)),
         (
             "code",
@@ -400,7 +402,7 @@ def _figures(run: Record) -> list[tuple[str, str, Callable[[], Figure]]]:
 def _drawn(draw: Callable[[], Figure], path: Path, obliged: bool) -> bool:
     """Draw a figure into a file; False where it cannot be drawn from this run."""
     try:
-        draw().savefig(path, format="png", dpi=PNG_DPI, facecolor="white")
+        draw().savefig(path, format="png", dpi=FIGURE_DPI, facecolor="white")
     except (ValueError, RuntimeError):
         if obliged:
             raise
