@@ -220,10 +220,11 @@ class _Files(Place):
             warn(f"{number} files of {self.source} are left out, since they are no {self.modality} ({others}).")
 
     def _names(self, passed: Counter[str]) -> Iterator[str]:
-        if not os.path.isdir(self.path):
+        is_sample = _decides(self.modality)
+        if os.path.isdir(self.path):
+            yield from _files_below(self.path, is_sample, passed)
+        elif is_sample(self.path):
             yield ""
-        else:
-            yield from _files_below(self.path, _decides(self.modality), passed)
 
     def samples(self, start: int = 0) -> Iterator[UnlabelledSample]:
         """Go through the files."""
