@@ -289,7 +289,7 @@ def _decode(cfg: Any, source: SoundSource, chosen: dict[str, tuple[SoundPart, Te
     counts = counts_of(labels["train"], len(source.class_names))
     left_out = len(sounds) - sum(map(len, clips.values()))
     recorded = ("sample_rate", "trim_silence", "trim_db", "crop_length", "test_crops", "test_hop", "aggregate")
-    preprocessing = {name: getattr(cfg, name) for name in recorded}
+    preprocessing = {"kind": "sounds", **{name: getattr(cfg, name) for name in recorded}}
     subset = index_hash(chosen["train"][1])
     data = SoundData(clips, labels, files, source.class_names, counts, subset, left_out, preprocessing)
     if cfg.pitch_semitones:

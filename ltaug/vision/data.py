@@ -141,6 +141,7 @@ class ImageData:
     def preprocessing(self) -> dict[str, Any]:
         """What a test image goes through: plain values, kept beside the weights."""
         return {
+            "kind": "images",
             "image_size": self.settings.image_size,
             "test_resize": self.settings.test_resize,
             "interpolation": "bilinear",

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ltaug.commandline import NonNegativeInt, PositiveFloat, PositiveInt
@@ -25,6 +25,7 @@ from ltaug.errors import UserError
 from ltaug.loaders import SeededLoader
 from ltaug.loaders.folders import TEST_SPLITS, TRAIN_SPLITS, is_leftover, natural_order
 from ltaug.loaders.tables import check_columns, load_splits
+from ltaug.preprocessing import NEAR
 from ltaug.run import content_hash
 from ltaug.vision.decoding import decode, open_image, warn
 from ltaug.vision.folders import is_image
@@ -58,8 +59,6 @@ COUNTED = 2000
 """Label maps of the training scenes, evenly spaced, whose pixels are counted for the class counts."""
 FEW = 5000
 """Pixels of the test scenes of which fewer, with their logits, make rough numbers."""
-NEAR = 10.0
-"""Metres at which encoded depth is half of what it is at 0."""
 
 
 @dataclass
@@ -253,14 +252,18 @@ class SceneSet(Dataset[Any]):
     def scene(self, k: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
         """Picture [H, W, 3], encoded depth [H, W] and labels [H, W] of a scene, all resized."""
         rgb, depth, labels = self.files(k)
-        size = self.settings.width, self.settings.height
+        height, width = self.settings.height, self.settings.width
 
-        def resized(plane: Array, how: Image.Resampling = Image.Resampling.NEAREST) -> NDArray[np.uint8]:
-            if plane.shape[1::-1] == size:
+        def nearest(plane: Array) -> NDArray[np.uint8]:
+            if plane.shape == (height, width):
                 return plane
-            return np.asarray(Image.fromarray(plane).resize(size, how))  # nearest: no depths or classes in between
+            return np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.NEAREST))
 
-        return resized(rgb, Image.Resampling.BILINEAR), resized(encode_depth(depth)), resized(labels)
+        if rgb.shape[:2] != (height, width):  # by torch: the pixels of Pillow's depend on its version
+            pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)[None]
+            pixels = nn.functional.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
+            rgb = pixels[0].permute(1, 2, 0).numpy()
+        return rgb, nearest(encode_depth(depth)), nearest(labels)  # no depths or classes in between
 
     def __getitem__(self, k: int) -> tuple[Tensor, Tensor]:
         rgb, depth, labels = self.scene(k)
@@ -369,7 +372,8 @@ class SceneData:
     def preprocessing(self) -> dict[str, Any]:
         """What a test scene goes through: plain values, kept beside the weights."""
         own = ("modality", "height", "width", "depth_scale")
-        return {name: getattr(self.settings, name) for name in own} | {"mean": self.mean, "std": self.std}
+        recorded = {name: getattr(self.settings, name) for name in own}
+        return {"kind": "scenes", **recorded, "mean": self.mean, "std": self.std}
 
     def fingerprint(self) -> dict[str, Any]:
         """Fingerprint of the data. A run refuses to resume on data with another one."""

@@ -16,6 +16,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from ltaug.preprocessing import LONGEST
+
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
@@ -34,8 +36,6 @@ JITTER = 0.4
 """Strength of brightness, contrast and saturation in the released codes of classifier balancing and MiSLAS."""
 LUMA = (0.2989, 0.587, 0.114)
 """Share of red, green and blue in grey, as torchvision has it."""
-LONGEST = 4
-"""Longest side over the shortest one that is resized; of longer images the central part is enough."""
 
 Augmentation = Literal["plain", "color", "randaugment", "crop", "flip"]
 """Names of what a training image goes through."""

@@ -110,7 +110,7 @@ class Data:
     index_hash: str
     """SHA-256 of the training samples' indices in the full set: equal hashes are equal subsets."""
     preprocessing: dict[str, Any]
-    """`mean` and `std` of the pixels in 0..1, per channel."""
+    """What a test image goes through: plain values, kept beside the weights; none of samples that are no images."""
 
     @property
     def train_labels(self) -> Tensor:
@@ -147,7 +147,8 @@ class Data:
             device=accelerator.device,
             num_processes=accelerator.num_processes,
             process_index=accelerator.process_index,
-            **self.preprocessing,
+            mean=self.preprocessing.get("mean"),
+            std=self.preprocessing.get("std"),
             **settings,
         )
 
@@ -196,11 +197,14 @@ def load_data(cfg: Any) -> Data:
     targets = {"train": labels[indices], "test": splits.test_labels}
     if len(kept):
         inputs["held_out"], targets["held_out"] = splits.inputs(kept), labels[kept]
-    mean, std = splits.mean, splits.std
-    if mean is None and inputs["train"].dtype == torch.uint8:
-        pixels = inputs["train"].double() / 255
-        mean, std = pixels.mean((0, 1, 2)).tolist(), pixels.std((0, 1, 2)).tolist()
-    return Data(inputs, targets, names, ltaug.index_hash(indices), {"mean": mean, "std": std})
+    preprocessing: dict[str, Any] = {}
+    if inputs["train"].dtype == torch.uint8:
+        mean, std = splits.mean, splits.std
+        if mean is None:
+            pixels = inputs["train"].double() / 255
+            mean, std = pixels.mean((0, 1, 2)).tolist(), pixels.std((0, 1, 2)).tolist()
+        preprocessing = {"kind": "small_images", "size": list(inputs["train"].shape[1:]), "mean": mean, "std": std}
+    return Data(inputs, targets, names, ltaug.index_hash(indices), preprocessing)
 
 
 def all_but(indices: Tensor, size: int) -> Tensor:

@@ -81,7 +81,8 @@ def test_nearest_class_mean_is_that_of_the_training_set(tiny: Recipe, first: Pat
     data = tiny.module.load_data(cfg)
     net = tiny.module.build_model(10, cfg, data).eval()
     net.load_state_dict(load_file(first / "model.safetensors"))
-    images = ResidentLoader(data.inputs["train"], data.train_labels, batch_size=64, **data.preprocessing)
+    mean, std = data.preprocessing["mean"], data.preprocessing["std"]
+    images = ResidentLoader(data.inputs["train"], data.train_labels, batch_size=64, mean=mean, std=std)
     with torch.no_grad():
         features, labels = map(torch.cat, zip(*((net.body(x).double(), y) for x, y in images), strict=True))
     means = torch.stack([features[labels == k].mean(0) for k in range(10)])

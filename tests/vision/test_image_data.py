@@ -177,6 +177,7 @@ def test_batches_are_normalised_and_laid_out(data: ImageData) -> None:
     expected = (pixels - np.array(data.mean)) / np.array(data.std)
     assert np.corrcoef(inputs[3].permute(1, 2, 0).numpy().ravel(), expected.ravel())[0, 1] > 0.99
     assert data.preprocessing == {
+        "kind": "images",
         "image_size": 32,
         "test_resize": 1.0,
         "interpolation": "bilinear",
