@@ -45,7 +45,7 @@ NUMBERS_AT_ONCE = 1 << 22
 ESTIMATED_ON, NUMBERS_ESTIMATED_ON = 100_000, 10_000_000
 """Samples, and logits, that a mix is estimated on at most: evenly spaced ones of more. Its interval resamples them."""
 GRID = 8
-"""Pixels between two of a scene whose logits are kept, in rows and in columns, where the run does not say it."""
+"""Pixels between two of a scene whose logits are kept, where the run does not say it."""
 SHOWN = 5
 """Names that a warning shows."""
 
@@ -67,6 +67,7 @@ class PredictionModel:
         correction: saved by ``ltaug correct``; None without one.
         target: prior that an exported file has as its default, float64 [C]; None where that is its logits' own.
         strength: of the shift inside of an exported file.
+        grid: pixels between two of a scene whose logits are kept, in rows and in columns.
     """
 
     path: Path
@@ -171,12 +172,22 @@ def _exported(path: Path) -> PredictionModel:
     prior, target = (info.get(name) for name in ("logits_prior", "default_prior"))
     own = None if prior is None else torch.tensor(prior, dtype=torch.float32)
     moved = target is not None and prior is not None and not np.allclose(prior, target, rtol=1e-5, atol=0)
+
+    def logits(inputs: Tensor) -> Tensor:
+        return exported(inputs) if own is None else exported(inputs, own)
+
+    def move(device: torch.device) -> None:
+        nonlocal exported
+        if device.type != "cpu":
+            exported = load_exported(path, device)
+
     return PredictionModel(
         path,
         info,
         _digest(path),
         make_reader(info.get("preprocessing") or {}, raw=True),
-        lambda inputs: exported(inputs) if own is None else exported(inputs, own),
+        logits,
+        move,
         target=torch.tensor(target, dtype=torch.float64) if moved else None,
         strength=float(info.get("strength") or 1.0),
     )
@@ -401,6 +412,11 @@ class _Asked:
             )
         self.saved = None if raw or model.several_labels else model.correction
         self.own = None if raw else model.target
+        if self.saved is not None and self.saved.target is not None and self.saved.target.ndim > 1:
+            raise UserError(
+                f"The correction that is saved in `{model.path}` has a prior for each of its own samples. Make another "
+                "one by `ltaug correct`, or leave it out (`raw`)."
+            )
         asks = estimate is not None or target is not None
         source = model.logits_prior if self.saved is None else self.saved.logits_prior
         if asks and source is None:

@@ -310,10 +310,13 @@ class RunCorrection:
             if split is not None:
                 raise UserError(f"--split is {split!r}, but --unlabelled `{place}` is a file of logits. Leave it out.")
             return read_logits(place, self.names)
-        from ltaug.predictions import predict_logits
+        from ltaug.predictions import open_model, predict_logits
 
         try:
-            return predict_logits(self.run.path, place, split=split)
+            model = open_model(self.run.path)
+            if model.info.get("calibrator"):  # of an exported model, where the recipe is not there
+                raise UserError(f"{model.path} calibrates by itself. Export it without a correction (--raw).")
+            return predict_logits(model, place, split=split)
         except UserError as error:
             kinds = ", ".join(LOGITS)
             raise UserError(f"--unlabelled `{place}` is no file of logits ({kinds}). As samples: {error}") from error

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
+from torch import Tensor, nn
 
 from ltaug.unlabelled import Decoded, SampleReader, same_sizes
 from ltaug.vision.decoding import decode, open_image
 from ltaug.vision.segmentation import encode_depth, read_plane
-from ltaug.vision.transforms import Normalize, TestTransform, to_pixels
+from ltaug.vision.transforms import Normalize, TestTransform
 
 __all__ = ["ImageReader", "SceneReader", "SmallImageReader"]
 
@@ -96,16 +96,24 @@ class SceneReader(_PictureReader):
         width, height = image.size
         if self.preprocessing["modality"] == "rgb":
             rgb, note = decode(image)
-            if self.raw:
-                return Decoded(torch.from_numpy(np.array(rgb)), note, (rgb.height, rgb.width))
-            return Decoded(to_pixels(self._resized(rgb, Image.Resampling.BILINEAR)), note, (rgb.height, rgb.width))
+            pixels = torch.from_numpy(np.array(rgb))
+            return Decoded(
+                pixels if self.raw else self._resized(pixels.permute(2, 0, 1)), note, (rgb.height, rgb.width)
+            )
         depth = read_plane(image).astype(np.float32) * self.preprocessing["depth_scale"]
         metres = np.where(np.isfinite(depth), depth, 0).astype(np.float32)
         if self.raw:
             return Decoded(torch.from_numpy(metres), "", (height, width))
-        encoded = self._resized(Image.fromarray(encode_depth(metres)), Image.Resampling.NEAREST)
+        encoded = Image.fromarray(encode_depth(metres)).resize(self.size[::-1], Image.Resampling.NEAREST)
         return Decoded(torch.from_numpy(np.array(encoded))[None], "", (height, width))
 
-    def _resized(self, image: Image.Image, how: Image.Resampling) -> Image.Image:
-        size = self.preprocessing["width"], self.preprocessing["height"]
-        return image if image.size == size else image.resize(size, how)
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width that the network takes."""
+        return self.preprocessing["height"], self.preprocessing["width"]
+
+    def _resized(self, pixels: Tensor) -> Tensor:
+        """As training scenes are."""
+        if pixels.shape[1:] == self.size:
+            return pixels
+        return nn.functional.interpolate(pixels[None], self.size, mode="bilinear", antialias=True)[0]
