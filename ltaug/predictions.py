@@ -174,7 +174,8 @@ def _exported(path: Path) -> PredictionModel:
     moved = target is not None and prior is not None and not np.allclose(prior, target, rtol=1e-5, atol=0)
 
     def logits(inputs: Tensor) -> Tensor:
-        return exported(inputs) if own is None else exported(inputs, own)
+        found: Tensor = exported(inputs) if own is None else exported(inputs, own)
+        return found
 
     def move(device: torch.device) -> None:
         nonlocal exported
@@ -212,8 +213,8 @@ class Predictions:
                             several labels: name, labels (above 0.5), p(LABEL) of each, error. Of scenes: name, picture
                             (a PNG of class indices as large as the scene, in ``classes/``), share(CLASS) of the pixels,
                             error. Text that spreadsheets take for a formula has an apostrophe before it
-    ``logits.safetensors``  ``logits``, float32 [N, C], as the model gives them, uncorrected; of scenes [N, C, h, w], of
-                            pixels on a grid
+    ``logits.safetensors``  ``logits``, float32 [N, C], as the model gives them, uncorrected (of an exported model with
+                            a calibrator inside, calibrated); of scenes [N, C, h, w], of pixels on a grid
     ``samples.jsonl``       a line a sample, in order, ``{"name": ...}``; those that could not be read have an
                             ``error``, and no row of logits
     ``summary.json``        numbers of samples, what they were corrected for, and of every class how often it is
@@ -410,6 +411,8 @@ class _Asked:
                 "The pictures of classes are written as scenes are read, before their mix is known. Estimate it first, "
                 "with `ltaug correct` on these unlabelled scenes, whose correction is applied then."
             )
+        if raw and model.info.get("calibrator"):
+            raise UserError(f"`{model.path}` has a calibrator inside, which `raw` cannot leave out. Export it without.")
         self.saved = None if raw or model.several_labels else model.correction
         self.own = None if raw else model.target
         if self.saved is not None and self.saved.target is not None and self.saved.target.ndim > 1:
@@ -446,19 +449,24 @@ class _Asked:
         strength = model.strength if self.saved is None else self.saved.strength
         self.strength = 1.0 if strength is None else strength
 
+    def _calibration(self) -> tuple[Callable[[Tensor], Tensor] | None, str]:
+        """What calibrates, unless it is inside of the model, and what is said of it."""
+        if inside := self.model.info.get("calibrator"):
+            return None, f"calibrated ({inside}) inside of the exported model"
+        if self.saved is None or self.saved.calibrator is None:
+            return None, ""
+        return self.saved.calibrate, f"calibrated ({type(self.saved.calibrator).__name__})"
+
     def shift(self) -> _Shift:
         """The correction, where nothing is estimated."""
-        calibrate = None if self.saved is None or self.saved.calibrator is None else self.saved.calibrate
-        kind = f"calibrated ({type(self.saved.calibrator).__name__})" if calibrate and self.saved else ""
+        calibrate, kind = self._calibration()
         if self.target is not None:
             return self._to(self.target, "the prior asked for", calibrate, kind)
         if self.saved is not None and self.saved.target is not None:
             return self._to(self.saved.target, "the prior of the run's saved correction", calibrate, kind)
         if self.own is not None:
             return self._to(self.own, "the default prior of the exported model", calibrate, kind)
-        if calibrate:
-            return _Shift(f"{kind}, as the run's saved correction has it", calibrate)
-        return _Shift("none: the logits as the model gives them")
+        return _Shift(kind or "none: the logits as the model gives them", calibrate)
 
     def _to(self, target: Tensor, what: str, calibrate: Any, kind: str) -> _Shift:
         strength = "" if self.strength == 1 else f", strength {self.strength:.3g}"
@@ -467,9 +475,8 @@ class _Asked:
 
     def estimated(self, logits: Tensor) -> _Shift:
         """The correction for the mix of some samples, [N, C]."""
-        calibrate = None if self.saved is None or self.saved.calibrator is None else self.saved.calibrate
-        kind = f"calibrated ({type(self.saved.calibrator).__name__})" if calibrate and self.saved else ""
-        z, source, estimators = logits if calibrate is None else calibrate(logits), self.source, None
+        calibrate, kind = self._calibration()
+        z, source = logits if calibrate is None else calibrate(logits), self.source
         with as_user_errors():
             estimators = prior_estimators(self.model.class_counts)
             target = estimators[str(self.estimate)](z, source).clamp(min=1e-9)  # type: ignore[arg-type]  # it is known
