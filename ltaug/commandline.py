@@ -123,6 +123,9 @@ def parse_settings(
     Config(lr=0.2, epochs=9)
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    # jsonargparse looks up names in annotations in the modules of the class and of each first base alone, and takes
+    # values of any type where it misses one.
+    kind.__init__.__annotations__ = {"return": None, **get_type_hints(kind)}
     parser = ArgumentParser(description=kind.__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file of settings; of several, the later ones win")
     parser.add_class_arguments(kind)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar
 from uuid import uuid4
 
 import torch
@@ -66,6 +66,7 @@ __all__ = [
     "launch",
     "learning_rate",
     "load_first_stage",
+    "load_weights",
     "make_optimizer",
     "predict",
     "search_tau",
@@ -331,9 +332,6 @@ def settings_of(kind: type[T], script: str, words: Sequence[str] | None = None) 
             special = special.get(peek(words, "method") or "", {})
             values = {name: value for name, value in values.items() if name not in SCHEDULE} | own | special
         configs.append(values)
-    # jsonargparse looks up names in annotations in the modules of the class and of each first base alone, and takes
-    # values of any type where it misses one.
-    kind.__init__.__annotations__ = {"return": None, **get_type_hints(kind)}
     return parse_settings(kind, words, defaults=defaults, configs=configs)
 
 
@@ -417,7 +415,19 @@ def load_first_stage(model: nn.Module, cfg: TrainSettings, class_names: Sequence
             f"`from_run` {cfg.from_run!r} knows {len(known)} classes ({', '.join(known[:3])}, ...), but the data have "
             f"{len(class_names)} ({', '.join(class_names[:3])}, ...)."
         )
-    file = path / "model.safetensors"
+    load_weights(model, path / "model.safetensors")
+
+
+def load_weights(model: nn.Module, file: Path) -> None:
+    """Load the weights of a finished run into the network that they are of.
+
+    Args:
+        model: changed in place.
+        file: ``model.safetensors`` of the run.
+
+    Raises:
+        UserError: they are damaged, or of another network.
+    """
     try:
         model.load_state_dict(load_file(file))
     except SafetensorError as error:
@@ -936,6 +946,7 @@ class Run(RunFolder):
             {
                 **classes,
                 "method": cfg.method,
+                "recipe": _recipe_of(cfg),
                 "logits_prior": self.plan.logits_prior(),
                 "logits_prior_reason": self.plan.logits_prior_reason(),
                 "held_out": held_out,
@@ -1031,6 +1042,12 @@ def _check_states(folder: Path) -> None:
                 f"`{file}` is damaged, or holds something else than numbers and tensors; nothing in it was executed. "
                 "Restore it, or do not trust the folder."
             ) from error
+
+
+def _recipe_of(cfg: Any) -> str:
+    """Name of the folder of the script that the settings are of."""
+    script = getattr(sys.modules.get(type(cfg).__module__), "__file__", None)
+    return Path(script).resolve().parent.name if script else ""
 
 
 def _trainable(model: nn.Module) -> int:

@@ -40,7 +40,7 @@ PARTS = (
     "samplers",
     "stages",
 )
-COMMANDS = ("__main__.py", "commandline.py", "commands/*", "scripts.py", "sweeps.py", "training.py")
+COMMANDS = ("__main__.py", "commandline.py", "commands/*", "scripts.py", "trained.py", "sweeps.py", "training.py")
 """Modules that are about training scripts, and may know their flags and files."""
 RECIPE_WORDS = ("train_stage2", "shifted.csv", "shifted.json", "recipes/", "train.py", "model.py", "data.py")
 

@@ -837,6 +837,7 @@ class TestRun:
             "class_names",
             "class_counts",
             "method",
+            "recipe",
             "logits_prior",
             "logits_prior_reason",
             "held_out",

@@ -51,7 +51,7 @@ DATA_RULES = {
     ),
     "optional parts": Rule(
         "`describe()` and `held_out_note()`, where there are such, return a line of text; `preprocessing` is a "
-        "dictionary of plain values; `sample_rate` is positive",
+        "dictionary of plain values, which build_model may use; `sample_rate` is positive",
         "leave out what does not apply",
     ),
     "batches": Rule(

@@ -110,7 +110,7 @@ class Data:
     index_hash: str
     """SHA-256 of the training samples' indices in the full set: equal hashes are equal subsets."""
     preprocessing: dict[str, Any]
-    """What a test image goes through: plain values, kept beside the weights; none of samples that are no images."""
+    """What a test image goes through: plain values, kept beside the weights; of samples that are no images `size` alone."""
 
     @property
     def train_labels(self) -> Tensor:
@@ -197,13 +197,13 @@ def load_data(cfg: Any) -> Data:
     targets = {"train": labels[indices], "test": splits.test_labels}
     if len(kept):
         inputs["held_out"], targets["held_out"] = splits.inputs(kept), labels[kept]
-    preprocessing: dict[str, Any] = {}
+    preprocessing: dict[str, Any] = {"size": list(inputs["train"].shape[1:])}  # the network is made for it
     if inputs["train"].dtype == torch.uint8:
         mean, std = splits.mean, splits.std
         if mean is None:
             pixels = inputs["train"].double() / 255
             mean, std = pixels.mean((0, 1, 2)).tolist(), pixels.std((0, 1, 2)).tolist()
-        preprocessing = {"kind": "small_images", "size": list(inputs["train"].shape[1:]), "mean": mean, "std": std}
+        preprocessing |= {"kind": "small_images", "mean": mean, "std": std}
     return Data(inputs, targets, names, ltaug.index_hash(indices), preprocessing)
 
 

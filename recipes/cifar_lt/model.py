@@ -72,4 +72,4 @@ class ModelSettings:
 
 def build_model(num_classes: int, cfg: Any, data: Any) -> nn.Module:
     """The network of the settings. Replace it by your own: anything that ends in a linear layer `fc` or `head`."""
-    return ResNet(num_classes, cfg.depth, in_channels=data.inputs["train"].shape[-1])
+    return ResNet(num_classes, cfg.depth, in_channels=data.preprocessing["size"][-1])

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.datasets
+import torch
+from accelerate import Accelerator
 from recipe_support import RECIPES, ROOT, Recipe, imported, info, rows, summary
 
 import ltaug
@@ -20,7 +22,8 @@ from ltaug.audio import synthetic_source
 from ltaug.methods import METHODS
 from ltaug.report import _pages
 from ltaug.report._figures import Picture
-from ltaug.run import read_json
+from ltaug.run import RunFolder, read_json
+from ltaug.trained import load_trained
 from ltaug.training import SECOND_STAGE, Run
 from ltaug.vision.digits import read_digits
 
@@ -65,6 +68,8 @@ def methods_of(recipe: str) -> list[str]:
 
 # inaturalist's train.py is imagenet_lt's, but for its text and defaults: see test_the_same_loop. Of synthia_rgbd two
 # methods are trained in test_synthia.py.
+REBUILT = ("erm", "ldam_drw", "causal_norm", "bbn", "mislas", "ncm", "tau_norm", "manifold_mixup")
+"""Methods of which the network is built again: one of each classifier, and one whose mixer hooks onto the network."""
 PARAMS = [
     pytest.param(path, marks=[pytest.mark.slow] * (path.name in ("inaturalist", "synthia_rgbd"))) for path in RECIPES
 ]
@@ -164,6 +169,27 @@ def test_a_run_is_corrected(recipe: Recipe, settings: Any, tmp_path: Path, capsy
     assert all(0 <= top1 <= 1 for top1 in corrected["shifted"]["given"].values())
     assert corrected["description"].endswith(" (search), from train")
     assert len(corrected["strengths"]) == 2
+
+
+@pytest.mark.parametrize("name", REBUILT)
+def test_the_network_of_a_run_is_built_again(recipe: Recipe, folder: Path, settings: Any, name: str) -> None:
+    """From its folder and the recipe alone, with any classifier: the logits are those of the run."""
+    slow = recipe.name == "esc50_lt" and name not in ("ldam_drw", "mislas")  # EnvNet has 48 million weights to draw
+    if slow or not (folder / name).is_dir():
+        pytest.skip("the run is not there, or its network takes seconds to make")
+    trained = load_trained(folder / name)
+    assert trained.info["recipe"] == recipe.name
+    assert (len(trained.class_names), trained.several_labels, trained.correction) == (
+        len(trained.class_counts),
+        False,
+        None,
+    )
+    if recipe.name == "synthia_rgbd":
+        return  # the logits of a run are those of some pixels: tests/recipes/test_synthia.py
+    data = recipe.module.load_data(settings)
+    loader = data.eval_loader(settings, "test", Accelerator(cpu=True))
+    logits = torch.cat([trained(inputs) for inputs, _ in loader])
+    assert torch.allclose(logits, RunFolder.open(folder / name).load_logits()[0], atol=1e-4)
 
 
 def test_all_have_trained(recipe: Recipe, folder: Path) -> None:
