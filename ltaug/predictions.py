@@ -63,7 +63,7 @@ class PredictionModel:
         digest: SHA-256 of the weights.
         reader: what samples are read by.
         logits: from a batch of what the reader gives to logits as the model gives them, float32 on the CPU.
-        to: moves it to a device.
+        move: moves it to a device; None where it stays.
         correction: saved by ``ltaug correct``; None without one.
         target: prior that an exported file has as its default, float64 [C]; None where that is its logits' own.
         strength: of the shift inside of an exported file.
@@ -75,7 +75,7 @@ class PredictionModel:
     digest: str
     reader: SampleReader
     logits: Callable[[Tensor], Tensor]
-    to: Callable[[torch.device], Any] = lambda device: None
+    move: Callable[[torch.device], Any] | None = None
     correction: Correction | None = None
     target: Tensor | None = None
     strength: float = 1.0
@@ -115,10 +115,10 @@ class PredictionModel:
     @property
     def folder(self) -> Path:
         """Where predictions are kept by default."""
-        return (self.path if self.path.is_dir() else self.path.parent) / "predictions"
+        return (self.path.parent if self.path.suffix.lower() in EXPORTED else self.path) / "predictions"
 
 
-def open_model(model: str | os.PathLike[str], script: str | os.PathLike[str] | None = None) -> PredictionModel:
+def open_model(model: str | os.PathLike[str], script: str | Path | None = None) -> PredictionModel:
     """Open a finished run, or an exported model.
 
     Args:
@@ -150,7 +150,8 @@ def open_model(model: str | os.PathLike[str], script: str | os.PathLike[str] | N
     pictures = trained.preprocessing.get("kind") != "sounds"
 
     def move(device: torch.device) -> None:
-        trained.network.to(device, memory_format=torch.channels_last) if pictures else trained.network.to(device)
+        network: Any = trained.network
+        network.to(device, **({"memory_format": torch.channels_last} if pictures else {}))
 
     return PredictionModel(
         path,
@@ -572,7 +573,8 @@ def _compute(
     if store.finished:
         return store
     with contextlib.closing(store), torch.inference_mode():
-        model.to(where)
+        if model.move is not None:
+            model.move(where)
         loader: DataLoader[Any] = DataLoader(
             _Reading(model.reader),
             batch_sampler=_Batches(place, store.samples, batch_size),

@@ -363,9 +363,9 @@ class TestCorrect:
             ("a.csv", b"ant,bee,cat,dog\n1,2,x,4\n", "could not convert string to float: 'x'"),
             ("a.csv", b"", "but holds torch.float64 of shape [0]"),
             ("a.csv", b"\xff\xfe1,2,3,4", "cannot be read as logits"),
-            ("a.txt", b"1,2,3,4", "must be a file of logits: .npy, .npz, .safetensors, .csv"),
+            ("a.txt", b"1,2,3,4", "is no file of logits (.npy, .npz, .safetensors, .csv). As samples: "),
             ("a.csv", None, "is not there"),
-            ("folder", ..., "is a folder, but must be a file of logits"),
+            ("folder", ..., "is no file of logits"),
         ],
     )
     def test_files_that_are_no_unlabelled_logits(
