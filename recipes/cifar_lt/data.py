@@ -110,7 +110,7 @@ class Data:
     index_hash: str
     """SHA-256 of the training samples' indices in the full set: equal hashes are equal subsets."""
     preprocessing: dict[str, Any]
-    """What a test image goes through: plain values, kept beside the weights; of samples that are no images `size` alone."""
+    """What a test image goes through: plain values, kept beside the weights; of other samples only `size`."""
 
     @property
     def train_labels(self) -> Tensor:
