@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import ltaug.predictions
+from ltaug.__main__ import _parsers, main
 from ltaug.correction import Correction
 from ltaug.errors import UserError
 from ltaug.posthoc import TemperatureScaling, shift_logits
@@ -398,6 +401,42 @@ def broken(path: Path) -> Path:
     path.parent.mkdir()
     path.write_bytes(b"no picture")
     return path.parent
+
+
+def test_the_command(
+    pictures: Path, tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ltaug.commands.predict.open_model", lambda *_: model(tmp_path))
+    (pictures / "5.png").write_bytes(b"")
+    prior = tmp_path / "prior.json"
+    prior.write_text('{"ant": 1, "=1+1": 2, "cat, big": 3}')
+    words = ["predict", "RUN", str(pictures), "--workers", "0"]
+    main([*words, "--target_prior", str(prior)])
+    said = capsys.readouterr().out
+    assert "Correction: shifted to the prior asked for (" in said
+    assert "19 samples are predicted, 1 could not be read. Written: " in said
+    z = shift_logits(logits_of(picture(k) for k in range(20) if k != 5), PRIOR, torch.tensor([1.0, 2.0, 3.0]))
+    share = 100 * (z.argmax(1) == 0).double().mean()
+    assert f"| ant | 80.00 | {share:.2f} | {100 * z.double().softmax(1)[:, 0].mean():.2f} |" in said
+    main([*words, "--estimate"])
+    out, err = capsys.readouterr()
+    assert "| class | training | predicted | mean probability | mix | 95 % interval |" in out
+    assert "shifted to the mix of these samples (estimate)" in out
+    assert "a free estimate may be worse than none; --estimate center" in err
+    assert "not calibrated" in out
+    for more, message in (
+        (["--target_prior", "unifrom"], "did you mean 'uniform'"),
+        (["--device", "cuda:99"], "`device` must be one of this machine"),
+        (["--split", "test"], "`split` is 'test', but "),
+        (["--batch_size", "5"], "holds predictions of another `batch_size`"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*words, *more])
+        assert message in capsys.readouterr().err
+    commands = re.findall(r"`ltaug (predict [^`]+)`", (root / "docs" / "deploy.md").read_text())
+    assert len(commands) > 6
+    _, parsers = _parsers()
+    assert all(parsers["predict"].parse_args(shlex.split(command)[1:]) for command in commands)
 
 
 def test_a_preprocessing_of_somebody_s_own_is_refused() -> None:

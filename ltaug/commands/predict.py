@@ -56,6 +56,11 @@ class RunPrediction:
                 "" if summary["estimated_on"] == number else f", on {summary['estimated_on']:,} of them, evenly spaced"
             )
             said.append(f"The mix is estimated from these very samples{some}; the interval is of 95 %, by resampling.")
+            if "calibrated" not in summary["correction"]:
+                said.append(
+                    "But the logits are not calibrated, so that an overconfident model misleads it: `ltaug correct` "
+                    "with --calibrate keeps a calibrator in the run."
+                )
         unread = f", {bad:,} could not be read" if bad else ""
         said.append(f"{number:,} samples are predicted{unread}. Written: {found.folder / 'predictions.csv'}")
         return "\n".join(said)
