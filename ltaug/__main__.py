@@ -112,6 +112,56 @@ def compare(arguments: argparse.Namespace) -> None:
     _compare([find_run(run) for run in arguments.runs], Path(arguments.out), arguments.title)
 
 
+def export(arguments: argparse.Namespace) -> None:
+    """Write one file of a finished run that takes raw samples and a class prior: ONNX, or a program of torch.export.
+
+    Pictures, recordings and depth go in as they are; preprocessing, network and the run's correction are in the file,
+    and the class prior is an input. It needs onnxruntime, or torch, where it is used, and not ltaug.
+    """
+    import torch
+
+    from ltaug.commands._runs import find_run
+    from ltaug.commands.correct import read_prior
+    from ltaug.export import export_run
+    from ltaug.run import RunFolder
+
+    run, prior = find_run(arguments.run), None
+    if arguments.from_prior not in (None, "recorded"):
+        info = RunFolder.open(run).info()
+        if info.get("several_labels") and arguments.from_prior in ("train", "uniform"):
+            raise UserError(
+                f"--from_prior {arguments.from_prior} is of classes that exclude each other, but the run has several "
+                "labels a sample: give a JSON file, the share of the samples that have each label."
+            )
+        counts = torch.tensor(info["class_counts"])
+        prior = read_prior("--from_prior", arguments.from_prior, info["class_names"], counts)
+    written = export_run(
+        run,
+        arguments.out,
+        arguments.format,
+        script=arguments.script,
+        raw=arguments.raw,
+        from_prior=prior,
+        input_shape=arguments.input_shape,
+    )
+    inputs, default = written.info["inputs"], written.info["default_prior"]
+    _say(f"Written: {written.path} ({written.path.stat().st_size / 1e6:.1f} MB)")
+    if written.beside:
+        _say(f"Its weights, more than ONNX takes in one file, are in {written.beside}: keep the two together.")
+    _say(f"inputs: {inputs['dtype']} [{', '.join(map(str, inputs['shape']))}]")
+    if default is None:
+        why = written.info.get("logits_prior_reason")
+        _warn(
+            f"Note: the run does not say which prior its logits are under{f' ({why})' if why else ''}: the file takes "
+            "no class_prior. Name one: --from_prior train, uniform or a JSON file."
+        )
+    else:
+        same = default == written.info["logits_prior"]
+        word = "the prior that the logits are under" if same else "the target of the run's correction"
+        _say(f"class_prior: float32 [{len(default)}], by default {word}")
+    _say(f"Checked on random samples: logits differ by at most {written.difference:.1e} of the largest one.")
+
+
 def explore(arguments: argparse.Namespace) -> None:
     """Make a page to play with: move the class mix where runs are used, and see what each is worth there, corrected."""
     from ltaug.commands._runs import find_run
@@ -381,6 +431,29 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         "--out", type=os.path.expanduser, default="comparison.html", help="the page (default: %(default)s)"
     )
     found.add_argument("--title", default="Comparison of runs", help="its heading (default: %(default)s)")
+
+    found = command(export)
+    found.add_argument("run", metavar="RUN", help="run folder")
+    found.add_argument(
+        "--format", choices=("onnx", "pt2"), default="onnx", help="for onnxruntime, or for torch (default: %(default)s)"
+    )
+    found.add_argument(
+        "--out", type=os.path.expanduser, metavar="FILE", help="default: model.onnx or model.pt2 in the run folder"
+    )
+    found.add_argument(
+        "--from_prior",
+        metavar="PRIOR",
+        help="that the logits are under: recorded (by the run), train, uniform or a JSON file (default: recorded)",
+    )
+    found.add_argument("--raw", action="store_true", help="leave out the correction that is saved in the run")
+    found.add_argument("--script", metavar="TRAIN.PY", help="of the recipe, where it is not found by itself")
+    found.add_argument(
+        "--input_shape",
+        type=_at_least_one,
+        nargs="+",
+        metavar="N",
+        help="shape of one sample, of a recipe of your own whose preprocessing says no kind",
+    )
 
     found = command(explore)
     found.add_argument("runs", nargs="+", metavar="RUN", help="run folders, tested on the same samples")
