@@ -21,6 +21,10 @@ PRESETS = {
     "ic": {"target_prior": "uniform", "from_prior": "train", "strength": "search"},
 }
 """Options of `ltaug correct` as papers have them: LADE, Equation 4; IC, Equation 7 and Algorithm 2."""
+FREE_ESTIMATE = (
+    "Note: with many classes or few samples a free estimate may be worse than none; {} center pulls it towards the "
+    "trend of the training counts, trend takes that alone."
+)
 QUICKSTART = ("erm", "class_balanced", "bayias", "unimix_bayias", "unimix_bayias_effective")
 """Methods of the quick start: the usual baselines, the paper, and what we would take."""
 
@@ -52,7 +56,14 @@ def correct(arguments: argparse.Namespace) -> None:
         raise UserError("--folds leaves no single correction for --shifted. Call them one after the other.")
     run, source = find_run(arguments.run), arguments.from_prior or "recorded"
     made = RunCorrection(
-        run, target, arguments.strength, arguments.calibrate, source, arguments.folds, arguments.unlabelled
+        run,
+        target,
+        arguments.strength,
+        arguments.calibrate,
+        source,
+        arguments.folds,
+        arguments.unlabelled,
+        arguments.split,
     )
     _say(made.source_in_words)
     if made.doubt:
@@ -62,10 +73,7 @@ def correct(arguments: argparse.Namespace) -> None:
     if made.estimated_on:
         _say(f"The prior is estimated on {made.estimated_on}.")
     if target == "estimate":
-        _warn(
-            "Note: with many classes or few samples a free estimate may be worse than none; --target_prior center "
-            "pulls it towards the trend of the training counts, trend takes that alone."
-        )
+        _warn(FREE_ESTIMATE.format("--target_prior"))
     corrected = shifted = None
     if corrects:
         corrected = made.evaluate()
@@ -80,6 +88,21 @@ def correct(arguments: argparse.Namespace) -> None:
     if corrects and arguments.folds is None:
         _say(f"To use it: ltaug.correction.Correction.load({str(made.run.path)!r})")
     _say(f"Report: {write_report(made.run.path)}")
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    """Predict the classes of new samples without labels: a table of them, their logits, and their class mix.
+
+    Stop it and start it again: it goes on where it was.
+    """
+    from ltaug.commands.predict import RunPrediction
+
+    asked = RunPrediction(arguments.run, arguments.script, arguments.target_prior, arguments.estimate, arguments.raw)
+    if arguments.estimate == "estimate":
+        _warn(FREE_ESTIMATE.format("--estimate"))
+    names = ("split", "column", "allow_outside", "batch_size", "device", "workers")
+    more = {name: getattr(arguments, name) for name in names}
+    _say(asked.text(asked.predict(arguments.place, arguments.out, **more)))
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -375,10 +398,11 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     )
     found.add_argument(
         "--unlabelled",
-        metavar="FILE",
-        help="logits of unlabelled samples of the place where the model is used, .npy, .npz, .safetensors or .csv, "
-        "whose class mix is estimated",
+        metavar="PLACE",
+        help="unlabelled samples of the place where the model is used, whose class mix is estimated: their logits, "
+        ".npy, .npz, .safetensors or .csv; or the samples, as of `ltaug predict`, which are predicted first",
     )
+    found.add_argument("--split", metavar="NAME", help="of --unlabelled, where it is a table of several")
     found.add_argument(
         "--strength",
         metavar="NUMBER",
@@ -410,6 +434,41 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     found.add_argument(
         "--shifted", action="store_true", help="accuracy on LADE's eleven test sets of other class mixes"
     )
+
+    found = command(predict)
+    found.add_argument("run", metavar="RUN", help="run folder, or an exported model, .onnx or .pt2")
+    found.add_argument(
+        "place",
+        metavar="PLACE",
+        help="folder of images or sounds, a file, a parquet file or a folder of such, or OWNER/NAME on the hub",
+    )
+    found.add_argument(
+        "--out", metavar="FOLDER", help="of the predictions (default: predictions/NAME in the run, or beside the file)"
+    )
+    found.add_argument(
+        "--target_prior",
+        metavar="PRIOR",
+        help="correct for: uniform, train or a JSON file, instead of what `ltaug correct` has saved in the run",
+    )
+    found.add_argument(
+        "--estimate",
+        nargs="?",
+        const="estimate",
+        metavar="HOW",
+        help="correct for the class mix of these very samples: estimate (the default), trend or center",
+    )
+    found.add_argument("--raw", action="store_true", help="leave out the correction that is saved in the run")
+    found.add_argument("--split", metavar="NAME", help="of parquet files or of the hub, where there are several")
+    found.add_argument("--column", metavar="NAME", help="of the samples in a table (default: by its name or type)")
+    found.add_argument(
+        "--allow_outside", action="store_true", help="read files outside of a table's folder, too, if you trust it"
+    )
+    found.add_argument("--batch_size", type=_at_least_one, metavar="N", help="samples that are computed at once")
+    found.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: a GPU, if there is one)")
+    found.add_argument(
+        "--workers", type=_not_less_than_zero, metavar="N", help="processes that read (default: one a core, up to 8)"
+    )
+    found.add_argument("--script", metavar="TRAIN.PY", help="of the recipe, where it is not found by itself")
 
     found = command(compare)
     found.add_argument("runs", nargs="+", metavar="RUN", help="run folders, in the order to show them")
@@ -561,6 +620,10 @@ def _not_negative(text: str) -> float:
     if not 0.0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a number from 0, but is {text}")
     return number
+
+
+def _not_less_than_zero(text: str) -> int:
+    return _at_least_one(text, 0)
 
 
 def _at_least_two(text: str) -> int:

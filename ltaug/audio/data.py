@@ -311,6 +311,8 @@ def _decode(cfg: Any, source: SoundSource, chosen: dict[str, tuple[SoundPart, Te
     left_out = len(sounds) - sum(map(len, clips.values()))
     recorded = ("sample_rate", "trim_silence", "trim_db", "crop_length", "test_crops", "test_hop", "aggregate")
     preprocessing = {"kind": "sounds", **{name: getattr(cfg, name) for name in recorded}}
+    if made:
+        preprocessing |= {"trim_silence": False, "trim_db": None}
     part, train = chosen["train"]
     subset = index_hash(train if part.places is None else part.places[train])
     data = SoundData(clips, labels, files, source.class_names, counts, subset, left_out, preprocessing)
