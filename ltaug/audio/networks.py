@@ -94,7 +94,9 @@ class SoundNetwork(nn.Module, ABC):
         # A process may have no clip of a last batch. It hears silence, since convolutions refuse an empty batch.
         waveforms = waveforms if size else waveforms.new_zeros(1, windows, length)
         together = waveforms.flatten(0, 1)  # of one clip no copy, though its windows overlap
-        parts = torch.split(together, self.windows_at_once)
+        # An exported graph has one part, of any number of windows.
+        exporting = torch.compiler.is_exporting()
+        parts = (together,) if exporting else torch.split(together, self.windows_at_once)
         outputs = torch.cat([self.logits(part).float() for part in parts])
         outputs = outputs.view(-1, windows, outputs.shape[1])[:size]
         if isinstance(self.get_classifier(), nn.Identity):

@@ -219,6 +219,12 @@ class _Inputs(nn.Module):
 
     def forward(self, waveforms: Tensor) -> dict[str, Tensor]:
         """Call the extractor itself, on the CPU."""
+        if torch.compiler.is_exporting():
+            raise UserError(
+                f"The network's {type(self.extractor).__name__} computes outside of torch, so that no exported file "
+                "can do it. Use the run where ltaug is installed; networks of AST, Whisper, Wav2Vec2, HuBERT and "
+                "WavLM can be exported."
+            )
         clips, rate = list(waveforms.cpu().numpy()), self.extractor.sampling_rate
         padding = "max_length" if type(self.extractor).__name__ == "WhisperFeatureExtractor" else True
         found = self.extractor(clips, sampling_rate=rate, padding=padding, return_tensors="pt")
