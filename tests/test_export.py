@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,27 +22,14 @@ from ltaug.errors import UserError
 from ltaug.export import DeployedModel, export_model, load_exported
 from ltaug.posthoc import shift_binary_logits, shift_logits
 
-SOUNDS = {"kind": "sounds", "sample_rate": 1000, "crop_length": 120, "test_crops": 3, "test_hop": 0.0}
+PICTURES = {"kind": "images", "image_size": 16, "test_resize": 0.875, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.3]}
 PRIOR = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
 NAMES = ["dog", "cat", "ox, wild"]
 
 
-class Network(nn.Module):
-    """Crops [N, K, T] to logits [N, 3]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv1d(1, 8, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool1d(4), nn.Flatten())
-        self.fc = nn.Linear(32, 3)
-
-    def forward(self, crops: Tensor) -> Tensor:
-        size, count, length = crops.shape
-        logits: Tensor = 9 * self.fc(self.body(crops.reshape(-1, 1, length)))
-        return logits.view(size, count, 3).mean(1)
-
-
-def clips(size: int, length: int) -> Tensor:
-    return torch.rand(size, length, generator=torch.Generator().manual_seed(length)) - 0.5
+def pictures(size: int, height: int, width: int) -> Tensor:
+    generator = torch.Generator().manual_seed(width)
+    return torch.randint(256, (size, height, width, 3), dtype=torch.uint8, generator=generator)
 
 
 def calibrators() -> dict[str, nn.Module]:
@@ -65,7 +53,8 @@ def correction() -> Correction:
 @pytest.fixture(scope="module")
 def model(correction: Correction) -> DeployedModel:
     torch.manual_seed(0)
-    values: dict[str, Any] = {"network": Network(), "preprocessing": SOUNDS, "correction": correction}
+    network = nn.Sequential(nn.Conv2d(3, 8, 5, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3))
+    values: dict[str, Any] = {"network": network.eval(), "preprocessing": PICTURES, "correction": correction}
     values |= {"logits_prior": PRIOR, "several_labels": False, "folder": Path("run")}
     return DeployedModel.of(SimpleNamespace(**values))  # type: ignore[arg-type]
 
@@ -77,7 +66,7 @@ def files(model: DeployedModel, tmp_path_factory: pytest.TempPathFactory) -> dic
         pytest.importorskip(name)
     folder = tmp_path_factory.mktemp("exported")
     for form in export.FORMATS:
-        written = export_model(model, folder / f"model.{form}", SOUNDS, {"class_names": NAMES, "method": "erm"}, form)
+        written = export_model(model, folder / f"model.{form}", PICTURES, {"class_names": NAMES, "method": "erm"}, form)
         assert written.difference < 1e-5
         assert written.beside is None
     assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "model.pt2"]
@@ -90,8 +79,8 @@ def test_gives_the_corrected_logits_of_the_network(
     form: str, files: dict[str, Path], model: DeployedModel, correction: Correction
 ) -> None:
     exported = load_exported(files[form])
-    for size, length in ((1, 77), (5, 400), (40, 121)):  # a crop is 120; 40 clips have more crops than fit at once
-        samples = clips(size, length)
+    for size, height, width in ((1, 40, 30), (5, 16, 200), (3, 11, 12)):
+        samples = pictures(size, height, width)
         plain = model.network(model.preprocessing(samples))
         torch.testing.assert_close(exported(samples), correction(plain).float(), rtol=1e-4, atol=1e-4)
         other = [5, 5, 1]
@@ -102,8 +91,8 @@ def test_gives_the_corrected_logits_of_the_network(
     assert info["logits_prior"] == pytest.approx([0.6, 0.3, 0.1])
     assert info["default_prior"] == pytest.approx([0.2, 0.2, 0.6])
     assert (info["calibrator"], info["strength"]) == ("BiasCorrectedTemperatureScaling", 0.5)
-    assert info["inputs"] == {"dtype": "float32", "shape": ["batch", "samples"]}
-    assert info["preprocessing"] == SOUNDS
+    assert info["inputs"] == {"dtype": "uint8", "shape": ["batch", "height", "width", 3]}
+    assert info["preprocessing"] == PICTURES
 
 
 def test_onnxruntime_alone_needs_only_the_samples(files: dict[str, Path], model: DeployedModel) -> None:
@@ -112,12 +101,36 @@ def test_onnxruntime_alone_needs_only_the_samples(files: dict[str, Path], model:
     session = onnxruntime.InferenceSession(str(files["onnx"]), providers=["CPUExecutionProvider"])
     assert [each.name for each in session.get_inputs()] == ["inputs"]
     assert [each.name for each in session.get_overridable_initializers()] == ["class_prior"]
-    assert session.get_inputs()[0].shape == ["batch", "samples"]
-    samples, prior = clips(2, 300).numpy(), np.float32([0.1, 0.1, 0.8])
+    assert session.get_inputs()[0].shape == ["batch", "height", "width", 3]
+    samples, prior = pictures(2, 30, 40).numpy(), np.float32([0.1, 0.1, 0.8])
     for given in ({"inputs": samples}, {"inputs": samples, "class_prior": prior}):
         with torch.no_grad():
             expected = model(*(torch.from_numpy(each) for each in given.values()))
         assert np.allclose(session.run(None, given)[0], expected.numpy(), atol=1e-4)
+
+
+def test_the_script_of_the_page_on_deployment(
+    files: dict[str, Path],
+    model: DeployedModel,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    page = (root / "docs" / "deploy.md").read_text()
+    (script,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "picture.png" in block)
+    assert len(script.splitlines()) <= 15
+    assert "ltaug" not in re.findall(r"^(?:import|from) (\w+)", script, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(files["onnx"].read_bytes())
+    samples = pictures(1, 60, 50)
+    image.fromarray(samples[0].numpy()).save("picture.png")
+    exec(compile(script, "script", "exec"), {})
+    with torch.no_grad():
+        given, even = model(samples).softmax(1)[0], model(samples, torch.ones(3)).softmax(1)[0]
+    expected = [f"{NAMES[int(probs.argmax())]} {float(probs.max()):.3f}" for probs in (given, even)]
+    assert capsys.readouterr().out.splitlines() == expected
 
 
 @pytest.mark.slow
@@ -131,10 +144,10 @@ torch.save(program(torch.load("samples.pt"), prior), "logits.pt")
 assert not [name for name in sys.modules if name.partition(".")[0] in ("ltaug", "torchvision", "timm", "onnx")]
 """
     (tmp_path / "model.pt2").write_bytes(files["pt2"].read_bytes())
-    torch.save(clips(3, 500), tmp_path / "samples.pt")
+    torch.save(pictures(3, 50, 40), tmp_path / "samples.pt")
     subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, check=True)
     with torch.no_grad():
-        assert torch.allclose(torch.load(tmp_path / "logits.pt"), model(clips(3, 500)), atol=1e-5)
+        assert torch.allclose(torch.load(tmp_path / "logits.pt"), model(pictures(3, 50, 40)), atol=1e-5)
 
 
 @torch.no_grad()
@@ -175,13 +188,14 @@ def test_which_prior_it_starts_from(correction: Correction) -> None:
 
 def test_what_does_not_fit_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
     exported = load_exported(files["onnx"])
-    for wrong in (clips(2, 300).double(), clips(2, 300)[0], clips(2, 300)[:0]):
-        with pytest.raises(ValueError, match=r"`inputs` must be float32 of shape \[batch, samples\], but are float"):
+    good = pictures(2, 30, 40)
+    for wrong in (good.float(), good[0], good[:0], good[..., :1]):
+        with pytest.raises(ValueError, match=r"`inputs` must be uint8 of shape \[batch, height, width, 3\], but are"):
             exported(wrong)
     with pytest.raises(ValueError, match="`class_prior` must have one number a class, 3, but has 2"):
-        exported(clips(2, 300), [0.5, 0.5])
+        exported(good, [0.5, 0.5])
     with pytest.raises(ValueError, match="`class_prior`"):
-        exported(clips(2, 300), [0.5, 0.5, 0.0])
+        exported(good, [0.5, 0.5, 0.0])
     (tmp_path / "model.onnx").write_bytes(b"nothing")
     (tmp_path / "model.pt2").write_bytes(b"nothing")
     for name, reason in {
