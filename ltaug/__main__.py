@@ -21,6 +21,10 @@ PRESETS = {
     "ic": {"target_prior": "uniform", "from_prior": "train", "strength": "search"},
 }
 """Options of `ltaug correct` as papers have them: LADE, Equation 4; IC, Equation 7 and Algorithm 2."""
+FREE_ESTIMATE = (
+    "Note: with many classes or few samples a free estimate may be worse than none; {} center pulls it towards the "
+    "trend of the training counts, trend takes that alone."
+)
 QUICKSTART = ("erm", "class_balanced", "bayias", "unimix_bayias", "unimix_bayias_effective")
 """Methods of the quick start: the usual baselines, the paper, and what we would take."""
 
@@ -52,7 +56,14 @@ def correct(arguments: argparse.Namespace) -> None:
         raise UserError("--folds leaves no single correction for --shifted. Call them one after the other.")
     run, source = find_run(arguments.run), arguments.from_prior or "recorded"
     made = RunCorrection(
-        run, target, arguments.strength, arguments.calibrate, source, arguments.folds, arguments.unlabelled
+        run,
+        target,
+        arguments.strength,
+        arguments.calibrate,
+        source,
+        arguments.folds,
+        arguments.unlabelled,
+        arguments.split,
     )
     _say(made.source_in_words)
     if made.doubt:
@@ -62,10 +73,7 @@ def correct(arguments: argparse.Namespace) -> None:
     if made.estimated_on:
         _say(f"The prior is estimated on {made.estimated_on}.")
     if target == "estimate":
-        _warn(
-            "Note: with many classes or few samples a free estimate may be worse than none; --target_prior center "
-            "pulls it towards the trend of the training counts, trend takes that alone."
-        )
+        _warn(FREE_ESTIMATE.format("--target_prior"))
     corrected = shifted = None
     if corrects:
         corrected = made.evaluate()
@@ -80,6 +88,21 @@ def correct(arguments: argparse.Namespace) -> None:
     if corrects and arguments.folds is None:
         _say(f"To use it: ltaug.correction.Correction.load({str(made.run.path)!r})")
     _say(f"Report: {write_report(made.run.path)}")
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    """Predict the classes of new samples without labels: a table of them, their logits, and their class mix.
+
+    Stop it and start it again: it goes on where it was.
+    """
+    from ltaug.commands.predict import RunPrediction
+
+    asked = RunPrediction(arguments.run, arguments.script, arguments.target_prior, arguments.estimate, arguments.raw)
+    if arguments.estimate == "estimate":
+        _warn(FREE_ESTIMATE.format("--estimate"))
+    names = ("split", "column", "allow_outside", "batch_size", "device", "workers")
+    more = {name: getattr(arguments, name) for name in names}
+    _say(asked.text(asked.predict(arguments.place, arguments.out, **more)))
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -293,6 +316,52 @@ def quickstart(arguments: argparse.Namespace) -> None:
     _say(f"{len(names)} methods in {time.perf_counter() - began:.0f} s.")
 
 
+def push(arguments: argparse.Namespace) -> None:
+    """Upload a finished run to the hub, with a card that is written from it; or write both into a folder, to read."""
+    from ltaug.commands._runs import find_run
+    from ltaug.hub import push_run, write_model_folder
+
+    run, formats = find_run(arguments.run), _split(arguments.formats)
+    options = {name: getattr(arguments, name) for name in ("logits", "license", "script")}
+    if arguments.dry_run is not None:
+        files = write_model_folder(run, arguments.dry_run, arguments.name, formats=formats, **options)
+        _say(f"Nothing was uploaded. {arguments.dry_run} holds what would be: {', '.join(files)}.")
+        return
+    options |= {name: getattr(arguments, name) for name in ("private", "revision", "message")}
+    _say(f"Pushed: {push_run(run, arguments.name, formats=formats, **options)}")
+    _say(f"To use it: ltaug pull {arguments.name}, or ltaug.PriorShift.from_pretrained({arguments.name!r})")
+
+
+def pull(arguments: argparse.Namespace) -> None:
+    """Download a run from the hub: predict, correct and export take its folder, without its recipe."""
+    from ltaug.hub import pull_run
+
+    folder = pull_run(arguments.name, arguments.folder or arguments.name.rpartition("/")[2], arguments.revision)
+    _say(f"{folder} is the run {arguments.name}; its README.md says what it is. Nothing of it was executed.")
+
+
+def push_data(arguments: argparse.Namespace) -> None:
+    """Make the long-tailed data set of a recipe's settings a data set of the hub, so that others use the same samples.
+
+    Samples are copied as they are stored; with them go their class names, their places in the full set, and the hash of
+    these, which runs record, too.
+    """
+    from ltaug import hub
+
+    data = {"recipe": arguments.recipe, "settings": arguments.settings, "license": arguments.license}
+    if arguments.dry_run is not None:
+        subset = hub.write_data_folder(arguments.dry_run, arguments.name, **data)
+        _say(f"{subset}\nNothing was uploaded. {arguments.dry_run} holds what would be.")
+        return
+    options = {name: getattr(arguments, name) for name in ("private", "revision", "message")}
+    _say(f"Pushed: {hub.push_data(arguments.name, **data, **options)}")
+    _say(f"To read it: datasets.load_dataset({arguments.name!r})")
+
+
+def _split(text: str) -> list[str]:
+    return [word for word in text.split(",") if word and word != "none"]
+
+
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
@@ -310,11 +379,10 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
 
     def command(function: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
         text = inspect.getdoc(function) or ""
-        added = commands.add_parser(
-            function.__name__, help=text.partition("\n")[0], description=text, allow_abbrev=False
-        )
+        name = function.__name__.replace("_", "-")
+        added = commands.add_parser(name, help=text.partition("\n")[0], description=text, allow_abbrev=False)
         added.set_defaults(function=function)
-        parsers[function.__name__] = added
+        parsers[name] = added
         return added
 
     found = command(methods)
@@ -330,10 +398,11 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     )
     found.add_argument(
         "--unlabelled",
-        metavar="FILE",
-        help="logits of unlabelled samples of the place where the model is used, .npy, .npz, .safetensors or .csv, "
-        "whose class mix is estimated",
+        metavar="PLACE",
+        help="unlabelled samples of the place where the model is used, whose class mix is estimated: their logits, "
+        ".npy, .npz, .safetensors or .csv; or the samples, as of `ltaug predict`, which are predicted first",
     )
+    found.add_argument("--split", metavar="NAME", help="of --unlabelled, where it is a table of several")
     found.add_argument(
         "--strength",
         metavar="NUMBER",
@@ -365,6 +434,41 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     found.add_argument(
         "--shifted", action="store_true", help="accuracy on LADE's eleven test sets of other class mixes"
     )
+
+    found = command(predict)
+    found.add_argument("run", metavar="RUN", help="run folder, or an exported model, .onnx or .pt2")
+    found.add_argument(
+        "place",
+        metavar="PLACE",
+        help="folder of images or sounds, a file, a parquet file or a folder of such, or OWNER/NAME on the hub",
+    )
+    found.add_argument(
+        "--out", metavar="FOLDER", help="of the predictions (default: predictions/NAME in the run, or beside the file)"
+    )
+    found.add_argument(
+        "--target_prior",
+        metavar="PRIOR",
+        help="correct for: uniform, train or a JSON file, instead of what `ltaug correct` has saved in the run",
+    )
+    found.add_argument(
+        "--estimate",
+        nargs="?",
+        const="estimate",
+        metavar="HOW",
+        help="correct for the class mix of these very samples: estimate (the default), trend or center",
+    )
+    found.add_argument("--raw", action="store_true", help="leave out the correction that is saved in the run")
+    found.add_argument("--split", metavar="NAME", help="of parquet files or of the hub, where there are several")
+    found.add_argument("--column", metavar="NAME", help="of the samples in a table (default: by its name or type)")
+    found.add_argument(
+        "--allow_outside", action="store_true", help="read files outside of a table's folder, too, if you trust it"
+    )
+    found.add_argument("--batch_size", type=_at_least_one, metavar="N", help="samples that are computed at once")
+    found.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: a GPU, if there is one)")
+    found.add_argument(
+        "--workers", type=_not_less_than_zero, metavar="N", help="processes that read (default: one a core, up to 8)"
+    )
+    found.add_argument("--script", metavar="TRAIN.PY", help="of the recipe, where it is not found by itself")
 
     found = command(compare)
     found.add_argument("runs", nargs="+", metavar="RUN", help="run folders, in the order to show them")
@@ -460,6 +564,44 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     )
     found.add_argument("--methods", default=",".join(QUICKSTART), help="default: %(default)s")
     found.add_argument("--epochs", type=_at_least_one, help="of each method; default: those of the recipe")
+
+    def to_hub(found: argparse.ArgumentParser) -> None:
+        found.add_argument("--private", action="store_true", help="create it for its owner's eyes only")
+        found.add_argument("--revision", metavar="BRANCH", help="to push to, created if need be; default: main")
+        found.add_argument("--message", metavar="TEXT", help="of the commit")
+        found.add_argument("--license", metavar="NAME", help="that the card names, such as apache-2.0; default: none")
+        found.add_argument(
+            "--dry_run",
+            type=os.path.expanduser,
+            metavar="FOLDER",
+            help="write what would be uploaded into a folder, card and all, and upload nothing",
+        )
+
+    found = command(push)
+    found.add_argument("run", metavar="RUN", help="run folder")
+    found.add_argument("name", metavar="OWNER/NAME", help="on the hub; is created if need be")
+    to_hub(found)
+    found.add_argument(
+        "--formats", default="onnx", help="exported files that go along: onnx, pt2, onnx,pt2 or none (default: onnx)"
+    )
+    found.add_argument("--logits", action="store_true", help="those of test and held-out samples go along, too")
+    found.add_argument("--script", metavar="TRAIN.PY", help="of the run's recipe, where the run does not say it")
+
+    found = command(pull)
+    found.add_argument("name", metavar="OWNER/NAME", help="on the hub")
+    found.add_argument("folder", nargs="?", type=os.path.expanduser, metavar="FOLDER", help="is created; default: NAME")
+    found.add_argument("--revision", metavar="NAME", help="branch, tag or commit; default: main")
+
+    found = command(push_data)
+    found.add_argument("name", metavar="OWNER/NAME", help="on the hub; is created if need be")
+    found.add_argument(
+        "settings",
+        nargs="*",
+        metavar="SETTING=VALUE",
+        help="of the recipe's data: dataset=cifar100 imbalance_ratio=100",
+    )
+    found.add_argument("--recipe", required=True, metavar="RECIPE", help="cifar_lt, ..., or a folder of your own")
+    to_hub(found)
     return parser, parsers
 
 
@@ -478,6 +620,10 @@ def _not_negative(text: str) -> float:
     if not 0.0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a number from 0, but is {text}")
     return number
+
+
+def _not_less_than_zero(text: str) -> int:
+    return _at_least_one(text, 0)
 
 
 def _at_least_two(text: str) -> int:
@@ -512,7 +658,9 @@ def main(words: Sequence[str] | None = None) -> None:
     if words and not words[0].startswith("-") and words[0] not in commands:
         hint = did_you_mean(words[0], commands) or "; `ltaug --help` lists them."
         exit_with_error(f"there is no command {words[0]!r}{hint}")
-    if words[:1] == ["sweep"]:
+    if words[:1] == ["push-data"]:
+        arguments = commands["push-data"].parse_intermixed_args(words[1:], argparse.Namespace(version=False))
+    elif words[:1] == ["sweep"]:
         words, settings, cluster = _for_sweep(words)
         given = argparse.Namespace(settings=settings, cluster=cluster, version=False)
         arguments = commands["sweep"].parse_intermixed_args(words[1:], given)  # settings may stand behind options

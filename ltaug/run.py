@@ -78,6 +78,7 @@ class RunFolder:
     ``checkpoints/``         states to resume from, one folder each, the newest ``keep``
     ``corrected.json``       metrics after a correction for another class mix, if there was one
     ``correction.*``         that correction, for :meth:`ltaug.correction.Correction.load`: safetensors and JSON
+    ``predictions/``         of new samples, a folder each, by ``ltaug predict``
     ``report.html``          figures and tables (:mod:`ltaug.report`); ``sections.json`` has those of the data, if any
     ``.ltaug.lock``          locked as long as a process trains the run, and says which one did so last
     ======================== ===========================================================================================

@@ -23,7 +23,9 @@ from ltaug.correction import Correction, prior_estimators, tuned_strength
 from ltaug.labelshift import estimate_prior
 from ltaug.methods import METHODS
 from ltaug.posthoc import BiasCorrectedTemperatureScaling, TemperatureScaling
+from ltaug.predictions import PredictionModel
 from ltaug.run import RunFolder
+from ltaug.unlabelled import make_reader
 
 COUNTS = [600, 150, 40, 10]
 NAMES = ["ant", "bee", "cat", "dog"]
@@ -363,9 +365,9 @@ class TestCorrect:
             ("a.csv", b"ant,bee,cat,dog\n1,2,x,4\n", "could not convert string to float: 'x'"),
             ("a.csv", b"", "but holds torch.float64 of shape [0]"),
             ("a.csv", b"\xff\xfe1,2,3,4", "cannot be read as logits"),
-            ("a.txt", b"1,2,3,4", "must be a file of logits: .npy, .npz, .safetensors, .csv"),
+            ("a.txt", b"1,2,3,4", "is no file of logits (.npy, .npz, .safetensors, .csv). As samples: "),
             ("a.csv", None, "is not there"),
-            ("folder", ..., "is a folder, but must be a file of logits"),
+            ("folder", ..., "is no file of logits"),
         ],
     )
     def test_files_that_are_no_unlabelled_logits(
@@ -384,6 +386,35 @@ class TestCorrect:
         assert message in line
         assert f"--unlabelled `{path}`" in line
         assert not (finished / "corrected.json").exists()
+
+    def test_unlabelled_samples_are_predicted_first(
+        self, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A folder of pictures whose pixels are logits: as the same logits in a file, and computed once."""
+        from PIL import Image
+
+        place, asked = tmp_path / "site", []
+        place.mkdir()
+        pixels = np.random.default_rng(0).integers(0, 255, (30, 2, 2)).astype(np.uint8)
+        for k, each in enumerate(pixels):
+            Image.fromarray(each).save(place / f"{k:02d}.png")
+        values = {"kind": "small_images", "size": [2, 2, 1], "mean": [0.5], "std": [0.1]}
+        np.save(tmp_path / "logits.npy", ((pixels.reshape(30, 4) / 255 - 0.5) / 0.1).astype(np.float32))
+
+        def opened(folder: Path) -> PredictionModel:
+            info = {"class_names": NAMES, "class_counts": COUNTS, "preprocessing": values}
+            return PredictionModel(folder, info, "", make_reader(values), lambda x: asked.append(1) or x.flatten(1))
+
+        monkeypatch.setattr("ltaug.predictions.open_model", opened)
+        found = {}
+        for unlabelled in (place, place, tmp_path / "logits.npy"):
+            words = ["--target_prior", "center", "--calibrate", "temperature", "--unlabelled", unlabelled]
+            text = said(capsys, "correct", run, *words)
+            assert f"The prior is estimated on 30 unlabelled samples of {unlabelled.name}." in text
+            found[unlabelled.name] = json.loads((run / "corrected.json").read_text())["target_prior"]
+        assert found["site"] == pytest.approx(found["logits.npy"], abs=1e-4)
+        assert len(asked) == 1
+        assert (run / "predictions" / "site" / "logits.safetensors").is_file()
 
     def test_a_prior_of_a_file(self, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "prior.json").write_text('{"dog": 4, "cat": 3, "bee": 2, "ant": 1}')
@@ -849,7 +880,18 @@ class TestSweep:
 class TestCommandLine:
     def test_help_and_version(self, capsys: pytest.CaptureFixture[str]) -> None:
         text = said(capsys)
-        for command in ("methods", "correct", "compare", "report", "explore", "sweep", "new", "quickstart"):
+        for command in (
+            "methods",
+            "correct",
+            "compare",
+            "report",
+            "explore",
+            "sweep",
+            "new",
+            "quickstart",
+            "push",
+            "pull",
+        ):
             assert f"\n    {command}" in text
             with pytest.raises(SystemExit) as end:
                 main([command, "--help"])

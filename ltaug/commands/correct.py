@@ -48,8 +48,10 @@ class RunCorrection:
         calibrate: `none`, `temperature`, `vector`, `bias_corrected` or `structured_matrix`.
         from_prior: `recorded`, `train`, `uniform` or a JSON file.
         folds: tune on each of so many parts of the test samples and test on the others, instead of on held-out samples.
-        unlabelled: file of logits that an estimated prior is that of, see :func:`read_logits`; by default it is that of
-            the test samples themselves.
+        unlabelled: what an estimated prior is that of: a file of logits, see :func:`read_logits`; or samples, see
+            :func:`ltaug.unlabelled.find_place`, which the run predicts first, into its ``predictions``. By default it
+            is that of the test samples themselves.
+        split: of unlabelled samples in a table of several.
 
     Attributes:
         source: prior that the logits are under, float64 [C].
@@ -70,6 +72,7 @@ class RunCorrection:
         from_prior: str = "recorded",
         folds: int | None = None,
         unlabelled: str | None = None,
+        split: str | None = None,
     ) -> None:
         if unlabelled is not None and target_prior not in ESTIMATES:
             raise UserError(f"--unlabelled is what a prior is estimated on: --target_prior {', '.join(ESTIMATES)}.")
@@ -114,12 +117,13 @@ class RunCorrection:
         self.elsewhere = None if unlabelled is None else Path(unlabelled).expanduser()
         self.estimated_on = "the test samples themselves" if target_prior in ESTIMATES else None
         if self.elsewhere is not None:
-            samples = read_logits(self.elsewhere, self.names)
+            samples = self._logits_of(self.elsewhere, split)
             try:
                 self.correction.estimate(samples)
             except ValueError as error:
                 raise UserError(f"--unlabelled `{unlabelled}`: {error}") from error
-            self.estimated_on = f"{len(samples):,} unlabelled samples of {self.elsewhere.name}"
+            unit = "pixels of unlabelled scenes" if self.pixels else "unlabelled samples"
+            self.estimated_on = f"{len(samples):,} {unit} of {self.elsewhere.name}"
 
     @property
     def pixels(self) -> bool:
@@ -300,6 +304,23 @@ class RunCorrection:
             "estimated_on": self.estimated_on,
         }
 
+    def _logits_of(self, place: Path, split: str | None) -> Tensor:
+        """Logits of unlabelled samples, which are read or, of files of samples, computed by the run."""
+        if place.suffix in LOGITS:
+            if split is not None:
+                raise UserError(f"--split is {split!r}, but --unlabelled `{place}` is a file of logits. Leave it out.")
+            return read_logits(place, self.names)
+        from ltaug.predictions import open_model, predict_logits
+
+        try:
+            model = open_model(self.run.path)
+            if model.info.get("calibrator"):  # of an exported model, where the recipe is not there
+                raise UserError(f"{model.path} calibrates by itself. Export it without a correction (--raw).")
+            return predict_logits(model, place, split=split)
+        except UserError as error:
+            kinds = ", ".join(LOGITS)
+            raise UserError(f"--unlabelled `{place}` is no file of logits ({kinds}). As samples: {error}") from error
+
     def _read_info(self) -> dict[str, Any]:
         """The run's ltaug.json with class names and counts."""
         info = self.run.info() if (self.run.path / "ltaug.json").is_file() else {}
@@ -373,7 +394,7 @@ def read_logits(path: Path, class_names: Sequence[str]) -> Tensor:
     logits.safetensors; or from .csv, whose first line may name the classes, in any order.
 
     Args:
-        path: of the file.
+        path: of the file, with one of these suffixes.
         class_names: C names.
 
     Returns:
@@ -382,19 +403,11 @@ def read_logits(path: Path, class_names: Sequence[str]) -> Tensor:
     Raises:
         UserError: there is no such file, or it holds something else; the message names it.
     """
-    readers = {".npy": _array, ".npz": _array, ".safetensors": _tensors, ".csv": _table}
     option, size = f"--unlabelled `{path}`", len(class_names)
-    if path.is_dir():
-        raise UserError(
-            f"{option} is a folder, but must be a file of logits ({', '.join(readers)}). Run the model on the samples, "
-            'as it was evaluated, and keep what it gives: numpy.save("logits.npy", logits).'
-        )
-    if path.suffix not in readers:
-        raise UserError(f"{option} must be a file of logits: {', '.join(readers)}.")
     if not path.is_file():
         raise UserError(f"{option} is not there.")
     try:
-        found = readers[path.suffix](path, class_names)
+        found = LOGITS[path.suffix](path, class_names)
         logits = torch.as_tensor(found)
     except (ValueError, TypeError, EOFError, KeyError, SafetensorError) as error:
         raise UserError(f"{option} cannot be read as logits: {error}.") from error
@@ -443,6 +456,10 @@ def _are_numbers(words: Sequence[str]) -> bool:
         return bool([float(word) for word in words])
     except ValueError:
         return False
+
+
+LOGITS = {".npy": _array, ".npz": _array, ".safetensors": _tensors, ".csv": _table}
+"""Readers of logits by the suffix of their file."""
 
 
 def read_prior(option: str, word: str, class_names: Sequence[str], counts: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ _JUNK = {
     *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini"),
 }
 """What systems and programs leave beside data, in lower case."""
-_COPIES = ("~", ".bak", ".orig", ".tmp", ".temp", ".part", ".partial", ".crdownload", ".download")
+COPIES = ("~", ".bak", ".orig", ".tmp", ".temp", ".part", ".partial", ".crdownload", ".download")
 """Ends of the names of files that are older copies of others, or not whole yet."""
 
 
@@ -324,7 +324,7 @@ class _Walk:
                 self._visit(root, name, target, above | {real}, place, found, links)
 
     def _is_sample(self, path: str) -> bool:
-        return not path.lower().endswith(_COPIES) and self.is_sample(path)
+        return not path.lower().endswith(COPIES) and self.is_sample(path)
 
     def look_beside(self, root: str, folder: str) -> None:
         """Note samples and broken links beside the folders of classes, or of splits."""

@@ -232,7 +232,7 @@ class TestTraining:
         final = values["final"]
         assert final == {name: rows(run)[-1][name] for name in final}  # the last epoch's, not the best one's
         info = json.loads((run / "ltaug.json").read_text())
-        wanted = {"sample_rate": 4000, "trim_silence": True, "trim_db": None, "crop_length": 900, "test_crops": 2}
+        wanted = {"sample_rate": 4000, "trim_silence": False, "trim_db": None, "crop_length": 900, "test_crops": 2}
         wanted |= {"kind": "sounds", "test_hop": 0.0, "aggregate": "mean"}
         assert info["preprocessing"] == wanted
         assert info["class_names"][:3] == ["rain", "wind", "bird"]
