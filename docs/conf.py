@@ -145,7 +145,14 @@ class Module(SphinxDirective):
             "   :nosignatures:",
             "",
         ]
-        lines += [*(f"   {name}" for name, kind in kinds.items() if kind != "data"), ""]
+        other = {name: getattr(getattr(module, name), "__name__", name) for name in names}  # of two names for one class
+        lines += [*(f"   {name}" for name, kind in kinds.items() if kind != "data" and other[name] == name), ""]
+        lines += [
+            f"- :class:`{name} <{module.__name__}.{name}>` is another name of :class:`{own} <{module.__name__}.{own}>`."
+            for name, own in other.items()
+            if own != name and kinds[name] == "class"
+        ]
+        lines.append("")
         for name, kind in kinds.items():
             # scikit-learn makes a method of each class of its own, whose text refers to scikit-learn's pages.
             hidden = [each for each in dir(getattr(module, name)) if re.fullmatch(r"set_\w+_request", each)]

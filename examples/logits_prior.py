@@ -167,7 +167,7 @@ def _mix(logits: Tensor, labels: Tensor) -> Tensor:
 # %%
 # The prior that is found is right, 0.5; told it, EM finds the uniform mix of the held-out samples, and told another
 # one it does not. A wrong prior costs likelihood. Of logits that are too sure, biases alone find another prior, and the
-# temperature has to be found as well. What trained networks say is on the page about the prior of logits.
+# temperature has to be found as well. What trained networks say: :doc:`/logits_prior`.
 
 if __name__ == "__main__":
     figure = main()

@@ -132,7 +132,7 @@ def mean_and_deviation(values: Sequence[float]) -> str:
 
 
 # %%
-# With one seed and a quarter of the epochs, to be quick; the page on several labels has the table of three seeds. A
+# With one seed and a quarter of the epochs, to be quick; the table of three seeds is on :doc:`/multilabel`. A
 # corrected loss learns the rare labels as fast as biases that start at the log odds; moving its logits back to the
 # labels' shares changes no mAP, but makes probabilities of them (ECE).
 
