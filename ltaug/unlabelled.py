@@ -443,8 +443,8 @@ class _Hub(Place):
         self.name = source_name(None, f"{hub_id}-{self.split}")
         self.size = known[self.split].num_examples or None if self.split in known else None
         found = (builder.config.data_files or {}).get(self.split)
-        version = repr(getattr(found, "origin_metadata", None) or files)
-        self.fingerprint = {"hub": hub_id, "split": self.split, "column": self.column, "version": version}
+        commits = sorted({str(each) for each in getattr(found, "origin_metadata", None) or ()})
+        self.fingerprint = {"hub": hub_id, "split": self.split, "column": self.column, "version": commits}
 
     def samples(self, start: int = 0) -> Iterator[UnlabelledSample]:
         """Go through the rows."""
