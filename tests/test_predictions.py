@@ -9,6 +9,9 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,6 +168,31 @@ def test_interrupted_it_goes_on_and_leaves_the_same(
     predict_files(again, pictures, tmp_path / "out", target_prior=[1, 1, 1], **settings)
     assert files(tmp_path / "out")["logits.safetensors"] == expected["logits.safetensors"]
     assert files(tmp_path / "out")["predictions.csv"] != expected["predictions.csv"]
+
+
+@pytest.mark.slow
+def test_killed_it_goes_on(pictures: Path, tmp_path: Path, root: Path) -> None:
+    """By SIGKILL, with worker processes: `pytest -m slow tests/test_predictions.py -k killed`."""
+    code = (
+        "import sys, time, pathlib; from test_predictions import model; import ltaug.predictions as p\n"
+        "p.SECONDS = 0.0; run = model(pathlib.Path(sys.argv[1])); run.logits = lambda x: time.sleep(0.3) or x.flatten(1)\n"
+        "p.predict_files(run, sys.argv[2], sys.argv[3], batch_size=2, workers=2)"
+    )
+    path = os.pathsep.join([str(root), str(root / "tests")])
+    started = [sys.executable, "-c", code, tmp_path, pictures, tmp_path / "out"]
+    with subprocess.Popen(started, env={**os.environ, "PYTHONPATH": path}) as process:
+        progress = tmp_path / "out" / "progress.json"
+        while not progress.is_file() or json.loads(progress.read_text())["samples"] < 6:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    again = model(tmp_path)
+    seen: list[int] = []
+    again.logits = lambda inputs: seen.append(len(inputs)) or inputs.flatten(1)
+    predict_files(again, pictures, tmp_path / "out", batch_size=2, workers=2)
+    assert 0 < sum(seen) <= 14
+    whole = predict_files(model(tmp_path), pictures, tmp_path / "whole", batch_size=2, workers=0)
+    assert files(tmp_path / "out") == files(whole.folder)
 
 
 def test_another_model_or_other_samples_are_refused(pictures: Path, tmp_path: Path) -> None:
