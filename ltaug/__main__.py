@@ -316,6 +316,52 @@ def quickstart(arguments: argparse.Namespace) -> None:
     _say(f"{len(names)} methods in {time.perf_counter() - began:.0f} s.")
 
 
+def push(arguments: argparse.Namespace) -> None:
+    """Upload a finished run to the hub, with a card that is written from it; or write both into a folder, to read."""
+    from ltaug.commands._runs import find_run
+    from ltaug.hub import push_run, write_model_folder
+
+    run, formats = find_run(arguments.run), _split(arguments.formats)
+    options = {name: getattr(arguments, name) for name in ("logits", "license", "script")}
+    if arguments.dry_run is not None:
+        files = write_model_folder(run, arguments.dry_run, arguments.name, formats=formats, **options)
+        _say(f"Nothing was uploaded. {arguments.dry_run} holds what would be: {', '.join(files)}.")
+        return
+    options |= {name: getattr(arguments, name) for name in ("private", "revision", "message")}
+    _say(f"Pushed: {push_run(run, arguments.name, formats=formats, **options)}")
+    _say(f"To use it: ltaug pull {arguments.name}, or ltaug.PriorShift.from_pretrained({arguments.name!r})")
+
+
+def pull(arguments: argparse.Namespace) -> None:
+    """Download a run from the hub: predict, correct and export take its folder, without its recipe."""
+    from ltaug.hub import pull_run
+
+    folder = pull_run(arguments.name, arguments.folder or arguments.name.rpartition("/")[2], arguments.revision)
+    _say(f"{folder} is the run {arguments.name}; its README.md says what it is. Nothing of it was executed.")
+
+
+def push_data(arguments: argparse.Namespace) -> None:
+    """Make the long-tailed data set of a recipe's settings a data set of the hub, so that others use the same samples.
+
+    Samples are copied as they are stored; with them go their class names, their places in the full set, and the hash of
+    these, which runs record, too.
+    """
+    from ltaug import hub
+
+    data = {"recipe": arguments.recipe, "settings": arguments.settings, "license": arguments.license}
+    if arguments.dry_run is not None:
+        subset = hub.write_data_folder(arguments.dry_run, arguments.name, **data)
+        _say(f"{subset}\nNothing was uploaded. {arguments.dry_run} holds what would be.")
+        return
+    options = {name: getattr(arguments, name) for name in ("private", "revision", "message")}
+    _say(f"Pushed: {hub.push_data(arguments.name, **data, **options)}")
+    _say(f"To read it: datasets.load_dataset({arguments.name!r})")
+
+
+def _split(text: str) -> list[str]:
+    return [word for word in text.split(",") if word and word != "none"]
+
+
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
@@ -333,11 +379,10 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
 
     def command(function: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
         text = inspect.getdoc(function) or ""
-        added = commands.add_parser(
-            function.__name__, help=text.partition("\n")[0], description=text, allow_abbrev=False
-        )
+        name = function.__name__.replace("_", "-")
+        added = commands.add_parser(name, help=text.partition("\n")[0], description=text, allow_abbrev=False)
         added.set_defaults(function=function)
-        parsers[function.__name__] = added
+        parsers[name] = added
         return added
 
     found = command(methods)
@@ -519,6 +564,44 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     )
     found.add_argument("--methods", default=",".join(QUICKSTART), help="default: %(default)s")
     found.add_argument("--epochs", type=_at_least_one, help="of each method; default: those of the recipe")
+
+    def to_hub(found: argparse.ArgumentParser) -> None:
+        found.add_argument("--private", action="store_true", help="create it for its owner's eyes only")
+        found.add_argument("--revision", metavar="BRANCH", help="to push to, created if need be; default: main")
+        found.add_argument("--message", metavar="TEXT", help="of the commit")
+        found.add_argument("--license", metavar="NAME", help="that the card names, such as apache-2.0; default: none")
+        found.add_argument(
+            "--dry_run",
+            type=os.path.expanduser,
+            metavar="FOLDER",
+            help="write what would be uploaded into a folder, card and all, and upload nothing",
+        )
+
+    found = command(push)
+    found.add_argument("run", metavar="RUN", help="run folder")
+    found.add_argument("name", metavar="OWNER/NAME", help="on the hub; is created if need be")
+    to_hub(found)
+    found.add_argument(
+        "--formats", default="onnx", help="exported files that go along: onnx, pt2, onnx,pt2 or none (default: onnx)"
+    )
+    found.add_argument("--logits", action="store_true", help="those of test and held-out samples go along, too")
+    found.add_argument("--script", metavar="TRAIN.PY", help="of the run's recipe, where the run does not say it")
+
+    found = command(pull)
+    found.add_argument("name", metavar="OWNER/NAME", help="on the hub")
+    found.add_argument("folder", nargs="?", type=os.path.expanduser, metavar="FOLDER", help="is created; default: NAME")
+    found.add_argument("--revision", metavar="NAME", help="branch, tag or commit; default: main")
+
+    found = command(push_data)
+    found.add_argument("name", metavar="OWNER/NAME", help="on the hub; is created if need be")
+    found.add_argument(
+        "settings",
+        nargs="*",
+        metavar="SETTING=VALUE",
+        help="of the recipe's data: dataset=cifar100 imbalance_ratio=100",
+    )
+    found.add_argument("--recipe", required=True, metavar="RECIPE", help="cifar_lt, ..., or a folder of your own")
+    to_hub(found)
     return parser, parsers
 
 
@@ -575,7 +658,9 @@ def main(words: Sequence[str] | None = None) -> None:
     if words and not words[0].startswith("-") and words[0] not in commands:
         hint = did_you_mean(words[0], commands) or "; `ltaug --help` lists them."
         exit_with_error(f"there is no command {words[0]!r}{hint}")
-    if words[:1] == ["sweep"]:
+    if words[:1] == ["push-data"]:
+        arguments = commands["push-data"].parse_intermixed_args(words[1:], argparse.Namespace(version=False))
+    elif words[:1] == ["sweep"]:
         words, settings, cluster = _for_sweep(words)
         given = argparse.Namespace(settings=settings, cluster=cluster, version=False)
         arguments = commands["sweep"].parse_intermixed_args(words[1:], given)  # settings may stand behind options

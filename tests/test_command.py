@@ -880,7 +880,18 @@ class TestSweep:
 class TestCommandLine:
     def test_help_and_version(self, capsys: pytest.CaptureFixture[str]) -> None:
         text = said(capsys)
-        for command in ("methods", "correct", "compare", "report", "explore", "sweep", "new", "quickstart"):
+        for command in (
+            "methods",
+            "correct",
+            "compare",
+            "report",
+            "explore",
+            "sweep",
+            "new",
+            "quickstart",
+            "push",
+            "pull",
+        ):
             assert f"\n    {command}" in text
             with pytest.raises(SystemExit) as end:
                 main([command, "--help"])

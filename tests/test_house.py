@@ -40,7 +40,9 @@ PARTS = (
     "samplers",
     "stages",
 )
-COMMANDS = ("__main__.py", "commandline.py", "commands/*", "scripts.py", "trained.py", "sweeps.py", "training.py")
+COMMANDS = (
+    *("__main__.py", "commandline.py", "commands/*", "hub/*", "scripts.py", "sweeps.py", "trained.py", "training.py"),
+)
 """Modules that are about training scripts, and may know their flags and files."""
 RECIPE_WORDS = ("train_stage2", "shifted.csv", "shifted.json", "recipes/", "train.py", "model.py", "data.py")
 
@@ -73,9 +75,14 @@ def names_a_recipe(tree: ast.Module) -> Iterator[int]:
 
 
 def imports_more_than_parts(tree: ast.Module) -> Iterator[int]:
-    """Lines of a part that import more than parts, torch, numpy, scipy, safetensors and the standard library."""
+    """Lines of a part that import more than parts, torch, numpy, scipy, safetensors and the standard library.
+
+    But for `from_pretrained`, which reads a run folder or the hub.
+    """
     allowed = {"torch", "numpy", "scipy", "safetensors", *sys.stdlib_module_names}
-    for node in ast.walk(tree):
+    readers = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "from_pretrained"]
+    inside = {id(node) for reader in readers for node in ast.walk(reader)}
+    for node in (node for node in ast.walk(tree) if id(node) not in inside):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
             names = [f"ltaug.{alias.name}" for alias in node.names] if node.module == "ltaug" else [node.module or "."]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -22,6 +23,7 @@ from ltaug.commandline import AtLeastOne, NonNegativeFloat, NonNegativeInt, Posi
 from ltaug.errors import UserError
 from ltaug.loaders._notes import warn
 from ltaug.loaders.folders import source_name
+from ltaug.loaders.sharing import SharedData, SharedSplit, encode_sound
 from ltaug.loaders.tables import hold_out, labels_hash, thin_out
 from ltaug.loaders.waveform import ResidentWaveformLoader
 from ltaug.longtail import index_hash
@@ -130,6 +132,8 @@ class SoundData:
     """What a test clip goes through: plain values, kept beside the weights."""
     versions: list[list[Clip]] = field(default_factory=list)
     """Of the training clips, of shifted pitch; one is drawn for each crop, or the clip itself."""
+    origin: dict[str, tuple[SoundPart, Tensor]] = field(default_factory=dict)
+    """Where the clips of each split are from: a part of the full set, and their places in it."""
     front_end: LogMel | None = None
     """Of a network on log-mel spectrograms; its `build_model` sets it, and reports show what it sees."""
 
@@ -170,6 +174,15 @@ class SoundData:
             f"{split}_content": content_hash(labels, *self.clips[split]) for split, labels in self.labels.items()
         }
 
+    def shared(self, cfg: Any) -> SharedData:
+        """What `ltaug push-data` makes a data set of the hub: each file as it is stored."""
+        splits = {}
+        for split, (part, indices) in self.origin.items():
+            places = indices if part.places is None else part.places[indices]
+            files = partial(_encoded, part, indices)
+            splits[split] = SharedSplit(places, part.labels[indices], files)
+        return SharedData("audio", (cfg.audio_column, cfg.label_column or "label"), self.class_names, splits)
+
     def describe(self) -> str:
         """What is in the set, for the terminal."""
         left_out = f", {self.left_out} unreadable left out" if self.left_out else ""
@@ -194,6 +207,12 @@ class SoundData:
                 logits, labels, clips, names, self.class_names, self.sample_rate, front_end=self.front_end
             )
         ]
+
+
+def _encoded(part: SoundPart, indices: Tensor, k: int) -> tuple[bytes, str]:
+    place = int(indices[k])
+    sound, name = part.sound(place), part.names[place]
+    return encode_sound(sound), f"{name}.wav" if isinstance(sound, tuple) else name
 
 
 def _hop(cfg: Any) -> int:
@@ -244,7 +263,8 @@ def long_tailed_sounds(source: SoundSource, cfg: Any, made: bool = False) -> Sou
     if cfg.held_out_per_class:
         kept = rest[hold_out(labels[rest], cfg.held_out_per_class, names, "held_out_per_class", cfg.data_seed)]
         chosen["held_out"], rest = (source.train, kept), rest[~torch.isin(rest, kept)]
-    train = rest[thin_out(labels[rest], cfg.profile, cfg.imbalance_ratio, names, cfg.data_seed)]
+    shared = source.train.places is not None
+    train = rest[thin_out(labels[rest], cfg.profile, cfg.imbalance_ratio, names, cfg.data_seed, in_order=shared)]
     if labels.ndim > 1 and (lacking := [names[k] for k in (~labels[train].any(0)).nonzero()[:, 0].tolist()]):
         warn(f"no training clip has these labels, which nothing learns, then: {', '.join(lacking)}.")
     return _decode(cfg, source, {"train": (source.train, train), **chosen}, made)
@@ -277,12 +297,13 @@ def _decode(cfg: Any, source: SoundSource, chosen: dict[str, tuple[SoundPart, Te
     sounds = [(part.names[k], part.sound(k)) for part, indices in chosen.values() for k in indices.tolist()]
     trim, cache_dir = cfg.trim_silence and not made, "none" if made else cfg.cache_dir
     read = read_clips(sounds, cfg.sample_rate, trim, cache_dir, cfg.on_error, trim_db=None if made else cfg.trim_db)
-    clips, labels, files = {}, {}, {}
+    clips, labels, files, origin = {}, {}, {}, {}
     for split, (part, indices) in chosen.items():
         mine, read = read[: len(indices)], read[len(indices) :]
         left = indices[torch.tensor([clip is not None for clip in mine], dtype=torch.bool)]
         clips[split] = [torch.from_numpy(clip) for clip in mine if clip is not None]
         labels[split], files[split] = part.labels[left], [part.names[k] for k in left.tolist()]
+        origin[split] = (part, left)
         there, found = (counts_of(y, len(source.class_names)) for y in (part.labels[indices], labels[split]))
         for k in ((there > 0) & (found == 0)).nonzero()[:, 0].tolist():
             raise UserError(f"None of the {split} clips of class {k} ({source.class_names[k]}) can be read.")
@@ -292,8 +313,10 @@ def _decode(cfg: Any, source: SoundSource, chosen: dict[str, tuple[SoundPart, Te
     preprocessing = {"kind": "sounds", **{name: getattr(cfg, name) for name in recorded}}
     if made:
         preprocessing |= {"trim_silence": False, "trim_db": None}
-    subset = index_hash(chosen["train"][1])
+    part, train = chosen["train"]
+    subset = index_hash(train if part.places is None else part.places[train])
     data = SoundData(clips, labels, files, source.class_names, counts, subset, left_out, preprocessing)
+    data.origin = origin
     if cfg.pitch_semitones:
         data.versions = pitch_versions(clips["train"], cfg.sample_rate, cfg.pitch_semitones, cache_dir)
     return data

@@ -20,6 +20,7 @@ from ltaug.loaders._notes import warn
 from ltaug.loaders.files import refuse_outside, stored_path
 from ltaug.loaders.folders import class_folders, evaluation_splits, is_leftover, natural_order, printable
 from ltaug.loaders.listings import Listing, find_listing, read_listing
+from ltaug.loaders.sharing import source_index
 from ltaug.loaders.tables import (
     arrow_column,
     check_columns,
@@ -43,6 +44,8 @@ class SoundPart:
     """File names."""
     sound: Callable[[int], Sound]
     """From an index to what :func:`~ltaug.audio.read_clip` reads."""
+    places: Tensor | None = None
+    """In the full set, int64 [N], of a subset that says it."""
 
 
 @dataclass
@@ -273,9 +276,10 @@ class _Rows:
             given = sounds.take(self.places).to_pylist()
         elif pyarrow.types.is_struct(sounds.type) and sounds.type.get_field_index("path") >= 0:
             given = pyarrow.compute.struct_field(sounds, "path").take(self.places).to_pylist()
-        places = self.places.tolist()
-        names = [printable(str(name or f"clip {k}")) for name, k in zip(given, places, strict=True)]
-        return SoundPart(labels, names, partial(_stored_sound, sounds, rates, self.places, folder))
+        names = [printable(str(name or f"clip {k}")) for name, k in zip(given, self.places.tolist(), strict=True)]
+        places = source_index(self.table)
+        places = None if places is None else places[torch.from_numpy(self.places)]
+        return SoundPart(labels, names, partial(_stored_sound, sounds, rates, self.places, folder), places)
 
 
 def _is_list(kind: Any) -> bool:

@@ -61,10 +61,12 @@ def load_splits(source: str, data_dir: str | None = None, allow_outside: bool = 
     """
     from datasets import load_dataset
 
+    from ltaug.hub import patiently
+
     try:
         if not data_dir:
             with hub_or_cache():
-                return dict(load_dataset(source))
+                return dict(patiently(lambda: load_dataset(source)))
         return dict(load_dataset(data_dir, data_files=find_files(source, data_dir, allow_outside)[1]))
     except UserError:
         raise
@@ -84,9 +86,11 @@ def find_files(
     """
     from datasets import load_dataset_builder
 
+    from ltaug.hub import patiently
+
     if not data_dir:
         with hub_or_cache():
-            builder = load_dataset_builder(source)
+            builder = patiently(lambda: load_dataset_builder(source))
             return builder, data_files(builder)
     if not os.path.isdir(data_dir):
         raise UserError(f"`data_dir` {data_dir!r} is no folder. Leave it out to read {source} from the hub.")
@@ -217,20 +221,21 @@ def _check_class_names(source: str, files: Mapping[str, str]) -> None:
 
 def loading_error(source: str, data_dir: str | None, error: Exception) -> Exception:
     """Error for a data set that cannot be loaded; its message says what else can be done."""
+    from ltaug.hub import hub_reason
+
     if data_dir:
         if "[" in os.path.abspath(data_dir):
             error = ValueError("`datasets` takes [ in its path for a pattern. Rename the folder, or give a link to it.")
         reason = error.__cause__ or error
         return UserError(f"`data_dir` {data_dir!r} cannot be read as a data set of parquet files: {reason}")
-    if "gated" in f"{type(error).__name__} {error}".lower():
-        return ConnectionError(
-            f"The data set {source!r} is open to those only who have accepted its terms. Accept them at "
-            f"https://huggingface.co/datasets/{source}, then log in with `hf auth login` or set HF_TOKEN; or read "
-            "a local copy with `data_dir`."
-        )
+    said = hub_reason(error, source, "dataset")
+    if said is None:
+        said = f"The data set {source!r} could not be loaded from the hub ({type(error).__name__}: {error})"
+    elif "terms" in said:
+        return ConnectionError(f"{said}; or read a local copy with `data_dir`.")
     return ConnectionError(
-        f"The data set {source!r} could not be loaded from the hub ({type(error).__name__}: {error}). Offline "
-        "ways: `data_dir` with parquet files of the same columns, or a cache filled earlier (set HF_HUB_OFFLINE=1)."
+        f"{said}. Offline ways: `data_dir` with parquet files of the same columns, or a cache filled earlier (set "
+        "HF_HUB_OFFLINE=1)."
     )
 
 
@@ -453,7 +458,15 @@ def hold_out(labels: Tensor, per_class: int, class_names: Sequence[str], setting
     return subsample(labels, [per_class] * len(class_names), seed=seed)
 
 
-def thin_out(labels: Tensor, profile: str, imbalance_ratio: float, class_names: Sequence[str], seed: int = 0) -> Tensor:
+def thin_out(
+    labels: Tensor,
+    profile: str,
+    imbalance_ratio: float,
+    class_names: Sequence[str],
+    seed: int = 0,
+    *,
+    in_order: bool = False,
+) -> Tensor:
     """Take the long-tailed part of a training set; of one with several labels a sample, all of it.
 
     Args:
@@ -462,6 +475,7 @@ def thin_out(labels: Tensor, profile: str, imbalance_ratio: float, class_names: 
         imbalance_ratio: likewise.
         class_names: C names.
         seed: which samples.
+        in_order: whether the natural profile leaves the samples in their order, which a shared subset was made in.
 
     Returns:
         Indices, int64.
@@ -478,6 +492,8 @@ def thin_out(labels: Tensor, profile: str, imbalance_ratio: float, class_names: 
                 f"`profile` is {profile}, which goes by classes that exclude each other, but samples have several "
                 "labels here. Set `profile: natural`."
             )
+        return torch.arange(len(labels))
+    if in_order and profile == "natural":
         return torch.arange(len(labels))
     counts = profile_counts(profile, class_counts(labels, len(class_names)), imbalance_ratio, class_names)
     return subsample(labels, counts, seed=seed)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import MutableMapping
+from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ltaug._arguments import check_dense, checked
+from ltaug.errors import UserError
 from ltaug.posthoc._buffers import PriorBuffers
 from ltaug.posthoc.shift import Priors, as_priors, check_classes, difference, shifted
 from ltaug.priors import Counts, as_counts
@@ -71,6 +73,54 @@ class PriorShift(PriorBuffers):
         self.register_buffer("strength", torch.ones_like(self.logits_prior[0]))
         self.register_buffer("shift", torch.zeros_like(self.logits_prior))
         self._aim(self._default(prior) if target_prior is None else target_prior, strength, "target_prior")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        place: str | PathLike[str],
+        model: nn.Module | None = None,
+        *,
+        target_prior: Priors | None = None,
+        strength: float = 1.0,
+        output: str = "logits",
+        revision: str | None = None,
+        script: str | None = None,
+    ) -> PriorShift:
+        """Load a finished run, from its folder or from the hub, and wrap it with the prior that its logits are under.
+
+        The network is ``model``; or the one of timm that ``config.json`` names; or made again by the run's recipe,
+        where that is on this machine; or the exported ``model.onnx``, which takes raw inputs, for what has no recipe
+        here. Files are read as numbers and text: nothing in them is executed.
+
+        Args:
+            place: a run folder, a pulled one, or OWNER/NAME on the hub, which is pulled into its client's cache.
+            model: a network that takes the weights; for others the run says which one.
+            target_prior: see :class:`PriorShift`; uniform by default.
+            strength: likewise.
+            output: likewise.
+            revision: branch, tag or commit, of the hub.
+            script: training script of the run's recipe, where the run does not say where that is.
+
+        Returns:
+            The wrapper, in evaluation mode, on the CPU.
+
+        Raises:
+            UserError: there is no such run, it records no prior of its logits, or no network can be made of it; the
+                message says what to do. A ValueError, too.
+        """
+        from ltaug.hub import load_pretrained
+
+        network, info = load_pretrained(place, model, revision, script)
+        prior, wanted = info.get("logits_prior"), "LabelwisePriorShift" if info.get("several_labels") else "PriorShift"
+        if cls.__name__ in ("PriorShift", "LabelwisePriorShift") and cls.__name__ != wanted:
+            several = "several labels a sample" if info.get("several_labels") else "one class a sample"
+            raise UserError(f"{str(place)!r} was trained on {several}: load it by `{wanted}.from_pretrained`.")
+        if prior is None:
+            raise UserError(
+                f"{str(place)!r} records no prior of its logits. Load the network by yourself, and wrap it with the "
+                f"prior that they are under: `{cls.__name__}(model, logits_prior=...)`."
+            )
+        return cls(network, prior, target_prior, strength, output).eval()
 
     def _source(self, prior: Any) -> Tensor:
         """Read the prior that the logits are under, float64 [C]."""

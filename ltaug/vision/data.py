@@ -14,6 +14,7 @@ from ltaug.commandline import NonNegativeInt, PositiveFloat, PositiveInt, Ratio
 from ltaug.errors import UserError
 from ltaug.loaders import SeededLoader
 from ltaug.loaders.folders import evaluation_splits
+from ltaug.loaders.sharing import SharedData, SharedSplit
 from ltaug.loaders.tables import hold_out, labels_hash
 from ltaug.longtail import index_hash, profile_counts, subsample
 from ltaug.priors import class_counts, counts_of, shot_groups
@@ -159,6 +160,17 @@ class ImageData:
             **{f"{split}_content": images.content_hash() for split, images in self.sets.items()},
         }
 
+    def shared(self, cfg: Any) -> SharedData:
+        """What `ltaug push-data` makes a data set of the hub: each file as it is stored."""
+        splits = {}
+        for split, images in self.sets.items():
+            if isinstance(images, StreamSet):
+                raise UserError("A stream has no image by its number, and cannot be shared. Leave out `stream`.")
+            found = images.images
+            places = found.rows if found.places is None else found.places
+            splits[split] = SharedSplit(places, found.labels, found.encoded)
+        return SharedData("image", (cfg.image_column, cfg.label_column), self.class_names, splits)
+
     def describe(self) -> str:
         """What is in the sets, for the terminal."""
         counts = self.class_counts
@@ -233,7 +245,8 @@ def long_tailed_data(
     indices = torch.arange(len(train)) if natural else subsample(train.labels, counts, seed=seed)
     names = ("train", "test", "held_out")
     sets = {name: ImageSet(images) for name, images in zip(names, [train.take(indices), *others], strict=False)}
-    return ImageData(class_names, sets, index_hash(indices), settings)
+    places = indices if train.places is None else train.places[indices]  # of a subset: those in the full set
+    return ImageData(class_names, sets, index_hash(places), settings)
 
 
 def _several_labels(

@@ -114,11 +114,26 @@ def open_stored(stored: bytes | str | dict[str, Any] | None, folder: str = "") -
         stored: one row of a column of images.
         folder: where relative paths start.
     """
+    found = _stored(stored, folder)
+    return open_image(found if isinstance(found, str) else io.BytesIO(found))
+
+
+def stored_bytes(stored: bytes | str | dict[str, Any] | None, folder: str = "") -> bytes:
+    """Read the file of an image that a table holds; see :func:`open_stored`."""
+    found = _stored(stored, folder)
+    if isinstance(found, bytes):
+        return found
+    with open(regular(found), "rb") as file:
+        return file.read()
+
+
+def _stored(stored: bytes | str | dict[str, Any] | None, folder: str) -> bytes | str:
+    """The bytes of an image that a table holds, or where they are."""
     if isinstance(stored, dict):
         stored = stored.get("bytes") or stored.get("path")
     if not stored:
         raise ValueError("there is none")
-    return open_image(stored_path(folder, stored) if isinstance(stored, str) else io.BytesIO(stored))
+    return stored_path(folder, stored) if isinstance(stored, str) else stored
 
 
 def open_image(source: str | io.BytesIO) -> Image.Image:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ltaug.errors import UserError
+from ltaug.loaders.sharing import encode_image
 from ltaug.run import content_hash
 from ltaug.vision.decoding import decode, open_image, warn
 
@@ -43,6 +44,8 @@ class Images:
     """int64 [N]: where ``open`` finds them."""
     open: Any
     """``open(row, name)`` is a PIL image; goes to worker processes."""
+    places: Tensor | None = None
+    """In the full set, int64 [N], of a subset that says it."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,7 +57,15 @@ class Images:
     def take(self, indices: Tensor) -> Images:
         """Select the images of some indices, in their order."""
         names = self.names.take(pyarrow.array(indices.numpy()))
-        return Images(self.labels[indices], names, self.rows[indices], self.open)
+        places = None if self.places is None else self.places[indices]
+        return Images(self.labels[indices], names, self.rows[indices], self.open, places)
+
+    def encoded(self, k: int) -> tuple[bytes, str]:
+        """An image's file, as it is stored, and its name; PNG of an image that is made."""
+        row, name = int(self.rows[k]), self.name(k)
+        if hasattr(self.open, "encoded"):
+            return self.open.encoded(row, name), name
+        return encode_image(self.open(row, name)), f"{name}.png"
 
     def content_hash(self) -> str:
         """SHA-256 of labels, file names, sizes of files (not too many to ask for) and some pixels, in their order."""
@@ -87,6 +98,11 @@ class Files:
     def __call__(self, row: int, name: str) -> Image.Image:
         """Open a file."""
         return open_image(os.path.join(self.root, name))
+
+    def encoded(self, row: int, name: str) -> bytes:
+        """A file as it is."""
+        with open(os.path.join(self.root, name), "rb") as file:
+            return file.read()
 
     def sizes(self, names: Iterable[str]) -> list[int]:
         """Bytes of files; -1 where there is none."""

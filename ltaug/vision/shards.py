@@ -26,7 +26,7 @@ from pyarrow.fs import FileSystem
 from ltaug.errors import UserError
 from ltaug.loaders._notes import warn
 from ltaug.loaders.files import refuse_outside
-from ltaug.loaders.tables import stored_paths
+from ltaug.loaders.tables import loading_error, stored_paths
 
 __all__ = ["Pool", "Shards"]
 
@@ -61,11 +61,11 @@ class Shards:
         self.paths, self.split, self.image_column = list(paths), split, image_column
         self.source, self.folder, self.allow_outside = source, folder, allow_outside
         with ThreadPoolExecutor(READERS) as threads:
-            stamps = list(threads.map(_stamp, self.paths))
+            stamps = list(threads.map(self._stamp, self.paths))
         self.key = hashlib.sha256(repr((stamps, image_column, label_column)).encode()).hexdigest()[:24]
 
         def read(path: str) -> tuple[Any, list[int]]:
-            with _opened(path) as file:
+            with self._opened(path) as file:
                 for setting, column in (("image_column", image_column), ("label_column", label_column)):
                     if column not in file.schema_arrow.names:
                         raise UserError(
@@ -94,8 +94,29 @@ class Shards:
         """The first of them."""
         self.places = [(shard, group) for shard, sizes in enumerate(groups) for group in range(len(sizes))]
         """File and number of each row group."""
-        with _opened(self.paths[0]) as file:
+        with self._opened(self.paths[0]) as file:
             self.schema = file.schema_arrow
+
+    @contextlib.contextmanager
+    def _opened(self, path: str) -> Iterator[Any]:
+        """A parquet file; what goes wrong on the way to it, after it was tried again, is said in a line."""
+        try:
+            with _opened(path) as file:
+                yield file
+        except UserError:
+            raise
+        except Exception as error:  # the hub client and its HTTP library raise many types
+            if "://" not in path:
+                raise
+            raise loading_error(self.source, None, error) from error
+
+    def _stamp(self, path: str) -> tuple[str, int, Any]:
+        try:
+            return _stamp(path)
+        except Exception as error:  # likewise
+            if "://" not in path:
+                raise
+            raise loading_error(self.source, None, error) from error
 
     def read(self, k: int) -> Any:
         """Read the encoded images of a row group, a pyarrow array of bytes, paths, or structs of both.
@@ -104,7 +125,7 @@ class Shards:
             UserError: paths lead out of ``folder``.
         """
         shard, group = self.places[k]
-        with _opened(self.paths[shard]) as file:
+        with self._opened(self.paths[shard]) as file:
             table = file.read_row_group(group, columns=[self.image_column], use_threads=False)
         column = table.column(self.image_column).combine_chunks()
         images = column.cast(self.schema.field(self.image_column).type)

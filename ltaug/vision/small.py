@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ltaug.errors import UserError
+from ltaug.loaders.sharing import source_index
 from ltaug.loaders.tables import arrow_column, check_columns, class_labels, load_splits
 from ltaug.vision.decoding import decode, warn
 from ltaug.vision.tables import ImageColumn, check_split
@@ -27,6 +28,8 @@ class SmallImages:
     """Opens the image of a row."""
     source: str
     """For messages."""
+    places: Tensor | None = None
+    """In the full set, int64 [N], of a subset that says it."""
 
     def images(self, indices: Tensor | None = None) -> Tensor:
         """Decode the images of some indices, or all, in their order: uint8 [N, H, W, 3]."""
@@ -63,6 +66,7 @@ def read_small_images(
     image_column: str = "image",
     label_column: str = "label",
     splits: Sequence[str] = ("train", "test"),
+    optional: Sequence[str] = (),
     allow_outside: bool = False,
 ) -> tuple[dict[str, SmallImages], list[str]]:
     """Find the splits of a data set of small images on the hub, or in a local folder of parquet files.
@@ -73,6 +77,7 @@ def read_small_images(
         image_column: column of the images.
         label_column: column of the class indices, or class names.
         splits: names of the splits to read; the first one is the training split, which defines the classes.
+        optional: names of splits that are read where they are there.
         allow_outside: read files outside of ``data_dir``, too, that paths in the column of images name.
 
     Returns:
@@ -86,6 +91,7 @@ def read_small_images(
     if source is None:
         raise UserError("Give `hub_id`, a data set of the hub, or `data_dir`, a folder of parquet files.")
     found = load_splits(hub_id or source, data_dir, allow_outside)
+    splits = [*splits, *(split for split in optional if split in found)]
     for split in splits:
         check_split(found, split, source)
         name = f"The {split} split of {source!r}"
@@ -100,4 +106,7 @@ def read_small_images(
     openers = {
         split: ImageColumn(found[split], image_column, source, data_dir or "", allow_outside) for split in splits
     }
-    return {split: SmallImages(labels[split], opener, source) for split, opener in openers.items()}, class_names
+    return {
+        split: SmallImages(labels[split], opener, source, source_index(found[split]))
+        for split, opener in openers.items()
+    }, class_names

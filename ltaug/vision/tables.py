@@ -17,6 +17,7 @@ from torch import Tensor
 from ltaug.errors import UserError
 from ltaug.loaders.files import refuse_outside
 from ltaug.loaders.folders import TEST_SPLITS
+from ltaug.loaders.sharing import source_index
 from ltaug.loaders.tables import (
     arrow_column,
     check_columns,
@@ -27,7 +28,7 @@ from ltaug.loaders.tables import (
     loading_error,
     stored_paths,
 )
-from ltaug.vision.decoding import open_stored
+from ltaug.vision.decoding import open_stored, stored_bytes
 from ltaug.vision.image_set import Images
 from ltaug.vision.shards import Shards
 from ltaug.vision.streaming import StreamSet
@@ -73,6 +74,12 @@ class ImageColumn:
         if self._stored is None:
             self._stored = arrow_column(self.rows, self.column)
         return open_stored(self._stored[row].as_py(), self.folder)
+
+    def encoded(self, row: int, name: str = "") -> bytes:
+        """The file of a row, as it is stored."""
+        if self._stored is None:
+            self._stored = arrow_column(self.rows, self.column)
+        return stored_bytes(self._stored[row].as_py(), self.folder)
 
 
 def stored_names(rows: Any, column: str, split: str) -> Any:
@@ -184,7 +191,10 @@ def read_image_stream(
     features = builder.info.features or datasets.Features.from_arrow_schema(shards.schema)
     columns, splits = {"train": shards.labels}, {}
     if test := chosen.get("test"):
-        splits = dict(datasets.load_dataset("parquet", data_files={test: paths[test]}))
+        try:
+            splits = dict(datasets.load_dataset("parquet", data_files={test: paths[test]}))
+        except Exception as error:  # likewise
+            raise loading_error(source, data_dir, error) from error
         where = f"The {test} split of {source!r}"
         check_columns(splits[test], where, image_column=image_column, label_column=label_column)
         columns["test"] = arrow_column(splits[test], label_column)
@@ -213,7 +223,8 @@ def _class_names(features: Any, column: str) -> list[str] | None:
 
 
 def _images(opener: ImageColumn, labels: Tensor, split: str) -> Images:
-    return Images(labels, stored_names(opener.rows, opener.column, split), torch.arange(len(opener)), opener)
+    names, places = stored_names(opener.rows, opener.column, split), source_index(opener.rows)
+    return Images(labels, names, torch.arange(len(opener)), opener, places)
 
 
 def choose_splits(

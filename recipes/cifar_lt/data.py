@@ -13,7 +13,9 @@ from torch import Tensor
 import ltaug
 from ltaug import ResidentLoader
 from ltaug.commandline import NonNegativeInt, Ratio
-from ltaug.loaders.tables import hold_out
+from ltaug.loaders.folders import source_name
+from ltaug.loaders.sharing import SharedData, share_pixels
+from ltaug.loaders.tables import hold_out, thin_out
 from ltaug.run import content_hash
 from ltaug.vision import read_digits, read_small_images
 
@@ -30,6 +32,8 @@ class DataSettings:
 
     dataset: Literal["cifar10", "cifar100", "digits"] = "cifar100"
     """From the hub, or from `data_dir`; the digits come with scikit-learn and need no files."""
+    hub_id: str | None = None
+    """OWNER/NAME on the hub, read instead of CIFAR's own, with its columns: such as a subset of `ltaug push-data`."""
     data_dir: str | None = None
     """Local folder with the hub's columns, read instead of the hub."""
     allow_outside: bool = False
@@ -55,8 +59,14 @@ class DataSettings:
     @property
     def data_name(self) -> str:
         """Name of the data in run folders."""
+        name = source_name(None, self.hub_id, self.dataset)
         profile = "" if self.profile == "exponential" else f"_{self.profile}"
-        return self.dataset if self.profile == "natural" else f"{self.dataset}{profile}_ir{self.imbalance_ratio:g}"
+        return name if self.profile == "natural" else f"{name}{profile}_ir{self.imbalance_ratio:g}"
+
+    @property
+    def columns(self) -> tuple[str, str]:
+        """Columns of images and labels."""
+        return self.image_column, self.label_column or ("fine_label" if self.dataset == "cifar100" else "label")
 
 
 @dataclass
@@ -73,6 +83,10 @@ class Splits:
     mean: list[float] | None = None
     """Per channel, of pixels in 0..1; None: that of the training images."""
     std: list[float] | None = None
+    places: Tensor | None = None
+    """Of the training samples in a full set that they are a subset of, int64 [N]."""
+    held_out: tuple[Tensor, Tensor] | None = None
+    """Inputs and labels of a validation split, to tune corrections on."""
 
 
 def read_splits(cfg: Any) -> Splits:
@@ -86,16 +100,19 @@ def read_splits(cfg: Any) -> Splits:
             digits.labels[digits.test],
             [str(k) for k in range(10)],
         )
-    label_column = cfg.label_column or ("fine_label" if cfg.dataset == "cifar100" else "label")
+    image_column, label_column = cfg.columns
     splits, names = read_small_images(
-        HUB[cfg.dataset],
+        cfg.hub_id or HUB[cfg.dataset],
         cfg.data_dir,
-        image_column=cfg.image_column,
+        image_column=image_column,
         label_column=label_column,
+        optional=("validation",),
         allow_outside=cfg.allow_outside,
     )
-    train, test = splits["train"], splits["test"]
-    return Splits(train.images, train.labels, test.images(), test.labels, names, CIFAR_MEAN, CIFAR_STD)
+    train, test, tuning = splits["train"], splits["test"], splits.get("validation")
+    held_out = None if tuning is None else (tuning.images(), tuning.labels)
+    found = (train.images, train.labels, test.images(), test.labels, names, CIFAR_MEAN, CIFAR_STD)
+    return Splits(*found, train.places, held_out)
 
 
 @dataclass
@@ -111,6 +128,8 @@ class Data:
     """SHA-256 of the training samples' indices in the full set: equal hashes are equal subsets."""
     preprocessing: dict[str, Any]
     """What a test image goes through: plain values, kept beside the weights; of other samples only `size`."""
+    places: dict[str, Tensor]
+    """Of the samples of each split in the full set's, int64 [N]."""
 
     @property
     def train_labels(self) -> Tensor:
@@ -162,6 +181,11 @@ class Data:
             **{f"{split}_content": content_hash(self.inputs[split], labels) for split, labels in self.labels.items()},
         }
 
+    def shared(self, cfg: Any) -> SharedData:
+        """What `ltaug push-data` makes a data set of the hub."""
+        splits = {split: share_pixels(at, self.labels[split], self.inputs[split]) for split, at in self.places.items()}
+        return SharedData("image", cfg.columns, self.class_names, splits)
+
     def describe(self) -> str:
         """What is in the training set, for the terminal."""
         return f"{len(self.train_labels)} samples (subset {self.index_hash[:12]})"
@@ -186,17 +210,22 @@ def load_data(cfg: Any) -> Data:
     if cfg.held_out_per_class:
         kept = hold_out(labels, cfg.held_out_per_class, names, "held_out_per_class", cfg.data_seed)
     rest = all_but(kept, len(labels))
-    available = ltaug.class_counts(labels[rest], len(names))
-    counts = ltaug.profile_counts(cfg.profile, available, cfg.imbalance_ratio, names)
-    indices = rest[ltaug.subsample(labels[rest], counts, seed=cfg.data_seed)]
+    how = {"seed": cfg.data_seed, "in_order": splits.places is not None}
+    indices = rest[thin_out(labels[rest], cfg.profile, cfg.imbalance_ratio, names, **how)]
     if not cfg.held_out_per_class:
         left_out = all_but(indices, len(labels))
         sizes = ltaug.class_counts(labels[left_out], len(names)).clamp(max=LEFT_OUT_PER_CLASS)
         kept = left_out[ltaug.subsample(labels[left_out], sizes, seed=cfg.data_seed)] if sizes.any() else kept
     inputs = {"train": splits.inputs(indices), "test": splits.test_inputs}
     targets = {"train": labels[indices], "test": splits.test_labels}
+    places = {"train": indices, "test": torch.arange(len(splits.test_labels))}
     if len(kept):
-        inputs["held_out"], targets["held_out"] = splits.inputs(kept), labels[kept]
+        inputs["held_out"], targets["held_out"], places["held_out"] = splits.inputs(kept), labels[kept], kept
+    elif splits.held_out is not None:
+        inputs["held_out"], targets["held_out"] = splits.held_out
+        places["held_out"] = torch.arange(len(targets["held_out"]))
+    if splits.places is not None:  # of a subset: equal hashes are equal subsets of the full set
+        places["train"] = splits.places[indices]
     preprocessing: dict[str, Any] = {"size": list(inputs["train"].shape[1:])}  # the network is made for it
     if inputs["train"].dtype == torch.uint8:
         mean, std = splits.mean, splits.std
@@ -204,7 +233,7 @@ def load_data(cfg: Any) -> Data:
             pixels = inputs["train"].double() / 255
             mean, std = pixels.mean((0, 1, 2)).tolist(), pixels.std((0, 1, 2)).tolist()
         preprocessing |= {"kind": "small_images", "mean": mean, "std": std}
-    return Data(inputs, targets, names, ltaug.index_hash(indices), preprocessing)
+    return Data(inputs, targets, names, ltaug.index_hash(places["train"]), preprocessing, places)
 
 
 def all_but(indices: Tensor, size: int) -> Tensor:

@@ -161,6 +161,9 @@ def ltaug_problem(words: list[str], folder: Path) -> list[str]:
     if len(words) == 1 and words[0] in known:  # its name in a sentence
         return []
     try:
+        if words[0] == "push-data":  # whose settings may stand behind options
+            known[words[0]].parse_intermixed_args(words[1:])
+            return []
         arguments = parser.parse_args(words)
         if words[0] == "methods" and arguments.name not in (None, "NAME", *METHODS):
             return [f"there is no method {arguments.name}"]
