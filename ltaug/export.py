@@ -25,6 +25,7 @@ from ltaug.errors import UserError
 from ltaug.posthoc.binary import as_shares
 from ltaug.preprocessing import preprocessing_module
 from ltaug.priors import Counts, as_counts
+from ltaug.run import write_atomically
 
 if TYPE_CHECKING:
     from ltaug.trained import TrainedModel
@@ -198,6 +199,8 @@ def export_run(
     (``default_prior``), what raw samples are (``inputs``, ``preprocessing``), ``several_labels``, ``calibrator``,
     ``strength``, ``method`` and ``version``.
 
+    Of a network of timm, config.json is written into the run folder, too, by which timm opens it.
+
     The file's logits of random samples of several sizes and numbers are compared with the run's network in torch.
 
     Args:
@@ -226,7 +229,13 @@ def export_run(
     info |= {name: trained.info.get(name) for name in ("logits_prior_reason", "method")}
     if from_prior is not None:
         info["logits_prior_reason"] = "given when it was exported"
-    return export_model(model, path, trained.preprocessing, info, format, input_shape)
+    written = export_model(model, path, trained.preprocessing, info, format, input_shape)
+    if hasattr(trained.network, "pretrained_cfg") and model.kind == "images":
+        from ltaug.vision.networks import timm_files
+
+        for name, text in timm_files(trained.network, trained.class_names, trained.preprocessing).items():
+            write_atomically(trained.folder / name, text)
+    return written
 
 
 def export_model(

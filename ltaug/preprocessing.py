@@ -125,8 +125,11 @@ class _Images(nn.Module):
                 seen = torch.minimum(side, LONGEST * shortest)  # of a panorama the central part
                 resized = torch.floor(self.short * seen / torch.minimum(seen, other))
                 rows = _filters(positions, seen, resized, LONGEST * self.short, torch.floor((side - seen) / 2))
-                first = ((resized - self.size) / 2).round().long()
-                weights = rows.index_select(0, first + torch.arange(self.size, device=first.device))
+                half = (resized - self.size) / 2
+                first = torch.where(half < 0, half.ceil(), half.round()).long()
+                places = first + torch.arange(self.size, device=first.device)  # what lies outside is black
+                inside = (places >= 0) & (places < len(rows))
+                weights = rows.index_select(0, places.clamp(0, len(rows) - 1)) * inside[:, None]
             filters.append(weights)
         return self.normalize(_resized(inputs.permute(0, 3, 1, 2), *filters))  # type: ignore[no-any-return]
 

@@ -954,6 +954,9 @@ class Run(RunFolder):
                 "preprocessing": getattr(data, "preprocessing", {}),
             },
         )
+        if hasattr(data, "extra_files"):
+            for name, text in data.extra_files(model).items():
+                self.write(name, text)
         if not self.rows():  # nothing was trained
             self.log(epoch=0, loss=None, samples_per_second=None, seconds=0.0)
         rows = self.rows()

@@ -30,7 +30,7 @@ def test_small_images_are_normalised_as_by_their_loader() -> None:
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize(("size", "share"), [(32, 0.875), (48, 1.0), (40, 0.5)])
+@pytest.mark.parametrize(("size", "share"), [(32, 0.875), (48, 1.0), (40, 0.5), (33, 1.2), (20, 6.0)])
 def test_every_pixel_of_a_picture_is_that_of_the_test_transform(size: int, share: float) -> None:
     transforms = pytest.importorskip("ltaug.vision.transforms")
     from PIL import Image

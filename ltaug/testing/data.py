@@ -51,7 +51,8 @@ DATA_RULES = {
     ),
     "optional parts": Rule(
         "`describe()` and `held_out_note()`, where there are such, return a line of text; `preprocessing` is a "
-        "dictionary of plain values, which build_model may use; `sample_rate` is positive",
+        "dictionary of plain values, which build_model may use; `sample_rate` is positive; `extra_files(model)` has "
+        "the texts of files that the run keeps beside the weights, by name",
         "leave out what does not apply",
     ),
     "batches": Rule(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ltaug.commandline import NonNegativeInt, PositiveFloat, PositiveInt, Ratio
 from ltaug.errors import UserError
@@ -21,6 +21,7 @@ from ltaug.priors import class_counts, counts_of, shot_groups
 from ltaug.process import reuse_freed_memory
 from ltaug.vision.image_set import Images, ImageSet
 from ltaug.vision.mistakes import mistake_sections
+from ltaug.vision.networks import timm_files
 from ltaug.vision.streaming import StreamLoader, StreamSet
 from ltaug.vision.transforms import (
     IMAGENET_MEAN,
@@ -149,6 +150,10 @@ class ImageData:
             "mean": self.mean,
             "std": self.std,
         }
+
+    def extra_files(self, model: nn.Module) -> dict[str, str]:
+        """Files that a run keeps beside the weights: config.json of timm's networks, by which timm opens them."""
+        return timm_files(model, self.class_names, self.preprocessing)
 
     def fingerprint(self) -> dict[str, Any]:
         """Fingerprint of the data. A run refuses to resume on data with another one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = [
     "make_network",
     "pixel_statistics",
     "short_name",
+    "timm_files",
 ]
 
 
@@ -51,7 +53,10 @@ def build_timm_model(
         if pretrained:
             raise UserError("`model: resnet10` has no pretrained weights in timm. Set `pretrained: false`.")
         block: Any = BasicBlock
-        return ResNet(block, (1, 1, 1, 1), num_classes=num_classes, drop_path_rate=drop_path)
+        small: Any = ResNet(block, (1, 1, 1, 1), num_classes=num_classes, drop_path_rate=drop_path)
+        small.pretrained_cfg = {"architecture": "resnet18", "first_conv": "conv1", "classifier": "fc"}
+        small._model_args = {"layers": [1, 1, 1, 1]}  # of that architecture
+        return small  # type: ignore[no-any-return]
     known = _weights(name)
     if pretrained and known is not None and not known.has_weights:
         raise UserError(f"timm has no weights of `model` {name!r}. Set `pretrained: false`.")
@@ -102,6 +107,54 @@ def short_name(name: str) -> str:
     ('vit_base_patch16_clip_224', 'resnet18')
     """
     return name.rpartition(":")[2].rstrip("/").rpartition("/")[2].partition(".")[0]
+
+
+def timm_files(model: nn.Module, class_names: Sequence[str], preprocessing: Mapping[str, Any]) -> dict[str, str]:
+    """Make config.json, by which timm opens a run folder: ``timm.create_model("local-dir:RUN", pretrained=True)``.
+
+    Args:
+        model: after its training.
+        class_names: C names.
+        preprocessing: ``image_size``, ``test_resize``, ``mean``, ``std``.
+
+    Returns:
+        The text by the file's name; none of a network that timm does not make as it is now, such as one with another
+        kind of classifier, or of blocks of its own.
+    """
+    known, get = getattr(model, "pretrained_cfg", None), getattr(model, "get_classifier", None)
+    if known is None or get is None:
+        return {}
+    classifier = get()
+    if not isinstance(classifier, nn.Linear) or type(classifier).__module__.split(".")[0] not in ("torch", "timm"):
+        return {}
+    known = dict(known)
+    made = getattr(model, "_model_args", {})  # of networks of the hub, too
+    ignored = ("num_classes", "in_chans", "drop_rate", "drop_path_rate", "pretrained_model_args")
+    plain = (bool, int, float, str, list, tuple)
+    arguments = {name: value for name, value in made.items() if name not in ignored and isinstance(value, plain)}
+    if known.get("fixed_input_size"):
+        arguments["img_size"] = preprocessing["image_size"]
+    size, whole = preprocessing["image_size"], preprocessing["test_resize"] == 1
+    kept = ("first_conv", "classifier", "fixed_input_size", "min_input_size", "license")
+    config = {
+        "architecture": known["architecture"],
+        "num_classes": len(class_names),
+        "num_features": model.num_features,
+        "label_names": list(class_names),
+        **({"model_args": arguments} if arguments else {}),
+        "pretrained_cfg": {
+            **{name: known[name] for name in kept if known.get(name) is not None},
+            "custom_load": False,
+            "input_size": [3, size, size],
+            "interpolation": "bilinear",
+            "crop_pct": preprocessing["test_resize"],
+            "crop_mode": "squash" if whole else "center",
+            "mean": list(preprocessing["mean"]),
+            "std": list(preprocessing["std"]),
+            "num_classes": len(class_names),
+        },
+    }
+    return {"config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n"}
 
 
 def pixel_statistics(model: nn.Module) -> tuple[list[float], list[float]]:

@@ -1,0 +1,261 @@
+"""One file of a run: its logits are the run's, under any class prior, of any number of samples of any size."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ltaug import export
+from ltaug.correction import CALIBRATORS, Correction
+from ltaug.errors import UserError
+from ltaug.export import DeployedModel, export_model, load_exported
+from ltaug.posthoc import shift_binary_logits, shift_logits
+
+PICTURES = {"kind": "images", "image_size": 16, "test_resize": 0.875, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.3]}
+PRIOR = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+NAMES = ["dog", "cat", "ox, wild"]
+
+
+def pictures(size: int, height: int, width: int) -> Tensor:
+    generator = torch.Generator().manual_seed(width)
+    return torch.randint(256, (size, height, width, 3), dtype=torch.uint8, generator=generator)
+
+
+def calibrators() -> dict[str, nn.Module]:
+    """Of every kind, with numbers of their own."""
+    torch.manual_seed(5)
+    made = {name: make(3) for name, make in CALIBRATORS.items()}
+    for calibrator in made.values():
+        for values in calibrator.buffers():
+            values += 0.1 * torch.randn_like(values)
+    return made
+
+
+@pytest.fixture(scope="module")
+def correction() -> Correction:
+    """Calibrates, and corrects for another prior by half."""
+    made = Correction(PRIOR, [0.2, 0.2, 0.6], strength=0.5, calibrator=calibrators()["bias_corrected"])
+    made._tuned = True
+    return made
+
+
+@pytest.fixture(scope="module")
+def model(correction: Correction) -> DeployedModel:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 5, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3))
+    values: dict[str, Any] = {"network": network.eval(), "preprocessing": PICTURES, "correction": correction}
+    values |= {"logits_prior": PRIOR, "several_labels": False, "folder": Path("run")}
+    return DeployedModel.of(SimpleNamespace(**values))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def files(model: DeployedModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The model in both formats."""
+    for name in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(name)
+    folder = tmp_path_factory.mktemp("exported")
+    for form in export.FORMATS:
+        written = export_model(model, folder / f"model.{form}", PICTURES, {"class_names": NAMES, "method": "erm"}, form)
+        assert written.difference < 1e-5
+        assert written.beside is None
+    assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "model.pt2"]
+    return {form: folder / f"model.{form}" for form in export.FORMATS}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", export.FORMATS)
+def test_gives_the_corrected_logits_of_the_network(
+    form: str, files: dict[str, Path], model: DeployedModel, correction: Correction
+) -> None:
+    exported = load_exported(files[form])
+    for size, height, width in ((1, 40, 30), (5, 16, 200), (3, 11, 12)):
+        samples = pictures(size, height, width)
+        plain = model.network(model.preprocessing(samples))
+        torch.testing.assert_close(exported(samples), correction(plain).float(), rtol=1e-4, atol=1e-4)
+        other = [5, 5, 1]
+        expected = correction(plain, target_prior=other)
+        torch.testing.assert_close(exported(samples.numpy(), other), expected.float(), rtol=1e-4, atol=1e-4)
+    info = exported.info
+    assert (info["class_names"], info["method"], info["several_labels"]) == (NAMES, "erm", False)
+    assert info["logits_prior"] == pytest.approx([0.6, 0.3, 0.1])
+    assert info["default_prior"] == pytest.approx([0.2, 0.2, 0.6])
+    assert (info["calibrator"], info["strength"]) == ("BiasCorrectedTemperatureScaling", 0.5)
+    assert info["inputs"] == {"dtype": "uint8", "shape": ["batch", "height", "width", 3]}
+    assert info["preprocessing"] == PICTURES
+
+
+def test_onnxruntime_alone_needs_only_the_samples(files: dict[str, Path], model: DeployedModel) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(files["onnx"]), providers=["CPUExecutionProvider"])
+    assert [each.name for each in session.get_inputs()] == ["inputs"]
+    assert [each.name for each in session.get_overridable_initializers()] == ["class_prior"]
+    assert session.get_inputs()[0].shape == ["batch", "height", "width", 3]
+    samples, prior = pictures(2, 30, 40).numpy(), np.float32([0.1, 0.1, 0.8])
+    for given in ({"inputs": samples}, {"inputs": samples, "class_prior": prior}):
+        with torch.no_grad():
+            expected = model(*(torch.from_numpy(each) for each in given.values()))
+        assert np.allclose(session.run(None, given)[0], expected.numpy(), atol=1e-4)
+
+
+def test_the_script_of_the_page_on_deployment(
+    files: dict[str, Path],
+    model: DeployedModel,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    page = (root / "docs" / "deploy.md").read_text()
+    (script,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "picture.png" in block)
+    assert len(script.splitlines()) <= 15
+    assert "ltaug" not in re.findall(r"^(?:import|from) (\w+)", script, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(files["onnx"].read_bytes())
+    samples = pictures(1, 60, 50)
+    image.fromarray(samples[0].numpy()).save("picture.png")
+    exec(compile(script, "script", "exec"), {})
+    with torch.no_grad():
+        given, even = model(samples).softmax(1)[0], model(samples, torch.ones(3)).softmax(1)[0]
+    expected = [f"{NAMES[int(probs.argmax())]} {float(probs.max()):.3f}" for probs in (given, even)]
+    assert capsys.readouterr().out.splitlines() == expected
+
+
+@pytest.mark.slow
+def test_a_program_is_opened_by_torch_alone(files: dict[str, Path], model: DeployedModel, tmp_path: Path) -> None:
+    code = """
+import json, sys, torch
+found = {"ltaug": ""}
+program = torch.export.load("model.pt2", extra_files=found).module()
+prior = torch.tensor(json.loads(found["ltaug"])["default_prior"])
+torch.save(program(torch.load("samples.pt"), prior), "logits.pt")
+assert not [name for name in sys.modules if name.partition(".")[0] in ("ltaug", "torchvision", "timm", "onnx")]
+"""
+    (tmp_path / "model.pt2").write_bytes(files["pt2"].read_bytes())
+    torch.save(pictures(3, 50, 40), tmp_path / "samples.pt")
+    subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, check=True)
+    with torch.no_grad():
+        assert torch.allclose(torch.load(tmp_path / "logits.pt"), model(pictures(3, 50, 40)), atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_shift_is_the_library_s() -> None:
+    logits, target = torch.randn(4, 3, 2, 2), torch.tensor([0.5, 0.2, 0.3])
+    for strength in (0.0, 1.0, 1.7):  # for positions, too
+        model = DeployedModel(nn.Identity(), {}, PRIOR, strength=strength)
+        assert torch.equal(model(logits), logits)  # the default is the prior that they are under
+        torch.testing.assert_close(model(logits, 7 * target), shift_logits(logits, PRIOR, target, strength))
+    for name, calibrator in calibrators().items():
+        expected = shift_logits(calibrator(logits), PRIOR, target)
+        model = DeployedModel(nn.Identity(), {}, PRIOR, calibrator=calibrator)
+        torch.testing.assert_close(model(logits, target), expected, msg=name)
+    shares = torch.tensor([0.5, 0.9, 0.01])  # of several labels
+    model = DeployedModel(nn.Identity(), {}, shares, several_labels=True)
+    assert torch.equal(model(logits), logits)
+    torch.testing.assert_close(model(logits, target), shift_binary_logits(logits, shares, target))
+    unknown = DeployedModel(nn.Identity(), {})
+    assert torch.equal(unknown(logits), logits)
+
+
+def test_which_prior_it_starts_from(correction: Correction) -> None:
+    def of(saved: Correction | None, **options: Any) -> DeployedModel:
+        values = {"network": nn.Identity(), "preprocessing": {}, "correction": saved, "folder": "run"}
+        return DeployedModel.of(SimpleNamespace(**values, logits_prior=PRIOR, several_labels=False), **options)  # type: ignore[arg-type]
+
+    same = pytest.approx(PRIOR.tolist())
+    assert of(None).priors == {"logits_prior": same, "default_prior": same}
+    assert of(None, from_prior=[1, 1, 2]).priors["default_prior"] == [0.25, 0.25, 0.5]
+    raw = of(correction, raw=True)
+    assert (raw.calibrator, raw.strength, raw.priors["default_prior"]) == (None, 1.0, same)
+    assert of(correction, raw=True, from_prior=[1, 1, 2]).priors["logits_prior"] == [0.25, 0.25, 0.5]
+    with pytest.raises(UserError, match=r"correction that starts from a prior of its own\. Leave out `from_prior`, or"):
+        of(correction, from_prior=[1, 1, 2])
+    with pytest.raises(UserError, match=r"has a correction with a prior a sample\. Leave it out"):
+        of(Correction(PRIOR, [[0.2, 0.2, 0.6]]))
+
+
+def test_what_does_not_fit_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    exported = load_exported(files["onnx"])
+    good = pictures(2, 30, 40)
+    for wrong in (good.float(), good[0], good[:0], good[..., :1]):
+        with pytest.raises(ValueError, match=r"`inputs` must be uint8 of shape \[batch, height, width, 3\], but are"):
+            exported(wrong)
+    with pytest.raises(ValueError, match="`class_prior` must have one number a class, 3, but has 2"):
+        exported(good, [0.5, 0.5])
+    with pytest.raises(ValueError, match="`class_prior`"):
+        exported(good, [0.5, 0.5, 0.0])
+    (tmp_path / "model.onnx").write_bytes(b"nothing")
+    (tmp_path / "model.pt2").write_bytes(b"nothing")
+    for name, reason in {
+        "gone.onnx": "is no file",
+        "model.onnx": "cannot be opened as ONNX",
+        "model.pt2": "cannot be opened as a program of torch.export",
+    }.items():
+        with pytest.raises(UserError, match=reason):
+            load_exported(tmp_path / name)
+    program = torch.export.export(nn.Linear(2, 3), (torch.ones(1, 2),))
+    torch.export.save(program, tmp_path / "model.pt2")
+    with pytest.raises(UserError, match="is no export of ltaug: it has no metadata 'ltaug'"):
+        load_exported(tmp_path / "model.pt2")
+
+
+class Chooses(nn.Module):
+    """Computes something else by what it sees."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs[:, :3] if float(inputs.mean()) > 0 else inputs[:, 1:4]
+
+
+class Refuses(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        raise UserError("Take another network.")
+
+
+class Random(nn.Module):
+    """Another network in the file than here."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs[:, :3] * (2.0 if torch.compiler.is_exporting() else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (
+            Chooses,
+            r"cannot be exported as pt2: .* Try the format onnx\. The run itself can be used where ltaug is inst",
+        ),
+        (Refuses, "^Take another network.$"),
+        (Random, "gives other logits than the network: of class '.*' .* instead of .* of the largest logit. No file"),
+    ],
+)
+def test_what_cannot_be_exported_leaves_no_file(network: Callable[[], nn.Module], reason: str, tmp_path: Path) -> None:
+    model = DeployedModel(network(), {}, PRIOR)
+    with pytest.raises(UserError, match=reason):
+        export_model(model, tmp_path / "model.pt2", {}, {"class_names": NAMES}, "pt2", input_shape=[5])
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"has no `kind`: .* Say what shape one sample has \(`input_shape`\)"):
+        export_model(model, tmp_path / "model.pt2", {}, {"class_names": NAMES}, "pt2")
+
+
+def test_a_network_of_somebody_s_own_takes_what_it_takes(tmp_path: Path) -> None:
+    model = DeployedModel(nn.Sequential(nn.Flatten(), nn.Linear(6, 3)), {"anything": 1})
+    written = export_model(model, tmp_path / "new" / "model.pt2", {}, {"class_names": NAMES}, "pt2", [2, 3])
+    assert json.loads(json.dumps(written.info))["inputs"] == {"dtype": "float32", "shape": ["batch", 2, 3]}
+    exported = load_exported(written.path)
+    with torch.no_grad():
+        assert torch.allclose(exported(torch.ones(4, 2, 3)), model(torch.ones(4, 2, 3)))
+    with pytest.raises(ValueError, match="does not say which prior its logits are under, so that it takes no `class_p"):
+        exported(torch.ones(4, 2, 3), [1, 1, 1])
