@@ -439,7 +439,9 @@ def test_the_command(
     (pictures / "5.png").write_bytes(b"")
     prior = tmp_path / "prior.json"
     prior.write_text('{"ant": 1, "=1+1": 2, "cat, big": 3}')
-    words = ["predict", "RUN", str(pictures), "--workers", "0"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("method: erm\n")
+    words = ["predict", str(tmp_path / "run"), str(pictures), "--workers", "0"]
     main([*words, "--target_prior", str(prior)])
     said = capsys.readouterr().out
     assert "Correction: shifted to the prior asked for (" in said
@@ -462,6 +464,9 @@ def test_the_command(
         with pytest.raises(SystemExit):
             main([*words, *more])
         assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["predict", str(tmp_path / "rum"), *words[2:]])
+    assert "did you mean 'run'" in capsys.readouterr().err
     commands = re.findall(r"`ltaug (predict [^`]+)`", (root / "docs" / "deploy.md").read_text())
     assert len(commands) > 6
     _, parsers = _parsers()

@@ -198,6 +198,9 @@ def _open(place: str, num_classes: int, pretrained: bool) -> tuple[nn.Module, An
         told = " ".join(str(error).split())[:300]
         if Path(place).is_dir():
             raise UserError(f"`backbone` {place!r} cannot be read: {told}") from error
+        from ltaug.hub import hub_reason
+
+        told = hub_reason(error, place) or told
         raise ConnectionError(
             f"`backbone` {place!r} could not be loaded ({told}). Offline ways: a cache filled earlier "
             "(HF_HUB_OFFLINE=1), or a folder with its config.json, preprocessor_config.json and model.safetensors."

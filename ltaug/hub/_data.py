@@ -177,7 +177,8 @@ def _data_of(recipe: str, settings: Sequence[str]) -> Iterator[tuple[Any, Any, d
 def _source(cfg: Any) -> str:
     from ltaug.report._card import SOURCES
 
-    return SOURCES.get(str(cfg.dataset)) or str(getattr(cfg, "data_name", cfg.dataset))
+    name = str(getattr(cfg, "data_name", cfg.dataset))  # which has the ratio at its end
+    return SOURCES.get(str(cfg.dataset)) or name.removesuffix(f"_ir{getattr(cfg, 'imbalance_ratio', 0):g}")
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def upload(
 ) -> str:
     """Upload files of a folder as one commit, which removes those of ``ours`` that it does not have; its address."""
     client = api()
-    with hub_errors(repo_id, kind, writes=True):
+    with hub_errors(repo_id, kind, writes=True), _quiet():
         patiently(lambda: client.create_repo(repo_id, repo_type=kind, private=private or None, exist_ok=True))
         if private and not patiently(lambda: client.repo_info(repo_id, repo_type=kind)).private:
             raise UserError(

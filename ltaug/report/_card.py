@@ -17,7 +17,7 @@ from ltaug import plots
 from ltaug.errors import UserError
 from ltaug.methods import METHODS
 from ltaug.priors import shot_groups
-from ltaug.report._format import METRICS, OF_LABELS, as_number, count, duration, metric
+from ltaug.report._format import METRICS, OF_LABELS, PIXEL_COLUMNS, as_number, count, duration, metric
 from ltaug.report._record import Record
 from ltaug.run import write_atomically
 from ltaug.tables import parameters_in_words
@@ -166,7 +166,8 @@ def _words(
     method = str(run.summary.get("method") or "")
     least = int(counts.min())
     labels = run.logits[1] if run.logits is not None else None
-    meanings = OF_LABELS if run.several else METRICS
+    pixels = "miou" in final
+    meanings = OF_LABELS if run.several else {key: METRICS[key] for key in PIXEL_COLUMNS} if pixels else METRICS
     return {
         "repo_id": repo_id,
         "run": run,
@@ -175,6 +176,8 @@ def _words(
         "files": files,
         "timm": "config.json" in files,
         "method": method,
+        "pixels": pixels,
+        "unit": "pixels" if pixels else "samples",
         "paper": METHODS[method].paper if method in METHODS else "",
         "classes": len(names),
         "samples": int(counts.sum()),
@@ -186,7 +189,9 @@ def _words(
         "uniform": _is_uniform(info.get("logits_prior")),
         "prior": _prior(info.get("logits_prior"), counts, names),
         "prior_reason": str(info.get("logits_prior_reason") or ""),
-        "metrics": [(*meanings[key], metric(final[key], key)) for key in meanings if key in final],
+        "metrics": [
+            (*meanings[key], metric(final[key], key)) for key in meanings if as_number(final.get(key)) is not None
+        ],
         "test": _test(labels, final, run.several, names),
         "table": _table(run, names, counts),
         "facts": _facts(run),
@@ -249,7 +254,8 @@ def _test(labels: Tensor | None, final: Mapping[str, Any], several: bool, names:
         return {"samples": None if labels is None else len(labels), "balanced": None, "error": None, "least": None}
     found = torch.bincount(labels, minlength=len(names))
     top1 = as_number(final.get("top1"))
-    error = None if top1 is None else 100 * math.sqrt(top1 * (1 - top1) / len(labels))
+    # Pixels of a scene are not drawn one by one.
+    error = None if top1 is None or "miou" in final else 100 * math.sqrt(top1 * (1 - top1) / len(labels))
     return {
         "samples": len(labels),
         "balanced": bool((found == found[0]).all()),
@@ -337,6 +343,8 @@ def _metadata(run: Record, info: Mapping[str, Any], repo_id: str, license: str |
         if not run.several
         else {key: ("mean_average_precision", OF_LABELS[key][0]) for key in ("map", "many", "medium", "few")}
     )
+    if "miou" in final:
+        shown = {key: RESULTS[key] for key in ("miou", "macc")}
     scored = [(key, value) for key in shown if (value := as_number(final.get(key))) is not None]
     results = [
         EvalResult(

@@ -67,8 +67,12 @@ def build_timm_model(
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **extra)
     except OSError as error:
+        from ltaug.hub import hub_reason
+
+        place = str(getattr(known, "hf_hub_id", None) or name.partition(":")[2] or name)
+        told = hub_reason(error, place) or error
         raise ConnectionError(
-            f"The weights of `model` {name!r} could not be loaded ({error}). Offline ways: a cache filled earlier "
+            f"The weights of `model` {name!r} could not be loaded ({told}). Offline ways: a cache filled earlier "
             "(HF_HUB_OFFLINE=1), `model: local-dir:FOLDER` with timm's config.json and model.safetensors, or "
             "`pretrained: false`."
         ) from error
