@@ -1,32 +1,130 @@
-"""Sphinx: pages in Markdown, the reference from docstrings, tables from the library itself."""
+"""Sphinx: pages in Markdown, the reference from docstrings, tables from the library itself, examples as a gallery."""
 
 import importlib
 import inspect
+import os
+import posixpath
 import re
+import sys
+import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import tomllib
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+sys.path[:0] = [str(ROOT), str(DOCS)]  # the tree that the pages are of, and gallery.py
+
+import ltaug  # noqa: E402
+
+SOURCE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"]
+
 project = "ltaug"
 author = "The ltaug developers"
+copyright = author
+release = ltaug.__version__
+version = os.environ.get("DOCS_VERSION") or release  # "dev", or "0.1" of a release: also its folder on the site
+REF = f"v{release}" if os.environ.get("DOCS_VERSION", "dev") != "dev" else "main"
+
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
 ]
-html_theme = "furo"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+myst_links_external_new_tab = False
 autodoc_typehints = "description"
 autosummary_generate = False
-myst_enable_extensions = ["dollarmath"]
+default_role = "code"  # docstrings and examples have single backticks, as Markdown
 napoleon_use_ivar = True
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+# Where the inventories of others cannot be fetched, an empty one takes their place: their names are then no links.
+EMPTY = DOCS / "_build" / "empty.inv"
+EMPTY.parent.mkdir(exist_ok=True)
+EMPTY.write_bytes(
+    b"# Sphinx inventory version 2\n# Project: none\n# Version: 0\n"
+    b"# The remainder of this file is compressed using zlib.\n" + zlib.compress(b"")
+)
+intersphinx_timeout = 5
+intersphinx_mapping = {
+    name: (address, (None, str(EMPTY)))
+    for name, address in {
+        "python": "https://docs.python.org/3",
+        "numpy": "https://numpy.org/doc/stable",
+        "torch": "https://docs.pytorch.org/docs/stable",
+        "sklearn": "https://scikit-learn.org/stable",
+    }.items()
+}
+
+# Notebooks are kept without outputs and run here, once for each change of them.
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(DOCS / "_build" / "notebooks")
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+
+# Names, not functions: what cannot be written to a file makes every build a new one.
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"/(?!sweep_figures)\w+\.py$",  # that one needs runs
+    "within_subsection_order": "gallery.place",
+    "image_scrapers": ("gallery.figures",),
+    "reset_argv": "gallery.arguments",
+    "reset_modules": (),
+    "capture_repr": ("_repr_html_",),
+    "notebook_extensions": set(),  # the scripts read a command line
+    "download_all_examples": False,
+    "doc_module": ("ltaug",),
+    "abort_on_example_error": True,
+    "write_computation_times": False,
+    "default_thumb_file": str(DOCS / "images" / "sweep.png"),
+    "show_memory": False,
+    "plot_gallery": True,
+}
+
+html_theme = "furo"
+html_title = "ltaug"
+html_static_path = ["_static"]
+templates_path = ["_templates"]
+html_css_files = ["site.css"]
+html_js_files = ["versions.js"]
+html_sidebars = {
+    "**": [
+        "sidebar/brand.html",
+        "versions.html",
+        "sidebar/search.html",
+        "sidebar/scroll-start.html",
+        "sidebar/navigation.html",
+        "sidebar/scroll-end.html",
+    ]
+}
+html_theme_options = {
+    "source_repository": SOURCE,
+    "source_branch": "main",
+    "source_directory": "docs/",
+    "light_css_variables": {"color-brand-primary": "#0072b2", "color-brand-content": "#0072b2"},
+    "dark_css_variables": {"color-brand-primary": "#56b4e9", "color-brand-content": "#56b4e9"},
+}
+html_show_sphinx = False
 
 
 class Module(SphinxDirective):
@@ -130,13 +228,26 @@ def shown(settings: dict[str, Any]) -> str:
 ROWS = {"methods": methods, "published": published, "rules": rules}
 
 
-def name_pages_elsewhere(app: Sphinx, document: str, source: list[str]) -> None:
-    """Turn links to pages of the repository that are not built here into their paths."""
-    source[0] = re.sub(r"\[([^\]]+)\]\(\.\./((?!docs/)[^)]+\.md)\)", r"`\2`", source[0])
+def link_outside(app: Sphinx, document: str, source: list[str]) -> None:
+    """Make links to files of the repository that are no page here: examples in the gallery, all else at the source."""
+    folder = posixpath.join("docs", posixpath.dirname(document))
+
+    def link(found: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join(folder, found[1]))
+        if path.startswith(("docs", "..")):
+            return found[0]
+        example = re.fullmatch(r"examples/(\w+)\.(py|md)", path)
+        if example:
+            page = "index" if example[1] == "README" else example[1]
+            return f"](/gallery/{page}.rst)"
+        return f"]({SOURCE}/blob/{REF}/{path})"
+
+    if not document.startswith("gallery/"):
+        source[0] = re.sub(r"\]\((\.\./[\w./-]+)\)", link, source[0])
 
 
 def setup(app: Sphinx) -> None:
     """Register the directives."""
     app.add_directive("library-module", Module)
     app.add_directive("library-table", Table)
-    app.connect("source-read", name_pages_elsewhere)
+    app.connect("source-read", link_outside)

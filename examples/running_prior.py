@@ -1,4 +1,8 @@
-"""What does it bring to follow a class mix that drifts, against one estimate of it or none?
+"""
+Follow a class mix that drifts
+==============================
+
+What does it bring, against one estimate of the mix or none? ::
 
     python examples/running_prior.py                   # a model that is known exactly
     python examples/running_prior.py RUN RUN ...       # test logits of your runs, calibrated on their held-out samples
@@ -16,12 +20,15 @@ import argparse
 import math
 import time
 from collections.abc import Sequence
+from statistics import mean, stdev
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from ltaug import class_prior, estimate_prior, exponential_counts, shift_logits
 from ltaug.labelshift import RunningPrior
+from ltaug.plots import BLUE, VERMILLION
 from ltaug.posthoc import BiasCorrectedTemperatureScaling
 from ltaug.run import RunFolder
 
@@ -29,6 +36,10 @@ RATIO = 50
 BATCH = 50
 World = tuple[Tensor, Tensor, Tensor]
 """Calibrated logits, their labels, and the prior that they are under."""
+
+
+# %%
+# Logits: of a model that is known exactly, or of runs.
 
 
 def known(seed: int, classes: int = 10, samples: int = 10_000) -> World:
@@ -51,6 +62,10 @@ def of_run(path: str, held_out: bool) -> World:
         (logits, labels), (test, test_labels) = (logits[even], labels[even]), (logits[~even], labels[~even])
     calibrate = BiasCorrectedTemperatureScaling(len(prior)).fit(logits, labels, logits_prior=prior)
     return calibrate(test), test_labels, prior
+
+
+# %%
+# A stream whose class mix swings, and what is known of it while it is classified.
 
 
 def stream(labels: Tensor, prior: Tensor, samples: int, wave: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -88,10 +103,33 @@ def accuracies(world: World, samples: int, wave: int, seed: int, memories: Seque
     return {**rows, "true prior": accuracy(shift_logits(z, prior, mix))}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table."""
+# %%
+# What `RunningPrior` says while a wave passes: the share of the rarest class of the training, and the true one.
+
+
+def draw(world: World, samples: int, wave: int) -> Figure:
+    """One stream."""
+    logits, labels, prior = world
+    chosen, mix = stream(labels, prior, samples, wave, seed=0)
+    rarest, running, found = int(prior.argmin()), RunningPrior(prior), []
+    for batch in logits[chosen].split(BATCH):
+        found.append(float(running.update(batch)[rarest]))
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    ax = figure.subplots()
+    ax.plot(100 * mix[:, rarest], color=VERMILLION, label="true")
+    ends = [BATCH * (k + 1) for k in range(len(found))]
+    ax.plot(ends, [100 * share for share in found], color=BLUE, label="followed")
+    ax.axhline(100 * float(prior[rarest]), color="0.6", linestyle="--", label="in training")
+    ax.set(xlabel="samples of the stream", ylabel="share of the rarest class, %")
+    ax.legend()
+    return figure
+
+
+def main(arguments: Sequence[str] | None = None) -> Figure:
+    """Print the table, and draw one stream."""
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description="What does it bring, against one estimate of the mix or none?",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders; none: Gaussians")
     parser.add_argument("--held_out", action="store_true", help="streams of held-out samples, not of the test's")
@@ -118,10 +156,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     print(f"| {names}, accuracy in % by wave | {' | '.join(map(str, asked.waves))} |\n|---|{'---:|' * len(found)}")
     for row in found[asked.waves[0]][0]:
-        cells = (torch.tensor([100 * each[row] for each in all_of_them]) for all_of_them in found.values())
-        print(f"| {row} | {' | '.join(f'{cell.mean():.1f} ± {cell.std():.1f}' for cell in cells)} |")
+        cells = ([100 * each[row] for each in all_of_them] for all_of_them in found.values())
+        print(f"| {row} | {' | '.join(f'{mean(v):.1f} ± {stdev(v) if len(v) > 1 else 0:.1f}' for v in cells)} |")
     print(f"{len(worlds) * asked.streams} streams of {asked.samples} samples, {time.perf_counter() - start:.0f} s")
+    return draw(worlds[0], asked.samples, asked.waves[len(asked.waves) // 2])
 
+
+# %%
+# One stream of each wave; the second is drawn. Following the drift brings most of what knowing the mix of every sample
+# would; one estimate of the whole stream, which could only be had afterwards, brings less where waves are short.
 
 if __name__ == "__main__":
-    main()
+    figure = main()

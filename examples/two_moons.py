@@ -1,4 +1,8 @@
-"""IC's toy worlds: two moons and two circles with a rare class, and a network whose boundary is moved after training.
+"""
+Move a boundary after training
+==============================
+
+Two moons and two circles with a rare class, and a network whose boundary is moved without training it again::
 
     python examples/two_moons.py --out two_moons.png
 
@@ -38,6 +42,10 @@ STRENGTHS = [k / 10 for k in range(31)]
 UNIFORM = [1, 1]
 
 
+# %%
+# Points, and a network that is trained on them as they are.
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Balanced test accuracy of one network: as it is, with Bayes' rule, with the strength found, with each."""
@@ -70,6 +78,11 @@ def train(x: Tensor, y: Tensor, seed: int, steps: int) -> nn.Module:
     return model.requires_grad_(False)
 
 
+# %%
+# `shift_logits` moves its logits from the training prior to the uniform one, by Bayes' rule (strength 1) or further;
+# `search_strength` looks for the best strength on held-out points, never on those that are tested.
+
+
 def balanced_accuracy(logits: Tensor, labels: Tensor, counts: Tensor, strength: float) -> float:
     """Mean of both classes' accuracies after the shift: the accuracy under a uniform prior."""
     moved = shift_logits(logits, from_prior=counts, to_prior=UNIFORM, strength=strength)
@@ -91,6 +104,10 @@ def run(world: str, frequent: int, ratio: int, seed: int, steps: int, axes: Sequ
         draw_boundaries(axes[0], world, model, counts, test_x, test_y, strength)
         draw_curve(axes[1], curve, strength, found)
     return Outcome(curve[0], curve[STRENGTHS.index(1.0)], found, strength, curve)
+
+
+# %%
+# Where the two classes are equally probable, for three strengths; and the accuracy by strength.
 
 
 def draw_boundaries(
@@ -116,10 +133,11 @@ def draw_curve(ax: Axes, curve: list[float], strength: float, found: float) -> N
     ax.legend(loc="lower right")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table, and save the figure."""
+def main(arguments: Sequence[str] | None = None) -> Figure:
+    """Print the table, and draw the first draw of each world."""
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description="Move the boundary of a trained network towards the frequent class of moons and circles",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--out", type=Path, help="where to save the figure of the first draw; none without")
     parser.add_argument("--seed", type=int, default=0, help="of the first draw")
@@ -129,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=300, help="steps of Adam on all points")
     asked = parser.parse_args(arguments)
 
+    torch.set_num_threads(1)  # the network is too small for more
     start = time.perf_counter()
     figure = Figure(figsize=(9, 7.5), layout="constrained")
     axes = figure.subplots(len(WORLDS), 2)
@@ -149,12 +168,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cells = [f"{100 * value.mean():.1f} ± {100 * value.std():.1f} %" for value in (plain, bayes, found)]
         print(f"| {world} | {cells[0]} | {cells[1]} | {strengths.mean():.1f} ± {strengths.std():.1f} | {cells[2]} |")
     print(f"{time.perf_counter() - start:.0f} s")
+    lines = [Line2D([], [], color="black", linestyle=style) for style in ("dotted", "dashed", "solid")]
+    figure.legend(lines, ["lambda 0", "lambda 1", "lambda found"], loc="outside lower center", ncols=3)
     if asked.out is not None:
-        lines = [Line2D([], [], color="black", linestyle=style) for style in ("dotted", "dashed", "solid")]
-        figure.legend(lines, ["lambda 0", "lambda 1", "lambda found"], loc="outside lower center", ncols=3)
         figure.savefig(asked.out, dpi=150)
         print(f"The figure of the first draw is in {asked.out}.")
+    return figure
 
+
+# %%
+# Bayes' rule brings 7 to 8 points of balanced accuracy, and searching the strength nothing beyond it here.
 
 if __name__ == "__main__":
-    main()
+    figure = main()

@@ -1,4 +1,8 @@
-"""UniMix in two dimensions: where a linear SVM puts the boundary between a frequent and a rare disc.
+"""
+UniMix in two dimensions
+========================
+
+Where does a linear SVM put the boundary between a frequent and a rare disc? ::
 
     python examples/unimix_two_discs.py --out two_discs.png
     python examples/unimix_two_discs.py --alpha 0.8           # the released setting
@@ -33,6 +37,10 @@ from ltaug.plots import BLUE, VERMILLION
 
 POSITIVE, NEGATIVE = 0, 1
 PANELS = ("original", "mixup", "UniMix factor", "UniMix")
+
+
+# %%
+# The world, and what is read off a boundary.
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,11 @@ class Boundary:
     def offset(self) -> float:
         """Where it crosses y = x, as distance from the origin; negative: on the side of the rare class."""
         return -self.b * math.sqrt(2.0) / float(self.w.sum())
+
+
+# %%
+# What each SVM sees. The partner's sampler decides: drawn like the first sample the mixed points are as long-tailed as
+# the points; drawn with class probability ~ 1 / n (`tau=-1`) the rare class gets most of them.
 
 
 def samples(panel: str, points: Tensor, labels: Tensor, alpha: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -119,10 +132,11 @@ def draw(ax: Axes, title: str, points: Tensor, labels: Tensor, boundary: Boundar
     ax.set(title=title, xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table, and save the figure."""
+def main(arguments: Sequence[str] | None = None) -> Figure:
+    """Print the table, and draw the first world."""
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description="Where does a linear SVM put the boundary between a frequent and a rare disc?",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--out", type=Path, help="where to save the figure of the first world; none without")
     parser.add_argument("--seed", type=int, default=0, help="of the first world")
@@ -156,11 +170,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{panel:<15} {angle.mean():7.1f} +- {angle.std():4.1f}° {offset.mean():8.2f} +- {offset.std():4.2f} "
             f"{100 * accuracy.mean():10.1f} +- {100 * accuracy.std():4.1f} %"
         )
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     if asked.out is not None:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         figure.savefig(asked.out, dpi=150)
         print(f"The figure of the first world is in {asked.out}.")
+    return figure
 
+
+# %%
+# Three worlds; the first is drawn. A negative offset means that the boundary has moved into the rare disc: mixup leaves
+# it there, as the paper says, and most of the correction comes from the partners.
 
 if __name__ == "__main__":
-    main()
+    figure = main()

@@ -426,13 +426,16 @@ class _Hub(Place):
     def __init__(self, hub_id: str, modality: Modality, split: str | None, column: str | None) -> None:
         from datasets import load_dataset
 
-        self.source = repr(hub_id)
+        from ltaug.hub import patiently
+
+        self.source, self.hub_id = repr(hub_id), hub_id
         try:
             builder, files = find_files(hub_id)
             known = builder.info.splits or {}
             self.split = _choose_split(list(files or known), split, self.source)
             with hub_or_cache():
-                self.rows = load_dataset(hub_id, split=self.split, streaming=True).decode(False)
+                rows = patiently(lambda: load_dataset(hub_id, split=self.split, streaming=True))
+                self.rows = rows.decode(False)
         except UserError:
             raise
         except Exception as error:  # the hub client and the file readers raise many types
@@ -443,11 +446,13 @@ class _Hub(Place):
         self.name = source_name(None, f"{hub_id}-{self.split}")
         self.size = known[self.split].num_examples or None if self.split in known else None
         found = (builder.config.data_files or {}).get(self.split)
-        version = repr(getattr(found, "origin_metadata", None) or files)
-        self.fingerprint = {"hub": hub_id, "split": self.split, "column": self.column, "version": version}
+        commits = sorted({str(each) for each in getattr(found, "origin_metadata", None) or ()})
+        self.fingerprint = {"hub": hub_id, "split": self.split, "column": self.column, "version": commits}
 
     def samples(self, start: int = 0) -> Iterator[UnlabelledSample]:
         """Go through the rows."""
+        from ltaug.hub import hub_reason
+
         row = start
         try:
             for values in self.rows.select_columns(self.columns).skip(start):
@@ -455,9 +460,10 @@ class _Hub(Place):
                 yield UnlabelledSample(printable(name), self._content(values))
                 row += 1
         except Exception as error:  # the hub client and the file readers raise many types
+            reason = hub_reason(error, self.hub_id, "dataset") or f"{type(error).__name__}: {error}"
             raise ConnectionError(
-                f"The hub has stopped to give {self.source} after {row} samples ({type(error).__name__}: {error}). The "
-                "same command goes on from what is saved."
+                f"{self.source} has stopped after {row} samples. {reason}. Predictions go on from what is saved when "
+                "they are asked for again."
             ) from error
 
     def _content(self, values: dict[str, Any]) -> Any:
@@ -477,11 +483,20 @@ def content(stored: Any) -> Any:
 
     Raises:
         ValueError: there is nothing.
+        ConnectionError: the hub does not give a file that it has named.
     """
     if stored is None:
         raise ValueError("there is none")
     if isinstance(stored, _HubFile):
         from huggingface_hub import HfFileSystem
 
-        return bytes(HfFileSystem(skip_instance_cache=True).cat_file(stored))
+        try:
+            return bytes(HfFileSystem(skip_instance_cache=True).cat_file(stored))
+        except FileNotFoundError as error:
+            raise ValueError("No such file on the hub") from error
+        except Exception as error:  # the hub client raises many types, which worker processes cannot all pass on
+            raise ConnectionError(
+                f"The hub has not given {stored!r} ({type(error).__name__}: {error}). Predictions go on from what is "
+                "saved when they are asked for again."
+            ) from error
     return stored

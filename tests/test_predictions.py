@@ -9,6 +9,9 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,6 +168,32 @@ def test_interrupted_it_goes_on_and_leaves_the_same(
     predict_files(again, pictures, tmp_path / "out", target_prior=[1, 1, 1], **settings)
     assert files(tmp_path / "out")["logits.safetensors"] == expected["logits.safetensors"]
     assert files(tmp_path / "out")["predictions.csv"] != expected["predictions.csv"]
+
+
+@pytest.mark.slow
+def test_killed_it_goes_on(pictures: Path, tmp_path: Path, root: Path) -> None:
+    """By SIGKILL, with worker processes: `pytest -m slow tests/test_predictions.py -k killed`."""
+    code = (
+        "import sys, time, pathlib; from test_predictions import model; import ltaug.predictions as p\n"
+        "p.SECONDS = 0.0; run = model(pathlib.Path(sys.argv[1]))\n"
+        "run.logits = lambda x: time.sleep(0.3) or x.flatten(1)\n"
+        "p.predict_files(run, sys.argv[2], sys.argv[3], batch_size=2, workers=2)"
+    )
+    path = os.pathsep.join([str(root), str(root / "tests")])
+    started = [sys.executable, "-c", code, tmp_path, pictures, tmp_path / "out"]
+    with subprocess.Popen(started, env={**os.environ, "PYTHONPATH": path}) as process:
+        progress = tmp_path / "out" / "progress.json"
+        while not progress.is_file() or json.loads(progress.read_text())["samples"] < 6:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    again = model(tmp_path)
+    seen: list[int] = []
+    again.logits = lambda inputs: seen.append(len(inputs)) or inputs.flatten(1)
+    predict_files(again, pictures, tmp_path / "out", batch_size=2, workers=2)
+    assert 0 < sum(seen) <= 14
+    whole = predict_files(model(tmp_path), pictures, tmp_path / "whole", batch_size=2, workers=0)
+    assert files(tmp_path / "out") == files(whole.folder)
 
 
 def test_another_model_or_other_samples_are_refused(pictures: Path, tmp_path: Path) -> None:
@@ -410,7 +439,9 @@ def test_the_command(
     (pictures / "5.png").write_bytes(b"")
     prior = tmp_path / "prior.json"
     prior.write_text('{"ant": 1, "=1+1": 2, "cat, big": 3}')
-    words = ["predict", "RUN", str(pictures), "--workers", "0"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("method: erm\n")
+    words = ["predict", str(tmp_path / "run"), str(pictures), "--workers", "0"]
     main([*words, "--target_prior", str(prior)])
     said = capsys.readouterr().out
     assert "Correction: shifted to the prior asked for (" in said
@@ -433,10 +464,41 @@ def test_the_command(
         with pytest.raises(SystemExit):
             main([*words, *more])
         assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["predict", str(tmp_path / "rum"), *words[2:]])
+    assert "did you mean 'run'" in capsys.readouterr().err
     commands = re.findall(r"`ltaug (predict [^`]+)`", (root / "docs" / "deploy.md").read_text())
     assert len(commands) > 6
     _, parsers = _parsers()
     assert all(parsers["predict"].parse_args(shlex.split(command)[1:]) for command in commands)
+
+
+def test_the_hub(tmp_path: Path) -> None:
+    """A split is streamed, as bytes in parquet files or as files; a transfer that breaks off goes on later."""
+    from datasets import disable_progress_bars
+    from hub_server import asked_by_this_process, serving
+
+    disable_progress_bars()
+    rows = [{"bytes": picture(k), "path": f"{k}.png"} for k in range(7)]
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.table({"label": [0] * 7, "image": rows}), file, row_group_size=2)
+    with serving() as hub, asked_by_this_process(hub, tmp_path / "home"):
+        hub.add("ada/table", {"data/test-00000-of-00001.parquet": file.getvalue()}, "dataset")
+        hub.add("ada/files", {f"test/{k}.png": picture(k) for k in range(3)}, "dataset")
+        found = predict_files(model(tmp_path), "ada/table", tmp_path / "out", workers=0, batch_size=3)
+        assert [row[0] for row in table(found)[1:]] == [f"{k}.png" for k in range(7)]
+        assert torch.allclose(torch.tensor(found.logits()), logits_of(map(picture, range(7))), atol=1e-5)
+        found = predict_files(model(tmp_path), "ada/files", split="test", workers=0)
+        assert found.folder.name == "files-test"
+        assert torch.allclose(torch.tensor(found.logits()), logits_of(map(picture, range(3))), atol=1e-5)
+        with pytest.raises(UserError, match="no split named 'val'"):
+            find_place("ada/table", split="val")
+        with pytest.raises(ConnectionError, match="There is no data set 'ada/nothing' on the hub"):
+            find_place("ada/nothing")
+        place = find_place("ada/table")
+        hub.fails(404, "parquet")
+        with pytest.raises(ConnectionError, match="'ada/table' has stopped after 5 samples"):
+            list(place.samples(5))
 
 
 def test_a_preprocessing_of_somebody_s_own_is_refused() -> None:

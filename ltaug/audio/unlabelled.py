@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ class SoundReader(SampleReader):
 
     def __init__(self, preprocessing: Mapping[str, Any], raw: bool = False) -> None:
         self.preprocessing, self.raw = dict(preprocessing), raw
+        for name in ("soundfile", "soxr"):
+            importlib.import_module(name)  # here, not in every worker process
 
     def read(self, stored: Any) -> Decoded:
         """Decode, resample and trim a sound, int16 [T]; raw, divided by 32768.

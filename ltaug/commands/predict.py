@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from ltaug.commands._runs import find_run
 from ltaug.commands.correct import read_prior
-from ltaug.predictions import Predictions, open_model, predict_files
+from ltaug.predictions import EXPORTED, Predictions, open_model, predict_files
 
 __all__ = ["RunPrediction"]
 
@@ -36,7 +38,10 @@ class RunPrediction:
         estimate: str | None = None,
         raw: bool = False,
     ) -> None:
-        self.model, self.word, self.estimate, self.raw = open_model(model, script), target_prior, estimate, raw
+        path = Path(model).expanduser()
+        if not path.is_file() and not any((path / f"model{suffix}").is_file() for suffix in EXPORTED):
+            path = find_run(model)
+        self.model, self.word, self.estimate, self.raw = open_model(path, script), target_prior, estimate, raw
         self.prior = None
         if target_prior is not None:
             self.prior = read_prior("--target_prior", target_prior, self.model.class_names, self.model.class_counts)

@@ -42,7 +42,7 @@ class SharedData:
     """Names of the columns of samples and labels."""
     class_names: Sequence[str]
     splits: Mapping[str, SharedSplit]
-    """train, test, and perhaps held_out, which corrections are tuned on: "validation" on the hub."""
+    """train, test, and perhaps held_out, which corrections are tuned on ("validation" on the hub)."""
 
 
 def share_pixels(indices: Tensor, labels: Tensor, images: Tensor) -> SharedSplit:

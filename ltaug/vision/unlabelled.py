@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
+from ltaug.preprocessing import preprocessing_module
 from ltaug.unlabelled import Decoded, SampleReader, same_sizes
 from ltaug.vision.decoding import decode, open_image
-from ltaug.vision.segmentation import encode_depth, read_plane
-from ltaug.vision.transforms import Normalize, TestTransform
+
+# torchvision, which takes seconds to import, is imported by what needs it: small images do not.
 
 __all__ = ["ImageReader", "SceneReader", "SmallImageReader"]
 
@@ -27,9 +28,10 @@ class _PictureReader(SampleReader):
         raw: leave them as an exported file takes them, which has the preprocessing inside.
     """
 
+    normalize: Callable[[Tensor], Tensor]
+
     def __init__(self, preprocessing: Mapping[str, Any], raw: bool = False) -> None:
         self.preprocessing, self.raw = dict(preprocessing), raw
-        self.normalize = None if raw else Normalize(preprocessing["mean"], preprocessing["std"])
 
     def read(self, stored: Any) -> Decoded:
         """Open and decode a picture.
@@ -54,26 +56,22 @@ class _PictureReader(SampleReader):
     def inputs(self, samples: Sequence[Tensor], device: torch.device) -> list[Tensor]:
         """Put a batch on the device, normalised unless it is raw."""
         moved = [each.to(device, non_blocking=True) for each in samples]
-        return moved if self.normalize is None else [self.normalize(each) for each in moved]
-
-
-class ImageReader(_PictureReader):
-    """Images of any size: the centre, as the recipe's test images have it; raw uint8 [H, W, 3]."""
-
-    def __init__(self, preprocessing: Mapping[str, Any], raw: bool = False) -> None:
-        super().__init__(preprocessing, raw)
-        self.batch_size = 4 if raw else 64  # photographs as they are take tens of megabytes each
-        self.transform = TestTransform(preprocessing["image_size"], preprocessing["test_resize"])
-
-    def _decoded(self, image: Image.Image) -> Decoded:
-        rgb, note = decode(image)
-        return Decoded(torch.from_numpy(np.array(rgb)) if self.raw else self.transform(rgb), note)
+        return moved if self.raw else [self.normalize(each) for each in moved]
 
 
 class SmallImageReader(_PictureReader):
-    """Images of one small size, uint8 [C, H, W], or raw [H, W, C]; others are resized to it, which a note says."""
+    """Images of one small size, uint8 [H, W, C]; others are resized to it, which a note says."""
 
     batch_size = 250
+
+    def __init__(self, preprocessing: Mapping[str, Any], raw: bool = False) -> None:
+        super().__init__(preprocessing, raw)
+        self._module = preprocessing_module(preprocessing)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Normalise a batch, where it is."""
+        found: Tensor = self._module.to(images.device)(images)
+        return found
 
     def _decoded(self, image: Image.Image) -> Decoded:
         rgb, note = decode(image)
@@ -83,14 +81,38 @@ class SmallImageReader(_PictureReader):
         if rgb.size != (width, height):
             note = note or f"has {rgb.width} x {rgb.height} pixels, and is resized to {width} x {height}"
             rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(rgb)).view(height, width, channels)
-        return Decoded(pixels if self.raw else pixels.permute(2, 0, 1), note)
+        return Decoded(torch.from_numpy(np.array(rgb)).view(height, width, channels), note)
+
+
+class ImageReader(_PictureReader):
+    """Images of any size: the centre, uint8 [3, S, S], as the recipe's test images have it; raw uint8 [H, W, 3]."""
+
+    def __init__(self, preprocessing: Mapping[str, Any], raw: bool = False) -> None:
+        from ltaug.vision.transforms import Normalize, TestTransform
+
+        super().__init__(preprocessing, raw)
+        self.batch_size = 4 if raw else 64  # photographs as they are take tens of megabytes each
+        self.transform = TestTransform(preprocessing["image_size"], preprocessing["test_resize"])
+        self.normalize = Normalize(preprocessing["mean"], preprocessing["std"], channels_last=True)
+
+    def _decoded(self, image: Image.Image) -> Decoded:
+        rgb, note = decode(image)
+        return Decoded(torch.from_numpy(np.array(rgb)) if self.raw else self.transform(rgb), note)
 
 
 class SceneReader(_PictureReader):
     """Pictures or depth images of scenes: resized, uint8 [C, height, width]; raw [H, W, 3], or metres [H, W]."""
 
     batch_size = 4
+
+    def __init__(self, preprocessing: Mapping[str, Any], raw: bool = False) -> None:
+        from ltaug.vision.segmentation import encode_depth, read_plane
+        from ltaug.vision.transforms import Normalize
+
+        super().__init__(preprocessing, raw)
+        self._encode, self._plane = encode_depth, read_plane
+        self.size = preprocessing["height"], preprocessing["width"]
+        self.normalize = Normalize(preprocessing["mean"], preprocessing["std"], channels_last=True)
 
     def _decoded(self, image: Image.Image) -> Decoded:
         width, height = image.size
@@ -100,17 +122,12 @@ class SceneReader(_PictureReader):
             return Decoded(
                 pixels if self.raw else self._resized(pixels.permute(2, 0, 1)), note, (rgb.height, rgb.width)
             )
-        depth = read_plane(image).astype(np.float32) * self.preprocessing["depth_scale"]
+        depth = self._plane(image).astype(np.float32) * self.preprocessing["depth_scale"]
         metres = np.where(np.isfinite(depth), depth, 0).astype(np.float32)
         if self.raw:
             return Decoded(torch.from_numpy(metres), "", (height, width))
-        encoded = Image.fromarray(encode_depth(metres)).resize(self.size[::-1], Image.Resampling.NEAREST)
+        encoded = Image.fromarray(self._encode(metres)).resize(self.size[::-1], Image.Resampling.NEAREST)
         return Decoded(torch.from_numpy(np.array(encoded))[None], "", (height, width))
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width that the network takes."""
-        return self.preprocessing["height"], self.preprocessing["width"]
 
     def _resized(self, pixels: Tensor) -> Tensor:
         """As training scenes are."""

@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.datasets
+import soundfile
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from recipe_support import RECIPES, ROOT, Recipe, imported, info, rows, summary
 
 import ltaug
 from ltaug.__main__ import main as command
 from ltaug.audio import synthetic_source
 from ltaug.methods import METHODS
+from ltaug.predictions import predict_files
 from ltaug.report import _pages
 from ltaug.report._figures import Picture
 from ltaug.run import RunFolder, read_json
@@ -190,6 +193,31 @@ def test_the_network_of_a_run_is_built_again(recipe: Recipe, folder: Path, setti
     loader = data.eval_loader(settings, "test", Accelerator(cpu=True))
     logits = torch.cat([trained(inputs) for inputs, _ in loader])
     assert torch.allclose(logits, RunFolder.open(folder / name).load_logits()[0], atol=1e-4)
+
+
+def test_new_samples_are_predicted(recipe: Recipe, folder: Path, settings: Any, tmp_path: Path) -> None:
+    """The test samples as files, PNG and WAV, by the run folder alone: the run's own logits."""
+    place = tmp_path / "place"
+    place.mkdir()
+    data = recipe.module.load_data(settings)
+    if recipe.name == "esc50_lt":
+        for k, clip in enumerate(data.clips["test"]):
+            soundfile.write(place / f"{k}.wav", clip.numpy(), data.sample_rate, subtype="PCM_16")
+    elif recipe.name == "synthia_rgbd":
+        for k, rgb in enumerate(data.sets["test"].files.scenes.rgb):
+            Image.fromarray(rgb).save(place / f"{k}.png")
+    else:
+        small = recipe.name == "cifar_lt"
+        images = data.inputs["test"][..., 0].numpy() if small else data.sets["test"].images
+        for k in range(len(images)):
+            image = Image.fromarray(images[k]) if small else images.open(int(images.rows[k]), "")
+            image.save(place / f"{k}.png")
+    found = predict_files(folder / "erm", place, tmp_path / "out", workers=0).logits()
+    if recipe.name == "synthia_rgbd":  # kept in half precision
+        own, tolerance = RunFolder.open(folder / "erm").load_dense()[0]["test.logits"].float(), 2e-3
+    else:
+        own, tolerance = RunFolder.open(folder / "erm").load_logits()[0], 1e-4
+    assert torch.allclose(torch.from_numpy(found.copy()), own, atol=tolerance)
 
 
 def test_all_have_trained(recipe: Recipe, folder: Path) -> None:
