@@ -144,11 +144,19 @@ class DeployedModel(nn.Module):
             raw: leave out the correction that ``ltaug correct`` has saved in the run.
             from_prior: prior that the logits are under, [C], whatever the run has recorded.
 
+        A class that training had no sample of, of prior 0, counts as one of an even share, 1 / C: its logit is moved
+        as that of a class that was neither frequent nor rare.
+
         Raises:
-            UserError: the saved correction starts from a prior of its own, or corrects every sample for another prior.
+            UserError: the saved correction starts from a prior of its own, or corrects every sample for another prior;
+                or a prior is damaged.
         """
+        from ltaug.commands._runs import without_absent
+
         correction = None if raw else trained.correction
         source: Counts | None = trained.logits_prior if from_prior is None else from_prior
+        if isinstance(source, Tensor) and not trained.several_labels:
+            source = without_absent(source / source.sum())
         parts: dict[str, Any] = {"several_labels": trained.several_labels}
         if correction is not None:
             if from_prior is not None:
@@ -164,7 +172,10 @@ class DeployedModel(nn.Module):
             source = correction.logits_prior
             parts |= {"calibrator": correction.calibrator, "default_prior": correction.target}
             parts["strength"] = 1.0 if correction.strength is None else correction.strength
-        return cls(trained.network, trained.preprocessing, source, **parts)
+        try:
+            return cls(trained.network, trained.preprocessing, source, **parts)
+        except ValueError as error:  # of a prior
+            raise UserError(f"`{trained.folder}`: {error}") from error
 
 
 class Written(NamedTuple):

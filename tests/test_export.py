@@ -176,6 +176,8 @@ def test_which_prior_it_starts_from(correction: Correction) -> None:
 
     same = pytest.approx(PRIOR.tolist())
     assert of(None).priors == {"logits_prior": same, "default_prior": same}
+    absent = of(None, from_prior=torch.tensor([3.0, 1.0, 0.0], dtype=torch.float64)).priors["logits_prior"]
+    assert absent == pytest.approx([0.5, 1 / 6, 1 / 3])
     assert of(None, from_prior=[1, 1, 2]).priors["default_prior"] == [0.25, 0.25, 0.5]
     raw = of(correction, raw=True)
     assert (raw.calibrator, raw.strength, raw.priors["default_prior"]) == (None, 1.0, same)

@@ -19,7 +19,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ltaug.methods import METHODS
 from ltaug.training import TrainSettings, arrange, make_optimizer
 from ltaug.vision.adapters import add_adapters, layers_to_adapt, plain_state
-from ltaug.vision.networks import NetworkSettings, build_timm_model, classifier_parts, make_network, pixel_statistics
+from ltaug.vision.networks import (
+    NetworkSettings,
+    build_timm_model,
+    classifier_parts,
+    make_network,
+    pixel_statistics,
+    timm_files,
+)
 from ltaug.vision.optimization import scale_learning_rates
 from ltaug.vision.transforms import IMAGENET_MEAN, IMAGENET_STD
 
@@ -397,3 +404,34 @@ def test_shared_batch_norm_keeps_the_activation_behind_it() -> None:
     torch.testing.assert_close(shared(images()), model(images()))
     lost = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
     assert not torch.allclose(lost(images()), model(images()), atol=1e-3)
+
+
+class TestConfigOfTimm:
+    """timm opens a run folder by its config.json."""
+
+    @pytest.mark.parametrize("name", ["resnet10", "test_vit", "mobilenetv3_small_050"])
+    def test_opens_the_run_as_it_is(self, name: str, tmp_path: Path) -> None:
+        network = build_timm_model(name, 3, image_size=SIDE).eval()
+        statistics = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
+        names = ["dog", "\u00fc, wild", "cat"]
+        files = timm_files(network, names, {"image_size": SIDE, "test_resize": 0.5, **statistics})
+        (tmp_path / "config.json").write_text(files["config.json"], encoding="utf-8")
+        save_file({key: value.clone() for key, value in network.state_dict().items()}, tmp_path / "model.safetensors")
+        opened = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+        again = build_timm_model(f"local-dir:{tmp_path}", 3, image_size=SIDE, pretrained=True).eval()
+        with torch.no_grad():
+            for found in (opened, again):
+                assert torch.equal(found(images()), network(images()))
+        config = timm.data.resolve_model_data_config(opened)
+        assert [*config["input_size"], config["crop_pct"], config["interpolation"]] == [3, SIDE, SIDE, 0.5, "bilinear"]
+        assert (list(config["mean"]), list(config["std"])) == (statistics["mean"], statistics["std"])
+        assert json.loads(files["config.json"])["label_names"] == names
+
+    def test_is_not_written_of_what_timm_does_not_make(self) -> None:
+        values = {"image_size": SIDE, "test_resize": 1.0, "mean": [0.5] * 3, "std": [0.5] * 3}
+        network = make()
+        assert set(timm_files(network, ["a"] * CLASSES, values)) == {"config.json"}
+        labels = torch.arange(CLASSES).repeat_interleave(3)
+        with_cosine = METHODS["ldam_drw"].plan(labels, epochs=1, batch_size=2).attach(network)
+        assert timm_files(with_cosine, ["a"] * CLASSES, values) == {}
+        assert timm_files(nn.Linear(2, 3), ["a"] * 3, values) == {}
