@@ -84,17 +84,18 @@ def write_card(
     """
     run = Record(run_dir)
     info = run.folder.info() if run.finished and (run_dir / "ltaug.json").is_file() else {}
-    if not info or run.class_counts is None:
+    counts = run.class_counts
+    if not info or counts is None:
         raise UserError(
             f"`{run_dir}` is not finished: it has no {'ltaug.json' if run.finished else 'summary.json'} yet. Wait for "
             "the end of its training, or resume it."
         )
     figures = {
         name: text
-        for name, text, draw in _figures(run)
+        for name, text, draw in _figures(run, counts)
         if _drawn(draw, folder / f"{name}.png", obliged=name == "counts")
     }
-    words = _words(run, info, repo_id, files, figures)
+    words = _words(run, counts, info, repo_id, files, figures)
     card = f"---\n{_metadata(run, info, repo_id, license, words['task'])}\n---\n{_template('card.md.j2').render(words)}"
     write_atomically(folder / "README.md", card)
     return folder / "README.md"
@@ -157,11 +158,10 @@ def text(value: object) -> str:
 
 
 def _words(
-    run: Record, info: Mapping[str, Any], repo_id: str, files: Sequence[str], figures: Mapping[str, str]
+    run: Record, counts: Tensor, info: Mapping[str, Any], repo_id: str, files: Sequence[str], figures: Mapping[str, str]
 ) -> dict[str, Any]:
     preprocessing = info.get("preprocessing") or {}
-    kind, counts = _kind(run, preprocessing), run.class_counts
-    assert counts is not None
+    kind = _kind(run, preprocessing)
     names, final = [str(name) for name in info["class_names"]], run.final
     method = str(run.summary.get("method") or "")
     least = int(counts.min())
@@ -380,10 +380,9 @@ def _is_of_timm(path: Path) -> bool:
 # -- figures -----------------------------------------------------------------------------------------------------------
 
 
-def _figures(run: Record) -> list[tuple[str, str, Callable[[], Figure]]]:
+def _figures(run: Record, counts: Tensor) -> list[tuple[str, str, Callable[[], Figure]]]:
     """Names of the figures, what they show for those who do not see them, and what draws them."""
-    counts, names, several = run.class_counts, run.class_names, run.several
-    assert counts is not None
+    names, several = run.class_names, run.several
     found: list[tuple[str, str, Callable[[], Figure]]] = [
         (
             "counts",
