@@ -23,7 +23,7 @@ from ltaug import PriorShift
 from ltaug.__main__ import main
 from ltaug.correction import Correction
 from ltaug.errors import UserError
-from ltaug.posthoc import LabelwisePriorShift
+from ltaug.posthoc import LabelwisePriorShift, VectorScaling
 from ltaug.report._card import shared_command, text
 from ltaug.run import RunFolder
 from ltaug.scripts import find_recipe, run_script
@@ -97,6 +97,9 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 class TestCard:
     def test_what_it_says(self, run: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
         monkeypatch.setattr(ltaug.report._card, "FIGURE_DPI", 40)
+        correction = Correction(PRIOR, [1, 1, 1], calibrator=VectorScaling(3))
+        correction.tune(*RunFolder.open(run).load_logits())
+        correction.save(run)
         words = ("push", run, "ada/digits", "--formats", "none", "--dry_run", tmp_path / "out", "--license", "mit")
         assert "Nothing was uploaded" in said(capsys, *words)
         card = huggingface_hub.ModelCard.load(tmp_path / "out" / "README.md")
@@ -120,6 +123,8 @@ class TestCard:
             "by 6.4 points (one standard error)",  # sqrt(0.55 * 0.45 / 60)
             r"| dog \| wolf | 30 | ",
             "&lt;b&gt;emu&lt;/b&gt;",
+            "the mean of their accuracies is 25.0 %, that of many-shot classes 90.0 %",
+            "it calibrates (VectorScaling), then it shifts from the prior that the logits are under to",
             '`from_pretrained("ada/digits"'.strip("`"),
         ):
             assert part in words, part
@@ -129,7 +134,25 @@ class TestCard:
             assert (tmp_path / "out" / name).read_bytes()[:4] == b"\x89PNG"
         secrets = [path.name for path in (tmp_path / "out").iterdir() if b"secret" in path.read_bytes()]
         assert secrets == []
+        without_figures(monkeypatch)
         said(capsys, "push", run, "ada/digits", "--formats", "none", "--dry_run", tmp_path / "out")  # anew
+
+    def test_scenes(self, tmp_path: Path, monkeypatch: Any) -> None:
+        """Numbers of all pixels and of some are told apart, the unit is pixels, and there are no shot groups."""
+        without_figures(monkeypatch)
+        run = make_run(tmp_path / "run", preprocessing={"kind": "scenes", "modality": "depth"})
+        folder = RunFolder.open(run)
+        folder.write_json("summary.json", folder.summary() | {"final": {"top1": 0.9, "miou": 0.4, "few": 0.1}})
+        (run / "correction.json").unlink(missing_ok=True)
+        (tmp_path / "out").mkdir()
+        words = ltaug.report._card.write_card(run, tmp_path / "out", "ada/x", files=["model.onnx"]).read_text()
+        assert "Metrics are of all test pixels; the figures, and the accuracies of the classes above, of 60 of" in words
+        assert "on 60 test" not in words
+        assert "the shares of the training pixels" in words
+        assert "# batch: float32 depths in metres [N, H, W]" in words
+        assert "shot" not in words
+        assert "samples" not in words.partition("## Results")[2].partition("## Training")[0]
+        assert not (tmp_path / "out" / "counts.png").exists()
 
     @pytest.mark.parametrize(
         ("prior", "words"),

@@ -33,7 +33,8 @@ RAW = {
     "small_images": "uint8 images [N, H, W, C] of {size}",
     "images": "uint8 images [N, H, W, 3] of any size",
     "sounds": "float32 waveforms [N, T] from -1 to 1 at {sample_rate:,} Hz",
-    "scenes": "uint8 pictures [N, H, W, 3], or float32 depths in metres [N, H, W]",
+    "scenes": "uint8 pictures [N, H, W, 3] of any size",
+    "depth": "float32 depths in metres [N, H, W] of any size",
 }
 """What raw input is, by the kind of a run's preprocessing."""
 TASKS = {
@@ -167,6 +168,7 @@ def _words(
     least = int(counts.min())
     labels = run.logits[1] if run.logits is not None else None
     pixels = "miou" in final
+    unit = "pixels" if pixels else "samples"
     meanings = OF_LABELS if run.several else {key: METRICS[key] for key in PIXEL_COLUMNS} if pixels else METRICS
     return {
         "repo_id": repo_id,
@@ -177,7 +179,7 @@ def _words(
         "timm": "config.json" in files,
         "method": method,
         "pixels": pixels,
-        "unit": "pixels" if pixels else "samples",
+        "unit": unit,
         "paper": METHODS[method].paper if method in METHODS else "",
         "classes": len(names),
         "samples": int(counts.sum()),
@@ -187,18 +189,20 @@ def _words(
         "groups": {name: int(mask.sum()) for name, mask in shot_groups(counts).items()},
         "parameters": parameters_in_words(number) if (number := as_number(run.summary.get("parameters"))) else "",
         "uniform": _is_uniform(info.get("logits_prior")),
-        "prior": _prior(info.get("logits_prior"), counts, names),
+        "prior": _prior(info.get("logits_prior"), counts, names, unit),
         "prior_reason": str(info.get("logits_prior_reason") or ""),
         "metrics": [
-            (*meanings[key], metric(final[key], key)) for key in meanings if as_number(final.get(key)) is not None
+            (meanings[key][0], metric(final[key], key), meanings[key][1].replace("samples", unit))
+            for key in meanings
+            if as_number(final.get(key)) is not None
         ],
         "test": _test(labels, final, run.several, names),
         "table": _table(run, names, counts),
         "facts": _facts(run),
         "command": shared_command(run.command),
-        "correction": str(run.corrected.get("said") or "") if "correction.json" in files else None,
+        "correction": _correction(run.path) if "correction.json" in files else None,
         "held_out": str(info.get("held_out") or ""),
-        "figures": figures,
+        "figures": {"counts": "", "accuracy": "", "reliability": "", **figures},
         "packages": run.environment.get("packages") or {},
     }
 
@@ -214,6 +218,7 @@ def _kind(run: Record, preprocessing: Mapping[str, Any]) -> str:
 
 def _raw(kind: str, preprocessing: Mapping[str, Any]) -> str:
     """What raw input is; empty where the run does not say."""
+    kind = "depth" if kind == "scenes" and preprocessing.get("modality") == "depth" else kind
     size = " x ".join(map(str, preprocessing.get("size") or ())) if kind == "small_images" else ""
     try:
         return RAW.get(kind, "").format(
@@ -231,7 +236,20 @@ def _is_uniform(given: Sequence[float] | None) -> bool:
     return given is not None and max(given) - min(given) <= 1e-3 * max(given)
 
 
-def _prior(given: Sequence[float] | None, counts: Tensor, names: Sequence[str]) -> str:
+def _correction(path: Path) -> tuple[str, bool]:
+    """What a run's saved correction does, in words, and whether it calibrates."""
+    from ltaug.correction import Correction
+
+    found = Correction.load(path)
+    steps = [] if found.calibrator is None else [f"it calibrates ({type(found.calibrator).__name__})"]
+    if (target := found.target) is not None:
+        even = target.ndim == 1 and _is_uniform(target.tolist())
+        where = "the uniform prior" if even else "a prior of its own (`target` in the file)"
+        steps.append(f"it shifts from the prior that the logits are under to {where}, at strength {found.strength:g}")
+    return ", then ".join(steps) or "it leaves the logits as they are", found.calibrator is not None
+
+
+def _prior(given: Sequence[float] | None, counts: Tensor, names: Sequence[str], unit: str) -> str:
     """Which prior the logits are under, in words; empty where they are under none."""
     if given is None:
         return ""
@@ -244,23 +262,21 @@ def _prior(given: Sequence[float] | None, counts: Tensor, names: Sequence[str]) 
     high, low = int(prior.argmax()), int(prior.argmin())
     ends = f"from {100 * prior[high]:.3g} % ({text(names[high])}) to {100 * prior[low]:.3g} % ({text(names[low])})"
     if torch.allclose(prior, counts.double() / counts.sum(), rtol=1e-2):
-        return f"the **training prior**: the shares of the training samples, {ends}"
+        return f"the **training prior**: the shares of the training {unit}, {ends}"
     return f"a **prior of their own**, {ends}"
 
 
 def _test(labels: Tensor | None, final: Mapping[str, Any], several: bool, names: Sequence[str]) -> dict[str, Any]:
-    """Size and class mix of the test set, and how far chance moves its accuracy."""
-    if labels is None or several:
-        return {"samples": None if labels is None else len(labels), "balanced": None, "error": None, "least": None}
+    """Size and class mix of the test set, and how far chance moves its accuracy; of scenes what is kept of it."""
+    if labels is None or several or "miou" in final:
+        return {"samples": None if labels is None else len(labels), "balanced": None, "error": None}
     found = torch.bincount(labels, minlength=len(names))
     top1 = as_number(final.get("top1"))
-    # Pixels of a scene are not drawn one by one.
-    error = None if top1 is None or "miou" in final else 100 * math.sqrt(top1 * (1 - top1) / len(labels))
+    error = None if top1 is None else 100 * math.sqrt(top1 * (1 - top1) / len(labels))
     return {
         "samples": len(labels),
         "balanced": bool((found == found[0]).all()),
         "error": f"{error:.1f}" if error is not None else None,
-        "least": int(found.min()),
     }
 
 
@@ -349,7 +365,7 @@ def _metadata(run: Record, info: Mapping[str, Any], repo_id: str, license: str |
     results = [
         EvalResult(
             task_type=task or "other",
-            dataset_type=source or data,
+            dataset_type=source or re.sub(r"[^\w.-]+", "-", data),
             dataset_name=run.training_set or data,
             dataset_split="test",
             metric_type=shown[key][0],
@@ -383,14 +399,16 @@ def _is_of_timm(path: Path) -> bool:
 def _figures(run: Record, counts: Tensor) -> list[tuple[str, str, Callable[[], Figure]]]:
     """Names of the figures, what they show for those who do not see them, and what draws them."""
     names, several = run.class_names, run.several
-    found: list[tuple[str, str, Callable[[], Figure]]] = [
-        (
-            "counts",
-            "Training samples of every class, the most frequent one first, on a logarithmic axis",
-            lambda: plots.class_counts(counts, class_names=names, several=several),
-        )
-    ]
-    if (accuracy := run.accuracy) is not None:
+    found: list[tuple[str, str, Callable[[], Figure]]] = []
+    pixels, accuracy = "miou" in run.final, run.accuracy
+    if not pixels:  # which have no shot groups
+        alt = "Training samples of every class, the most frequent one first, on a logarithmic axis"
+        found.append(("counts", alt, lambda: plots.class_counts(counts, class_names=names, several=several)))
+    if accuracy is not None and pixels:
+        alt = "Accuracy of every class, from the one with most training pixels on"
+        method = str(run.summary.get("method") or "accuracy")
+        found.append(("accuracy", alt, lambda: plots.accuracy_by_pixel_share({method: accuracy}, counts, names)))
+    elif accuracy is not None:
         draw: Callable[..., Figure] = plots.per_label_precision if several else plots.per_class_accuracy
         words = {"label_names" if several else "class_names": names}
         found.append(
