@@ -123,8 +123,8 @@ def _find_script(run: Path, info: Mapping[str, Any]) -> Path:
     said = next((path for path in _named_scripts(run)), None)
     by = f"was started by {said}" if said else f"is of the recipe {name!r}" if name else "does not say which it is"
     raise UserError(
-        f"The recipe of `{run}` is not found: the run {by}. Name its train.py with `script`, or call it from the "
-        "folder that the training was started in."
+        f"The recipe of `{run}` is not found: the run {by}. Name its train.py (`script`, --script), or call it from "
+        "the folder that the training was started in."
     )
 
 

@@ -100,7 +100,9 @@ class TestCard:
         correction = Correction(PRIOR, [1, 1, 1], calibrator=VectorScaling(3))
         correction.tune(*RunFolder.open(run).load_logits())
         correction.save(run)
-        words = ("push", run, "ada/digits", "--formats", "none", "--dry_run", tmp_path / "out", "--license", "mit")
+        words = ("push", run, "ada/digits", "--dry_run", tmp_path / "out", "--license", "mit")
+        assert "Or push the run without an exported file: `--formats none`" in refused(capsys, *words)
+        words += ("--formats", "none")  # into the same folder
         assert "Nothing was uploaded" in said(capsys, *words)
         card = huggingface_hub.ModelCard.load(tmp_path / "out" / "README.md")
         data = card.data
@@ -430,6 +432,9 @@ class TestFaults:
             hub.patch.setenv("HF_TOKEN", token)
         printed = refused(capsys, "push", run, f"{owner}/m", "--formats", "none")
         assert line in printed
+        if owner == "ada":  # said before anything is written, or data are read
+            assert not hub.asked("POST")
+            assert line in refused(capsys, "push-data", "ada/d", "--recipe", "cifar_lt")
         assert printed.endswith("Nothing of it is to be seen there: it appears as a whole.")
         assert not hub.repos
 

@@ -48,6 +48,17 @@ def api() -> Any:
     return HfApi()
 
 
+def check_login(repo_id: str, kind: Kind) -> None:
+    """Ask the hub who is logged in, before there is any work that would be lost.
+
+    Raises:
+        UserError: it is no name on the hub, or nobody is.
+    """
+    check_name(repo_id)
+    with hub_errors(repo_id, kind, writes=True):
+        patiently(lambda: api().whoami())
+
+
 def hub_reason(error: BaseException, place: str, kind: Kind = "model", writes: bool = False) -> str | None:
     """What an error of the hub's clients means, and what to do: a line; None for an error of another kind.
 
@@ -71,7 +82,7 @@ def hub_reason(error: BaseException, place: str, kind: Kind = "model", writes: b
         return f"The {what} is open to those only who have accepted its terms. Accept them at {page}, {then}"
     if "RevisionNotFoundError" in names:
         return f"The {what} has no such branch, tag or commit. {page}/tree/main shows those that there are"
-    if status == 401 and writes:
+    if (status == 401 or "LocalTokenNotFoundError" in names) and writes:
         if logged_in:
             return f"{failed}{hub} does not know the token that is set. Make a new one, and {log_in}"
         return f"{failed}nobody is logged in. Make a token that may write, and {log_in}"

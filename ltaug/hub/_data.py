@@ -6,17 +6,19 @@ import contextlib
 import dataclasses
 import json
 import tempfile
+import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from torch import Tensor
 
 from ltaug.errors import UserError, as_user_errors
-from ltaug.hub._client import check_name
-from ltaug.hub._runs import upload
+from ltaug.hub._client import check_login, check_name
+from ltaug.hub._runs import upload, whole_folder
+from ltaug.loaders.folders import printable
 from ltaug.loaders.sharing import SOURCE_INDEX, SharedData, SharedSplit
 from ltaug.longtail import index_hash
 from ltaug.priors import counts_of
@@ -28,6 +30,11 @@ GROUP_BYTES = 16 * 2**20
 """Of samples that are in memory at once: a row group."""
 GROUP_ROWS = 1000
 SUBSET = "subset.json"
+_CHOOSE_NOTHING = (
+    *("allow_outside", "workers", "stream", "stream_buffer", "crop_padding", "flip", "image_size", "augmentation"),
+    *("test_resize", "sample_rate", "trim_silence", "trim_db", "crop_length", "test_crops", "test_hop", "aggregate"),
+)
+"""Settings of how samples are read and augmented, not of which ones there are."""
 _OURS = ("README.md", SUBSET, "counts.png", "data/*.parquet")
 
 
@@ -77,19 +84,20 @@ def write_data_folder(
     Raises:
         UserError: a setting is wrong, or the recipe's data cannot be shared.
     """
-    from ltaug.scripts import find_recipe
-
     check_name(repo_id)
     folder = Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"`{folder}` exists already. Name a new folder.")
+    with whole_folder(folder) as scratch:
+        return _write_all(scratch, repo_id, recipe, settings, license)
+
+
+def _write_all(folder: Path, repo_id: str, recipe: str, settings: Sequence[str], license: str | None) -> Subset:
+    from ltaug.scripts import find_recipe
+
     with _data_of(recipe, settings) as (cfg, data, given):
-        if not hasattr(data, "shared"):
-            raise UserError(
-                f"The data of {recipe} cannot be shared: what its load_data returns has no `shared`. That of cifar_lt "
-                "shows how one is written."
-            )
         shared: SharedData = data.shared(cfg)
+        shared.class_names = [printable(str(name)) for name in shared.class_names]
         train = shared.splits["train"]
         source = next((str(value) for value in (given.get("hub_id"), _source(cfg)) if value), recipe)
         subset = Subset(
@@ -140,6 +148,7 @@ def push_data(
     Raises:
         UserError: a setting is wrong; or why the hub did not take it, and what to do, in one line.
     """
+    check_login(repo_id, "dataset")
     with tempfile.TemporaryDirectory(prefix="ltaug-push-") as place:
         folder = Path(place, "data_set")
         subset = write_data_folder(folder, repo_id, recipe=recipe, settings=settings, license=license)
@@ -167,11 +176,26 @@ def _data_of(recipe: str, settings: Sequence[str]) -> Iterator[tuple[Any, Any, d
     script = find_recipe(recipe) / "train.py"
     with loaded_script(script) as module:
         cfg = settings_of(module.Config, str(script), words)
+        with contextlib.suppress(NameError):  # of types that are there for type checkers only
+            kind = typing.get_type_hints(module.load_data).get("return")
+            if isinstance(kind, type) and not hasattr(kind, "shared"):
+                _refuse(recipe)  # before there is any work
         with as_user_errors():
             data = module.load_data(cfg)
+        if not hasattr(data, "shared"):
+            _refuse(recipe)
         own = [item.name for item in dataclasses.fields(module.DataSettings)]
-        values = {name: getattr(cfg, name) for name in own if not (name.endswith("_dir") or name == "allow_outside")}
+        values = {name: getattr(cfg, name) for name in own if not (name.endswith("_dir") or name in _CHOOSE_NOTHING)}
+        if values.get("profile") == "natural":
+            values.pop("imbalance_ratio", None)
         yield cfg, data, {name: shared_path(each) if isinstance(each, str) else each for name, each in values.items()}
+
+
+def _refuse(recipe: str) -> NoReturn:
+    raise UserError(
+        f"The data of {recipe} cannot be shared: what its load_data returns has no `shared`. That of cifar_lt shows "
+        "how one is written."
+    )
 
 
 def _source(cfg: Any) -> str:
@@ -226,7 +250,7 @@ def _groups(samples: SharedSplit) -> Iterator[tuple[list[dict[str, Any]], list[A
     files, first, size = list[dict[str, Any]](), 0, 0
     for k in range(len(samples.labels)):
         content, name = samples.sample(k)
-        files.append({"bytes": content, "path": name.replace("\\", "/").rpartition("/")[2]})
+        files.append({"bytes": content, "path": printable(name).replace("\\", "/").rpartition("/")[2]})
         size += len(content)
         if size >= GROUP_BYTES or len(files) >= GROUP_ROWS or k + 1 == len(samples.labels):
             yield files, _plain(samples.labels[first : k + 1]), samples.indices[first : k + 1].tolist()

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ltaug.errors import UserError
-from ltaug.hub._client import api, check_name, hub_errors, patiently
+from ltaug.hub._client import api, check_login, check_name, hub_errors, patiently
 from ltaug.loaders._notes import warn
 from ltaug.run import CORRECTION_FILES, RunFolder, write_atomically
 
@@ -65,21 +65,49 @@ def write_model_folder(
     Raises:
         UserError: the run is not finished, or cannot be exported; the folder holds other files.
     """
-    from ltaug.report._card import shared_path, write_card
-
     check_name(repo_id)
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UserError(f"There is no format {unknown[0]!r} of exported files. There are: {', '.join(FORMATS)}.")
-    source, folder = RunFolder.open(run), Path(folder).expanduser()
+    source, folder = _finished(run), Path(folder).expanduser()
+    _check_folder(folder)
+    with whole_folder(folder) as scratch:
+        _write(source, scratch, repo_id, formats, logits, license, script)
+        _remove(folder, _OURS)
+    return sorted(name for name in _OURS if (folder / name).is_file())
+
+
+def _finished(run: str | Path) -> RunFolder:
+    source = RunFolder.open(run)
     for name in ("summary.json", "ltaug.json", "model.safetensors"):
         if not (source.path / name).is_file():
             raise UserError(
                 f"`{source.path}` is no finished run: it has no {name}. Wait for the end of its training, or resume it."
             )
-    _check_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in _OURS:
-        (folder / name).unlink(missing_ok=True)
+    return source
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write to; at the end, unless something failed, what is in it moves into this one."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".ltaug-", dir=folder.parent) as scratch:
+        yield Path(scratch)
+        folder.mkdir(exist_ok=True)
+        for path in Path(scratch).iterdir():
+            shutil.move(path, folder / path.name)
+
+
+def _write(
+    source: RunFolder,
+    folder: Path,
+    repo_id: str,
+    formats: Sequence[str],
+    logits: bool,
+    license: str | None,
+    script: str | Path | None,
+) -> None:
+    from ltaug.report._card import shared_path, write_card
+
     wanted = [*_COPIED, *(("logits.safetensors", "held_out.safetensors") if logits else ())]
     for name in wanted:
         if (source.path / name).is_file():
@@ -100,7 +128,6 @@ def write_model_folder(
             raise UserError(f"{error} Or push the run without an exported file: `--formats none`.") from error
     files = sorted(name for name in _OURS if (folder / name).is_file())
     write_card(source.path, folder, repo_id, license=license, files=files)
-    return sorted(name for name in _OURS if (folder / name).is_file())
 
 
 def push_run(
@@ -137,7 +164,8 @@ def push_run(
     Raises:
         UserError: the run is not finished; or why the hub did not take it, and what to do, in one line.
     """
-    check_name(repo_id)
+    _finished(run)
+    check_login(repo_id, "model")
     with tempfile.TemporaryDirectory(prefix="ltaug-push-") as folder:
         options: Any = {"formats": formats, "logits": logits, "license": license, "script": script}
         files = write_model_folder(run, folder, repo_id, **options)
@@ -214,7 +242,7 @@ def pull_run(repo_id: str, folder: str | Path | None = None, revision: str | Non
             # By its commit: of a branch the client would silently take what it has, should the hub fail now.
             place = download(info.sha)
             with contextlib.suppress(Exception):  # so that the cache knows the branch, where there is no network
-                download(revision)
+                patiently(lambda: client.hf_hub_download(repo_id, "ltaug.json", revision=revision))
         else:
             place = download(revision)
     _check_run(repo_id, names := [path.name for path in place.iterdir()])

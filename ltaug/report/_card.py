@@ -122,6 +122,7 @@ def write_data_card(folder: Path, metadata: str, subset: Mapping[str, Any], shar
         "media": shared.media,
         "columns": shared.columns,
         "several": several,
+        "natural": subset["settings"].get("profile") == "natural",
         "most": int(counts.max()),
         "least": least,
         "ratio": f"{int(counts.max()) / least:,.4g}" if least else "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -21,8 +22,10 @@ from PIL import Image
 
 import ltaug.hub
 import ltaug.hub._client
+import ltaug.hub._data
 from ltaug import index_hash
 from ltaug.errors import UserError
+from ltaug.loaders.sharing import SharedData, SharedSplit
 from ltaug.loaders.tables import arrow_column
 from ltaug.report import _card
 from ltaug.scripts import find_recipe, loaded_script
@@ -250,7 +253,6 @@ def test_a_stream_that_stops_in_the_middle(hub: HubServer, tmp_path: Path) -> No
         shards.read(0)
 
 
-RENDERED = ["dataset=rendered", "train_scenes=2", "held_out_scenes=1", "test_scenes=1", "height=32", "width=32"]
 SHARED = {
     "cifar10": ("cifar_lt", {"dataset": "cifar10", "hub_id": "ada/lt", "profile": "natural"}),
     "sounds": ("esc50_lt", {"dataset": "hub", "hub_id": "ada/lt", "profile": "natural", "label_column": "category"}),
@@ -270,6 +272,8 @@ def test_a_subset_is_shared(name: str, hub: HubServer, tmp_path: Path) -> None:
     repo = hub.repos["dataset", "ada/lt"]
     subset = json.loads(repo.files()["subset.json"])
     assert len(repo.messages) == 2
+    assert not {"image_size", "crop_padding", "sample_rate"} & set(subset["settings"])  # which choose no sample
+    assert "imbalance_ratio" in subset["settings"]
     mine = load(name, tmp_path, **({"profile": "exponential", "imbalance_ratio": 3} if name == "images" else {}))
     assert subset["subset_sha256"] == subset["training_indices"] == mine.index_hash
 
@@ -304,6 +308,23 @@ def test_a_subset_is_shared(name: str, hub: HubServer, tmp_path: Path) -> None:
         assert [mine.sets["train"].images.encoded(k)[0] for k in range(len(stored))] == stored
 
 
+def test_what_is_not_long_tailed_is_not_called_so(tmp_path: Path) -> None:
+    """And names of files that are no UTF-8 are written as text."""
+    rows, names = torch.arange(4), ["ant", "bee"]
+    train = SharedSplit(rows, rows % 2, lambda k: (b"PNG", os.fsdecode(b"pictures/caf\xe9.png")))
+    shared = SharedData("image", ("image", "label"), names, {"train": train})
+    words = {"repo_id": "ada/x", "recipe": "imagenet_lt", "source": "insects", "settings": {"profile": "natural"}}
+    words |= {"class_names": names, "class_counts": [2, 2], "rows": {"train": 4}}
+    _card.write_data_card(tmp_path, "", words | {"subset_sha256": "f", "training_indices": "f"}, shared)
+    said = (tmp_path / "README.md").read_text()
+    assert "2 classes, 4 training samples,\n2 a class. Made" in said
+    assert not [word for word in ("long-tailed", "made, not met", "imbalance ratio") if word in said]
+    (tmp_path / "data").mkdir()
+    ltaug.hub._data._write(tmp_path / "data", "train", train, shared, ltaug.hub._data._features(shared))
+    stored = datasets.Dataset.from_parquet(str(tmp_path / "data" / "*.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert arrow_column(stored, "image").to_pylist()[0] == {"bytes": b"PNG", "path": "café.png"}
+
+
 def test_settings_that_are_wrong(hub: HubServer, tmp_path: Path) -> None:
     def fails(line: str, recipe: str = "cifar_lt", *settings: str, folder: Path = tmp_path / "out") -> None:
         with pytest.raises(UserError, match=line):
@@ -312,6 +333,8 @@ def test_settings_that_are_wrong(hub: HubServer, tmp_path: Path) -> None:
     fails("there is no recipe 'cifar', did you mean 'cifar_lt'", "cifar")
     fails("'imbalance_ratio' is no setting: write SETTING=VALUE", "cifar_lt", "imbalance_ratio")
     fails("imbalance", "cifar_lt", "imbalance=3")
-    fails("cannot be shared: what its load_data returns has no `shared`", "synthia_rgbd", *RENDERED)
+    fails(
+        "cannot be shared: what its load_data returns has no `shared`", "synthia_rgbd", "dataset=hub", "hub_id=ada/none"
+    )
     (tmp_path / "file").touch()
     fails("exists already", folder=tmp_path)
