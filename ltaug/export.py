@@ -302,6 +302,8 @@ def export_model(
             cause = _cause(error)
             if isinstance(cause, UserError):  # such as of a part of the network
                 raise cause from error
+            if isinstance(cause, OSError):  # such as of a full disk
+                raise cause from None
             other = FORMATS[1 - FORMATS.index(format)]
             raise UserError(
                 f"The network cannot be exported as {format}: {_first_line(cause)} Try the format {other}. The run "
@@ -428,6 +430,8 @@ def _write_onnx(model: nn.Module, arguments: tuple[Tensor, ...], path: Path, axe
         prior = graph.inputs[1]
         prior.const_value = onnx_ir.tensor(arguments[1].numpy(), name=prior.name)
         graph.register_initializer(prior)
+    for node in graph.all_nodes():  # which have places on this machine
+        node.metadata_props.clear()
     program.model.metadata_props[METADATA] = facts
     program.save(path)
 
@@ -442,6 +446,9 @@ def _write_pt2(model: nn.Module, arguments: tuple[Tensor, ...], path: Path, axes
             raise
         # Python code that looks at sizes is analysed, which takes longer.
         program = torch.export.export(model, arguments, dynamic_shapes=dynamic, strict=True)
+    for module in program.graph_module.modules():
+        for node in getattr(module, "graph", torch.fx.Graph()).nodes:
+            node.meta.pop("stack_trace", None)  # which has places on this machine
     torch.export.save(program, path, extra_files={METADATA: facts})
 
 
