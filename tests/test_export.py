@@ -109,7 +109,7 @@ def test_onnxruntime_alone_needs_only_the_samples(files: dict[str, Path], model:
         assert np.allclose(session.run(None, given)[0], expected.numpy(), atol=1e-4)
 
 
-def test_the_script_of_the_page_on_deployment(
+def test_the_script_for_those_without_this_library(
     files: dict[str, Path],
     model: DeployedModel,
     root: Path,
@@ -118,7 +118,7 @@ def test_the_script_of_the_page_on_deployment(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     image = pytest.importorskip("PIL.Image")
-    page = (root / "docs" / "deploy.md").read_text()
+    page = (root / "docs" / "use_a_run.md").read_text()
     (script,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "picture.png" in block)
     assert len(script.splitlines()) <= 15
     assert "ltaug" not in re.findall(r"^(?:import|from) (\w+)", script, re.MULTILINE)

@@ -229,6 +229,7 @@ def test_examples_of_the_page_on_deployment(root: Path, tmp_path: Path) -> None:
     result = run_page(root / "docs" / "deploy.md", tmp_path)
     assert result.failed == 0
     assert result.attempted > 40
+    assert run_page(root / "docs" / "use_a_run.md", tmp_path) == (0, 10)
 
 
 def test_examples_of_the_page_on_other_frameworks(root: Path, tmp_path: Path) -> None:

@@ -488,7 +488,7 @@ def test_the_command(
     with pytest.raises(SystemExit):
         main(["predict", str(tmp_path / "rum"), *words[2:]])
     assert "did you mean 'run'" in capsys.readouterr().err
-    commands = re.findall(r"`ltaug (predict [^`]+)`", (root / "docs" / "deploy.md").read_text())
+    commands = re.findall(r"`ltaug (predict [^`]+)`", (root / "docs" / "use_a_run.md").read_text())
     assert len(commands) > 6
     _, parsers = _parsers()
     assert all(parsers["predict"].parse_args(shlex.split(command)[1:]) for command in commands)
