@@ -148,7 +148,7 @@ def open_model(model: str | os.PathLike[str], script: str | Path | None = None) 
         if not found or script is not None:
             raise
         warn(f"{found[0]} predicts, since the run's network cannot be built: {error}")
-        return _exported(found[0])
+        return _beside(path, found[0])
     pictures = trained.preprocessing.get("kind") != "sounds"
 
     def move(device: torch.device) -> None:
@@ -158,13 +158,27 @@ def open_model(model: str | os.PathLike[str], script: str | Path | None = None) 
     return PredictionModel(
         path,
         {**trained.info, "preprocessing": trained.preprocessing},
-        _digest(path / "model.safetensors"),
+        trained.weights,
         make_reader(trained.preprocessing),
         trained,
         move,
         trained.correction,
         grid=int(trained.config.get("keep_every") or GRID),
     )
+
+
+def _beside(folder: Path, file: Path) -> PredictionModel:
+    """The exported file of a run folder, with the correction that is saved there."""
+    from ltaug.trained import saved_correction
+
+    model, weights = _exported(file), folder / "model.safetensors"
+    if weights.is_file() and model.info.get("weights", found := _digest(weights)) != found:
+        raise UserError(
+            f"`{file}` was exported from other weights than those of `{weights}`. Export the run again, delete the "
+            "file that is out of date, or predict by the file alone, by its path."
+        )
+    model.correction = saved_correction(folder)
+    return model
 
 
 def _exported(path: Path) -> PredictionModel:
@@ -426,6 +440,13 @@ class _Asked:
         if raw and model.info.get("calibrator"):
             raise UserError(f"`{model.path}` has a calibrator inside, which `raw` cannot leave out. Export it without.")
         self.saved = None if raw or model.several_labels else model.correction
+        if self.saved is not None and (model.info.get("calibrator") or model.target is not None):
+            if model.info.get("correction") != self.saved.digest:
+                raise UserError(
+                    f"`{model.path}` has another correction inside than the one that is saved beside it. Export the "
+                    "run again, export it without a correction (`ltaug export RUN --raw`), or delete one of the two."
+                )
+            self.saved = None  # it is applied inside
         self.own = None if raw else model.target
         if self.saved is not None and self.saved.target is not None and self.saved.target.ndim > 1:
             raise UserError(

@@ -239,6 +239,14 @@ def test_corrections(pictures: Path, tmp_path: Path) -> None:
     found, words = probability(raw=True)
     assert torch.allclose(found, top(z), atol=1e-5)
     assert words.startswith("none")
+    inside = model(tmp_path, correction=run.correction.digest)  # an exported file, and what is saved beside it
+    inside.target, inside.correction = torch.tensor([0.3, 0.3, 0.4], dtype=torch.float64), run.correction
+    found = predict_files(inside, pictures, tmp_path / "out", workers=0).summary
+    assert found["correction"] == "shifted to the default prior of the exported model"
+    inside.correction = Correction(PRIOR, [0.2, 0.3, 0.5])
+    with pytest.raises(UserError, match="has another correction inside than the one that is saved beside it"):
+        predict_files(inside, pictures, tmp_path / "out", workers=0)
+    predict_files(inside, pictures, tmp_path / "out", workers=0, raw=True)
     unknown = model(tmp_path, logits_prior=None, logits_prior_reason="mixed by hand")
     for asked, more, message in (
         (run, {"target_prior": [1, 1]}, "`target_prior` has 2 numbers, but the model 3 classes"),
