@@ -156,8 +156,9 @@ def main(arguments: Sequence[str] | None = None) -> Figure:
     )
     print(f"| {names}, accuracy in % by wave | {' | '.join(map(str, asked.waves))} |\n|---|{'---:|' * len(found)}")
     for row in found[asked.waves[0]][0]:
-        cells = ([100 * each[row] for each in all_of_them] for all_of_them in found.values())
-        print(f"| {row} | {' | '.join(f'{mean(v):.1f} ± {stdev(v) if len(v) > 1 else 0:.1f}' for v in cells)} |")
+        values = ([100 * each[row] for each in all_of_them] for all_of_them in found.values())
+        cells = (f"{mean(v):.1f}" + (f" ± {stdev(v):.1f}" if len(v) > 1 else "") for v in values)
+        print(f"| {row} | {' | '.join(cells)} |")
     print(f"{len(worlds) * asked.streams} streams of {asked.samples} samples, {time.perf_counter() - start:.0f} s")
     return draw(worlds[0], asked.samples, asked.waves[len(asked.waves) // 2])
 

@@ -161,12 +161,14 @@ def main(arguments: Sequence[str] | None = None) -> Figure:
             run(world, asked.frequent, asked.ratio, asked.seed + k, asked.steps, row if k == 0 else None)
             for k in range(asked.draws)
         ]
-        plain, bayes, found = (
-            np.array([getattr(each, name) for each in outcomes]) for name in ("plain", "bayes", "found")
+        plain, bayes, found, strength = (
+            np.array([getattr(each, name) for each in outcomes]) for name in ("plain", "bayes", "found", "strength")
         )
-        strengths = np.array([each.strength for each in outcomes])
-        cells = [f"{100 * value.mean():.1f} ± {100 * value.std():.1f} %" for value in (plain, bayes, found)]
-        print(f"| {world} | {cells[0]} | {cells[1]} | {strengths.mean():.1f} ± {strengths.std():.1f} | {cells[2]} |")
+        cells = [
+            f"{values.mean():.1f}" + f" ± {values.std():.1f}" * (asked.draws > 1) + unit
+            for values, unit in ((100 * plain, " %"), (100 * bayes, " %"), (strength, ""), (100 * found, " %"))
+        ]
+        print(f"| {world} | {' | '.join(cells)} |")
     print(f"{time.perf_counter() - start:.0f} s")
     lines = [Line2D([], [], color="black", linestyle=style) for style in ("dotted", "dashed", "solid")]
     figure.legend(lines, ["lambda 0", "lambda 1", "lambda found"], loc="outside lower center", ncols=3)

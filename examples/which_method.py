@@ -117,8 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> Figure:
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """Mean ± standard deviation, as text."""
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0:.1f}"
+    """Mean ± standard deviation, as text; one value has none."""
+    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
 # %%

@@ -13,6 +13,7 @@ from torch import Tensor
 import ltaug
 from ltaug import ResidentLoader
 from ltaug.commandline import NonNegativeInt, Ratio
+from ltaug.errors import UserError
 from ltaug.loaders.folders import source_name
 from ltaug.loaders.sharing import SharedData, share_pixels
 from ltaug.loaders.tables import hold_out, thin_out
@@ -183,6 +184,11 @@ class Data:
 
     def shared(self, cfg: Any) -> SharedData:
         """What `ltaug push-data` makes a data set of the hub."""
+        if self.inputs["train"].dtype != torch.uint8:
+            raise UserError(
+                "`shared` of the recipe's data.py makes PNG files of uint8 pixels, but its samples are "
+                f"{self.inputs['train'].dtype}. Write one for them, with ltaug.loaders.sharing, or delete it."
+            )
         splits = {split: share_pixels(at, self.labels[split], self.inputs[split]) for split, at in self.places.items()}
         return SharedData("image", cfg.columns, self.class_names, splits)
 

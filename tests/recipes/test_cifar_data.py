@@ -12,6 +12,7 @@ import torch
 from recipe_support import ROOT, imported
 
 from ltaug import ClassPowerSampler, PairSampler
+from ltaug.errors import UserError
 from ltaug.vision import SmallImages
 
 
@@ -65,6 +66,12 @@ def test_the_subset_is_the_published_one(
     data = load(dataset=dataset, data_dir=str(folder) if folder.is_dir() else None)
     assert data.index_hash == digest
     assert data.fingerprint()["training_indices"] == digest
+
+
+def test_what_is_no_image_is_not_shared_as_one(numbered: Callable[..., Any], load: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match=r"its samples are torch.float64. Write one"):
+        numbered().shared(SimpleNamespace())  # settings of somebody's own have no `columns`
+    assert load(dataset="digits").shared(SimpleNamespace(columns=("img", "label"))).media == "image"
 
 
 def test_the_fingerprint_sees_every_change(numbered: Callable[..., Any]) -> None:
