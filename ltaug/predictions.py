@@ -444,7 +444,7 @@ class _Asked:
             if model.info.get("correction") != self.saved.digest:
                 raise UserError(
                     f"`{model.path}` has another correction inside than the one that is saved beside it. Export the "
-                    "run again, export it without a correction (`ltaug export RUN --raw`), or delete one of the two."
+                    "run again, export it without a correction (`raw`), or delete one of the two."
                 )
             self.saved = None  # it is applied inside
         self.own = None if raw else model.target
