@@ -305,6 +305,8 @@ def export_model(
             cause = _cause(error)
             if isinstance(cause, UserError):  # such as of a part of the network
                 raise cause from error
+            if isinstance(cause, OSError):  # such as of a full disk
+                raise cause from None
             other = FORMATS[1 - FORMATS.index(format)]
             raise UserError(
                 f"The network cannot be exported as {format}: {_first_line(cause)} Try the format {other}. The run "
@@ -379,12 +381,16 @@ def _as_positive(prior: Counts, name: str) -> Tensor:
 
 
 def _samples(preprocessing: Mapping[str, Any], input_shape: Sequence[int] | None, which: int) -> Tensor:
-    """Random raw samples: a small batch, or a larger one of larger samples."""
+    """Random raw samples: a small batch, or one of larger samples, some of them silent, a click or of one colour."""
     generator = torch.Generator().manual_seed(which)
     size, kind = 2 + which, preprocessing.get("kind")
     if kind == "sounds":
         length = (1 + which) * int(preprocessing["crop_length"]) + 77 * (1 + which)
-        return torch.rand(size, length, generator=generator) * 1.6 - 0.8
+        sounds = torch.rand(size, length, generator=generator) * 1.6 - 0.8
+        if which:
+            sounds[1:] *= torch.stack([torch.arange(length) == length // 2, torch.linspace(0, -16, length).exp()])
+            sounds[0] = 0
+        return sounds
     if kind is None:
         if input_shape is None:
             raise UserError(
@@ -400,8 +406,12 @@ def _samples(preprocessing: Mapping[str, Any], input_shape: Sequence[int] | None
     else:
         shape = (int(preprocessing["height"]) + 20 * which, int(preprocessing["width"]) + 36 * which, 3)
         if preprocessing["modality"] == "depth":
-            return torch.rand(size, *shape[:2], generator=generator) * 100
-    return torch.randint(256, (size, *shape), dtype=torch.uint8, generator=generator)
+            depth = torch.rand(size, *shape[:2], generator=generator) * 100
+            depth[2:] = 0  # unknown
+            return depth
+    pictures = torch.randint(256, (size, *shape), dtype=torch.uint8, generator=generator)
+    pictures[2:] = 100
+    return pictures
 
 
 def _write_onnx(model: nn.Module, arguments: tuple[Tensor, ...], path: Path, axes: Sequence[str], facts: str) -> None:
@@ -423,6 +433,8 @@ def _write_onnx(model: nn.Module, arguments: tuple[Tensor, ...], path: Path, axe
         prior = graph.inputs[1]
         prior.const_value = onnx_ir.tensor(arguments[1].numpy(), name=prior.name)
         graph.register_initializer(prior)
+    for node in graph.all_nodes():  # which have places on this machine
+        node.metadata_props.clear()
     program.model.metadata_props[METADATA] = facts
     program.save(path)
 
@@ -437,6 +449,9 @@ def _write_pt2(model: nn.Module, arguments: tuple[Tensor, ...], path: Path, axes
             raise
         # Python code that looks at sizes is analysed, which takes longer.
         program = torch.export.export(model, arguments, dynamic_shapes=dynamic, strict=True)
+    for module in program.graph_module.modules():
+        for node in getattr(module, "graph", torch.fx.Graph()).nodes:
+            node.meta.pop("stack_trace", None)  # which has places on this machine
     torch.export.save(program, path, extra_files={METADATA: facts})
 
 

@@ -70,6 +70,9 @@ def files(model: DeployedModel, tmp_path_factory: pytest.TempPathFactory) -> dic
         assert written.difference < 1e-5
         assert written.beside is None
     assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "model.pt2"]
+    for path in folder.iterdir():  # files for other people
+        for place in (Path(export.__file__).parent, Path(torch.__file__).parent):
+            assert f"{place}/".encode() not in path.read_bytes()
     return {form: folder / f"model.{form}" for form in export.FORMATS}
 
 

@@ -195,7 +195,7 @@ class TestRoundTrip:
         with pytest.raises(UserError, match=r"do not fit `model`: size mismatch for 1\.weight"):
             PriorShift.from_pretrained(pulled, nn.Sequential(nn.Flatten(), nn.Linear(5, 3)))
 
-    def test_a_second_push_replaces_the_first(self, hub: HubServer, run: Path, tmp_path: Path) -> None:
+    def test_a_second_push_replaces_the_first(self, hub: HubServer, run: Path, tmp_path: Path, capsys: Any) -> None:
         Correction(PRIOR, class_names=NAMES).save(run)
         ltaug.hub.push_run(run, "ada/m", formats=(), logits=True)
         pulled = ltaug.hub.pull_run("ada/m", tmp_path / "pulled")
@@ -214,6 +214,34 @@ class TestRoundTrip:
         commits = len(hub.repos["model", "ada/m"].messages)
         ltaug.hub.push_run(run, "ada/m", formats=())
         assert len(hub.repos["model", "ada/m"].messages) == commits
+        # What was made of the weights in a pulled folder stays with them, and goes with them.
+        ltaug.hub.pull_run("ada/m", tmp_path / "pulled")
+        Correction(PRIOR, class_names=NAMES).save(pulled)
+        for name in ("corrected.json", "model.onnx", "notes.txt"):
+            (pulled / name).write_text("{}")
+        ltaug.hub.pull_run("ada/m", tmp_path / "pulled")
+        assert (pulled / "correction.json").exists()
+        folder = RunFolder.open(run)
+        folder.save_model({name: 2 * value for name, value in network().state_dict().items()}, folder.info())
+        ltaug.hub.push_run(run, "ada/m", formats=())
+        written = ltaug.hub._runs.write_atomically
+        with pytest.MonkeyPatch.context() as patch:
+
+            def full(path: Path, content: Any) -> None:
+                if path.name == "summary.json":
+                    raise OSError(28, "No space left on device")
+                written(path, content)
+
+            patch.setattr(ltaug.hub._runs, "write_atomically", full)
+            with pytest.raises(OSError, match="No space"):
+                ltaug.hub.pull_run("ada/m", pulled)
+        said = "corrected.json, correction.safetensors, correction.json, model.onnx in"
+        assert f"{said} {pulled} belonged to what is replaced by this revision" in capsys.readouterr().err
+        assert not (pulled / "ltaug.json").exists()  # half of it is no run
+        ltaug.hub.pull_run("ada/m", pulled)
+        assert not [name for name in ltaug.hub._runs._MADE if (pulled / name).exists()]
+        assert (pulled / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+        assert (pulled / "notes.txt").exists()
 
     def test_a_branch(self, hub: HubServer, run: Path, tmp_path: Path) -> None:
         ltaug.hub.push_run(run, "ada/m", formats=(), revision="seed1")
@@ -257,17 +285,23 @@ class TestRoundTrip:
         self, hub: HubServer, run: Path, tmp_path: Path, capsys: Any
     ) -> None:
         """What :mod:`ltaug.export` writes is tested with it: here a file stands for it."""
-        own, asked = network(), []
+        own, asked, calibrator = network(), [], None
 
         def export(source: Path, out: Path, *, format: str, script: Any) -> None:
             out.write_bytes(b"exported as " + format.encode())
 
-        def opened(path: Path) -> Any:
-            assert path.read_bytes() == b"exported as onnx"
-            return lambda inputs, class_prior: asked.append(class_prior) or own(inputs)
+        class Opened:
+            def __init__(self, path: Path) -> None:
+                assert path.read_bytes() == b"exported as onnx"
+                # The prior of a correction that started from another one than the run's.
+                self.info = {"calibrator": calibrator, "logits_prior": [0.5, 0.25, 0.25]}
+
+            def __call__(self, inputs: torch.Tensor, class_prior: torch.Tensor) -> torch.Tensor:
+                asked.append(class_prior.tolist())
+                return own(inputs)
 
         hub.patch.setattr("ltaug.export.export_run", export)
-        hub.patch.setattr("ltaug.export.load_exported", opened)
+        hub.patch.setattr("ltaug.export.load_exported", Opened)
         said(capsys, "push", run, "ada/m", "--formats", "onnx,pt2")
         assert {"model.onnx", "model.pt2"} <= set(hub.repos["model", "ada/m"].files())
         card = hub.repos["model", "ada/m"].files()["README.md"].decode()
@@ -277,7 +311,12 @@ class TestRoundTrip:
         inputs = torch.randn(4, 1, 2, 2)
         model = PriorShift.from_pretrained(pulled, target_prior=PRIOR)
         torch.testing.assert_close(model(inputs), own(inputs))
-        torch.testing.assert_close(asked[0], PRIOR)  # that the run's logits are under
+        assert asked == [[0.5, 0.25, 0.25]]  # that the file's logits are under: nothing is shifted twice
+        calibrator = "TemperatureScaling"
+        with pytest.raises(UserError, match=r"model\.onnx`, whose logits are calibrated \(TemperatureScaling"):
+            PriorShift.from_pretrained(pulled)
+        model = PriorShift.from_pretrained(pulled, nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), target_prior=PRIOR)
+        torch.testing.assert_close(model(inputs), own(inputs))
         (pulled / "model.onnx").unlink()
         with pytest.raises(UserError, match=r"No network can be made of .*pulled`: .* and it has no model\.onnx"):
             PriorShift.from_pretrained(pulled)  # a program of torch is not run

@@ -22,7 +22,7 @@ def load_pretrained(
     revision: str | None = None,
     script: str | Path | None = None,
 ) -> tuple[nn.Module, Mapping[str, Any]]:
-    """A finished run's network, whose logits are those of the run, and its ``ltaug.json``.
+    """A finished run's network, whose logits are those of the run, uncorrected, and its ``ltaug.json``.
 
     Args:
         place: a run folder, a pulled one, or OWNER/NAME on the hub, which is pulled into the cache of the hub's client.
@@ -32,7 +32,8 @@ def load_pretrained(
         script: of the run's recipe, where it does not say where that is.
 
     Raises:
-        UserError: there is no such place, or no network can be made of what is there.
+        UserError: there is no such place, or no network can be made of what is there: also of an exported file alone
+            that has a calibrator inside, whose logits are not the run's.
     """
     folder = find_place(place, revision)
     run = RunFolder.open(folder)
@@ -77,7 +78,7 @@ def _make(folder: Path, info: Mapping[str, Any], script: str | Path | None) -> n
         if script is not None:
             raise
         if (folder / "model.onnx").is_file():
-            return _ExportedNetwork(folder / "model.onnx", info.get("logits_prior"))
+            return _ExportedNetwork(folder / "model.onnx")
         raise UserError(
             f"No network can be made of `{folder}`: {str(error).rstrip('.')}; and it has no model.onnx. Pass the "
             "network as `model`, or the training script of its recipe as `script`."
@@ -101,11 +102,18 @@ def _of_timm(folder: Path) -> nn.Module:
 class _ExportedNetwork(nn.Module):
     """An exported file as a module: raw inputs to logits of the run."""
 
-    def __init__(self, path: Path, prior: Any) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
         from ltaug.export import load_exported
 
         self.exported = load_exported(path)
+        if inside := self.exported.info.get("calibrator"):
+            raise UserError(
+                f"The network can only be had from `{path}`, whose logits are calibrated ({inside}), unlike those of "
+                "the network itself. Take them as they are, with a prior, by `ltaug.export.load_exported`; or pass the "
+                "network as `model`, or the training script of its recipe as `script`."
+            )
+        prior = self.exported.info.get("logits_prior")  # under which there is no shift
         self.prior = None if prior is None else torch.tensor(prior, dtype=torch.float32)
 
     def forward(self, inputs: Any) -> Tensor:

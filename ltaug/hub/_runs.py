@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import json
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ import yaml
 
 from ltaug.errors import UserError
 from ltaug.hub._client import api, check_name, hub_errors, patiently
+from ltaug.loaders._notes import warn
 from ltaug.run import CORRECTION_FILES, RunFolder, write_atomically
 
 FORMATS = ("onnx", "pt2")
@@ -30,6 +32,8 @@ _OURS = (
 """Every file that a push may have: those that a later one does not have are removed by it."""
 _PULLED = ("*.safetensors", "*.json", "*.yaml", "*.csv", "*.md", "*.png", "*.onnx", "*.onnx.data", "*.pt2")
 """What is pulled: nothing of it is executed when it is read."""
+_MADE = ("corrected.json", *CORRECTION_FILES, *(f"model.{name}" for name in FORMATS), "model.onnx.data")
+"""What commands make of a run's weights in its folder."""
 _RECORD = ".pulled.json"
 """In a pulled folder: whose files they are."""
 
@@ -182,7 +186,8 @@ def pull_run(repo_id: str, folder: str | Path | None = None, revision: str | Non
     Args:
         repo_id: OWNER/NAME.
         folder: where its files go: a new one, or that of an earlier pull of the same name, whose files are then those
-            of this revision. By default they stay in the cache of the hub's client, to be read only.
+            of this revision; a correction or an export that was made there of other weights is removed. By default they
+            stay in the cache of the hub's client, to be read only.
         revision: branch, tag or commit; by default the main branch.
 
     Returns:
@@ -218,12 +223,25 @@ def pull_run(repo_id: str, folder: str | Path | None = None, revision: str | Non
     target.mkdir(parents=True, exist_ok=True)
     note = {"repo_id": repo_id, "revision": place.name, "files": sorted({*known, *names})}
     write_atomically(target / _RECORD, _json(note))  # before there is anything, so that it can be done again
-    for name in names:
+    made = [name for name in _MADE if name not in note["files"] and (target / name).exists()]
+    if made and not all(_is_same(target / name, place / name) for name in ("model.safetensors", "ltaug.json")):
+        warn(f"{', '.join(made)} in {target} belonged to what is replaced by this revision, and went with it.")
+        _remove(target, made)
+    # Whatever it breaks off at, it is no run before the end.
+    _remove(target, note["files"])
+    for name in sorted(names, key=lambda name: name == "ltaug.json"):
         write_atomically(target / name, (place / name).read_bytes())
-    for stale in {*known} - {*names}:
-        (target / stale).unlink(missing_ok=True)
     write_atomically(target / _RECORD, _json({**note, "files": sorted(names)}))
     return target
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    return path.is_file() and filecmp.cmp(path, other, shallow=False)
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _check_run(repo_id: str, names: Iterable[str]) -> None:

@@ -90,7 +90,9 @@ class PriorShift(PriorBuffers):
 
         The network is ``model``; or the one of timm that ``config.json`` names; or made again by the run's recipe,
         where that is on this machine; or the exported ``model.onnx``, which takes raw inputs, for what has no recipe
-        here. Files are read as numbers and text: nothing in them is executed.
+        here. Its logits are the run's own in each case: a correction that is saved in the run, see
+        :class:`ltaug.correction.Correction`, is left out with its calibrator, and an exported file that has a
+        calibrator inside is refused. Files are read as numbers and text: nothing in them is executed.
 
         Args:
             place: a run folder, a pulled one, or OWNER/NAME on the hub, which is pulled into its client's cache.
