@@ -208,7 +208,8 @@ def export_run(
     recordings, may be any. The metadata (key ``ltaug``, JSON) have the class names and counts, the prior that the
     logits are under and why (``logits_prior``, ``logits_prior_reason``), the default of ``class_prior``
     (``default_prior``), what raw samples are (``inputs``, ``preprocessing``), ``several_labels``, ``calibrator``,
-    ``strength``, ``method`` and ``version``.
+    ``strength``, ``method``, ``version``, and the SHA-256 of model.safetensors (``weights``) and of the correction
+    inside (``correction``), by which a file that is older than its run is told.
 
     Of a network of timm, config.json is written into the run folder, too, by which timm opens it.
 
@@ -238,6 +239,8 @@ def export_run(
     model = DeployedModel.of(trained, raw=raw, from_prior=from_prior)
     info: dict[str, Any] = {"class_names": trained.class_names, "class_counts": trained.class_counts.tolist()}
     info |= {name: trained.info.get(name) for name in ("logits_prior_reason", "method")}
+    info["weights"] = trained.weights
+    info["correction"] = None if raw or trained.correction is None else trained.correction.digest
     if from_prior is not None:
         info["logits_prior_reason"] = "given when it was exported"
     written = export_model(model, path, trained.preprocessing, info, format, input_shape)
@@ -378,12 +381,16 @@ def _as_positive(prior: Counts, name: str) -> Tensor:
 
 
 def _samples(preprocessing: Mapping[str, Any], input_shape: Sequence[int] | None, which: int) -> Tensor:
-    """Random raw samples: a small batch, or a larger one of larger samples."""
+    """Random raw samples: a small batch, or one of larger samples, some of them silent, a click or of one colour."""
     generator = torch.Generator().manual_seed(which)
     size, kind = 2 + which, preprocessing.get("kind")
     if kind == "sounds":
         length = (1 + which) * int(preprocessing["crop_length"]) + 77 * (1 + which)
-        return torch.rand(size, length, generator=generator) * 1.6 - 0.8
+        sounds = torch.rand(size, length, generator=generator) * 1.6 - 0.8
+        if which:
+            sounds[1:] *= torch.stack([torch.arange(length) == length // 2, torch.linspace(0, -16, length).exp()])
+            sounds[0] = 0
+        return sounds
     if kind is None:
         if input_shape is None:
             raise UserError(
@@ -399,8 +406,12 @@ def _samples(preprocessing: Mapping[str, Any], input_shape: Sequence[int] | None
     else:
         shape = (int(preprocessing["height"]) + 20 * which, int(preprocessing["width"]) + 36 * which, 3)
         if preprocessing["modality"] == "depth":
-            return torch.rand(size, *shape[:2], generator=generator) * 100
-    return torch.randint(256, (size, *shape), dtype=torch.uint8, generator=generator)
+            depth = torch.rand(size, *shape[:2], generator=generator) * 100
+            depth[2:] = 0  # unknown
+            return depth
+    pictures = torch.randint(256, (size, *shape), dtype=torch.uint8, generator=generator)
+    pictures[2:] = 100
+    return pictures
 
 
 def _write_onnx(model: nn.Module, arguments: tuple[Tensor, ...], path: Path, axes: Sequence[str], facts: str) -> None:
@@ -511,9 +522,9 @@ def load_exported(path: str | os.PathLike[str], device: str | torch.device = "cp
     path, device = Path(path).expanduser(), torch.device(device)
     if not path.is_file():
         raise UserError(f"`{path}` is no file. Name a file that `ltaug export` has written, model.onnx or model.pt2.")
-    if path.suffix not in (".onnx", ".pt2"):
+    if (suffix := path.suffix.lower()) not in (".onnx", ".pt2"):
         raise UserError(f"`{path}` must be an exported file, .onnx or .pt2.")
-    facts, run = (_open_onnx if path.suffix == ".onnx" else _open_pt2)(path, device)
+    facts, run = (_open_onnx if suffix == ".onnx" else _open_pt2)(path, device)
     try:
         info = json.loads(facts)
     except ValueError:

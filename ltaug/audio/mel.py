@@ -20,9 +20,9 @@ class LogMel(nn.Module):
     r"""Waveforms to log-mel spectrograms, of mean 0 and deviation 1 for every clip.
 
     With the power :math:`P` of torchaudio's ``MelSpectrogram`` (Hann windows, triangular filters on the HTK scale),
-    :math:`x = \log(P + 10^{-6})` and the result is :math:`(x - \bar x) / (\sigma_x + 10^{-3})`, of a clip's own mean
-    and deviation: how loud it is says nothing. Everything is in float32, whatever the autocast type, a batch at once on
-    the waveforms' device. Needs the extra ``audio`` (torchaudio).
+    :math:`x = \log(1 + 10^6 P)` and the result is :math:`(x - \bar x) / (\sigma_x + 10^{-3})`, of a clip's own mean and
+    deviation: how loud it is says nothing, and silence is 0. Everything is in float32, whatever the autocast type, a
+    batch at once on the waveforms' device. Needs the extra ``audio`` (torchaudio).
 
     Args:
         sample_rate: Hz.
@@ -86,7 +86,8 @@ class LogMel(nn.Module):
 
     def log_mel(self, waveforms: Tensor) -> Tensor:
         """Compute normalised log-mel spectrograms [N, mels, frames] of waveforms [N, T], without masks."""
-        x = (self.power(waveforms) + 1e-6).log()
+        # Silence is 0: the rounded mean of equal numbers may be off, which a deviation of 0 would magnify.
+        x = (1 + 1e6 * self.power(waveforms)).log()
         return (x - x.mean((1, 2), keepdim=True)) / (x.std((1, 2), keepdim=True) + 1e-3)
 
     def forward(self, waveforms: Tensor) -> Tensor:

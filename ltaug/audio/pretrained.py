@@ -321,6 +321,8 @@ class _Waveforms(_Inputs):
         if mask is None:
             mask = torch.ones_like(waveforms, dtype=torch.bool)
         size = mask.sum(1, keepdim=True)
-        centred = (waveforms - (waveforms * mask).sum(1, keepdim=True) / size) * mask
+        centred = waveforms * mask
+        for _ in range(2):  # the mean of equal numbers may be rounded, which a deviation of 0 would magnify
+            centred = (centred - centred.sum(1, keepdim=True) / size) * mask
         scaled: Tensor = centred / (centred.square().sum(1, keepdim=True) / size + 1e-7).sqrt()
         return scaled

@@ -45,6 +45,12 @@ class TestEnvNets:
         assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
 
 
+def normalised(power: torch.Tensor) -> torch.Tensor:
+    """Normalised logarithm of a power, in double precision."""
+    x = (power.double() + 1e-6).log()
+    return ((x - x.mean((1, 2), keepdim=True)) / (x.std((1, 2), keepdim=True) + 1e-3)).float()
+
+
 class TestLogMel:
     @pytest.fixture(autouse=True)
     def _needs(self) -> None:
@@ -67,6 +73,8 @@ class TestLogMel:
             network(waveforms)
         assert seen[2].dtype == torch.float32
         torch.testing.assert_close(seen[2], seen[0])
+        assert network.mel(torch.zeros(1, 16_000)).abs().max() == 0
+        torch.testing.assert_close(seen[0], normalised(network.mel.power(waveforms))[:, None], rtol=0, atol=1e-5)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
