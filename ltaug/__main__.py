@@ -134,7 +134,8 @@ def export(arguments: argparse.Namespace) -> None:
                 "labels a sample: give a JSON file, the share of the samples that have each label."
             )
         counts = torch.tensor(info["class_counts"])
-        prior = read_prior("--from_prior", arguments.from_prior, info["class_names"], counts)
+        several = bool(info.get("several_labels"))
+        prior = read_prior("--from_prior", arguments.from_prior, info["class_names"], counts, several)
     written = export_run(
         run,
         arguments.out,
@@ -159,6 +160,11 @@ def export(arguments: argparse.Namespace) -> None:
         same = default == written.info["logits_prior"]
         word = "the prior that the logits are under" if same else "the target of the run's correction"
         _say(f"class_prior: float32 [{len(default)}], by default {word}")
+    if absent := written.info.get("absent_classes"):
+        _warn(
+            f"Note: training had no sample of {absent[0]} ({len(absent)} such), or every sample had the label: a "
+            "class_prior moves these logits as those of a class that was neither frequent nor rare."
+        )
     _say(f"Checked on random samples: logits differ by at most {written.difference:.1e} of the largest one.")
 
 

@@ -462,7 +462,9 @@ LOGITS = {".npy": _array, ".npz": _array, ".safetensors": _tensors, ".csv": _tab
 """Readers of logits by the suffix of their file."""
 
 
-def read_prior(option: str, word: str, class_names: Sequence[str], counts: Tensor) -> Tensor:
+def read_prior(
+    option: str, word: str, class_names: Sequence[str], counts: Tensor, several_labels: bool = False
+) -> Tensor:
     """Read the prior `uniform` or `train`, or that of a JSON file: a positive number a class, in order or by name.
 
     Args:
@@ -470,9 +472,10 @@ def read_prior(option: str, word: str, class_names: Sequence[str], counts: Tenso
         word: `uniform`, `train`, or the path of a file, such as the corrected.json of another correction.
         class_names: C names.
         counts: training samples a class, [C].
+        several_labels: whether a file has the share of the samples that have each label.
 
     Returns:
-        float64 [C], sum 1.
+        float64 [C], sum 1, or the shares.
 
     Raises:
         UserError: it is none of them, or the file lacks a class or has another one.
@@ -516,6 +519,11 @@ def read_prior(option: str, word: str, class_names: Sequence[str], counts: Tenso
             "not occur gets a small one, such as 1e-9 of a sum of 1."
         )
     prior = torch.tensor(values, dtype=torch.float64)
+    if several_labels:
+        from ltaug.posthoc.binary import as_shares
+
+        with as_user_errors():
+            return as_shares(prior, f"{option} {word}")
     prior = prior / prior.max()  # whose sum cannot overflow
     return prior / prior.sum()
 
