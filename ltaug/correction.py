@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -151,6 +152,14 @@ class Correction(PriorBuffers):
                 f"`class_names` must be {len(self.logits_prior)}, one for each class of `logits_prior`, but are "
                 f"{len(self.class_names)}."
             )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the numbers that it corrects by now: priors, strength and calibrator."""
+        found = hashlib.sha256(type(self.calibrator).__name__.encode())
+        for name, values in sorted(self.state_dict().items()):
+            found.update(f"{name} {list(values.shape)} ".encode() + values.detach().cpu().double().numpy().tobytes())
+        return found.hexdigest()
 
     @property
     def target_prior(self) -> Tensor | PriorEstimator | None:

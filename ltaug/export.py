@@ -229,7 +229,9 @@ def export_run(
     recordings, may be any. The metadata (key ``ltaug``, JSON) have the class names and counts, the prior that the
     logits are under and why (``logits_prior``, ``logits_prior_reason``), which classes training had no sample of
     (``absent_classes``), the default of ``class_prior`` (``default_prior``), what raw samples are (``inputs``,
-    ``preprocessing``), ``several_labels``, ``calibrator``, ``strength``, ``method`` and ``version``.
+    ``preprocessing``), ``several_labels``, ``calibrator``, ``strength``, ``method``, ``version``, and the SHA-256 of
+    model.safetensors (``weights``) and of the correction inside (``correction``), by which a file that is older than its
+    run is told.
 
     Of a network of timm, config.json, by which timm opens the run folder, is written beside a file in that folder.
 
@@ -259,6 +261,8 @@ def export_run(
     model = DeployedModel.of(trained, raw=raw, from_prior=from_prior)
     info: dict[str, Any] = {"class_names": trained.class_names, "class_counts": trained.class_counts.tolist()}
     info |= {name: trained.info.get(name) for name in ("logits_prior_reason", "method")}
+    info["weights"] = trained.weights
+    info["correction"] = None if raw or trained.correction is None else trained.correction.digest
     if from_prior is not None:
         info["logits_prior_reason"] = "given when it was exported"
     elif trained.logits_prior is not None:
@@ -575,9 +579,9 @@ def load_exported(path: str | os.PathLike[str], device: str | torch.device = "cp
     path, device = Path(path).expanduser(), torch.device(device)
     if not path.is_file():
         raise UserError(f"`{path}` is no file. Name a file that `ltaug export` has written, model.onnx or model.pt2.")
-    if path.suffix not in (".onnx", ".pt2"):
+    if (suffix := path.suffix.lower()) not in (".onnx", ".pt2"):
         raise UserError(f"`{path}` must be an exported file, .onnx or .pt2.")
-    facts, run = (_open_onnx if path.suffix == ".onnx" else _open_pt2)(path, device)
+    facts, run = (_open_onnx if suffix == ".onnx" else _open_pt2)(path, device)
     try:
         info = json.loads(facts)
     except ValueError:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import array
 import colorsys
 import contextlib
+import hashlib
 import json
+import math
 import os
 import re
 import struct
@@ -146,7 +148,7 @@ def open_model(model: str | os.PathLike[str], script: str | Path | None = None) 
         if not found or script is not None:
             raise
         warn(f"{found[0]} predicts, since the run's network cannot be built: {error}")
-        return _exported(found[0])
+        return _beside(path, found[0])
     pictures = trained.preprocessing.get("kind") != "sounds"
 
     def move(device: torch.device) -> None:
@@ -156,13 +158,27 @@ def open_model(model: str | os.PathLike[str], script: str | Path | None = None) 
     return PredictionModel(
         path,
         {**trained.info, "preprocessing": trained.preprocessing},
-        _digest(path / "model.safetensors"),
+        trained.weights,
         make_reader(trained.preprocessing),
         trained,
         move,
         trained.correction,
         grid=int(trained.config.get("keep_every") or GRID),
     )
+
+
+def _beside(folder: Path, file: Path) -> PredictionModel:
+    """The exported file of a run folder, with the correction that is saved there."""
+    from ltaug.trained import saved_correction
+
+    model, weights = _exported(file), folder / "model.safetensors"
+    if weights.is_file() and model.info.get("weights", found := _digest(weights)) != found:
+        raise UserError(
+            f"`{file}` was exported from other weights than those of `{weights}`. Export the run again, delete the "
+            "file that is out of date, or predict by the file alone, by its path."
+        )
+    model.correction = saved_correction(folder)
+    return model
 
 
 def _exported(path: Path) -> PredictionModel:
@@ -212,12 +228,13 @@ class Predictions:
     ======================= ============================================================================================
     ``predictions.csv``     a line a sample, in order: name, class, probability, second, second_probability, error. Of
                             several labels: name, labels (above 0.5), p(LABEL) of each, error. Of scenes: name, picture
-                            (a PNG of class indices as large as the scene, in ``classes/``), share(CLASS) of the pixels,
-                            error. Text that spreadsheets take for a formula has an apostrophe before it
+                            (a PNG of class indices as large as the scene, in ``classes/``; of more than 256 classes of
+                            16 bit), share(CLASS) of the pixels, error. Text that spreadsheets take for a formula has an
+                            apostrophe before it
     ``logits.safetensors``  ``logits``, float32 [N, C], as the model gives them, uncorrected (of an exported model with
                             a calibrator inside, calibrated); of scenes [N, C, h, w], of pixels on a grid
-    ``samples.jsonl``       a line a sample, in order, ``{"name": ...}``; those that could not be read have an
-                            ``error``, and no row of logits
+    ``samples.jsonl``       a line a sample, in order, ``{"name": ...}``; those that could not be read, or whose logits
+                            are not finite, have an ``error``, and no row of logits
     ``summary.json``        numbers of samples, what they were corrected for, and of every class how often it is
                             predicted, its mean probability and, where the mix was estimated, its share with the ends of
                             a 95 % interval
@@ -236,7 +253,7 @@ class Predictions:
 
     def logits(self) -> np.ndarray[Any, np.dtype[np.float32]]:
         """The logits, float32 [N, C, ...], mapped from the disk: only what is looked at is read."""
-        return _mapped(self.folder / "logits.safetensors")
+        return _mapped(self.folder / "logits.safetensors")[0]
 
 
 @torch.no_grad()
@@ -365,7 +382,8 @@ class _Shift:
     """What becomes of logits before they are probabilities."""
 
     words: str
-    calibrate: Callable[[Tensor], Tensor] | None = None
+    saved: Correction | None = None
+    """Whose calibrator is applied."""
     source: Tensor | None = None
     target: Tensor | None = None
     strength: float = 1.0
@@ -374,12 +392,19 @@ class _Shift:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Correct logits [N, C, ...]."""
-        if self.calibrate is not None:
+        if self.saved is not None:
             rows = logits.movedim(1, -1)
-            logits = self.calibrate(rows.flatten(0, -2)).view(rows.shape).movedim(-1, 1)
+            logits = self.saved.calibrate(rows.flatten(0, -2)).view(rows.shape).movedim(-1, 1)
         if self.target is None or self.source is None:
             return logits
         return shift_logits(logits, self.source, self.target, self.strength)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that corrected logits follow from, but for the model's."""
+        priors = [None if prior is None else prior.tolist() for prior in (self.source, self.target)]
+        parts = [self.words, *priors, self.strength, None if self.saved is None else self.saved.digest]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def interval_of(self, k: int) -> dict[str, float]:
         """Share of a class by the estimate, and the ends of its interval."""
@@ -415,6 +440,13 @@ class _Asked:
         if raw and model.info.get("calibrator"):
             raise UserError(f"`{model.path}` has a calibrator inside, which `raw` cannot leave out. Export it without.")
         self.saved = None if raw or model.several_labels else model.correction
+        if self.saved is not None and (model.info.get("calibrator") or model.target is not None):
+            if model.info.get("correction") != self.saved.digest:
+                raise UserError(
+                    f"`{model.path}` has another correction inside than the one that is saved beside it. Export the "
+                    "run again, export it without a correction (`raw`), or delete one of the two."
+                )
+            self.saved = None  # it is applied inside
         self.own = None if raw else model.target
         if self.saved is not None and self.saved.target is not None and self.saved.target.ndim > 1:
             raise UserError(
@@ -450,34 +482,35 @@ class _Asked:
         strength = model.strength if self.saved is None else self.saved.strength
         self.strength = 1.0 if strength is None else strength
 
-    def _calibration(self) -> tuple[Callable[[Tensor], Tensor] | None, str]:
+    def _calibration(self) -> tuple[Correction | None, str]:
         """What calibrates, unless it is inside of the model, and what is said of it."""
         if inside := self.model.info.get("calibrator"):
             return None, f"calibrated ({inside}) inside of the exported model"
         if self.saved is None or self.saved.calibrator is None:
             return None, ""
-        return self.saved.calibrate, f"calibrated ({type(self.saved.calibrator).__name__})"
+        return self.saved, f"calibrated ({type(self.saved.calibrator).__name__})"
 
     def shift(self) -> _Shift:
         """The correction, where nothing is estimated."""
-        calibrate, kind = self._calibration()
         if self.target is not None:
-            return self._to(self.target, "the prior asked for", calibrate, kind)
+            return self._to(self.target, "the prior asked for")
         if self.saved is not None and self.saved.target is not None:
-            return self._to(self.saved.target, "the prior of the run's saved correction", calibrate, kind)
+            return self._to(self.saved.target, "the prior of the run's saved correction")
         if self.own is not None:
-            return self._to(self.own, "the default prior of the exported model", calibrate, kind)
-        return _Shift(kind or "none: the logits as the model gives them", calibrate)
+            return self._to(self.own, "the default prior of the exported model")
+        calibrates, kind = self._calibration()
+        return _Shift(kind or "none: the logits as the model gives them", calibrates)
 
-    def _to(self, target: Tensor, what: str, calibrate: Any, kind: str) -> _Shift:
+    def _to(self, target: Tensor, what: str) -> _Shift:
+        calibrates, kind = self._calibration()
         strength = "" if self.strength == 1 else f", strength {self.strength:.3g}"
         words = f"{kind}{kind and ', and '}shifted to {what}{strength}"
-        return _Shift(words, calibrate, self.source, target, self.strength)
+        return _Shift(words, calibrates, self.source, target, self.strength)
 
     def estimated(self, logits: Tensor) -> _Shift:
         """The correction for the mix of some samples, [N, C]."""
-        calibrate, kind = self._calibration()
-        z, source = logits if calibrate is None else calibrate(logits), self.source
+        calibrates, _ = self._calibration()
+        z, source = logits if calibrates is None else calibrates.calibrate(logits), self.source
         with as_user_errors():
             estimators = prior_estimators(self.model.class_counts)
             target = estimators[str(self.estimate)](z, source).clamp(min=1e-9)  # type: ignore[arg-type]  # it is known
@@ -487,7 +520,7 @@ class _Asked:
             elif self.estimate == "center":
                 more = {"center": estimators["trend"](z, source).clamp(min=1e-30)}  # type: ignore[arg-type]
             low, high = prior_interval(z, source, **more)  # type: ignore[arg-type]
-        shift = self._to(target / target.sum(), f"the mix of these samples ({self.estimate})", calibrate, kind)
+        shift = self._to(target / target.sum(), f"the mix of these samples ({self.estimate})")
         shift.interval, shift.estimated_on = (low, high), len(z)
         return shift
 
@@ -504,6 +537,8 @@ class _Batch(NamedTuple):
     sizes: list[tuple[int, int] | None]
     samples: list[Tensor]
     """Of those without an error, as the reader has collated them."""
+    stopped: str | None = None
+    """Why nothing is read any more: an error that passes from one process to another has a traceback for a message."""
 
 
 class _Reading(Dataset[Any]):
@@ -519,6 +554,8 @@ class _Reading(Dataset[Any]):
             try:
                 read.append(self.reader.read(content(sample.stored)))
                 errors.append(None)
+            except ConnectionError as error:
+                return _Batch([], [], [], [], [], str(error))
             except ValueError as error:
                 errors.append(str(error) or type(error).__name__)
         return _Batch(
@@ -568,7 +605,7 @@ def _compute(
         "device": where.type,
     }
     if pictures is not None:
-        settings["pictures"] = [pictures.words, None if pictures.target is None else pictures.target.tolist()]
+        settings["pictures"] = pictures.digest
     store = _Store(Path(out).expanduser() if out is not None else model.folder / place.name, settings)
     if store.finished:
         return store
@@ -590,6 +627,8 @@ def _compute(
         with tqdm(total=place.size, initial=store.samples, desc="Predicting", unit=" samples", **told) as bar:
             try:
                 for batch in loader:
+                    if batch.stopped is not None:
+                        raise ConnectionError(batch.stopped)
                     batches = model.reader.inputs(batch.samples, where) if batch.samples else []
                     logits = torch.cat([model.logits(each) for each in batches]) if batches else None
                     _take(store, model, batch, logits, pictures)
@@ -600,7 +639,9 @@ def _compute(
         if not store.rows:
             reasons = store.first_errors()
             store.remove()
-            raise UserError(f"None of the {store.samples} samples of {place.source} can be read: {'; '.join(reasons)}.")
+            raise UserError(
+                f"None of the {store.samples} samples of {place.source} can be predicted: {'; '.join(reasons)}."
+            )
         store.finish()
     return store
 
@@ -636,14 +677,16 @@ def _take(store: _Store, model: PredictionModel, batch: _Batch, logits: Tensor |
             f"The model gives numbers of shape {list(logits.shape)} for {number} samples, but its info names {classes} "
             "classes: logits must be [N, C]."
         )
+    finite = [] if logits is None else logits.flatten(1).isfinite().all(1).tolist()
     readable = iter(range(number))
     told = []
     for place, (name, error) in enumerate(zip(batch.names, batch.errors, strict=True)):
         row: dict[str, Any] = {"name": name}
         if error is not None:
             row["error"] = error
+        elif not finite[k := next(readable)]:
+            row["error"] = "its logits are not finite"
         else:
-            k = next(readable)
             if batch.notes[k] and not store.noted:
                 store.noted = True
                 warn(f"{name} {batch.notes[k]}; further ones are not reported.")
@@ -653,6 +696,8 @@ def _take(store: _Store, model: PredictionModel, batch: _Batch, logits: Tensor |
                 row |= _picture(store.folder / picture, shift(logits[k : k + 1])[0], batch.sizes[k], model.class_names)
                 row["picture"] = picture
         told.append(row)
+    if logits is not None and not all(finite):
+        logits = logits[torch.tensor(finite)] if any(finite) else None
     if logits is not None and model.scenes:
         grid = slice(model.grid // 2, None, model.grid)
         logits = logits[..., grid, grid]
@@ -665,10 +710,13 @@ def _picture(path: Path, logits: Tensor, size: tuple[int, int] | None, class_nam
 
     from PIL import Image
 
-    classes = logits.argmax(0).to(torch.uint8).numpy()
-    image = Image.fromarray(classes, mode="P")
-    colours = [colorsys.hsv_to_rgb(0.618 * k % 1, 0.5 + 0.1 * (k % 5), 0.95 - 0.15 * (k % 4)) for k in range(256)]
-    image.putpalette([round(255 * value) for colour in colours for value in colour])
+    classes = logits.argmax(0).numpy()
+    if len(class_names) > 256:
+        image = Image.fromarray(classes.astype(np.uint16))
+    else:
+        image = Image.fromarray(classes.astype(np.uint8), mode="P")
+        colours = [colorsys.hsv_to_rgb(0.618 * k % 1, 0.5 + 0.1 * (k % 5), 0.95 - 0.15 * (k % 4)) for k in range(256)]
+        image.putpalette([round(255 * value) for colour in colours for value in colour])
     if size is not None:
         image = image.resize((size[1], size[0]), Image.Resampling.NEAREST)
     path.parent.mkdir(exist_ok=True)
@@ -700,8 +748,17 @@ class _Store:
         self._lock = _lock(folder, settings)
         if self.finished:
             (folder / "progress.json").unlink(missing_ok=True)
-            self.rows, *self.shape = _mapped(folder / "logits.safetensors").shape
-            self.samples = sum(1 for _ in self.lines())
+            try:
+                logits, samples = _mapped(folder / "logits.safetensors")
+                self.rows, *self.shape = logits.shape
+                readable = 0
+                for row in self.lines():
+                    self.samples += 1
+                    readable += "error" not in row
+                if (self.samples, readable) != (samples, self.rows):
+                    raise ValueError(f"samples.jsonl has {self.samples} samples, but there were {samples}")
+            except (KeyError, OSError, TypeError, ValueError) as error:
+                raise UserError(f"`{folder}` is damaged ({error}). Delete it, and predict again.") from error
             return
         state = read_json(folder / "progress.json") if (folder / "progress.json").is_file() else {}
         self.samples, self.rows, self.shape = state.get("samples", 0), state.get("rows", 0), state.get("shape", [])
@@ -743,7 +800,8 @@ class _Store:
         """Put the head before the logits, and give their file its name."""
         self.save()
         size = 4 * self.rows * int(np.prod(self.shape))
-        head = {"logits": {"dtype": "F32", "shape": [self.rows, *self.shape], "data_offsets": [0, size]}}
+        head: dict[str, Any] = {"__metadata__": {"samples": str(self.samples)}}
+        head |= {"logits": {"dtype": "F32", "shape": [self.rows, *self.shape], "data_offsets": [0, size]}}
         self._logits.seek(0)
         self._logits.write(struct.pack("<Q", HEADER - 8) + json.dumps(head).encode().ljust(HEADER - 8))
         self._logits.flush()
@@ -765,7 +823,7 @@ class _Store:
 
     def logits(self) -> np.ndarray[Any, np.dtype[np.float32]]:
         """All logits, mapped."""
-        return _mapped(self.folder / "logits.safetensors")
+        return _mapped(self.folder / "logits.safetensors")[0]
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """What is known of the samples, one after the other."""
@@ -785,6 +843,8 @@ def _lock(folder: Path, settings: Mapping[str, Any]) -> Any:
     from filelock import FileLock, Timeout
 
     path, plain = folder / "predict.json", json.loads(json.dumps(settings))
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"`out` must be a folder, but `{folder}` is a file. Name another one.")
     if folder.is_dir() and not path.is_file() and any(each.name != ".ltaug.lock" for each in folder.iterdir()):
         raise UserError(f"`{folder}` holds something else than predictions. Name another folder as `out`.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -796,7 +856,11 @@ def _lock(folder: Path, settings: Mapping[str, Any]) -> Any:
             f"Another process predicts into `{folder}`. Wait for its end, or name another `out`."
         ) from error
     known = read_json(path) if path.is_file() else plain
-    words = {"model": "another model", "samples": "other samples"}
+    words = {
+        "model": "another model",
+        "samples": "other samples",
+        "pictures": "another correction, with which pictures of classes were written",
+    }
     if differ := [words.get(name, f"another `{name}`") for name in plain | known if known.get(name) != plain.get(name)]:
         raise UserError(
             f"`{folder}` holds predictions of {', of '.join(differ)}. Name another folder as `out`, or delete it."
@@ -816,12 +880,15 @@ def _opened(path: Path, size: int) -> Any:
     return file
 
 
-def _mapped(path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The logits of a file that :class:`_Store` has written."""
+def _mapped(path: Path) -> tuple[np.ndarray[Any, np.dtype[np.float32]], int]:
+    """The logits of a file that :class:`_Store` has written, and the number of samples; ValueError if it is damaged."""
     with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        head = json.loads(file.read(length))
-    return np.memmap(path, dtype="<f4", mode="r", offset=8 + length, shape=tuple(head["logits"]["shape"]))
+        head = json.loads(file.read(HEADER)[8:])
+    shape, size = tuple(head["logits"]["shape"]), path.stat().st_size
+    if size != (whole := HEADER + 4 * math.prod(shape)):
+        raise ValueError(f"{path.name} has {size} bytes instead of {whole}")
+    found = np.memmap(path, dtype="<f4", mode="r", offset=HEADER, shape=shape)
+    return found, int(head["__metadata__"]["samples"])
 
 
 def _write_table(store: _Store, model: PredictionModel, shift: _Shift) -> list[dict[str, float]]:
@@ -843,14 +910,14 @@ def _write_table(store: _Store, model: PredictionModel, shift: _Shift) -> list[d
             file.write(csv_text([["name", *heads, "error"]]))
             while chunk := list(islice(lines, at_once)):
                 number = sum("error" not in row for row in chunk)
-                z = torch.from_numpy(np.array(logits[place : place + number]))
-                place += number
                 if model.scenes:
                     cells, found, seen = _scene_cells(chunk)
-                elif model.several_labels:
-                    cells, found, seen = _label_cells(z, names)
                 else:
-                    cells, found, seen = _class_cells(shift(z), names)
+                    z = torch.from_numpy(np.array(logits[place : place + number]))
+                    cells, found, seen = (
+                        _label_cells(z, names) if model.several_labels else _class_cells(shift(z), names)
+                    )
+                place += number
                 counts, mass = counts + found, mass + seen
                 total += int(found.sum()) if model.scenes else number
                 cell = iter(cells)
@@ -869,7 +936,7 @@ def _write_table(store: _Store, model: PredictionModel, shift: _Shift) -> list[d
         temporary.unlink(missing_ok=True)
     if number := store.samples - store.rows:
         more = f"; and {number - len(bad)} more" if number > len(bad) else ""
-        warn(f"{number} of {store.samples} samples cannot be read: {'; '.join(bad)}{more}.")
+        warn(f"{number} of {store.samples} samples cannot be predicted: {'; '.join(bad)}{more}.")
     if twice := len(hashes) - len(np.unique(np.frombuffer(hashes, np.int64))):
         warn(f"{twice} names are there more than once: lines of predictions.csv are in the order of the samples.")
     shares, means = counts / max(1, total), mass / max(1, total)

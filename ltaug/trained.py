@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ltaug.correction import Correction
 from ltaug.errors import UserError
-from ltaug.run import CORRECTION_FILES, RunFolder
+from ltaug.run import CORRECTION_FILES, RunFolder, _hash
 from ltaug.scripts import PLACES, loaded_script
 
 __all__ = ["TrainedModel", "load_trained"]
@@ -68,6 +68,12 @@ class TrainedModel:
         """What raw samples go through, plain values; ``kind`` says what raw samples are, if it is known."""
         return dict(self.info.get("preprocessing") or {})
 
+    @property
+    def weights(self) -> str:
+        """SHA-256 of ``model.safetensors``."""
+        with (self.folder / "model.safetensors").open("rb") as file:
+            return _hash(file)
+
     @torch.no_grad()
     def __call__(self, inputs: Tensor) -> Tensor:
         """Compute logits, float32 on the CPU."""
@@ -105,8 +111,13 @@ def load_trained(run: str | Path, script: str | Path | None = None) -> TrainedMo
     from ltaug.training import load_weights
 
     load_weights(network, folder.path / "model.safetensors")
-    saved = all((folder.path / name).is_file() for name in CORRECTION_FILES)
-    return TrainedModel(folder.path, network.eval(), info, config, Correction.load(folder.path) if saved else None)
+    return TrainedModel(folder.path, network.eval(), info, config, saved_correction(folder.path))
+
+
+def saved_correction(folder: Path) -> Correction | None:
+    """What ``ltaug correct`` has saved in a folder, or None."""
+    saved = all((folder / name).is_file() for name in CORRECTION_FILES)
+    return Correction.load(folder) if saved else None
 
 
 def _find_script(run: Path, info: Mapping[str, Any]) -> Path:

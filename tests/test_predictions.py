@@ -124,7 +124,7 @@ def test_a_folder_of_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     shares = [each["predicted_share"] for each in found.summary["classes"]]
     assert shares == [(expected.argmax(1) == k).double().mean().item() for k in range(3)]
     said = capsys.readouterr().err
-    assert "2 of 8 samples cannot be read: broken.png (" in said
+    assert "2 of 8 samples cannot be predicted: broken.png (" in said
     assert "4 files of " in said
     assert "are left out, since they are no images (" in said
 
@@ -239,6 +239,14 @@ def test_corrections(pictures: Path, tmp_path: Path) -> None:
     found, words = probability(raw=True)
     assert torch.allclose(found, top(z), atol=1e-5)
     assert words.startswith("none")
+    inside = model(tmp_path, correction=run.correction.digest)  # an exported file, and what is saved beside it
+    inside.target, inside.correction = torch.tensor([0.3, 0.3, 0.4], dtype=torch.float64), run.correction
+    found = predict_files(inside, pictures, tmp_path / "out", workers=0).summary
+    assert found["correction"] == "shifted to the default prior of the exported model"
+    inside.correction = Correction(PRIOR, [0.2, 0.3, 0.5])
+    with pytest.raises(UserError, match="has another correction inside than the one that is saved beside it"):
+        predict_files(inside, pictures, tmp_path / "out", workers=0)
+    predict_files(inside, pictures, tmp_path / "out", workers=0, raw=True)
     unknown = model(tmp_path, logits_prior=None, logits_prior_reason="mixed by hand")
     for asked, more, message in (
         (run, {"target_prior": [1, 1]}, "`target_prior` has 2 numbers, but the model 3 classes"),
@@ -323,6 +331,27 @@ def test_scenes(modality: str, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "predictions" / "scenes_logits").is_dir()
     with pytest.raises(UserError, match="before their mix is known"):
         predict_files(run, place, tmp_path / "out", estimate="trend")
+    for number, source in enumerate(([1, 1, 1], [9, 1, 1])):  # said in the same words, for the same target
+        run.correction = Correction(source, [1, 1, 1])
+        with pytest.raises(UserError, match="of another correction, with which pictures of classes were written"):
+            predict_files(run, place, tmp_path / "out", workers=0)
+        predict_files(run, place, tmp_path / f"out{number}", workers=0)
+    with pytest.raises(UserError, match="of another correction"):
+        predict_files(run, place, tmp_path / "out0", workers=0)
+
+
+def test_scenes_of_many_classes(tmp_path: Path) -> None:
+    """A byte a pixel has 256 of them."""
+    values = {"kind": "scenes", "modality": "rgb", "height": 8, "width": 8, "mean": [0.0] * 3, "std": [1.0] * 3}
+    (tmp_path / "scenes").mkdir()
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "scenes" / "a.png")
+    names = [f"c{k}" for k in range(300)]
+    run = model(tmp_path, preprocessing=values, class_names=names, class_counts=[1] * 300, logits_prior=None)
+    run.logits = lambda x: torch.eye(300)[290].view(1, -1, 1, 1).repeat(len(x), 1, 8, 8)
+    found = predict_files(run, tmp_path / "scenes", tmp_path / "out", workers=0)
+    with Image.open(found.folder / table(found)[1][1]) as image:
+        assert (np.asarray(image) == 290).all()
+        assert image.size == (16, 16)
 
 
 def test_sounds(tmp_path: Path) -> None:
@@ -421,7 +450,7 @@ def test_places(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     ):
         with pytest.raises(UserError, match=message):
             find_place(where, **more)
-    with pytest.raises(UserError, match=r"None of the 1 samples .* can be read: 3\.png"):
+    with pytest.raises(UserError, match=r"None of the 1 samples .* can be predicted: 3\.png"):
         predict_files(model(tmp_path), find_place(broken(tmp_path / "broken" / "3.png")), tmp_path / "out3")
     assert sorted(path.name for path in (tmp_path / "out3").iterdir()) == [".ltaug.lock"]
 
@@ -496,6 +525,10 @@ def test_the_hub(tmp_path: Path) -> None:
         with pytest.raises(ConnectionError, match="There is no data set 'ada/nothing' on the hub"):
             find_place("ada/nothing")
         place = find_place("ada/table")
+        hub.fails(403, "1.png")
+        with pytest.raises(ConnectionError, match="The hub has not given 'hf://") as told:
+            predict_files(model(tmp_path), "ada/files", tmp_path / "out3", split="test", workers=2, batch_size=1)
+        assert "Traceback" not in str(told.value)
         hub.fails(404, "parquet")
         with pytest.raises(ConnectionError, match="'ada/table' has stopped after 5 samples"):
             list(place.samples(5))
@@ -517,3 +550,34 @@ def test_many_samples_take_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyP
     found = predict_files(model(tmp_path), place, tmp_path / "out", workers=0)
     assert len(table(found)) == 11
     assert predict_logits(model(tmp_path), place, tmp_path / "out").tolist() == found.logits()[[0, 2, 4, 7, 9]].tolist()
+
+
+def test_logits_that_are_no_numbers_are_no_predictions(pictures: Path, tmp_path: Path) -> None:
+    run, whole = model(tmp_path), model(tmp_path)
+    run.logits = lambda x: torch.where(x.flatten(1)[:, :1] < -7, torch.tensor(float("nan")), x.flatten(1))
+    found = predict_files(run, pictures, tmp_path / "out", workers=0)
+    expected = torch.tensor(predict_files(whole, pictures, tmp_path / "whole", workers=0).logits())
+    kept = expected[:, 0] >= -7
+    assert 0 < int(kept.sum()) < 20
+    assert torch.equal(torch.tensor(found.logits()), expected[kept])
+    assert [row[5] == "" for row in table(found)[1:]] == kept.tolist()
+    assert "its logits are not finite" in {row[5] for row in table(found)}
+    run.logits = lambda x: x.flatten(1) / 0
+    with pytest.raises(UserError, match=r"None of the 20 samples .* can be predicted: 0\.png \(its logits are not fin"):
+        predict_files(run, pictures, tmp_path / "none", workers=0)
+
+
+def test_damaged_predictions_are_not_believed(pictures: Path, tmp_path: Path) -> None:
+    out = predict_files(model(tmp_path), pictures, tmp_path / "out", workers=0).folder
+    for name in ("samples.jsonl", "logits.safetensors"):
+        before = (out / name).read_bytes()
+        for damaged in (before[:-5], before[: before.rindex(b"{")] if name == "samples.jsonl" else before + b"\0", b""):
+            (out / name).write_bytes(damaged)
+            with pytest.raises(UserError, match=r"out` is damaged \(.*\)\. Delete it, and predict again"):
+                predict_files(model(tmp_path), pictures, out, workers=0)
+        (out / name).write_bytes(before)
+    (out / "samples.jsonl").write_text((out / "samples.jsonl").read_text() + '{"name": "x", "error": "y"}\n')
+    with pytest.raises(UserError, match="has 21 samples, but there were 20"):
+        predict_files(model(tmp_path), pictures, out, workers=0)
+    with pytest.raises(UserError, match=r"`out` must be a folder, but `.*3\.png` is a file"):
+        predict_files(model(tmp_path), pictures, pictures / "3.png", workers=0)

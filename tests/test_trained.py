@@ -6,12 +6,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from ltaug.correction import Correction
 from ltaug.errors import UserError
+from ltaug.export import export_run
+from ltaug.predictions import open_model, predict_files
 from ltaug.run import RunFolder
 from ltaug.scripts import run_script
 from ltaug.trained import load_trained
@@ -128,3 +132,27 @@ def test_the_saved_correction_comes_along(recipe: Path, run: Path) -> None:
     found = load_trained(run, recipe / "train.py").correction
     assert found is not None
     assert torch.equal(found.target, torch.full((10,), 0.1, dtype=torch.float64))
+
+
+def test_an_exported_file_takes_the_place_of_the_recipe(recipe: Path, run: Path, tmp_path: Path) -> None:
+    """With the correction that is saved beside it, and only if it is of these weights."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    Correction(RunFolder.open(run).info()["logits_prior"], [0.55, *[0.05] * 9], strength=0.7).save(run)
+    script, place = recipe / "train.py", tmp_path / "new"
+    place.mkdir()
+    for k, pixels in enumerate(np.random.default_rng(0).integers(0, 255, (9, 16, 16))):
+        Image.fromarray(pixels.astype(np.uint8)).save(place / f"{k}.png")
+    found = [predict_files(open_model(run, script), place, tmp_path / "recipe", workers=0)]
+    (run / "command.txt").unlink()
+    changed(run, recipe=None)
+    export_run(run, script=script, raw=True)
+    found.append(predict_files(run, place, tmp_path / "raw", workers=0))
+    tables = [(each.folder / "predictions.csv").read_text().splitlines()[1:] for each in found]
+    rows, expected = ([line.split(",")[:3] for line in lines] for lines in tables)
+    assert [row[:2] for row in rows] == [row[:2] for row in expected]
+    assert [float(row[2]) for row in rows] == pytest.approx([float(row[2]) for row in expected], abs=1e-4)
+    with (run / "model.safetensors").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(UserError, match=r"model\.onnx` was exported from other weights than those of"):
+        open_model(run)
