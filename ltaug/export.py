@@ -230,8 +230,8 @@ def export_run(
     logits are under and why (``logits_prior``, ``logits_prior_reason``), which classes training had no sample of
     (``absent_classes``), the default of ``class_prior`` (``default_prior``), what raw samples are (``inputs``,
     ``preprocessing``), ``several_labels``, ``calibrator``, ``strength``, ``method``, ``version``, and the SHA-256 of
-    model.safetensors (``weights``) and of the correction inside (``correction``), by which a file that is older than its
-    run is told.
+    model.safetensors (``weights``) and of the correction inside (``correction``), by which a file that is older than
+    its run is told.
 
     Of a network of timm, config.json, by which timm opens the run folder, is written beside a file in that folder.
 
