@@ -338,6 +338,10 @@ def predict_logits(
     out: str | os.PathLike[str] | None = None,
     *,
     split: str | None = None,
+    column: str | None = None,
+    allow_outside: bool = False,
+    device: str | None = None,
+    workers: int | None = None,
 ) -> Tensor:
     """Compute the logits of samples without labels, as the model gives them, or read those that are there already.
 
@@ -346,15 +350,21 @@ def predict_logits(
         place: likewise.
         out: likewise.
         split: likewise.
+        column: likewise.
+        allow_outside: likewise.
+        device: likewise.
+        workers: likewise.
 
     Returns:
         float32 [N, C], of scenes those of pixels; evenly spaced ones of more than an estimate of their mix needs.
     """
     model = model if isinstance(model, PredictionModel) else open_model(model)
-    found = place if isinstance(place, Place) else find_place(place, _modality(model), split=split)
+    where = {"split": split, "column": column, "allow_outside": allow_outside}
+    found = place if isinstance(place, Place) else find_place(place, _modality(model), **where)  # type: ignore[arg-type]
     if out is None and model.scenes:  # beside the pictures of classes, which depend on a correction
         out = model.folder / f"{found.name}_logits"
-    return _spread(_compute(model, found, out).logits(), len(model.class_names))
+    store = _compute(model, found, out, device=device, workers=workers)
+    return _spread(store.logits(), len(model.class_names))
 
 
 def _modality(model: PredictionModel) -> Any:
