@@ -253,8 +253,24 @@ def link_outside(app: Sphinx, document: str, source: list[str]) -> None:
         source[0] = re.sub(r"\]\((\.\./[\w./-]+)\)", link, source[0])
 
 
+def link_from_readme(app: Sphinx, path: Path, document: str, source: list[str]) -> None:
+    """Make links of README's parts, which pages include, those of the page."""
+    source[0] = re.sub(r"\]\((?!https?:|#)([\w./-]+)", r"](../\1", source[0]).replace("](../docs/", "](")
+    link_outside(app, document, source)
+
+
+def edit_examples(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Pages of the gallery are made from `examples/`: what one views and edits is there."""
+    if page.startswith("gallery/"):
+        file = re.sub("^index.py$", "GALLERY_HEADER.txt", page.removeprefix("gallery/") + ".py")
+        for verb, kind in (("view", "blob"), ("edit", "edit")):
+            context[f"theme_source_{verb}_link"] = f"{SOURCE}/{kind}/main/examples/{file}"
+
+
 def setup(app: Sphinx) -> None:
     """Register the directives."""
     app.add_directive("library-module", Module)
     app.add_directive("library-table", Table)
     app.connect("source-read", link_outside)
+    app.connect("include-read", link_from_readme)
+    app.connect("html-page-context", edit_examples)

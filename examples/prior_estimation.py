@@ -149,7 +149,8 @@ def figure_of(table: dict[str, list[float]]) -> Figure:
 # %%
 # One draw of the world and half of the training, to be quick. Calibrated on ten labelled samples a
 # class, the logits gain about as much from an estimated mix as raw ones from the true mix; `center` keeps most of the
-# gain wherever there is one, whatever the mix. The table of three draws is in `examples/README.md`.
+# gain wherever there is one, whatever the mix. Means of three draws:
+# https://github.com/ltaug/ltaug/blob/main/examples/README.md#prior_estimation.
 
 if __name__ == "__main__":
     figure = main()

@@ -123,7 +123,8 @@ def mean_and_deviation(values: Sequence[float]) -> str:
 
 # %%
 # With one seed and half of the epochs, to be quick. Correcting the prior helps the tail most, in the loss (`bayias`)
-# or of the finished logits ("shifted"); mixing adds to it. The table of three seeds is in `examples/README.md`.
+# or of the finished logits ("shifted"); mixing adds to it. Mean and deviation of three
+# seeds: https://github.com/ltaug/ltaug/blob/main/examples/README.md#which_method.
 
 if __name__ == "__main__":
     figure = main()

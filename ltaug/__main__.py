@@ -153,7 +153,7 @@ def export(arguments: argparse.Namespace) -> None:
         input_shape=arguments.input_shape,
     )
     inputs, default = written.info["inputs"], written.info["default_prior"]
-    _say(f"Written: {written.path} ({written.path.stat().st_size / 1e6:.1f} MB)")
+    _say(f"Written: {written.path} ({_size(written.path)})")
     if written.beside:
         _say(f"Its weights, more than ONNX takes in one file, are in {written.beside}: keep the two together.")
     _say(f"inputs: {inputs['dtype']} [{', '.join(map(str, inputs['shape']))}]")
@@ -180,7 +180,7 @@ def explore(arguments: argparse.Namespace) -> None:
         raise UserError(f"`--out` must be a file, such as {page / 'explore.html'}, but {page} is a folder.")
     page.parent.mkdir(parents=True, exist_ok=True)
     written = write_explorer([find_run(run) for run in arguments.runs], page, title=arguments.title)
-    _say(f"Open {written} in a browser ({written.stat().st_size / 1e6:.1f} MB, all that it needs).")
+    _say(f"Open {written} in a browser ({_size(written)}, all that it needs).")
 
 
 def _compare(paths: Sequence[Path], page: Path, title: str) -> None:
@@ -694,6 +694,12 @@ def main(words: Sequence[str] | None = None) -> None:
 def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def _size(path: Path) -> str:
+    """Of a file, for a reader: '2.7 MB', '38 kB'."""
+    size = path.stat().st_size
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
 def _warn(text: str) -> None:

@@ -74,7 +74,7 @@ class RunFolder:
     ``dense.*``              of segmentation: logits of some pixels of every condition, for ``ltaug fuse``
     ``model.safetensors``    final weights
     ``ltaug.json``           what the weights and logits need: class names, counts, the prior of the logits and why
-    ``config.json``          of timm's networks, which timm.create_model("local-dir:RUN", pretrained=True) opens
+    ``config.json``          of timm's networks, for ``timm.create_model("local-dir:RUN", pretrained=True)``
     ``checkpoints/``         states to resume from, one folder each, the newest ``keep``
     ``corrected.json``       metrics after a correction for another class mix, if there was one
     ``correction.*``         that correction, for :meth:`ltaug.correction.Correction.load`: safetensors and JSON

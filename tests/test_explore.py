@@ -248,7 +248,7 @@ def test_the_command(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFix
     main(["explore", *map(str, runs), "--out", str(page), "--title", "Ours"])
     assert (
         capsys.readouterr().out
-        == f"Open {page} in a browser ({page.stat().st_size / 1e6:.1f} MB, all that it needs).\n"
+        == f"Open {page} in a browser ({page.stat().st_size / 1e3:.0f} kB, all that it needs).\n"
     )
     assert "<h1>Ours</h1>" in page.read_text()
     with pytest.raises(SystemExit):

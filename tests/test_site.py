@@ -84,6 +84,11 @@ def test_addresses_stand_in_one_place(root: Path, project: dict[str, Any]) -> No
     owner, name = source.removeprefix("https://github.com/").split("/")
     notebook = (root / NOTEBOOK).read_text()
     assert f"https://colab.research.google.com/github/{owner}/{name}/blob/main/{NOTEBOOK}" in notebook
+    readme = (root / "README.md").read_text()
+    assert f"git clone {source} && cd {name}\n" in readme
+    assert f"]({urls['Documentation']})" in "\n".join(readme.splitlines()[:6])
+    for path in (root / "examples").glob("*.py"):
+        assert set(re.findall(r"https://github.com/[\w-]+/[\w-]+", path.read_text())) <= {source}
     assert f'repository-code: "{source}"' in (root / "CITATION.cff").read_text()
     assert not any("License ::" in each for each in project["project"]["classifiers"])  # beside `license`: PEP 639
 
