@@ -65,7 +65,10 @@ class RunPrediction:
             some = (
                 "" if summary["estimated_on"] == number else f", on {summary['estimated_on']:,} of them, evenly spaced"
             )
-            said.append(f"The mix is estimated from these very samples{some}; the interval is of 95 %, by resampling.")
+            said.append(
+                f"The mix is estimated from these very samples{some}; the interval is of 95 %, by resampling them "
+                f"{summary['resampled']} times."
+            )
             if "calibrated" not in summary["correction"]:
                 said.append(
                     "But the logits are not calibrated, so that an overconfident model misleads it: `ltaug correct` "
