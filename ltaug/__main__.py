@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -144,15 +145,12 @@ def export(arguments: argparse.Namespace) -> None:
         counts = torch.tensor(info["class_counts"])
         several = bool(info.get("several_labels"))
         prior = read_prior("--from_prior", arguments.from_prior, info["class_names"], counts, several_labels=several)
-    written = export_run(
-        run,
-        arguments.out,
-        arguments.format,
-        script=arguments.script,
-        raw=arguments.raw,
-        from_prior=prior,
-        input_shape=arguments.input_shape,
-    )
+    names = ("format", "script", "raw", "input_shape")
+    more = {name: getattr(arguments, name) for name in names}
+    try:
+        written = export_run(run, arguments.out, from_prior=prior, **more)
+    except UserError as error:  # of arguments, which have other names here
+        raise UserError(re.sub(rf"`({'|'.join(names)}|from_prior)`", r"--\1", str(error))) from error
     inputs, default = written.info["inputs"], written.info["default_prior"]
     _say(f"Written: {written.path} ({_size(written.path)})")
     if written.beside:

@@ -456,7 +456,7 @@ def _samples(preprocessing: Mapping[str, Any], input_shape: Sequence[int] | None
         if input_shape is None:
             raise UserError(
                 "The run's `preprocessing` has no `kind`: it takes what its network takes. Say what shape one sample "
-                "has: `input_shape`, such as --input_shape 64 100 at the command line."
+                "has: `input_shape`, such as 64 100."
             )
         return torch.randn(size, *input_shape, generator=generator)
     if kind == "small_images":

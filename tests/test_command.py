@@ -9,6 +9,7 @@ import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from torch import Tensor
 from ltaug.__main__ import main
 from ltaug.commands.correct import read_prior
 from ltaug.correction import Correction, prior_estimators, tuned_strength
+from ltaug.errors import UserError
 from ltaug.export import Written
 from ltaug.labelshift import estimate_prior
 from ltaug.methods import METHODS
@@ -769,6 +771,9 @@ class TestExport:
             capsys, "export", several, "--from_prior", prior
         )
         assert "of classes that exclude each other" in refused(capsys, "export", several, "--from_prior", "train")
+        fault = UserError("Say `input_shape`.")
+        monkeypatch.setattr("ltaug.export.export_run", Mock(side_effect=fault))
+        assert refused(capsys, "export", several).endswith("error: Say --input_shape.")
 
 
 class TestNew:
