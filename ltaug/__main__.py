@@ -39,6 +39,10 @@ def methods(arguments: argparse.Namespace) -> None:
         _say(describe_method(arguments.name))
 
 
+READING = ("split", "column", "allow_outside", "device", "workers")
+"""Options of how samples without labels are read and computed."""
+
+
 def correct(arguments: argparse.Namespace) -> None:
     """Correct a finished run's test logits for another class mix; nothing is trained, and no data are needed."""
     from ltaug.commands._runs import find_run, published_beside
@@ -55,6 +59,10 @@ def correct(arguments: argparse.Namespace) -> None:
     if arguments.folds is not None and arguments.shifted:
         raise UserError("--folds leaves no single correction for --shifted. Call them one after the other.")
     run, source = find_run(arguments.run), arguments.from_prior or "recorded"
+    if arguments.unlabelled is None:
+        for name in (*READING, "script"):
+            if getattr(arguments, name) not in (None, False):
+                raise UserError(f"--{name} is how the samples of --unlabelled are read. Leave it out.")
     made = RunCorrection(
         run,
         target,
@@ -63,7 +71,8 @@ def correct(arguments: argparse.Namespace) -> None:
         source,
         arguments.folds,
         arguments.unlabelled,
-        arguments.split,
+        {name: getattr(arguments, name) for name in READING},
+        arguments.script,
     )
     _say(made.source_in_words)
     if made.doubt:
@@ -100,8 +109,7 @@ def predict(arguments: argparse.Namespace) -> None:
     asked = RunPrediction(arguments.run, arguments.script, arguments.target_prior, arguments.estimate, arguments.raw)
     if arguments.estimate == "estimate":
         _warn(FREE_ESTIMATE.format("--estimate"))
-    names = ("split", "column", "allow_outside", "batch_size", "device", "workers")
-    more = {name: getattr(arguments, name) for name in names}
+    more = {name: getattr(arguments, name) for name in (*READING, "batch_size")}
     _say(asked.text(asked.predict(arguments.place, arguments.out, **more)))
 
 
@@ -402,7 +410,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         help="unlabelled samples of the place where the model is used, whose class mix is estimated: their logits, "
         ".npy, .npz, .safetensors or .csv; or the samples, as of `ltaug predict`, which are predicted first",
     )
-    found.add_argument("--split", metavar="NAME", help="of --unlabelled, where it is a table of several")
+    _add_reading(found)
     found.add_argument(
         "--strength",
         metavar="NUMBER",
@@ -458,17 +466,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         help="correct for the class mix of these very samples: estimate (the default), trend or center",
     )
     found.add_argument("--raw", action="store_true", help="leave out the correction that is saved in the run")
-    found.add_argument("--split", metavar="NAME", help="of parquet files or of the hub, where there are several")
-    found.add_argument("--column", metavar="NAME", help="of the samples in a table (default: by its name or type)")
-    found.add_argument(
-        "--allow_outside", action="store_true", help="read files outside of a table's folder, too, if you trust it"
-    )
+    _add_reading(found)
     found.add_argument("--batch_size", type=_at_least_one, metavar="N", help="samples that are computed at once")
-    found.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: a GPU, if there is one)")
-    found.add_argument(
-        "--workers", type=_not_less_than_zero, metavar="N", help="processes that read (default: one a core, up to 8)"
-    )
-    found.add_argument("--script", metavar="TRAIN.PY", help="of the recipe, where it is not found by itself")
 
     found = command(compare)
     found.add_argument("runs", nargs="+", metavar="RUN", help="run folders, in the order to show them")
@@ -603,6 +602,20 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     found.add_argument("--recipe", required=True, metavar="RECIPE", help="cifar_lt, ..., or a folder of your own")
     to_hub(found)
     return parser, parsers
+
+
+def _add_reading(found: argparse.ArgumentParser) -> None:
+    """Add :data:`READING` and the recipe's script."""
+    found.add_argument("--split", metavar="NAME", help="of parquet files or of the hub, where there are several")
+    found.add_argument("--column", metavar="NAME", help="of the samples in a table (default: by its name or type)")
+    found.add_argument(
+        "--allow_outside", action="store_true", help="read files outside of a table's folder, too, if you trust it"
+    )
+    found.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: a GPU, if there is one)")
+    found.add_argument(
+        "--workers", type=_not_less_than_zero, metavar="N", help="processes that read (default: one a core, up to 8)"
+    )
+    found.add_argument("--script", metavar="TRAIN.PY", help="of the recipe, where it is not found by itself")
 
 
 def _at_least_one(text: str, least: int = 1) -> int:

@@ -46,6 +46,8 @@ NUMBERS_AT_ONCE = 1 << 22
 """Logits that are corrected at once."""
 ESTIMATED_ON, NUMBERS_ESTIMATED_ON = 100_000, 10_000_000
 """Samples, and logits, that a mix is estimated on at most: evenly spaced ones of more. Its interval resamples them."""
+MANY = 2_000_000
+"""Logits from which on an interval is of 100 resampled data sets instead of 200."""
 GRID = 8
 """Pixels between two of a scene whose logits are kept, where the run does not say it."""
 SHOWN = 5
@@ -321,6 +323,7 @@ def predict_files(
         "strength": shift.strength if shift.target is not None else None,
         "estimated": estimate,
         "estimated_on": shift.estimated_on,
+        "resampled": shift.replicates,
         "classes": [
             {"class": name, "training_samples": count, **each, **shift.interval_of(k)}
             for k, (name, count, each) in enumerate(
@@ -338,6 +341,10 @@ def predict_logits(
     out: str | os.PathLike[str] | None = None,
     *,
     split: str | None = None,
+    column: str | None = None,
+    allow_outside: bool = False,
+    device: str | None = None,
+    workers: int | None = None,
 ) -> Tensor:
     """Compute the logits of samples without labels, as the model gives them, or read those that are there already.
 
@@ -346,15 +353,21 @@ def predict_logits(
         place: likewise.
         out: likewise.
         split: likewise.
+        column: likewise.
+        allow_outside: likewise.
+        device: likewise.
+        workers: likewise.
 
     Returns:
         float32 [N, C], of scenes those of pixels; evenly spaced ones of more than an estimate of their mix needs.
     """
     model = model if isinstance(model, PredictionModel) else open_model(model)
-    found = place if isinstance(place, Place) else find_place(place, _modality(model), split=split)
+    where = {"split": split, "column": column, "allow_outside": allow_outside}
+    found = place if isinstance(place, Place) else find_place(place, _modality(model), **where)  # type: ignore[arg-type]
     if out is None and model.scenes:  # beside the pictures of classes, which depend on a correction
         out = model.folder / f"{found.name}_logits"
-    return _spread(_compute(model, found, out).logits(), len(model.class_names))
+    store = _compute(model, found, out, device=device, workers=workers)
+    return _spread(store.logits(), len(model.class_names))
 
 
 def _modality(model: PredictionModel) -> Any:
@@ -389,6 +402,7 @@ class _Shift:
     strength: float = 1.0
     interval: tuple[Tensor, Tensor] | None = None
     estimated_on: int | None = None
+    replicates: int | None = None
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Correct logits [N, C, ...]."""
@@ -519,9 +533,13 @@ class _Asked:
                 more = {"trend": self.model.class_counts.double().log()}
             elif self.estimate == "center":
                 more = {"center": estimators["trend"](z, source).clamp(min=1e-30)}  # type: ignore[arg-type]
-            low, high = prior_interval(z, source, **more)  # type: ignore[arg-type]
+            many = z.numel() > MANY
+            if many:
+                warn(f"The interval of the mix is that of {len(z):,} samples, resampled: this takes up to a minute.")
+            replicates = 100 if many else 200
+            low, high = prior_interval(z, source, replicates=replicates, **more)  # type: ignore[arg-type]
         shift = self._to(target / target.sum(), f"the mix of these samples ({self.estimate})")
-        shift.interval, shift.estimated_on = (low, high), len(z)
+        shift.interval, shift.estimated_on, shift.replicates = (low, high), len(z), replicates
         return shift
 
 

@@ -391,7 +391,9 @@ class TestCorrect:
         self, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A folder of pictures whose pixels are logits: as the same logits in a file, and computed once."""
+        import pyarrow
         from PIL import Image
+        from pyarrow import parquet
 
         place, asked = tmp_path / "site", []
         place.mkdir()
@@ -401,7 +403,8 @@ class TestCorrect:
         values = {"kind": "small_images", "size": [2, 2, 1], "mean": [0.5], "std": [0.1]}
         np.save(tmp_path / "logits.npy", ((pixels.reshape(30, 4) / 255 - 0.5) / 0.1).astype(np.float32))
 
-        def opened(folder: Path) -> PredictionModel:
+        def opened(folder: Path, script: str | None) -> PredictionModel:
+            assert script is None
             info = {"class_names": NAMES, "class_counts": COUNTS, "preprocessing": values}
             return PredictionModel(folder, info, "", make_reader(values), lambda x: asked.append(1) or x.flatten(1))
 
@@ -414,6 +417,13 @@ class TestCorrect:
             found[unlabelled.name] = json.loads((run / "corrected.json").read_text())["target_prior"]
         assert found["site"] == pytest.approx(found["logits.npy"], abs=1e-4)
         assert len(asked) == 1
+        place.rename(tmp_path / "site.csv")
+        parquet.write_table(pyarrow.table({"mine": ["../site.csv/00.png"] * 2}), run / "table.parquet")
+        words = ["--target_prior", "center", "--allow_outside", "--workers", "0", "--unlabelled"]
+        assert "2 unlabelled samples" in said(capsys, "correct", run, "--column", "mine", *words, run / "table.parquet")
+        assert "30 unlabelled samples" in said(capsys, "correct", run, *words, tmp_path / "site.csv")
+        assert "--allow_outside is for samples" in refused(capsys, "correct", run, *words, tmp_path / "logits.npy")
+        assert "--split is how the samples of --unlabelled are read" in refused(capsys, "correct", run, "--split", "a")
         assert (run / "predictions" / "site" / "logits.safetensors").is_file()
 
     def test_a_prior_of_a_file(self, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -435,6 +435,11 @@ def test_places(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     with pytest.raises(UserError, match="lie outside"):
         list(find_place(outside).samples())
     assert len(list(find_place(outside, allow_outside=True).samples())) == 1
+    shutil.copytree(tmp_path / "outside", tmp_path / "mixed")
+    (tmp_path / "mixed" / "1.png").write_bytes(picture(1))
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 and nothing else PAR1")
+    twice = pyarrow.Table.from_arrays([pyarrow.array([b"1"])] * 2, names=["img", "img"])
+    parquet.write_table(twice, tmp_path / "twice.parquet")
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.md").write_text("x")
@@ -446,6 +451,10 @@ def test_places(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         (both.parent, {}, "several splits: there are train, test"),
         (both.parent, {"split": "val"}, "no split named 'val'"),
         (both / "test-0.parquet", {"column": "image"}, "no column 'image', but label, img"),
+        (both / "test-0.parquet", {"column": "label"}, "Column 'label' of .* is of type int64, but images are bytes"),
+        (tmp_path / "mixed", {}, "has 1 images and 1 parquet files. Name a single one of them"),
+        (tmp_path / "bad.parquet", {}, r"bad\.parquet` cannot be read as parquet"),
+        (tmp_path / "twice.parquet", {}, r"twice\.parquet` has 2 columns 'img', but must have one"),
         (pictures, {"split": "test"}, "`split` is 'test', but .* holds files and no tables"),
     ):
         with pytest.raises(UserError, match=message):
@@ -486,6 +495,7 @@ def test_the_command(
     assert "not calibrated" in out
     for more, message in (
         (["--target_prior", "unifrom"], "did you mean 'uniform'"),
+        (["--target_prior", "center"], "is not a prior that is given: --estimate center"),
         (["--device", "cuda:99"], "`device` must be one of this machine"),
         (["--split", "test"], "`split` is 'test', but "),
         (["--batch_size", "5"], "holds predictions of another `batch_size`"),
