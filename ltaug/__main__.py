@@ -175,7 +175,7 @@ def export(arguments: argparse.Namespace) -> None:
 
 
 def explore(arguments: argparse.Namespace) -> None:
-    """Make a page to play with: move the class mix where runs are used, and see what each is worth there, corrected."""
+    """Write a page on which you move the class mix, and see what each run is worth there, corrected."""
     from ltaug.commands._runs import find_run
     from ltaug.report import write_explorer
 

@@ -25,7 +25,6 @@ from pyarrow import parquet
 from safetensors.torch import load_file
 from torch import Tensor
 
-import ltaug.predictions
 from ltaug.__main__ import _parsers, main
 from ltaug.correction import Correction
 from ltaug.errors import UserError
@@ -174,8 +173,9 @@ def test_interrupted_it_goes_on_and_leaves_the_same(
 def test_killed_it_goes_on(pictures: Path, tmp_path: Path, root: Path) -> None:
     """By SIGKILL, with worker processes: `pytest -m slow tests/test_predictions.py -k killed`."""
     code = (
-        "import sys, time, pathlib; from test_predictions import model; import ltaug.predictions as p\n"
-        "p.SECONDS = 0.0; run = model(pathlib.Path(sys.argv[1]))\n"
+        "import sys, time, pathlib; from test_predictions import model\n"
+        "import ltaug.predictions as p, ltaug._prediction_store as s\n"
+        "s.SECONDS = 0.0; run = model(pathlib.Path(sys.argv[1]))\n"
         "run.logits = lambda x: time.sleep(0.3) or x.flatten(1)\n"
         "p.predict_files(run, sys.argv[2], sys.argv[3], batch_size=2, workers=2)"
     )
@@ -551,8 +551,8 @@ def test_a_preprocessing_of_somebody_s_own_is_refused() -> None:
 
 def test_many_samples_take_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits are read in parts, and a mix is estimated on evenly spaced ones."""
-    monkeypatch.setattr(ltaug.predictions, "NUMBERS_AT_ONCE", 9)
-    monkeypatch.setattr(ltaug.predictions, "ESTIMATED_ON", 5)
+    monkeypatch.setattr("ltaug._prediction_tables.NUMBERS_AT_ONCE", 9)
+    monkeypatch.setattr("ltaug.predictions.ESTIMATED_ON", 5)
     place = tmp_path / "many"
     place.mkdir()
     for k in range(10):
