@@ -167,14 +167,19 @@ def main(arguments: Sequence[str] | None = None) -> Figure:
             np.array([getattr(each, name) for each in found_in]) for name in ("angle", "offset", "accuracy")
         )
         print(
-            f"{panel:<15} {angle.mean():7.1f} +- {angle.std():4.1f}° {offset.mean():8.2f} +- {offset.std():4.2f} "
-            f"{100 * accuracy.mean():10.1f} +- {100 * accuracy.std():4.1f} %"
+            f"{panel:<15} {angle.mean():7.1f}{spread(angle, 1)}° {offset.mean():8.2f}{spread(offset, 2)} "
+            f"{100 * accuracy.mean():10.1f}{spread(100 * accuracy, 1)} %"
         )
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     if asked.out is not None:
         figure.savefig(asked.out, dpi=150)
         print(f"The figure of the first world is in {asked.out}.")
     return figure
+
+
+def spread(values: np.ndarray, digits: int) -> str:
+    """Standard deviation, as text; one value has none."""
+    return f" +- {values.std():4.{digits}f}" if len(values) > 1 else ""
 
 
 # %%

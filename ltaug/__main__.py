@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -39,6 +40,10 @@ def methods(arguments: argparse.Namespace) -> None:
         _say(describe_method(arguments.name))
 
 
+READING = ("split", "column", "allow_outside", "device", "workers")
+"""Options of how samples without labels are read and computed."""
+
+
 def correct(arguments: argparse.Namespace) -> None:
     """Correct a finished run's test logits for another class mix; nothing is trained, and no data are needed."""
     from ltaug.commands._runs import find_run, published_beside
@@ -55,6 +60,10 @@ def correct(arguments: argparse.Namespace) -> None:
     if arguments.folds is not None and arguments.shifted:
         raise UserError("--folds leaves no single correction for --shifted. Call them one after the other.")
     run, source = find_run(arguments.run), arguments.from_prior or "recorded"
+    if arguments.unlabelled is None:
+        for name in (*READING, "script"):
+            if getattr(arguments, name) not in (None, False):
+                raise UserError(f"--{name} is how the samples of --unlabelled are read. Leave it out.")
     made = RunCorrection(
         run,
         target,
@@ -63,7 +72,8 @@ def correct(arguments: argparse.Namespace) -> None:
         source,
         arguments.folds,
         arguments.unlabelled,
-        arguments.split,
+        {name: getattr(arguments, name) for name in READING},
+        arguments.script,
     )
     _say(made.source_in_words)
     if made.doubt:
@@ -100,8 +110,7 @@ def predict(arguments: argparse.Namespace) -> None:
     asked = RunPrediction(arguments.run, arguments.script, arguments.target_prior, arguments.estimate, arguments.raw)
     if arguments.estimate == "estimate":
         _warn(FREE_ESTIMATE.format("--estimate"))
-    names = ("split", "column", "allow_outside", "batch_size", "device", "workers")
-    more = {name: getattr(arguments, name) for name in names}
+    more = {name: getattr(arguments, name) for name in (*READING, "batch_size")}
     _say(asked.text(asked.predict(arguments.place, arguments.out, **more)))
 
 
@@ -134,16 +143,14 @@ def export(arguments: argparse.Namespace) -> None:
                 "labels a sample: give a JSON file, the share of the samples that have each label."
             )
         counts = torch.tensor(info["class_counts"])
-        prior = read_prior("--from_prior", arguments.from_prior, info["class_names"], counts)
-    written = export_run(
-        run,
-        arguments.out,
-        arguments.format,
-        script=arguments.script,
-        raw=arguments.raw,
-        from_prior=prior,
-        input_shape=arguments.input_shape,
-    )
+        several = bool(info.get("several_labels"))
+        prior = read_prior("--from_prior", arguments.from_prior, info["class_names"], counts, several_labels=several)
+    names = ("format", "script", "raw", "input_shape")
+    more = {name: getattr(arguments, name) for name in names}
+    try:
+        written = export_run(run, arguments.out, from_prior=prior, **more)
+    except UserError as error:  # of arguments, which have other names here
+        raise UserError(re.sub(rf"`({'|'.join(names)}|from_prior)`", r"--\1", str(error))) from error
     inputs, default = written.info["inputs"], written.info["default_prior"]
     _say(f"Written: {written.path} ({_size(written.path)})")
     if written.beside:
@@ -159,11 +166,16 @@ def export(arguments: argparse.Namespace) -> None:
         same = default == written.info["logits_prior"]
         word = "the prior that the logits are under" if same else "the target of the run's correction"
         _say(f"class_prior: float32 [{len(default)}], by default {word}")
+    if absent := written.info.get("absent_classes"):
+        _warn(
+            f"Note: training had no sample of {absent[0]} ({len(absent)} such), or every sample had the label: a "
+            "class_prior moves these logits as those of a class that was neither frequent nor rare."
+        )
     _say(f"Checked on random samples: logits differ by at most {written.difference:.1e} of the largest one.")
 
 
 def explore(arguments: argparse.Namespace) -> None:
-    """Make a page to play with: move the class mix where runs are used, and see what each is worth there, corrected."""
+    """Write a page on which you move the class mix, and see what each run is worth there, corrected."""
     from ltaug.commands._runs import find_run
     from ltaug.report import write_explorer
 
@@ -402,7 +414,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         help="unlabelled samples of the place where the model is used, whose class mix is estimated: their logits, "
         ".npy, .npz, .safetensors or .csv; or the samples, as of `ltaug predict`, which are predicted first",
     )
-    found.add_argument("--split", metavar="NAME", help="of --unlabelled, where it is a table of several")
+    _add_reading(found)
     found.add_argument(
         "--strength",
         metavar="NUMBER",
@@ -458,17 +470,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         help="correct for the class mix of these very samples: estimate (the default), trend or center",
     )
     found.add_argument("--raw", action="store_true", help="leave out the correction that is saved in the run")
-    found.add_argument("--split", metavar="NAME", help="of parquet files or of the hub, where there are several")
-    found.add_argument("--column", metavar="NAME", help="of the samples in a table (default: by its name or type)")
-    found.add_argument(
-        "--allow_outside", action="store_true", help="read files outside of a table's folder, too, if you trust it"
-    )
+    _add_reading(found)
     found.add_argument("--batch_size", type=_at_least_one, metavar="N", help="samples that are computed at once")
-    found.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: a GPU, if there is one)")
-    found.add_argument(
-        "--workers", type=_not_less_than_zero, metavar="N", help="processes that read (default: one a core, up to 8)"
-    )
-    found.add_argument("--script", metavar="TRAIN.PY", help="of the recipe, where it is not found by itself")
 
     found = command(compare)
     found.add_argument("runs", nargs="+", metavar="RUN", help="run folders, in the order to show them")
@@ -603,6 +606,20 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     found.add_argument("--recipe", required=True, metavar="RECIPE", help="cifar_lt, ..., or a folder of your own")
     to_hub(found)
     return parser, parsers
+
+
+def _add_reading(found: argparse.ArgumentParser) -> None:
+    """Add :data:`READING` and the recipe's script."""
+    found.add_argument("--split", metavar="NAME", help="of parquet files or of the hub, where there are several")
+    found.add_argument("--column", metavar="NAME", help="of the samples in a table (default: by its name or type)")
+    found.add_argument(
+        "--allow_outside", action="store_true", help="read files outside of a table's folder, too, if you trust it"
+    )
+    found.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: a GPU, if there is one)")
+    found.add_argument(
+        "--workers", type=_not_less_than_zero, metavar="N", help="processes that read (default: one a core, up to 8)"
+    )
+    found.add_argument("--script", metavar="TRAIN.PY", help="of the recipe, where it is not found by itself")
 
 
 def _at_least_one(text: str, least: int = 1) -> int:

@@ -14,6 +14,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ltaug.errors import UserError
+from ltaug.errors import UserError, as_user_errors
 from ltaug.posthoc.binary import as_shares
 from ltaug.preprocessing import preprocessing_module
-from ltaug.priors import Counts, as_counts
+from ltaug.priors import Counts, as_counts, by_class
 from ltaug.run import write_atomically
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ _AXES = {
     None: ("batch",),
 }
 """Dimensions of raw samples that may have any size, from the first on, by their kind."""
+LEAST = 1e-37
+"""Of a prior, whose logarithm is finite in single precision."""
 _ANY = ("batch", "height", "width", "samples")
 
 
@@ -62,9 +65,9 @@ class DeployedModel(nn.Module):
         network: from preprocessed samples to logits [N, C, ...].
         preprocessing: as ``ltaug.json`` has it, see :func:`ltaug.preprocessing.preprocessing_module`; without a
             ``kind`` raw samples are what the network takes.
-        logits_prior: prior that the network's logits are under, [C]; None where it is not known: then there is no
-            shift.
-        default_prior: prior of the logits that are wanted if none is given, [C]; by default ``logits_prior``.
+        logits_prior: prior that the network's logits are under, [C], positive; None where it is not known: then there
+            is no shift.
+        default_prior: prior of the logits that are wanted if none is given, [C], positive; by default ``logits_prior``.
         calibrator: of logits, one of :mod:`ltaug.posthoc`; or None.
         strength: of the shift.
         several_labels: whether each logit is that of a label of its own.
@@ -72,6 +75,9 @@ class DeployedModel(nn.Module):
     Attributes:
         kind: of the raw samples, or None.
         priors: ``logits_prior`` and ``default_prior`` in double precision, or None.
+
+    Raises:
+        ValueError: a prior is damaged, or the two do not go together.
 
     >>> model = DeployedModel(nn.Identity(), {}, logits_prior=[0.9, 0.1])
     >>> model(torch.zeros(1, 2))
@@ -98,36 +104,51 @@ class DeployedModel(nn.Module):
         self.preprocessing = preprocessing_module(preprocessing) if self.kind else nn.Identity()
         self.network, self.calibrator = network, calibrator
         self.strength, self.several_labels = float(strength), several_labels
+        if logits_prior is None and default_prior is not None:
+            raise ValueError("`default_prior` needs `logits_prior`, the prior that the logits are moved from.")
         default_prior = logits_prior if default_prior is None else default_prior
         self.priors: dict[str, list[float] | None] = {}
+        size = None
         for name, prior in (("logits_prior", logits_prior), ("default_prior", default_prior)):
-            values = None if prior is None else self._read(prior, name)
+            values = None if prior is None else _as_prior(prior, name, several_labels, size)
             self.priors[name] = None if values is None else values.tolist()
             self.register_buffer(name, None if values is None else values.float(), persistent=False)
+            size = None if values is None else len(values)
         self.eval()
-
-    def _read(self, prior: Counts, name: str) -> Tensor:
-        """A prior, float64 [C]."""
-        if self.several_labels:
-            return as_shares(prior, name)
-        values = _as_positive(prior, name).double()
-        return values / values.sum()
 
     def forward(self, inputs: Tensor, class_prior: Tensor | None = None) -> Tensor:
         """Compute logits, float32 [N, C, ...].
 
         Args:
             inputs: raw samples, as :func:`ltaug.preprocessing.preprocessing_module` has them.
-            class_prior: prior that the logits shall be under, float32 [C]: probabilities or counts; of several labels a
-                sample the share of the samples that have each label. A class of prior 0 has the logit -inf.
+            class_prior: prior that the logits shall be under, float32 [C]: positive probabilities or counts; of several
+                labels a sample the share of the samples that have each label.
+
+        An exported graph cannot refuse numbers: there a class of prior 0 has the logit -inf, a negative number makes
+        logits NaN, and a share of 1 the logit inf.
+
+        Raises:
+            ValueError: the prior does not fit, or the prior of the logits is not known. Not while it is compiled.
         """
         logits: Tensor = self.network(self.preprocessing(inputs)).float()
         if self.calibrator is not None:
             logits = self.calibrator(logits)
         if self.logits_prior is None or self.default_prior is None:
+            if class_prior is not None:
+                raise ValueError("`class_prior` needs `logits_prior`, the prior that the logits are under: name it.")
             return logits
         prior = self.default_prior if class_prior is None else class_prior
-        shift = self.strength * (self._log(prior) - self._log(self.logits_prior))
+        if not torch.compiler.is_compiling():
+            if self.logits_prior.shape != logits.shape[1:2]:
+                raise ValueError(
+                    f"`logits_prior` must have one number for each of the {logits.shape[1]} logits, but has "
+                    f"{len(self.logits_prior)}."
+                )
+            if class_prior is not None:
+                given = _as_prior(class_prior, "class_prior", self.several_labels, logits.shape[1])
+                prior = given.to(logits.device, torch.float32)
+        change = self._log(prior) - self._log(self.logits_prior)
+        shift = torch.where(change.isinf(), change, self.strength * change)  # whatever the strength, even 0
         return logits + shift.view(-1, *[1] * (logits.ndim - 2))
 
     def _log(self, prior: Tensor) -> Tensor:
@@ -144,19 +165,16 @@ class DeployedModel(nn.Module):
             raw: leave out the correction that ``ltaug correct`` has saved in the run.
             from_prior: prior that the logits are under, [C], whatever the run has recorded.
 
-        A class that training had no sample of, of prior 0, counts as one of an even share, 1 / C: its logit is moved
-        as that of a class that was neither frequent nor rare.
+        A class that training had no sample of, of prior 0, counts as one of an even share, 1 / C, and a label that no
+        sample or every sample had as one of the share 1 / 2: its logit is moved as that of a class that was neither
+        frequent nor rare.
 
         Raises:
             UserError: the saved correction starts from a prior of its own, or corrects every sample for another prior;
                 or a prior is damaged.
         """
-        from ltaug.commands._runs import without_absent
-
         correction = None if raw else trained.correction
         source: Counts | None = trained.logits_prior if from_prior is None else from_prior
-        if isinstance(source, Tensor) and not trained.several_labels:
-            source = without_absent(source / source.sum())
         parts: dict[str, Any] = {"several_labels": trained.several_labels}
         if correction is not None:
             if from_prior is not None:
@@ -173,6 +191,9 @@ class DeployedModel(nn.Module):
             parts |= {"calibrator": correction.calibrator, "default_prior": correction.target}
             parts["strength"] = 1.0 if correction.strength is None else correction.strength
         try:
+            if source is not None:
+                name = "logits_prior" if from_prior is None else "from_prior"
+                source = _without_absent(source, name, trained.several_labels, len(trained.class_names))
             return cls(trained.network, trained.preprocessing, source, **parts)
         except ValueError as error:  # of a prior
             raise UserError(f"`{trained.folder}`: {error}") from error
@@ -206,12 +227,13 @@ def export_run(
     In ``onnx`` the file has the inputs ``inputs`` and ``class_prior``, which may be left out, and the output
     ``logits``; in ``pt2`` the program takes both, in this order. The number of samples, and the size of pictures and
     recordings, may be any. The metadata (key ``ltaug``, JSON) have the class names and counts, the prior that the
-    logits are under and why (``logits_prior``, ``logits_prior_reason``), the default of ``class_prior``
-    (``default_prior``), what raw samples are (``inputs``, ``preprocessing``), ``several_labels``, ``calibrator``,
-    ``strength``, ``method``, ``version``, and the SHA-256 of model.safetensors (``weights``) and of the correction
-    inside (``correction``), by which a file that is older than its run is told.
+    logits are under and why (``logits_prior``, ``logits_prior_reason``), which classes training had no sample of
+    (``absent_classes``), the default of ``class_prior`` (``default_prior``), what raw samples are (``inputs``,
+    ``preprocessing``), ``several_labels``, ``calibrator``, ``strength``, ``method``, ``version``, and the SHA-256 of
+    model.safetensors (``weights``) and of the correction inside (``correction``), by which a file that is older than
+    its run is told.
 
-    Of a network of timm, config.json is written into the run folder, too, by which timm opens it.
+    Of a network of timm, config.json, by which timm opens the run folder, is written beside a file in that folder.
 
     The file's logits of random samples of several sizes and numbers are compared with the run's network in torch.
 
@@ -224,7 +246,7 @@ def export_run(
             part of the file, and its target is the default of ``class_prior``.
         from_prior: prior that the logits are under, [C], whatever the run has recorded.
         input_shape: of one sample, of a recipe of your own whose ``preprocessing`` has no ``kind``: the file then takes
-            what the network takes, float32 [N, ...].
+            what the network takes, float32 [N, ...]. By default ``preprocessing`` has it as ``size``.
 
     Raises:
         UserError: the run is not finished or its recipe is not found, a package is missing, the network cannot be
@@ -243,10 +265,16 @@ def export_run(
     info["correction"] = None if raw or trained.correction is None else trained.correction.digest
     if from_prior is not None:
         info["logits_prior_reason"] = "given when it was exported"
+    elif trained.logits_prior is not None:
+        edges = (0.0, 1.0) if trained.several_labels else (0.0,)
+        shares = zip(trained.class_names, trained.logits_prior.tolist(), strict=True)
+        info["absent_classes"] = [name for name, share in shares if share in edges]
     written = export_model(model, path, trained.preprocessing, info, format, input_shape)
-    if hasattr(trained.network, "pretrained_cfg") and model.kind == "images":
+    inside = path.parent.resolve() == trained.folder.resolve()
+    if inside and hasattr(trained.network, "pretrained_cfg") and model.kind == "images":
         from ltaug.vision.networks import timm_files
 
+        (trained.folder / "config.json").unlink(missing_ok=True)  # of what the network was before
         for name, text in timm_files(trained.network, trained.class_names, trained.preprocessing).items():
             write_atomically(trained.folder / name, text)
     return written
@@ -293,6 +321,13 @@ def export_model(
     with tempfile.TemporaryDirectory(prefix=".ltaug-", dir=path.parent) as scratch, torch.no_grad():
         written = Path(scratch) / path.name
         try:
+            with as_user_errors():
+                size = model(small).shape[1]
+            if size != len(facts["class_names"]):
+                raise UserError(
+                    f"`class_names` must have one name for each of the {size} logits, but has "
+                    f"{len(facts['class_names'])}."
+                )
             with _quiet():
                 write(model, arguments, written, names, json.dumps(facts, ensure_ascii=False, allow_nan=False))
             exported = load_exported(written)
@@ -375,9 +410,34 @@ def _difference(
     return greatest
 
 
-def _as_positive(prior: Counts, name: str) -> Tensor:
-    """Read a prior, [C]; ValueError unless its numbers are positive."""
-    return as_counts(prior, name, integers=False, positive=True)
+def _as_prior(prior: Counts, name: str, several_labels: bool, size: int | None = None) -> Tensor:
+    """Read a prior, float64 [C], of which float32 makes no 0, nor shares of 1; ValueError for one that is none."""
+    read = as_shares if several_labels else partial(as_counts, integers=False, positive=True)
+    values = read(prior, name).double()
+    _check_size(values, name, size)
+    if not several_labels:
+        values = values / values.max()  # whose sum cannot overflow
+        return (values / values.sum()).clamp(min=LEAST)
+    return values.clamp(LEAST, 1 - 2.0**-24)
+
+
+def _without_absent(prior: Counts, name: str, several_labels: bool, size: int) -> Tensor:
+    """Read a prior, float64 [C]; a class that no sample has, or a label that every sample has, gets an even share."""
+    from ltaug.commands._runs import without_absent
+
+    if several_labels:
+        values = by_class(prior, name).double()
+        values = torch.where((values == 0) | (values == 1), 0.5, values)
+    else:
+        values = as_counts(prior, name, integers=False).double()
+        values = without_absent(values / values.sum())
+    _check_size(values, name, size)
+    return values
+
+
+def _check_size(values: Tensor, name: str, size: int | None) -> None:
+    if size is not None and values.shape != (size,):
+        raise ValueError(f"`{name}` must have one number a class, {size}, but has {values.numel()}.")
 
 
 def _samples(preprocessing: Mapping[str, Any], input_shape: Sequence[int] | None, which: int) -> Tensor:
@@ -392,10 +452,11 @@ def _samples(preprocessing: Mapping[str, Any], input_shape: Sequence[int] | None
             sounds[0] = 0
         return sounds
     if kind is None:
+        input_shape = preprocessing.get("size") if input_shape is None else input_shape
         if input_shape is None:
             raise UserError(
                 "The run's `preprocessing` has no `kind`: it takes what its network takes. Say what shape one sample "
-                "has (`input_shape`), such as 64 100."
+                "has: `input_shape`, such as 64 100."
             )
         return torch.randn(size, *input_shape, generator=generator)
     if kind == "small_images":
@@ -476,7 +537,8 @@ class Exported:
 
         Args:
             inputs: raw samples of one size, as ``info["inputs"]`` says.
-            class_prior: prior that the logits shall be under, [C]; by default ``info["default_prior"]``.
+            class_prior: prior that the logits shall be under, [C], positive probabilities or counts, or shares between
+                0 and 1 of several labels a sample; by default ``info["default_prior"]``.
 
         Raises:
             ValueError: inputs have another type or shape, or the prior does not fit or is not known to the file.
@@ -496,13 +558,8 @@ class Exported:
                     f"`{self.path}` does not say which prior its logits are under, so that it takes no `class_prior`. "
                     "Export the run again with the prior that they are under."
                 )
-            read = as_shares if self.info["several_labels"] else _as_positive
-            prior = read(class_prior, "class_prior").float().cpu()
-            if len(prior) != len(self.info["default_prior"]):
-                raise ValueError(
-                    f"`class_prior` must have one number a class, {len(self.info['default_prior'])}, but has "
-                    f"{len(prior)}."
-                )
+            size, several = len(self.info["default_prior"]), bool(self.info["several_labels"])
+            prior = _as_prior(class_prior, "class_prior", several, size).float().cpu()
         return self._run(inputs.contiguous(), prior)
 
 

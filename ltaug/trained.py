@@ -188,14 +188,13 @@ def _build(recipe: Any, config: Mapping[str, Any], info: Mapping[str, Any], dens
 
 
 def _labels_like(info: Mapping[str, Any], several: bool, dense: bool) -> dict[str, Any]:
-    """Labels with the class counts of a run, for a plan that trains nothing."""
+    """Labels for a plan that trains nothing; of several labels a sample two rows, since no network has the counts."""
     counts = torch.tensor(info["class_counts"], dtype=torch.int64)
     rate = {"sample_rate": (info.get("preprocessing") or {}).get("sample_rate", 1), "num_classes": len(counts)}
     if dense:
         return {"labels": torch.zeros(1, dtype=torch.int64), "position_counts": counts} | rate
     if several:
-        rows = torch.arange(max(1, int(counts.max())))[:, None] < counts
-        return {"labels": torch.cat([rows, torch.zeros(1, len(counts), dtype=torch.bool)])} | rate
+        return {"labels": torch.tensor([[True], [False]]).expand(2, len(counts))} | rate
     return {"labels": torch.arange(len(counts)).repeat_interleave(counts)} | rate
 
 

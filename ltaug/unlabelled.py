@@ -5,6 +5,7 @@ Nothing is decoded here, and nothing held: a folder of any number of files is go
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -173,7 +174,12 @@ def find_place(
     if os.path.exists(path):
         files = None if path.lower().endswith(".parquet") else _Files(path, modality)
         tables = [path] if files is None else _parquet_below(path) if files.passed[".parquet"] else []
-        if files is None or (tables and not files.size):
+        if files is not None and files.size and tables:
+            raise UserError(
+                f"{files.source} has {files.size} {modality} and {len(tables)} parquet files. Name a single one of "
+                "them, or a folder that has one kind only."
+            )
+        if files is None or tables:
             return _Tables(path, tables, modality, split, column, allow_outside)
         for name, value in (("split", split), ("column", column)):
             if value is not None:
@@ -296,15 +302,19 @@ class _Tables(Place):
         self.root = path if os.path.isdir(path) else os.path.dirname(path) or "."
         self.files = files = _of_split(path, files, split)
         self.name = "-".join(filter(None, (source_name(path, default="samples"), split)))
-        schema = parquet.read_schema(files[0])
+        with _reading(files[0]):
+            schema = parquet.read_schema(files[0])
         kinds = {each.name: each.type for each in schema}
         self.column = _choose_column(kinds, modality, column, self.source)
         self.columns = [self.column, *(name for name in BESIDE if name in kinds and name != self.column)]
         self.rows, found = [], []
         for file in files:
-            metadata, state = parquet.read_metadata(file), os.stat(file)
-            if missing := [name for name in self.columns if name not in metadata.schema.to_arrow_schema().names]:
-                raise UserError(f"`{file}` has no column {missing[0]!r}, which `{files[0]}` has.")
+            with _reading(file):
+                metadata, state = parquet.read_metadata(file), os.stat(file)
+                names = metadata.schema.to_arrow_schema().names
+            for name in self.columns:
+                if (number := names.count(name)) != 1:
+                    raise UserError(f"`{file}` has {number or 'no'} columns {name!r}, but must have one.")
             self.rows.append(metadata.num_rows)
             found.append([os.path.relpath(file, self.root), state.st_size, state.st_mtime_ns])
         self.size = sum(self.rows)
@@ -320,23 +330,38 @@ class _Tables(Place):
             if start >= size:
                 start -= size
                 continue
-            table, row = parquet.ParquetFile(file), 0
-            for group in range(table.num_row_groups):
-                rows = table.metadata.row_group(group).num_rows
-                if start >= row + rows:
-                    row += rows
-                    continue
-                for batch in table.iter_batches(ROWS, row_groups=[group], columns=self.columns):
-                    paths = stored_paths(batch.column(self.column))
-                    refuse_outside(self.root, paths, f"Column {self.column!r} of {self.source}", self.allow_outside)
-                    for values in batch.to_pylist():
-                        if row >= start:
-                            name, stored = _name(values, self.column), _stored(values, self.column)
-                            if isinstance(stored, str):
-                                stored = stored_path(self.root, stored)
-                            yield UnlabelledSample(printable(name or f"{Path(file).stem} {row}"), stored)
-                        row += 1
+            with _reading(file):
+                yield from self._rows_of(parquet.ParquetFile(file), Path(file).stem, start)
             start = 0
+
+    def _rows_of(self, table: Any, stem: str, start: int) -> Iterator[UnlabelledSample]:
+        row = 0
+        for group in range(table.num_row_groups):
+            rows = table.metadata.row_group(group).num_rows
+            if start >= row + rows:
+                row += rows
+                continue
+            for batch in table.iter_batches(ROWS, row_groups=[group], columns=self.columns):
+                paths = stored_paths(batch.column(self.column))
+                refuse_outside(self.root, paths, f"Column {self.column!r} of {self.source}", self.allow_outside)
+                for values in batch.to_pylist():
+                    if row >= start:
+                        name, stored = _name(values, self.column), _stored(values, self.column)
+                        if isinstance(stored, str):
+                            stored = stored_path(self.root, stored)
+                        yield UnlabelledSample(printable(name or f"{stem} {row}"), stored)
+                    row += 1
+
+
+@contextlib.contextmanager
+def _reading(file: str) -> Iterator[None]:
+    """Say of a parquet file that cannot be read which one it is."""
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except (ArrowException, OSError) as error:
+        raise UserError(f"`{file}` cannot be read as parquet: {error}") from error
 
 
 def _parquet_below(path: str) -> list[str]:
@@ -378,8 +403,13 @@ def _choose_column(kinds: dict[str, Any], modality: Modality, column: str | None
     if column is not None:
         if column not in kinds:
             raise UserError(f"{source} has no column {column!r}, but {', '.join(kinds)}. Name the right `column`.")
+        if not _may_hold(kinds[column], modality):
+            raise UserError(
+                f"Column {column!r} of {source} is of type {kinds[column]}, but {modality} are bytes of files, their "
+                f"names, or structs of these. Name another `column` of {', '.join(kinds)}."
+            )
         return column
-    usual = [name for name in COLUMNS[modality] if name in kinds]
+    usual = [name for name in COLUMNS[modality] if name in kinds and _may_hold(kinds[name], modality)]
     held = [name for name, kind in kinds.items() if _holds_files(kind)]
     found = [name for name in usual if name in held] or held[:1] * (len(held) == 1) or usual
     if not found:
@@ -388,6 +418,12 @@ def _choose_column(kinds: dict[str, Any], modality: Modality, column: str | None
             "with `column`."
         )
     return found[0]
+
+
+def _may_hold(kind: Any, modality: Modality) -> bool:
+    """Whether a type of arrow may be that of samples: files, their names, or sounds as lists."""
+    lists = modality == "sounds" and re.match(r"(large_|fixed_size_)?list", str(kind))
+    return _holds_files(kind) or is_plain(kind, "string") or bool(lists)
 
 
 def _holds_files(kind: Any) -> bool:

@@ -9,6 +9,7 @@ import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from torch import Tensor
 from ltaug.__main__ import main
 from ltaug.commands.correct import read_prior
 from ltaug.correction import Correction, prior_estimators, tuned_strength
+from ltaug.errors import UserError
+from ltaug.export import Written
 from ltaug.labelshift import estimate_prior
 from ltaug.methods import METHODS
 from ltaug.posthoc import BiasCorrectedTemperatureScaling, TemperatureScaling
@@ -391,7 +394,9 @@ class TestCorrect:
         self, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A folder of pictures whose pixels are logits: as the same logits in a file, and computed once."""
+        import pyarrow
         from PIL import Image
+        from pyarrow import parquet
 
         place, asked = tmp_path / "site", []
         place.mkdir()
@@ -401,7 +406,8 @@ class TestCorrect:
         values = {"kind": "small_images", "size": [2, 2, 1], "mean": [0.5], "std": [0.1]}
         np.save(tmp_path / "logits.npy", ((pixels.reshape(30, 4) / 255 - 0.5) / 0.1).astype(np.float32))
 
-        def opened(folder: Path) -> PredictionModel:
+        def opened(folder: Path, script: str | None) -> PredictionModel:
+            assert script is None
             info = {"class_names": NAMES, "class_counts": COUNTS, "preprocessing": values}
             return PredictionModel(folder, info, "", make_reader(values), lambda x: asked.append(1) or x.flatten(1))
 
@@ -414,6 +420,13 @@ class TestCorrect:
             found[unlabelled.name] = json.loads((run / "corrected.json").read_text())["target_prior"]
         assert found["site"] == pytest.approx(found["logits.npy"], abs=1e-4)
         assert len(asked) == 1
+        place.rename(tmp_path / "site.csv")
+        parquet.write_table(pyarrow.table({"mine": ["../site.csv/00.png"] * 2}), run / "table.parquet")
+        words = ["--target_prior", "center", "--allow_outside", "--workers", "0", "--unlabelled"]
+        assert "2 unlabelled samples" in said(capsys, "correct", run, "--column", "mine", *words, run / "table.parquet")
+        assert "30 unlabelled samples" in said(capsys, "correct", run, *words, tmp_path / "site.csv")
+        assert "--allow_outside is for samples" in refused(capsys, "correct", run, *words, tmp_path / "logits.npy")
+        assert "--split is how the samples of --unlabelled are read" in refused(capsys, "correct", run, "--split", "a")
         assert (run / "predictions" / "site" / "logits.safetensors").is_file()
 
     def test_a_prior_of_a_file(self, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -728,6 +741,39 @@ def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (recipe / "protocols" / "digits.yaml").write_text("dataset: toys\nepochs: 7\n")
     monkeypatch.setattr("ltaug.scripts.PLACES", (tmp_path / "nowhere", recipe.parent))
     return recipe.parent
+
+
+class TestExport:
+    def test_shares_of_labels_are_no_prior_of_sum_1(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        asked: dict[str, Any] = {}
+        info = {"inputs": {"dtype": "uint8", "shape": ["batch", 3]}, "default_prior": SOURCE.tolist()}
+        info |= {"logits_prior": info["default_prior"], "absent_classes": NAMES[:1]}
+
+        def export(run: Path, *words: Any, **more: Any) -> Written:
+            asked.update(more)
+            return Written(run / "config.yaml", info, 1e-6, None)
+
+        monkeypatch.setattr("ltaug.export.export_run", export)
+        several = make_run(tmp_path / "several", several_labels=True)
+        prior = tmp_path / "prior.json"
+        prior.write_text(json.dumps(dict(zip(NAMES, [0.5, 0.9, 0.1, 0.05], strict=True))))
+        assert f"[{len(NAMES)}], by default the prior that the logits are" in said(
+            capsys, "export", several, "--from_prior", prior
+        )
+        assert asked["from_prior"].tolist() == [0.5, 0.9, 0.1, 0.05]
+        main(["export", str(make_run(tmp_path / "one")), "--from_prior", str(prior)])
+        assert f"training had no sample of {NAMES[0]} (1 such)" in capsys.readouterr().err
+        assert asked["from_prior"].sum() == pytest.approx(1)
+        prior.write_text("[50, 3, 10, 5]")
+        assert "must hold shares of the samples, between 0 and 1, but label 0 has 50. Divide counts" in refused(
+            capsys, "export", several, "--from_prior", prior
+        )
+        assert "of classes that exclude each other" in refused(capsys, "export", several, "--from_prior", "train")
+        fault = UserError("Say `input_shape`.")
+        monkeypatch.setattr("ltaug.export.export_run", Mock(side_effect=fault))
+        assert refused(capsys, "export", several).endswith("error: Say --input_shape.")
 
 
 class TestNew:

@@ -94,7 +94,7 @@ class TestUniMixTwoDiscs:
         discs.main(["--out", str(tmp_path / "discs.png"), "--worlds", "1", "--positives", "100", "--negatives", "5"])
         out = capsys.readouterr().out
         for panel in discs.PANELS:
-            assert re.search(rf"^{panel} +\d+\.\d \+- +0\.0° +-?\d\.\d\d", out, re.MULTILINE)
+            assert re.search(rf"^{panel} +\d+\.\d° +-?\d\.\d\d +\d+\.\d %$", out, re.MULTILINE)
         assert (tmp_path / "discs.png").read_bytes().startswith(b"\x89PNG")
 
     def test_the_four_panels_are_lettered_and_each_has_its_boundary(self, discs: ModuleType) -> None:

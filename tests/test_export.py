@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,13 +24,20 @@ from ltaug.export import DeployedModel, export_model, load_exported
 from ltaug.posthoc import shift_binary_logits, shift_logits
 
 PICTURES = {"kind": "images", "image_size": 16, "test_resize": 0.875, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.3]}
+SMALL = {"kind": "small_images", "size": [16, 16, 3], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.3]}
 PRIOR = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
 NAMES = ["dog", "cat", "ox, wild"]
 
 
-def pictures(size: int, height: int, width: int) -> Tensor:
+def pictures(size: int, height: int = 16, width: int = 16) -> Tensor:
     generator = torch.Generator().manual_seed(width)
     return torch.randint(256, (size, height, width, 3), dtype=torch.uint8, generator=generator)
+
+
+def trained(**values: Any) -> Any:
+    """What is loaded of a run."""
+    usual: dict[str, Any] = {"network": nn.Identity(), "preprocessing": {}, "correction": None, "folder": Path("run")}
+    return SimpleNamespace(**usual | {"class_names": NAMES, "logits_prior": PRIOR, "several_labels": False} | values)
 
 
 def calibrators() -> dict[str, nn.Module]:
@@ -54,36 +62,38 @@ def correction() -> Correction:
 def model(correction: Correction) -> DeployedModel:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 5, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3))
-    values: dict[str, Any] = {"network": network.eval(), "preprocessing": PICTURES, "correction": correction}
-    values |= {"logits_prior": PRIOR, "several_labels": False, "folder": Path("run")}
-    return DeployedModel.of(SimpleNamespace(**values))  # type: ignore[arg-type]
+    return DeployedModel.of(trained(network=network.eval(), preprocessing=SMALL, correction=correction))
 
 
 @pytest.fixture(scope="module")
-def files(model: DeployedModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The model in both formats."""
+def files(model: DeployedModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The model in a format, made when it is first asked for."""
     for name in ("onnxruntime", "onnxscript"):
         pytest.importorskip(name)
-    folder = tmp_path_factory.mktemp("exported")
-    for form in export.FORMATS:
-        written = export_model(model, folder / f"model.{form}", PICTURES, {"class_names": NAMES, "method": "erm"}, form)
+
+    @cache
+    def file(form: str) -> Path:
+        folder = tmp_path_factory.mktemp("exported")
+        facts = {"class_names": NAMES, "method": "erm"}
+        written = export_model(model, folder / f"model.{form}", SMALL, facts, form)
         assert written.difference < 1e-5
         assert written.beside is None
-    assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "model.pt2"]
-    for path in folder.iterdir():  # files for other people
-        for place in (Path(export.__file__).parent, Path(torch.__file__).parent):
-            assert f"{place}/".encode() not in path.read_bytes()
-    return {form: folder / f"model.{form}" for form in export.FORMATS}
+        assert list(folder.iterdir()) == [written.path]
+        for place in (Path(export.__file__).parent, Path(torch.__file__).parent):  # a file for other people
+            assert f"{place}/".encode() not in written.path.read_bytes()
+        return written.path
+
+    return file
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("form", export.FORMATS)
 def test_gives_the_corrected_logits_of_the_network(
-    form: str, files: dict[str, Path], model: DeployedModel, correction: Correction
+    form: str, files: Callable[[str], Path], model: DeployedModel, correction: Correction
 ) -> None:
-    exported = load_exported(files[form])
-    for size, height, width in ((1, 40, 30), (5, 16, 200), (3, 11, 12)):
-        samples = pictures(size, height, width)
+    exported = load_exported(files(form))
+    for size in (1, 5):
+        samples = pictures(size)
         plain = model.network(model.preprocessing(samples))
         torch.testing.assert_close(exported(samples), correction(plain).float(), rtol=1e-4, atol=1e-4)
         other = [5, 5, 1]
@@ -94,26 +104,44 @@ def test_gives_the_corrected_logits_of_the_network(
     assert info["logits_prior"] == pytest.approx([0.6, 0.3, 0.1])
     assert info["default_prior"] == pytest.approx([0.2, 0.2, 0.6])
     assert (info["calibrator"], info["strength"]) == ("BiasCorrectedTemperatureScaling", 0.5)
-    assert info["inputs"] == {"dtype": "uint8", "shape": ["batch", "height", "width", 3]}
-    assert info["preprocessing"] == PICTURES
+    assert info["inputs"] == {"dtype": "uint8", "shape": ["batch", 16, 16, 3]}
+    assert info["preprocessing"] == SMALL
 
 
-def test_onnxruntime_alone_needs_only_the_samples(files: dict[str, Path], model: DeployedModel) -> None:
+@pytest.mark.slow  # pytest -m slow tests/test_export.py
+@torch.no_grad()
+@pytest.mark.parametrize("form", export.FORMATS)
+def test_pictures_may_have_any_size(form: str, model: DeployedModel, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    resizes = DeployedModel(model.network, PICTURES, PRIOR)
+    exported = load_exported(export_model(resizes, tmp_path / f"m.{form}", PICTURES, {"class_names": NAMES}, form).path)
+    assert exported.info["inputs"]["shape"] == ["batch", "height", "width", 3]
+    for size, height, width in ((1, 40, 30), (5, 16, 200), (3, 11, 12)):
+        samples = pictures(size, height, width)
+        torch.testing.assert_close(exported(samples), resizes(samples), rtol=1e-4, atol=1e-4)
+
+
+def test_onnxruntime_alone_needs_only_the_samples(files: Callable[[str], Path], model: DeployedModel) -> None:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(files["onnx"]), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(files("onnx")), providers=["CPUExecutionProvider"])
     assert [each.name for each in session.get_inputs()] == ["inputs"]
     assert [each.name for each in session.get_overridable_initializers()] == ["class_prior"]
-    assert session.get_inputs()[0].shape == ["batch", "height", "width", 3]
-    samples, prior = pictures(2, 30, 40).numpy(), np.float32([0.1, 0.1, 0.8])
+    assert session.get_inputs()[0].shape == ["batch", 16, 16, 3]
+    samples, prior = pictures(2).numpy(), np.float32([0.1, 0.1, 0.8])
     for given in ({"inputs": samples}, {"inputs": samples, "class_prior": prior}):
         with torch.no_grad():
             expected = model(*(torch.from_numpy(each) for each in given.values()))
         assert np.allclose(session.run(None, given)[0], expected.numpy(), atol=1e-4)
+    for wrong, alone in ((0.0, -np.inf), (-0.1, np.nan)):  # a graph cannot refuse them
+        given["class_prior"] = np.float32([0.5, 0.5, wrong])
+        found = session.run(None, given)[0]
+        assert np.isfinite(found[:, :2]).all()
+        assert np.array_equal(found[:, 2], [alone] * 2, equal_nan=True)
 
 
 def test_the_script_for_those_without_this_library(
-    files: dict[str, Path],
+    files: Callable[[str], Path],
     model: DeployedModel,
     root: Path,
     tmp_path: Path,
@@ -126,18 +154,22 @@ def test_the_script_for_those_without_this_library(
     assert len(script.splitlines()) <= 15
     assert "ltaug" not in re.findall(r"^(?:import|from) (\w+)", script, re.MULTILINE)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "model.onnx").write_bytes(files["onnx"].read_bytes())
-    samples = pictures(1, 60, 50)
+    (tmp_path / "model.onnx").write_bytes(files("onnx").read_bytes())
+    samples = pictures(1)
     image.fromarray(samples[0].numpy()).save("picture.png")
     exec(compile(script, "script", "exec"), {})
     with torch.no_grad():
         given, even = model(samples).softmax(1)[0], model(samples, torch.ones(3)).softmax(1)[0]
     expected = [f"{NAMES[int(probs.argmax())]} {float(probs.max()):.3f}" for probs in (given, even)]
     assert capsys.readouterr().out.splitlines() == expected
+    network = nn.Sequential(nn.Flatten(), nn.Linear(768, 3)).eval()  # of a prior that is not known
+    export_model(DeployedModel(network, SMALL), tmp_path / "model.onnx", SMALL, {"class_names": NAMES})
+    exec(compile(script, "script", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 @pytest.mark.slow
-def test_a_program_is_opened_by_torch_alone(files: dict[str, Path], model: DeployedModel, tmp_path: Path) -> None:
+def test_a_program_is_opened_by_torch_alone(files: Callable[[str], Path], model: DeployedModel, tmp_path: Path) -> None:
     code = """
 import json, sys, torch
 found = {"ltaug": ""}
@@ -146,11 +178,11 @@ prior = torch.tensor(json.loads(found["ltaug"])["default_prior"])
 torch.save(program(torch.load("samples.pt"), prior), "logits.pt")
 assert not [name for name in sys.modules if name.partition(".")[0] in ("ltaug", "torchvision", "timm", "onnx")]
 """
-    (tmp_path / "model.pt2").write_bytes(files["pt2"].read_bytes())
-    torch.save(pictures(3, 50, 40), tmp_path / "samples.pt")
+    (tmp_path / "model.pt2").write_bytes(files("pt2").read_bytes())
+    torch.save(pictures(3), tmp_path / "samples.pt")
     subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, check=True)
     with torch.no_grad():
-        assert torch.allclose(torch.load(tmp_path / "logits.pt"), model(pictures(3, 50, 40)), atol=1e-5)
+        assert torch.allclose(torch.load(tmp_path / "logits.pt"), model(pictures(3)), atol=1e-5)
 
 
 @torch.no_grad()
@@ -172,15 +204,52 @@ def test_the_shift_is_the_library_s() -> None:
     assert torch.equal(unknown(logits), logits)
 
 
+@torch.no_grad()
+def test_priors_that_float32_cannot_hold() -> None:
+    logits = torch.randn(2, 3)
+    for given in ([3e38, 3e38, 3e38], [1e300, 1e300, 1e300]):
+        model = DeployedModel(nn.Identity(), {}, PRIOR)
+        torch.testing.assert_close(
+            model(logits, torch.tensor(given, dtype=torch.float64)), model(logits, torch.ones(3))
+        )
+    for several in (False, True):
+        model = DeployedModel(nn.Identity(), {}, [1e-50, 0.5, 1 - 1e-12], several_labels=several)
+        assert model(logits, torch.tensor([0.5, 0.5, 1e-60], dtype=torch.float64)).isfinite().all()
+
+
+def test_priors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    logits = torch.zeros(2, 3)
+    model = DeployedModel(nn.Identity(), {}, PRIOR)
+    for wrong in (torch.ones(1), torch.ones(4)):
+        with pytest.raises(ValueError, match=f"`class_prior` must have one number a class, 3, but has {len(wrong)}"):
+            model(logits, wrong)
+    for wrong in (torch.ones(2, 3), torch.tensor([0.5, 0.5, 0.0]), torch.tensor([1.0, 1.0, -1.0])):
+        with pytest.raises(ValueError, match="`class_prior` must"):
+            model(logits, wrong)
+    with pytest.raises(ValueError, match="`class_prior` needs `logits_prior`"):
+        DeployedModel(nn.Identity(), {})(logits, torch.ones(3))
+    with pytest.raises(ValueError, match="`default_prior` needs `logits_prior`"):
+        DeployedModel(nn.Identity(), {}, default_prior=PRIOR)
+    with pytest.raises(ValueError, match="`default_prior` must have one number a class, 3, but has 1"):
+        DeployedModel(nn.Identity(), {}, PRIOR, [1.0])
+    with pytest.raises(UserError, match="`run`: `from_prior` must have one number a class, 3, but has 1"):
+        DeployedModel.of(trained(), from_prior=[1.0])
+    for names, prior in ((NAMES[:2], PRIOR), (NAMES, [1.0])):
+        model = DeployedModel(nn.Identity(), {}, prior)
+        with pytest.raises(UserError, match=r"must have one (name|number) for each of the 3 logits, but has [21]\."):
+            export_model(model, tmp_path / "model.pt2", {"size": [3]}, {"class_names": names}, "pt2")
+
+
 def test_which_prior_it_starts_from(correction: Correction) -> None:
     def of(saved: Correction | None, **options: Any) -> DeployedModel:
-        values = {"network": nn.Identity(), "preprocessing": {}, "correction": saved, "folder": "run"}
-        return DeployedModel.of(SimpleNamespace(**values, logits_prior=PRIOR, several_labels=False), **options)  # type: ignore[arg-type]
+        return DeployedModel.of(trained(correction=saved), **options)
 
     same = pytest.approx(PRIOR.tolist())
     assert of(None).priors == {"logits_prior": same, "default_prior": same}
-    absent = of(None, from_prior=torch.tensor([3.0, 1.0, 0.0], dtype=torch.float64)).priors["logits_prior"]
-    assert absent == pytest.approx([0.5, 1 / 6, 1 / 3])
+    for given in ([3, 1, 0], torch.tensor([3.0, 1.0, 0.0])):
+        assert of(None, from_prior=given).priors["logits_prior"] == pytest.approx([0.5, 1 / 6, 1 / 3])
+    labels = trained(logits_prior=torch.tensor([0.9, 0.0, 1.0]), several_labels=True)
+    assert DeployedModel.of(labels).priors["logits_prior"] == pytest.approx([0.9, 0.5, 0.5])
     assert of(None, from_prior=[1, 1, 2]).priors["default_prior"] == [0.25, 0.25, 0.5]
     raw = of(correction, raw=True)
     assert (raw.calibrator, raw.strength, raw.priors["default_prior"]) == (None, 1.0, same)
@@ -191,11 +260,11 @@ def test_which_prior_it_starts_from(correction: Correction) -> None:
         of(Correction(PRIOR, [[0.2, 0.2, 0.6]]))
 
 
-def test_what_does_not_fit_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
-    exported = load_exported(files["onnx"])
-    good = pictures(2, 30, 40)
+def test_what_does_not_fit_is_refused(files: Callable[[str], Path], tmp_path: Path) -> None:
+    exported = load_exported(files("onnx"))
+    good = pictures(2)
     for wrong in (good.float(), good[0], good[:0], good[..., :1]):
-        with pytest.raises(ValueError, match=r"`inputs` must be uint8 of shape \[batch, height, width, 3\], but are"):
+        with pytest.raises(ValueError, match=r"`inputs` must be uint8 of shape \[batch, 16, 16, 3\], but are"):
             exported(wrong)
     with pytest.raises(ValueError, match="`class_prior` must have one number a class, 3, but has 2"):
         exported(good, [0.5, 0.5])
@@ -251,7 +320,7 @@ def test_what_cannot_be_exported_leaves_no_file(network: Callable[[], nn.Module]
     with pytest.raises(UserError, match=reason):
         export_model(model, tmp_path / "model.pt2", {}, {"class_names": NAMES}, "pt2", input_shape=[5])
     assert not list(tmp_path.iterdir())
-    with pytest.raises(UserError, match=r"has no `kind`: .* Say what shape one sample has \(`input_shape`\)"):
+    with pytest.raises(UserError, match=r"has no `kind`: .* Say what shape one sample has: `input_shape`, such as 64"):
         export_model(model, tmp_path / "model.pt2", {}, {"class_names": NAMES}, "pt2")
 
 

@@ -25,7 +25,6 @@ from pyarrow import parquet
 from safetensors.torch import load_file
 from torch import Tensor
 
-import ltaug.predictions
 from ltaug.__main__ import _parsers, main
 from ltaug.correction import Correction
 from ltaug.errors import UserError
@@ -174,8 +173,9 @@ def test_interrupted_it_goes_on_and_leaves_the_same(
 def test_killed_it_goes_on(pictures: Path, tmp_path: Path, root: Path) -> None:
     """By SIGKILL, with worker processes: `pytest -m slow tests/test_predictions.py -k killed`."""
     code = (
-        "import sys, time, pathlib; from test_predictions import model; import ltaug.predictions as p\n"
-        "p.SECONDS = 0.0; run = model(pathlib.Path(sys.argv[1]))\n"
+        "import sys, time, pathlib; from test_predictions import model\n"
+        "import ltaug.predictions as p, ltaug._prediction_store as s\n"
+        "s.SECONDS = 0.0; run = model(pathlib.Path(sys.argv[1]))\n"
         "run.logits = lambda x: time.sleep(0.3) or x.flatten(1)\n"
         "p.predict_files(run, sys.argv[2], sys.argv[3], batch_size=2, workers=2)"
     )
@@ -435,6 +435,11 @@ def test_places(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     with pytest.raises(UserError, match="lie outside"):
         list(find_place(outside).samples())
     assert len(list(find_place(outside, allow_outside=True).samples())) == 1
+    shutil.copytree(tmp_path / "outside", tmp_path / "mixed")
+    (tmp_path / "mixed" / "1.png").write_bytes(picture(1))
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 and nothing else PAR1")
+    twice = pyarrow.Table.from_arrays([pyarrow.array([b"1"])] * 2, names=["img", "img"])
+    parquet.write_table(twice, tmp_path / "twice.parquet")
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.md").write_text("x")
@@ -446,6 +451,10 @@ def test_places(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         (both.parent, {}, "several splits: there are train, test"),
         (both.parent, {"split": "val"}, "no split named 'val'"),
         (both / "test-0.parquet", {"column": "image"}, "no column 'image', but label, img"),
+        (both / "test-0.parquet", {"column": "label"}, "Column 'label' of .* is of type int64, but images are bytes"),
+        (tmp_path / "mixed", {}, "has 1 images and 1 parquet files. Name a single one of them"),
+        (tmp_path / "bad.parquet", {}, r"bad\.parquet` cannot be read as parquet"),
+        (tmp_path / "twice.parquet", {}, r"twice\.parquet` has 2 columns 'img', but must have one"),
         (pictures, {"split": "test"}, "`split` is 'test', but .* holds files and no tables"),
     ):
         with pytest.raises(UserError, match=message):
@@ -486,6 +495,7 @@ def test_the_command(
     assert "not calibrated" in out
     for more, message in (
         (["--target_prior", "unifrom"], "did you mean 'uniform'"),
+        (["--target_prior", "center"], "is not a prior that is given: --estimate center"),
         (["--device", "cuda:99"], "`device` must be one of this machine"),
         (["--split", "test"], "`split` is 'test', but "),
         (["--batch_size", "5"], "holds predictions of another `batch_size`"),
@@ -541,8 +551,8 @@ def test_a_preprocessing_of_somebody_s_own_is_refused() -> None:
 
 def test_many_samples_take_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits are read in parts, and a mix is estimated on evenly spaced ones."""
-    monkeypatch.setattr(ltaug.predictions, "NUMBERS_AT_ONCE", 9)
-    monkeypatch.setattr(ltaug.predictions, "ESTIMATED_ON", 5)
+    monkeypatch.setattr("ltaug._prediction_tables.NUMBERS_AT_ONCE", 9)
+    monkeypatch.setattr("ltaug.predictions.ESTIMATED_ON", 5)
     place = tmp_path / "many"
     place.mkdir()
     for k in range(10):

@@ -84,6 +84,7 @@ def test_addresses_stand_in_one_place(root: Path, project: dict[str, Any]) -> No
     owner, name = source.removeprefix("https://github.com/").split("/")
     notebook = (root / NOTEBOOK).read_text()
     assert f"https://colab.research.google.com/github/{owner}/{name}/blob/main/{NOTEBOOK}" in notebook
+    assert f'ltaug[plots] @ git+{source}\\"' in notebook  # what the badge opens, and no older release
     readme = (root / "README.md").read_text()
     assert f"git clone {source} && cd {name}\n" in readme
     assert f"]({urls['Documentation']})" in "\n".join(readme.splitlines()[:6])

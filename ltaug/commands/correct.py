@@ -51,7 +51,9 @@ class RunCorrection:
         unlabelled: what an estimated prior is that of: a file of logits, see :func:`read_logits`; or samples, see
             :func:`ltaug.unlabelled.find_place`, which the run predicts first, into its ``predictions``. By default it
             is that of the test samples themselves.
-        split: of unlabelled samples in a table of several.
+        reading: how samples are read, where ``unlabelled`` is none of logits: further arguments of
+            :func:`ltaug.predictions.predict_logits`.
+        script: the recipe's training script, by which they are predicted, where it is not found by itself.
 
     Attributes:
         source: prior that the logits are under, float64 [C].
@@ -72,7 +74,8 @@ class RunCorrection:
         from_prior: str = "recorded",
         folds: int | None = None,
         unlabelled: str | None = None,
-        split: str | None = None,
+        reading: Mapping[str, Any] | None = None,
+        script: str | None = None,
     ) -> None:
         if unlabelled is not None and target_prior not in ESTIMATES:
             raise UserError(f"--unlabelled is what a prior is estimated on: --target_prior {', '.join(ESTIMATES)}.")
@@ -101,7 +104,7 @@ class RunCorrection:
         if target_prior in ESTIMATES:
             target = prior_estimators(self.counts)[target_prior]
         elif target_prior is not None:
-            target = read_prior("--target_prior", target_prior, self.names, self.counts)
+            target = read_prior("--target_prior", target_prior, self.names, self.counts, ESTIMATES)
         calibrator = CALIBRATORS[calibrate](len(self.names)) if calibrate != "none" else None
         with as_user_errors():
             self.correction = Correction(self.source, target, number, calibrator, self.names)
@@ -117,7 +120,7 @@ class RunCorrection:
         self.elsewhere = None if unlabelled is None else Path(unlabelled).expanduser()
         self.estimated_on = "the test samples themselves" if target_prior in ESTIMATES else None
         if self.elsewhere is not None:
-            samples = self._logits_of(self.elsewhere, split)
+            samples = self._logits_of(self.elsewhere, reading or {}, script)
             try:
                 self.correction.estimate(samples)
             except ValueError as error:
@@ -304,19 +307,19 @@ class RunCorrection:
             "estimated_on": self.estimated_on,
         }
 
-    def _logits_of(self, place: Path, split: str | None) -> Tensor:
+    def _logits_of(self, place: Path, reading: Mapping[str, Any], script: str | None) -> Tensor:
         """Logits of unlabelled samples, which are read or, of files of samples, computed by the run."""
-        if place.suffix in LOGITS:
-            if split is not None:
-                raise UserError(f"--split is {split!r}, but --unlabelled `{place}` is a file of logits. Leave it out.")
+        if place.suffix in LOGITS and not place.is_dir():
+            if given := [name for name, value in {**reading, "script": script}.items() if value]:
+                raise UserError(f"--{given[0]} is for samples, but --unlabelled `{place}` is a file of logits.")
             return read_logits(place, self.names)
         from ltaug.predictions import open_model, predict_logits
 
         try:
-            model = open_model(self.run.path)
+            model = open_model(self.run.path, script)
             if model.info.get("calibrator"):  # of an exported model, where the recipe is not there
                 raise UserError(f"{model.path} calibrates by itself. Export it without a correction (--raw).")
-            return predict_logits(model, place, split=split)
+            return predict_logits(model, place, **reading)
         except UserError as error:
             kinds = ", ".join(LOGITS)
             raise UserError(f"--unlabelled `{place}` is no file of logits ({kinds}). As samples: {error}") from error
@@ -462,7 +465,14 @@ LOGITS = {".npy": _array, ".npz": _array, ".safetensors": _tensors, ".csv": _tab
 """Readers of logits by the suffix of their file."""
 
 
-def read_prior(option: str, word: str, class_names: Sequence[str], counts: Tensor) -> Tensor:
+def read_prior(
+    option: str,
+    word: str,
+    class_names: Sequence[str],
+    counts: Tensor,
+    others: Sequence[str] = ("recorded",),
+    several_labels: bool = False,
+) -> Tensor:
     """Read the prior `uniform` or `train`, or that of a JSON file: a positive number a class, in order or by name.
 
     Args:
@@ -470,9 +480,11 @@ def read_prior(option: str, word: str, class_names: Sequence[str], counts: Tenso
         word: `uniform`, `train`, or the path of a file, such as the corrected.json of another correction.
         class_names: C names.
         counts: training samples a class, [C].
+        others: words that the option takes, too, for messages.
+        several_labels: whether a file has the share of the samples that have each label.
 
     Returns:
-        float64 [C], sum 1.
+        float64 [C], sum 1, or the shares.
 
     Raises:
         UserError: it is none of them, or the file lacks a class or has another one.
@@ -483,7 +495,7 @@ def read_prior(option: str, word: str, class_names: Sequence[str], counts: Tenso
     if word == "train":
         return class_prior(counts)
     if not Path(word).expanduser().is_file():
-        words = ("uniform", "train", *(ESTIMATES if option == "--target_prior" else ("recorded",)))
+        words = ("uniform", "train", *others)
         hint = did_you_mean(word, words) or "."
         no_file = " There is no such file." if Path(word).suffix else ""
         raise UserError(f"{option} must be {', '.join(words)} or a JSON file, but is {word!r}{hint}{no_file}")
@@ -516,6 +528,11 @@ def read_prior(option: str, word: str, class_names: Sequence[str], counts: Tenso
             "not occur gets a small one, such as 1e-9 of a sum of 1."
         )
     prior = torch.tensor(values, dtype=torch.float64)
+    if several_labels:
+        from ltaug.posthoc.binary import as_shares
+
+        with as_user_errors():
+            return as_shares(prior, f"{option} {word}")
     prior = prior / prior.max()  # whose sum cannot overflow
     return prior / prior.sum()
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from ltaug.commands._runs import find_run
 from ltaug.commands.correct import read_prior
+from ltaug.correction import ESTIMATES
+from ltaug.errors import UserError
 from ltaug.predictions import EXPORTED, Predictions, open_model, predict_files
 
 __all__ = ["RunPrediction"]
@@ -43,8 +45,11 @@ class RunPrediction:
             path = find_run(model)
         self.model, self.word, self.estimate, self.raw = open_model(path, script), target_prior, estimate, raw
         self.prior = None
+        if target_prior in ESTIMATES:
+            raise UserError(f"The mix of these very samples is not a prior that is given: --estimate {target_prior}.")
         if target_prior is not None:
-            self.prior = read_prior("--target_prior", target_prior, self.model.class_names, self.model.class_counts)
+            names, counts = self.model.class_names, self.model.class_counts
+            self.prior = read_prior("--target_prior", target_prior, names, counts, ())
 
     def predict(self, place: str, out: str | None = None, **more: Any) -> Predictions:
         """Predict and write; see :func:`ltaug.predictions.predict_files`."""
@@ -60,7 +65,10 @@ class RunPrediction:
             some = (
                 "" if summary["estimated_on"] == number else f", on {summary['estimated_on']:,} of them, evenly spaced"
             )
-            said.append(f"The mix is estimated from these very samples{some}; the interval is of 95 %, by resampling.")
+            said.append(
+                f"The mix is estimated from these very samples{some}; the interval is of 95 %, by resampling them "
+                f"{summary['resampled']} times."
+            )
             if "calibrated" not in summary["correction"]:
                 said.append(
                     "But the logits are not calibrated, so that an overconfident model misleads it: `ltaug correct` "
