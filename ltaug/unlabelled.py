@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import os
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ class Decoded(NamedTuple):
     """Height and width of the picture of a scene, before it is resized."""
 
 
-class SampleReader:
+class SampleReader(ABC):
     """Reads samples in worker processes, and makes of them what a model takes; :func:`make_reader` makes it.
 
     Attributes:
@@ -69,21 +70,21 @@ class SampleReader:
 
     batch_size: int
 
+    @abstractmethod
     def read(self, stored: Any) -> Decoded:
         """Read a sample, of what :func:`content` returns.
 
         Raises:
             ValueError: it cannot be read; the message is the reason.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def collate(self, samples: Sequence[Tensor]) -> list[Tensor]:
         """Put samples together, in their order; still in the worker process."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inputs(self, samples: Sequence[Tensor], device: torch.device) -> list[Tensor]:
         """Make batches of what :meth:`collate` returns, in their order, on the device."""
-        raise NotImplementedError
 
 
 def make_reader(preprocessing: Mapping[str, Any], raw: bool = False) -> SampleReader:
@@ -122,7 +123,7 @@ def same_sizes(samples: Sequence[Tensor]) -> list[Tensor]:
     return [torch.stack(list(group)) for _, group in itertools.groupby(samples, lambda sample: sample.shape)]
 
 
-class Place:
+class Place(ABC):
     """Where samples without labels come from; :func:`find_place` finds it.
 
     Attributes:
@@ -137,13 +138,13 @@ class Place:
     size: int | None
     fingerprint: dict[str, Any]
 
+    @abstractmethod
     def samples(self, start: int = 0) -> Iterator[UnlabelledSample]:
         """Go through the samples, always in the same order.
 
         Args:
             start: how many are passed over.
         """
-        raise NotImplementedError
 
 
 def find_place(

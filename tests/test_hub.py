@@ -55,9 +55,11 @@ def network() -> nn.Module:
 
 def make_run(folder: Path, **info: Any) -> Path:
     """A finished run as training leaves it, in a place with a name that nobody else should read."""
-    script = "/home/ada/secret/recipes/cifar_lt/train.py"
-    run = RunFolder(folder, {"method": "erm", "epochs": 3, "dataset": "cifar10", "data_dir": "/home/ada/secret/cifar"})
-    places = "--out /home/ada/secret/out --data_dir=/home/ada/secret/cifar"
+    script = "/place/of/ada/secret/recipes/cifar_lt/train.py"
+    run = RunFolder(
+        folder, {"method": "erm", "epochs": 3, "dataset": "cifar10", "data_dir": "/place/of/ada/secret/cifar"}
+    )
+    places = "--out /place/of/ada/secret/out --data_dir=/place/of/ada/secret/cifar"
     run.write("command.txt", f"python {script} --method erm {places}\n")
     run.log(epoch=0, loss=1.0)
     labels = torch.arange(3).repeat(20)
@@ -68,7 +70,7 @@ def make_run(folder: Path, **info: Any) -> Path:
     what |= {"logits_prior_reason": "the training prior", "preprocessing": {"kind": "small_images"}, **info}
     run.save_model(network().state_dict(), what)
     final = {"top1": 0.55, "many": 0.9, "medium": 0.5, "few": 0.25, "ece": 0.1, "nll": 1.0}
-    settings = {"data_dir": "/home/ada/secret/cifar", "out": "/home/ada/secret/out"}
+    settings = {"data_dir": "/place/of/ada/secret/cifar", "out": "/place/of/ada/secret/out"}
     what |= {"name": "erm", "seed": 7, "final": final, "settings": settings, "parameters": 15}
     run.write_json("summary.json", what)
     return folder

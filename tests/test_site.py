@@ -6,15 +6,15 @@ python -m pytest -m slow tests/test_site.py
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,13 +33,8 @@ def project(root: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def publish(root: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_publish", root / "docs" / "publish.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def publish(root: Path) -> SimpleNamespace:
+    return SimpleNamespace(**runpy.run_path(str(root / "docs" / "publish.py")))
 
 
 def on_pypi(text: str, project: dict[str, Any]) -> str:
@@ -119,7 +114,7 @@ def test_each_example_is_a_page_of_the_gallery(root: Path) -> None:
         assert f"`python examples/{name}.py" in table
 
 
-def test_pages_are_put_beside_those_of_other_versions(publish: ModuleType, tmp_path: Path) -> None:
+def test_pages_are_put_beside_those_of_other_versions(publish: SimpleNamespace, tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
 

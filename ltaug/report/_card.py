@@ -327,7 +327,7 @@ def _facts(run: Record) -> list[tuple[str, str]]:
 def shared_command(command: str) -> str:
     """The last command line of a run, without the places of one machine.
 
-    >>> shared_command("python /home/ada/ltaug/recipes/cifar_lt/train.py --seed 1 --out /home/ada/runs/one")
+    >>> shared_command("python /place/of/ada/ltaug/recipes/cifar_lt/train.py --seed 1 --out /place/of/ada/runs/one")
     'python recipes/cifar_lt/train.py --seed 1 --out one'
     """
     lines = command.strip().splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -46,8 +47,9 @@ class _PictureReader(SampleReader):
         except Exception as error:  # of many types, from the depths of Pillow
             raise ValueError(str(getattr(error, "strerror", None) or error)) from error
 
+    @abstractmethod
     def _decoded(self, image: Image.Image) -> Decoded:
-        raise NotImplementedError
+        """What :meth:`collate` takes, of an opened picture."""
 
     def collate(self, samples: Sequence[Tensor]) -> list[Tensor]:
         """Stack neighbours of one size."""

@@ -177,9 +177,10 @@ def test_a_run_is_corrected(recipe: Recipe, settings: Any, tmp_path: Path, capsy
 @pytest.mark.parametrize("name", REBUILT)
 def test_the_network_of_a_run_is_built_again(recipe: Recipe, folder: Path, settings: Any, name: str) -> None:
     """From its folder and the recipe alone, with any classifier: the logits are those of the run."""
-    slow = recipe.name == "esc50_lt" and name not in ("ldam_drw", "mislas")  # EnvNet has 48 million weights to draw
-    if slow or not (folder / name).is_dir():
-        pytest.skip("the run is not there, or its network takes seconds to make")
+    if recipe.name == "esc50_lt" and name not in ("ldam_drw", "mislas"):
+        pytest.skip("EnvNet takes seconds to make; other recipes have the other classifiers, which are the same code")
+    if not (folder / name).is_dir():
+        pytest.skip("the method has no meaning in this recipe, or was deselected: test_trains has made no run of it")
     trained = load_trained(folder / name)
     assert trained.info["recipe"] == recipe.name
     assert (len(trained.class_names), trained.several_labels, trained.correction) == (
